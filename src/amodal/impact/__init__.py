@@ -1,0 +1,1 @@
+"""What could a missing modality still change? Variability, plausible labels, bias, acquisition."""
