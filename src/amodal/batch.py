@@ -1,0 +1,257 @@
+"""The record that flows from the data to every method: values, and three kinds of "not there" with three names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from amodal.errors import DataError, SchemaError, ShapeError
+
+__all__ = ["Batch", "Present"]
+
+
+class Present(NamedTuple):
+    """One modality of the rows that have it.
+
+    Attributes:
+        rows: Positions of these rows in the batch, int64, of shape (P,).
+        values: Their values, of shape (P, …).
+        measured: Which cells were measured, bool, of the shape of `values`; None if all were.
+        lengths: Valid lengths along axis 1, int64, of shape (P,); None if all are full.
+    """
+
+    rows: Tensor
+    values: Tensor
+    measured: Tensor | None
+    lengths: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    r"""Some samples: what is known of each, and what is not there.
+
+    Three kinds of "not there" have three names and never share one: a modality that is *absent* (`observed` is
+    False), a cell that was *not measured* inside a present modality (`measured` is False), and *padding* beyond a
+    row's `lengths`. Construction checks everything once and **blanks** all three: the values are set to zero, so that
+    hidden data are physically gone and no later arithmetic can meet a NaN in them. Nobody checks again.
+
+    Args:
+        values: A tensor of shape (B, …) for each modality, in the schema's order. Text is UTF-8 bytes, uint8 (B, L).
+        observed: Presence, bool of shape (B,) for each modality; True = present.
+        measured: For some modalities, bool of the values' shape: the cells measured.
+        lengths: For some modalities, integers of shape (B,): valid entries along axis 1.
+        target: int64 (B,) classes, float (B, K) labels (NaN = unknown label) or float (B,) values; None at prediction.
+        ids: The samples' ids, used in messages and in predictions.
+
+    Raises:
+        SchemaError: If `observed`, `measured` or `lengths` name modalities that `values` does not have.
+        ShapeError: If sizes or types disagree.
+        DataError: If a present, measured value is NaN or infinite.
+
+    Example:
+        >>> batch = Batch(
+        ...     values={"labs": torch.tensor([[1.0, float("nan")], [5.0, 6.0]])},
+        ...     observed={"labs": torch.tensor([True, False])},
+        ...     measured={"labs": torch.tensor([[True, False], [True, True]])},
+        ... )
+        >>> batch.values["labs"]
+        tensor([[1., 0.],
+                [0., 0.]])
+    """
+
+    values: Mapping[str, Tensor]
+    observed: Mapping[str, Tensor]
+    measured: Mapping[str, Tensor] = field(default_factory=dict)
+    lengths: Mapping[str, Tensor] = field(default_factory=dict)
+    target: Tensor | None = None
+    ids: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        self._check()
+        values, measured, lengths = {}, {}, {}
+        for name, value in self.values.items():
+            seen = self.observed[name]
+            if name in self.lengths:
+                lengths[name] = torch.where(seen, self.lengths[name].long(), 0)
+            keep = _kept_cells(value, seen, self.measured.get(name), lengths.get(name))
+            values[name] = torch.where(keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
+            if name in self.measured:
+                measured[name] = keep.expand(value.shape)
+            _check_finite(name, values[name], self.ids)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "observed", {name: self.observed[name] for name in values})
+        object.__setattr__(self, "measured", measured)
+        object.__setattr__(self, "lengths", lengths)
+
+    def _check(self) -> None:
+        if not self.values:
+            raise SchemaError("a batch needs at least one modality", got="no values")
+        for what in ("observed", "measured", "lengths"):
+            unknown = set(getattr(self, what)) - set(self.values)
+            if unknown:
+                raise SchemaError(f"`{what}` names modalities that `values` does not have: {sorted(unknown)}")
+        lacking = set(self.values) - set(self.observed)
+        if lacking:
+            raise SchemaError(
+                f"`observed` lacks the modalities {sorted(lacking)}",
+                hint="Presence is explicit: pass observed[name], bool of shape (B,), for every modality.",
+            )
+        size = len(next(iter(self.values.values())))
+        for name, value in self.values.items():
+            if value.ndim == 0 or len(value) != size:
+                raise ShapeError(f"modality {name!r} has another number of rows", expected=size, got=tuple(value.shape))
+            seen = self.observed[name]
+            if seen.dtype != torch.bool or seen.shape != (size,):
+                raise ShapeError(
+                    f"observed[{name!r}] must be bool of shape (B,)",
+                    expected=f"bool ({size},)",
+                    got=f"{seen.dtype} {tuple(seen.shape)}",
+                )
+            self._check_inner(name, value, size)
+        if self.target is not None and (self.target.ndim == 0 or len(self.target) != size):
+            raise ShapeError("the target has another number of rows", expected=size, got=tuple(self.target.shape))
+        if self.ids is not None and len(self.ids) != size:
+            raise ShapeError("ids have another number of rows", expected=size, got=len(self.ids))
+
+    def _check_inner(self, name: str, value: Tensor, size: int) -> None:
+        measured, lengths = self.measured.get(name), self.lengths.get(name)
+        if measured is not None and (measured.dtype != torch.bool or measured.shape != value.shape):
+            raise ShapeError(
+                f"measured[{name!r}] must be bool of the values' shape",
+                expected=f"bool {tuple(value.shape)}",
+                got=f"{measured.dtype} {tuple(measured.shape)}",
+            )
+        if lengths is None:
+            return
+        if lengths.shape != (size,) or lengths.is_floating_point() or lengths.dtype == torch.bool or value.ndim < 2:
+            raise ShapeError(
+                f"lengths[{name!r}] must be integers of shape (B,), for values with an axis 1",
+                expected=f"integers ({size},)",
+                got=f"{lengths.dtype} {tuple(lengths.shape)} for values {tuple(value.shape)}",
+            )
+        if size and (int(lengths.min()) < 0 or int(lengths.max()) > value.shape[1]):
+            raise ShapeError(
+                f"lengths[{name!r}] are out of range",
+                expected=f"0 … {value.shape[1]}",
+                got=f"{int(lengths.min())} … {int(lengths.max())}",
+            )
+
+    @classmethod
+    def _trusted(cls, **fields: object) -> Batch:
+        """Builds a batch from parts of one that was checked already."""
+        batch = object.__new__(cls)
+        for name, value in fields.items():
+            object.__setattr__(batch, name, value)
+        return batch
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, in order."""
+        return tuple(self.values)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(iter(self.values.values())).device
+
+    @property
+    def presence(self) -> Tensor:
+        """Presence of all modalities, bool, of shape (B, M)."""
+        return torch.stack([self.observed[name] for name in self.values], dim=1)
+
+    def present(self, name: str) -> Present:
+        """Gathers the rows that have a modality.
+
+        Args:
+            name: The modality.
+
+        Returns:
+            Positions, values, measured cells and lengths of the P rows that have it; P may be 0.
+        """
+        rows = self.observed[name].nonzero(as_tuple=True)[0]  # (P,)
+        measured, lengths = self.measured.get(name), self.lengths.get(name)
+        return Present(
+            rows,
+            self.values[name][rows],
+            None if measured is None else measured[rows],
+            None if lengths is None else lengths[rows],
+        )
+
+    def take(self, rows: Tensor) -> Batch:
+        """Selects rows.
+
+        Args:
+            rows: Positions, int64 (n,), or a bool selection (B,).
+
+        Returns:
+            The batch of these rows, in that order.
+        """
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero(as_tuple=True)[0]
+        ids = None if self.ids is None else [self.ids[i] for i in rows.tolist()]
+        return self._trusted(
+            **{part: {k: v[rows] for k, v in getattr(self, part).items()} for part in _MAPPINGS},
+            target=None if self.target is None else self.target[rows],
+            ids=ids,
+        )
+
+    def restrict(self, observed: Mapping[str, Tensor]) -> Batch:
+        """Removes modalities: what is absent here or in `observed` is absent in the result, and blanked.
+
+        Args:
+            observed: Presence to allow, bool (B,), for some modalities; those not named stay as they are.
+
+        Returns:
+            A new batch; nothing can become present by this.
+        """
+        unknown = set(observed) - set(self.values)
+        if unknown:
+            raise SchemaError(f"cannot restrict modalities the batch does not have: {sorted(unknown)}")
+        seen = {name: self.observed[name] & observed.get(name, self.observed[name]) for name in self.values}
+        return Batch(self.values, seen, self.measured, self.lengths, self.target, self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Copies all tensors to a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Pins all tensors in page-locked memory, for faster copies to a GPU."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        return self._trusted(
+            **{part: {k: function(v) for k, v in getattr(self, part).items()} for part in _MAPPINGS},
+            target=None if self.target is None else function(self.target),
+            ids=self.ids,
+        )
+
+
+_MAPPINGS = ("values", "observed", "measured", "lengths")
+
+
+def _kept_cells(value: Tensor, seen: Tensor, measured: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """Cells that are neither absent, nor unmeasured, nor padding: bool, broadcastable to the values."""
+    keep = seen.view(-1, *[1] * (value.ndim - 1))
+    if lengths is not None:
+        inside = torch.arange(value.shape[1], device=value.device) < lengths[:, None]  # (B, L)
+        keep = keep & inside.view(*inside.shape, *[1] * (value.ndim - 2))
+    return keep if measured is None else keep & measured
+
+
+def _check_finite(name: str, value: Tensor, ids: Sequence[str] | None) -> None:
+    if not value.is_floating_point() or bool(torch.isfinite(value).all()):
+        return
+    bad = (~torch.isfinite(value)).reshape(len(value), -1).any(1).nonzero(as_tuple=True)[0][:5].tolist()
+    rows = ", ".join(str(ids[i]) for i in bad) if ids is not None else ", ".join(map(str, bad))
+    raise DataError(
+        f"modality {name!r} has NaN or infinite values in present rows: {rows}",
+        expected="finite values wherever the modality is observed and the cell measured",
+        hint="Mark unmeasured cells with `measured`, or the whole row as absent with `observed`.",
+    )

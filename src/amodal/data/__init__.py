@@ -1,0 +1,1 @@
+"""Raw files to cohorts: samples keyed by id, with presence."""

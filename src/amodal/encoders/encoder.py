@@ -1,0 +1,189 @@
+"""What every encoder promises, and the one way to run it on the rows that have its modality."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from amodal.batch import Batch
+from amodal.errors import UnknownNameError
+from amodal.schema import Modality, Schema
+
+__all__ = ["Encoded", "Encoder", "PerModality", "StagedEncoder", "Tokens", "encode_all", "encode_present", "scatter"]
+
+
+class Tokens(NamedTuple):
+    """A padded set of token vectors.
+
+    Attributes:
+        values: Of shape (B, L, D).
+        valid: Which tokens are real, bool, of shape (B, L); the others are padding.
+    """
+
+    values: Tensor
+    valid: Tensor
+
+
+class Encoded(NamedTuple):
+    """One modality of a whole batch after its encoder; zero where it is absent.
+
+    Attributes:
+        tokens: Of shape (B, L, D).
+        valid: bool, of shape (B, L); False for padding and for all tokens of absent rows.
+        pooled: Of shape (B, D).
+    """
+
+    tokens: Tensor
+    valid: Tensor
+    pooled: Tensor
+
+
+class Encoder(nn.Module, ABC):
+    """One modality to tokens and a pooled vector, in three stages: embed, trunk, pool.
+
+    The stages are apart because latent prediction hides tokens between the first two. An encoder only ever sees rows
+    that have its modality (see `encode_present`), with P rows in what follows; P = 1 must work, also in training.
+
+    Args:
+        modality: What is encoded.
+        width: Width D of tokens and of the pooled vector.
+
+    Attributes:
+        kinds: Kinds of modality this encoder takes.
+        references: Keys of the bibliography.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ()
+    references: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, modality: Modality, *, width: int):
+        super().__init__()
+        self.modality = modality
+        self.width = width
+
+    @property
+    @abstractmethod
+    def n_tokens(self) -> int:
+        """Number of tokens L of a full-length sample (stand-ins of an absent modality use it)."""
+
+    @abstractmethod
+    def embed(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Tokens:
+        """Values (P, …) with their measured cells and lengths to token vectors (P, L, D), positions included."""
+
+    @abstractmethod
+    def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Tokens (P, L, D) and their validity (P, L) to contextual tokens (P, L, D)."""
+
+    def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Contextual tokens (P, L, D) to one vector (P, D): the mean of the valid tokens unless overridden."""
+        kept = torch.where(valid[..., None], tokens, 0.0)
+        return kept.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+
+    def forward(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Encoded:
+        """All three stages, on rows that have the modality."""
+        tokens, valid = self.embed(values, measured, lengths)
+        tokens = self.trunk(tokens, valid)
+        return Encoded(tokens, valid, self.pool(tokens, valid))
+
+
+class StagedEncoder(Encoder):
+    """An encoder whose trunk is a chain of inner stages, for methods that exchange features between stages."""
+
+    @property
+    @abstractmethod
+    def stage_widths(self) -> tuple[int, ...]:
+        """Number of channels after each stage."""
+
+    @abstractmethod
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The stages in order; each maps the map of the one before to its own."""
+
+
+class PerModality(nn.Module):
+    """Modules keyed by modality name, for any legal name.
+
+    Args:
+        modules: A module for each modality, in order.
+
+    Example:
+        >>> heads = PerModality({"keys": nn.Linear(2, 3), "x-ray": nn.Linear(4, 3)})
+        >>> list(heads), heads["x-ray"].in_features
+        (['keys', 'x-ray'], 4)
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        super().__init__()
+        self._keys = {name: f"modality_{name}" for name in modules}  # no name may shadow an attribute of nn.Module
+        for name, module in modules.items():
+            self.add_module(self._keys[name], module)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self._keys:
+            raise UnknownNameError("modality", name, self._keys)
+        return getattr(self, self._keys[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def items(self) -> Iterator[tuple[str, nn.Module]]:
+        """Names and modules, in order."""
+        return ((name, self[name]) for name in self._keys)
+
+
+def encode_present(encoder: Encoder, batch: Batch, name: str) -> Encoded:
+    """Runs an encoder on the rows that have a modality, and only on them: gather, encode, scatter.
+
+    Cost falls with absence, and the encoder's batch statistics never see a placeholder.
+
+    Args:
+        encoder: The modality's encoder.
+        batch: B rows.
+        name: The modality.
+
+    Returns:
+        Tokens, validity and pooled vectors of all B rows, zero (and not valid) where the modality is absent.
+    """
+    rows, values, measured, lengths = batch.present(name)
+    if len(rows) == 0:
+        weight = next(encoder.parameters())
+        tokens = torch.zeros(len(batch), encoder.n_tokens, encoder.width, dtype=weight.dtype, device=batch.device)
+        return Encoded(tokens, torch.zeros(tokens.shape[:2], dtype=torch.bool, device=batch.device), tokens[:, 0])
+    encoded = encoder(values, measured, lengths)
+    if len(rows) == len(batch):
+        return encoded
+    return Encoded(*(scatter(part, rows, len(batch)) for part in encoded))
+
+
+def encode_all(encoders: PerModality, batch: Batch) -> dict[str, Encoded]:
+    """`encode_present` for every modality that has an encoder, in order."""
+    return {name: encode_present(encoder, batch, name) for name, encoder in encoders.items()}  # type: ignore[arg-type]
+
+
+def scatter(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Puts P rows back at their places among `size` rows of zeros; differentiable.
+
+    Args:
+        values: Of shape (P, …).
+        rows: Distinct positions, int64, of shape (P,).
+        size: Number of rows B.
+
+    Returns:
+        Of shape (B, …).
+    """
+    empty = torch.zeros(size, *values.shape[1:], dtype=values.dtype, device=values.device)
+    return empty.index_copy(0, rows, values)
+
+
+def check_encoders(schema: Schema, encoders: Mapping[str, Encoder]) -> None:
+    """Raises UnknownNameError or SchemaError unless there is exactly one encoder for each modality."""
+    schema.check_names(list(encoders))
+    for name in schema.names:
+        if name not in encoders:
+            raise UnknownNameError("encoder for modality", name, encoders)

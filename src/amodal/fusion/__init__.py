@@ -1,0 +1,1 @@
+"""Present embeddings to one."""

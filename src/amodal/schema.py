@@ -1,0 +1,237 @@
+"""What a data set is about: its modalities and its task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from amodal.errors import SchemaError, UnknownNameError
+
+__all__ = ["Modality", "ModalityKind", "Schema", "Task", "TaskKind"]
+
+ModalityKind = Literal["tabular", "series", "image", "text"]
+TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
+_AXES = {"tabular": "(D,)", "series": "(T, D)", "image": "(C, H, W)", "text": "()"}
+_N_AXES = {"tabular": 1, "series": 2, "image": 3, "text": 0}
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of input: its name, kind and the shape of one sample.
+
+    Args:
+        name: Letters, digits, `_` and `-`, beginning with a letter or `_`.
+        kind: "tabular" (D,), "series" (T, D), "image" (C, H, W) or "text" (); a series' T is the longest one.
+        shape: Shape of one sample, without the batch axis.
+        features: Names of the D features (tabular, series), or of the channels; may be empty.
+        units: Units of the features, as many as `features`; may be empty.
+        description: One line for people.
+
+    Raises:
+        SchemaError: If name, kind, shape and features do not fit together.
+        UnknownNameError: If the kind is not known.
+
+    Example:
+        >>> Modality("vitals", "series", (48, 2), features=("HR", "Temp"), units=("1/min", "degC")).n_features
+        2
+    """
+
+    name: str
+    kind: ModalityKind
+    shape: tuple[int, ...]
+    features: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _AXES:
+            raise UnknownNameError("kind of modality", self.kind, _AXES)
+        if not _NAME.fullmatch(self.name):
+            raise SchemaError(
+                "a modality's name is not usable",
+                expected="letters, digits, _ and -, beginning with a letter or _",
+                got=repr(self.name),
+            )
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "units", tuple(self.units))
+        if len(self.shape) != _N_AXES[self.kind] or any(n < 1 for n in self.shape):
+            raise SchemaError(
+                f"modality {self.name!r} has a shape that is not that of kind {self.kind!r}",
+                expected=f"{_AXES[self.kind]} with positive sizes",
+                got=self.shape,
+            )
+        for what in ("features", "units"):
+            given = getattr(self, what)
+            if given and len(given) != self.n_features:
+                raise SchemaError(
+                    f"modality {self.name!r} has another number of {what}", expected=self.n_features, got=len(given)
+                )
+
+    @property
+    def n_features(self) -> int:
+        """D of tabular and series, number of channels of images, 1 for text."""
+        return {"tabular": lambda s: s[0], "series": lambda s: s[1], "image": lambda s: s[0], "text": lambda s: 1}[
+            self.kind
+        ](self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Modality:
+        """The inverse of `to_json`."""
+        return cls(**_known_keys(cls, record, "modality"))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted.
+
+    Args:
+        kind: "binary", "multiclass", "multilabel" or "regression".
+        name: The target's name.
+        classes: Labels of the classes (binary: two, the second is the positive one; multiclass: C; multilabel: K).
+            Labels are strings, integers or booleans; targets are their positions.
+        units: Units of a regression target.
+        bins: Increasing inner edges that cut a regression target into ordered bins, for agreement (kappa).
+
+    Raises:
+        SchemaError: If classes or bins do not fit the kind.
+        UnknownNameError: If the kind is not known.
+
+    Example:
+        >>> Task("binary", name="death", classes=("survived", "died")).n_outputs
+        2
+    """
+
+    kind: TaskKind
+    name: str = "target"
+    classes: tuple[str | int | bool, ...] = ()
+    units: str = ""
+    bins: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(TaskKind):
+            raise UnknownNameError("kind of task", self.kind, get_args(TaskKind))
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "bins", tuple(float(edge) for edge in self.bins))
+        n = len(self.classes)
+        fits = {"binary": n == 2, "multiclass": n >= 2, "multilabel": n >= 1, "regression": n == 0}[self.kind]
+        if not fits or len(set(self.classes)) != n:
+            raise SchemaError(
+                f"the classes do not fit a {self.kind} task",
+                expected={"binary": "two", "multiclass": "two or more", "multilabel": "one or more"}.get(
+                    self.kind, "no"
+                )
+                + " distinct classes",
+                got=self.classes,
+            )
+        if self.bins and (self.kind != "regression" or any(a >= b for a, b in zip(self.bins, self.bins[1:]))):
+            raise SchemaError("bins are the increasing inner edges of a regression target", got=self.bins)
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of the output layer: C for binary (two) and multiclass, K for multilabel, 1 for regression."""
+        return len(self.classes) or 1
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether exactly one class is true for each sample."""
+        return self.kind in ("binary", "multiclass")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Task:
+        """The inverse of `to_json`."""
+        return cls(**_known_keys(cls, record, "task"))
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The modalities of a data set, in order, and its task.
+
+    Args:
+        modalities: One or more, with distinct names; their order is the order of everything.
+        task: What is predicted.
+
+    Raises:
+        SchemaError: If there is no modality, or a name comes twice.
+
+    Example:
+        >>> schema = Schema((Modality("a", "tabular", (3,)), Modality("b", "text", ())), Task("regression"))
+        >>> schema.names
+        ('a', 'b')
+    """
+
+    FORMAT: ClassVar[int] = 1
+
+    modalities: tuple[Modality, ...]
+    task: Task
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(self.modalities))
+        names = [modality.name for modality in self.modalities]
+        if not names:
+            raise SchemaError("a schema needs at least one modality")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SchemaError(f"modalities have the same name: {', '.join(twice)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the modalities, in order."""
+        return tuple(modality.name for modality in self.modalities)
+
+    def __getitem__(self, name: str) -> Modality:
+        for modality in self.modalities:
+            if modality.name == name:
+                return modality
+        raise UnknownNameError("modality", name, self.names)
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raises UnknownNameError for the first name that is not a modality of this schema."""
+        for name in names:
+            self[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, with the format's version."""
+        return {
+            "format": self.FORMAT,
+            "modalities": [modality.to_json() for modality in self.modalities],
+            "task": self.task.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Schema:
+        """The inverse of `to_json`.
+
+        Raises:
+            SchemaError: If keys are missing or unknown, or the format is newer than this version can read.
+        """
+        version = record.get("format")
+        if not isinstance(version, int) or version > cls.FORMAT:
+            raise SchemaError(
+                "the schema's format is not readable",
+                expected=f"format {cls.FORMAT} or older",
+                got=version,
+                hint="Update amodal.",
+            )
+        if "modalities" not in record or "task" not in record:
+            raise SchemaError("the schema is incomplete", expected="modalities and task", got=sorted(record))
+        return cls(tuple(Modality.from_json(m) for m in record["modalities"]), Task.from_json(record["task"]))
+
+
+def _known_keys(cls: type, record: Mapping[str, Any], what: str) -> dict[str, Any]:
+    fields = set(cls.__dataclass_fields__)
+    for key in record:
+        if key not in fields:
+            raise UnknownNameError(f"key of a {what}", key, fields)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
