@@ -60,6 +60,7 @@ class Method(nn.Module, ABC):
         transductive: Rows of one batch influence one another's predictions, by design.
         couples_rows: The objective of a batch is not the mean of its rows' objectives, by design.
         accepts_empty: A row with no modality at all is a legal input.
+        draws_removal: The objective removes present modalities itself, so that training needs no further removal.
         optimisers: Names of the optimisers, stepped in this order for each batch.
     """
 
@@ -68,6 +69,7 @@ class Method(nn.Module, ABC):
     transductive: ClassVar[bool] = False
     couples_rows: ClassVar[bool] = False
     accepts_empty: ClassVar[bool] = False
+    draws_removal: ClassVar[bool] = False
     optimisers: ClassVar[tuple[str, ...]] = ("main",)
 
     def __init__(self, schema: Schema):
@@ -106,6 +108,10 @@ class Method(nn.Module, ABC):
     def parameters_of(self, optimiser: str) -> Iterable[nn.Parameter]:
         """The parameters that one of `optimisers` steps; frozen ones (requires_grad False) are left out."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def clip_groups(self, optimiser: str) -> Iterable[Iterable[nn.Parameter]]:
+        """Groups of the parameters of `optimiser` whose gradient norms are clipped apart from one another."""
+        return [self.parameters_of(optimiser)]
 
     def objective_of(self, optimiser: str, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The loss terms that one of `optimisers` minimises; the method's objective unless overridden."""

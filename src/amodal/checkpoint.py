@@ -1,0 +1,360 @@
+"""A trained model and its folder: safetensors and JSON, loaded without constructor arguments, executing nothing."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from amodal.batch import Batch
+from amodal.data.cohort import Cohort
+from amodal.data.loader import CohortDataset
+from amodal.data.scale import Scaling
+from amodal.encoders import build_encoders
+from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, UnknownNameError
+from amodal.files import atomic_folder, replace_file, write_json
+from amodal.method import Method
+from amodal.methods import METHODS
+from amodal.missingness import Presence
+from amodal.schema import Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FORMAT", "TrainedModel", "build_method", "check_schema", "inference", "read_experiment", "resolve_device"]
+
+FORMAT = 1
+_REQUIRED = ("experiment.json", "model.safetensors")
+
+
+def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
+    """Builds an untrained method from its JSON description.
+
+    Args:
+        spec: "method" (a name in `amodal.METHODS`), "options" (its keyword arguments) and "encoders" (keyword arguments
+            of `amodal.encoders.build_encoders`).
+        schema: The modalities and the task.
+
+    Returns:
+        The method, with weights drawn from torch's global generator.
+
+    Raises:
+        UnknownNameError: If the method is not known.
+        ConfigurationError: If it does not take one of the options.
+    """
+    name = spec["method"]
+    if name not in METHODS:
+        raise UnknownNameError("method", name, METHODS)
+    encoders = build_encoders(schema, **spec.get("encoders", {}))
+    try:
+        return METHODS[name](schema, encoders, **spec.get("options", {}))
+    except TypeError as error:
+        raise ConfigurationError(f"method {name!r} does not take these options: {error}") from error
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device that a name asks for ("auto": CUDA where there is one, else the CPU).
+
+    Raises:
+        RunError: If the device is not there.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigurationError("the device is not known", expected="auto, cpu or cuda", got=device) from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            "CUDA was asked for, but there is none here", hint="Use device='cpu', or install a CUDA build of torch."
+        )
+    return resolved
+
+
+@dataclass
+class TrainedModel:
+    """A trained method with everything that a prediction needs.
+
+    Made by `amodal.fit` and `amodal.load`.
+
+    Attributes:
+        method: The network.
+        schema: The modalities and the task it was trained on.
+        scaling: The standardisation of its training data.
+        prior: Prediction for a case of which nothing is observed: class frequencies (C,), label frequencies (K,), or
+            the mean target (1,), of the training data.
+        experiment: Everything that made it, resolved, as plain JSON values.
+        history: One row an epoch: losses, validation scores, seconds.
+        presence: Presence of the training data in its first epoch, with rates, patterns and hash.
+    """
+
+    method: Method
+    schema: Schema
+    scaling: Scaling
+    prior: np.ndarray
+    experiment: dict[str, Any]
+    history: pd.DataFrame
+    presence: Presence | None = None
+    folder: Path | None = field(default=None, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((p.device for p in self.method.parameters()), torch.device("cpu"))
+
+    def to(self, device: str | torch.device) -> TrainedModel:
+        """Moves the weights to a device ("auto", "cpu", "cuda", …) and returns the model itself."""
+        self.method.to(resolve_device(device))
+        return self
+
+    def batches(self, cohort: Cohort, batch_size: int = 1024, rows: np.ndarray | None = None) -> Iterator[Batch]:
+        """Cuts a cohort into scaled batches on the model's device, in order.
+
+        Args:
+            cohort: Cases with this model's modalities, or some of them; one that the cohort lacks is absent.
+            batch_size: Rows a batch.
+            rows: Positions of the rows to take; None takes all.
+
+        Yields:
+            Batches without regard to whether anything is observed.
+
+        Raises:
+            SchemaError: If the cohort has none of the modalities, or one of another kind or shape.
+        """
+        check_schema(self.schema, cohort.schema)
+        rows = np.arange(len(cohort)) if rows is None else rows
+        dataset = CohortDataset(cohort, None)
+        for start in range(0, len(rows), batch_size):
+            batch = self._conform(dataset[rows[start : start + batch_size]])
+            yield self.scaling.apply(batch).to(self.device)
+
+    def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
+        """Predicts cases with any presence.
+
+        Args:
+            cohort: N cases.
+            batch_size: Rows a batch.
+            on_empty: What to do with cases of which nothing is observed: "warn" (predict the training prior, with a
+                warning), "silent" (without), or "error". Methods that accept such cases predict them themselves.
+
+        Returns:
+            Probabilities of shape (N, C) or (N, K), or values of shape (N,) in the target's units.
+
+        Raises:
+            DataError: If a case has nothing observed and `on_empty` is "error".
+        """
+        if on_empty not in ("warn", "silent", "error"):
+            raise UnknownNameError("value of on_empty", on_empty, ("warn", "silent", "error"))
+        seen = self._has_something(cohort)
+        if not seen.all():
+            self._tell_empty(cohort, ~seen, on_empty)
+        rows = np.flatnonzero(seen)
+        outputs = np.empty((len(cohort), len(self.prior)), dtype=np.float64)
+        outputs[:] = self.prior
+        done = 0
+        with inference(self.method):
+            for batch in self.batches(cohort, batch_size, rows):
+                predicted = self.method.predict(batch).double().cpu().numpy()
+                if self.schema.task.kind == "regression":
+                    predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
+                outputs[rows[done : done + len(batch)]] = predicted
+                done += len(batch)
+        return outputs[:, 0] if self.schema.task.kind == "regression" else outputs
+
+    def _has_something(self, cohort: Cohort) -> np.ndarray:
+        if self.method.accepts_empty:
+            return np.ones(len(cohort), dtype=bool)
+        shared = [i for i, name in enumerate(cohort.schema.names) if name in self.schema.names]
+        return cohort.observed[:, shared].any(axis=1)
+
+    def _tell_empty(self, cohort: Cohort, empty: np.ndarray, on_empty: str) -> None:
+        ids = ", ".join(map(str, cohort.ids[empty][:5])) + (" …" if empty.sum() > 5 else "")
+        if on_empty == "error":
+            raise DataError(
+                f"{int(empty.sum())} cases have nothing observed: {ids}",
+                hint="Leave them out, or use on_empty='warn' to predict the training prior for them.",
+            )
+        if on_empty == "warn":
+            warnings.warn(
+                f"{int(empty.sum())} cases have nothing observed and get the training prior: {ids}", stacklevel=3
+            )
+
+    def _conform(self, batch: Batch) -> Batch:
+        """Puts a batch's modalities into this model's order, absent where the batch lacks one."""
+        if batch.modalities == self.schema.names:
+            return batch
+        size, values, observed = len(batch), {}, {}
+        for modality in self.schema.modalities:
+            name = modality.name
+            if name in batch.values:
+                values[name], observed[name] = batch.values[name], batch.observed[name]
+            else:
+                values[name] = torch.zeros(size, *(modality.shape or (1,)))
+                observed[name] = torch.zeros(size, dtype=torch.bool)
+        keep = {
+            part: {k: v for k, v in getattr(batch, part).items() if k in values} for part in ("measured", "lengths")
+        }
+        return Batch(values, observed, keep["measured"], keep["lengths"], batch.target, batch.ids)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes the model's folder: experiment.json, model.safetensors, history.csv, presence.npz.
+
+        Args:
+            folder: Where; it appears complete or not at all.
+            overwrite: Whether to replace an existing run.
+
+        Returns:
+            The folder.
+
+        Raises:
+            RunError: If the folder exists and must not be replaced, or cannot be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()) and not overwrite:
+            raise RunError(f"the folder {folder} exists already", hint="Choose another one, or pass overwrite=True.")
+        with atomic_folder(folder) as temporary:
+            self.write_into(temporary)
+        self.folder = folder
+        return folder
+
+    def write_into(self, folder: Path) -> None:
+        """Writes the files of `save` into an existing folder, each to a temporary name and then renamed."""
+        from safetensors.torch import save_file
+
+        tensors = {f"method.{k}": v.detach().cpu().contiguous() for k, v in self.method.state_dict().items()}
+        tensors |= {f"scaling.{k}": torch.as_tensor(np.array(v)) for k, v in self.scaling.to_arrays().items()}
+        tensors["prior"] = torch.as_tensor(self.prior)
+        replace_file(folder / "model.safetensors", lambda path: save_file(_unshared(tensors), path))
+        replace_file(folder / "history.csv", lambda path: self.history.to_csv(path, index=False))
+        if self.presence is not None:
+            replace_file(folder / "presence.npz", self.presence.save)
+        record = {"format": FORMAT, **self.experiment, "schema": self.schema.to_json()}
+        write_json(folder / "experiment.json", record)  # last: its presence says that the folder is complete
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> TrainedModel:
+        """Reads a model's folder; nothing in it is executed.
+
+        Args:
+            folder: Made by `save` or `amodal.fit(out=…)`.
+            device: Where the weights go.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            RunError: If the folder is incomplete, damaged, or of a newer format.
+        """
+        import pandas as pd
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        experiment = read_experiment(folder)
+        schema = Schema.from_json(experiment.pop("schema"))
+        try:
+            tensors = load_file(folder / "model.safetensors")
+        except Exception as error:  # safetensors raises its own kind for truncated files
+            raise RunError(f"{folder / 'model.safetensors'} cannot be read: {error}") from error
+        method = build_method(experiment["spec"], schema)
+        part = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+        try:
+            method.load_state_dict(part)
+        except RuntimeError as error:
+            raise RunError(f"the weights in {folder} do not fit its experiment.json: {error}") from error
+        scaling = {k.removeprefix("scaling."): v.numpy() for k, v in tensors.items() if k.startswith("scaling.")}
+        history = folder / "history.csv"
+        presence = folder / "presence.npz"
+        model = cls(
+            method=method.eval(),
+            schema=schema,
+            scaling=Scaling.from_arrays(scaling, schema),
+            prior=tensors["prior"].numpy(),
+            experiment={k: v for k, v in experiment.items() if k != "format"},
+            history=pd.read_csv(history) if history.is_file() and history.stat().st_size > 1 else pd.DataFrame(),
+            presence=Presence.load(presence) if presence.is_file() else None,
+            folder=folder,
+        )
+        return model.to(device)
+
+
+def read_experiment(folder: Path) -> dict[str, Any]:
+    """Reads a run's experiment.json, checking that the run is complete and of a format that can be read.
+
+    Raises:
+        RunError: If not, naming the file.
+    """
+    if not folder.is_dir():
+        raise RunError(f"there is no run at {folder}", hint="Give a folder made by amodal.fit or model.save.")
+    lacking = [name for name in _REQUIRED if not (folder / name).is_file()]
+    if lacking:
+        raise RunError(
+            f"the run at {folder} is incomplete: it lacks {', '.join(lacking)}",
+            hint="Finish it with amodal.fit(..., resume=True), or train it again.",
+        )
+    try:
+        experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder / 'experiment.json'} is not readable JSON: {error}") from error
+    version = experiment.get("format") if isinstance(experiment, dict) else None
+    if not isinstance(version, int) or version > FORMAT:
+        raise RunError(
+            f"the run at {folder} has a format that this version cannot read",
+            expected=f"format {FORMAT} or older",
+            got=version,
+            hint="Update amodal.",
+        )
+    return experiment
+
+
+def check_schema(expected: Schema, given: Schema) -> None:
+    """Checks that given modalities are those a model knows, or some of them.
+
+    Raises:
+        SchemaError: If none is known, or one has another kind or shape.
+    """
+    shared = [name for name in given.names if name in expected.names]
+    if not shared:
+        raise SchemaError(
+            "the data have none of the model's modalities",
+            expected=", ".join(expected.names),
+            got=", ".join(given.names),
+        )
+    for name in shared:
+        ours, theirs = expected[name], given[name]
+        sizes = (ours.shape[1:], theirs.shape[1:]) if ours.kind == "series" else (ours.shape, theirs.shape)
+        if ours.kind != theirs.kind or sizes[0] != sizes[1]:
+            raise SchemaError(
+                f"modality {name!r} is not the one the model was trained on",
+                expected=f"{ours.kind} {ours.shape}",
+                got=f"{theirs.kind} {theirs.shape}",
+            )
+
+
+@contextmanager
+def inference(method: Method) -> Iterator[None]:
+    """Evaluation mode without gradients, for a while."""
+    training = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        method.train(training)
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of tensors that share memory with an earlier one, which safetensors refuses to write."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
+    return result

@@ -1,0 +1,185 @@
+"""`amodal.fit`: from a method's name and a cohort to a trained model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amodal.checkpoint import TrainedModel, resolve_device
+from amodal.data.cohort import Cohort, check_trainable
+from amodal.data.split import split_groups
+from amodal.errors import DataError, RunError, UnknownNameError
+from amodal.files import write_json
+from amodal.method import EstimatedMethod, Method
+from amodal.methods import METHODS
+from amodal.missingness import BalancedCounts, Mechanism, Natural
+from amodal.training.run import Run, forked_rng
+from amodal.training.settings import settings_from
+
+__all__ = ["fit"]
+
+
+def fit(
+    method: str,
+    train: Cohort,
+    valid: Cohort | None = None,
+    *,
+    missingness: Mechanism | str | None = "auto",
+    valid_missingness: Mechanism | str | None = "same",
+    options: Mapping[str, Any] | None = None,
+    encoders: Mapping[str, Any] | None = None,
+    width: int = 64,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    loggers: Sequence[str] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> TrainedModel:
+    """Trains a method on a cohort in which modalities are missing.
+
+    Inputs (and a regression target) are standardised by the statistics of present training values. Early stopping and
+    the choice of the best weights look at the validation rows only: their mean task loss under `valid_missingness`,
+    drawn once.
+
+    Args:
+        method: A name in `amodal.METHODS`.
+        train: Training cases, with targets; whatever they lack stays absent.
+        valid: Validation cases; None holds a tenth of `train` back, by group.
+        missingness: Further removal in training. "auto" redraws `BalancedCounts()` every epoch, so that every pattern
+            is met (none for methods that remove modalities in their own objective); None removes nothing. With
+            `redraw=False` it is drawn once: the data set then simply lacks what was removed.
+        valid_missingness: Further removal in validation, drawn once: "same" as in training, a mechanism, or None.
+        options: Keyword arguments of the method.
+        encoders: For some modalities, an encoder's name or {"name": …, option: …}; see `amodal.encoders`.
+        width: Width of tokens and pooled vectors.
+        seed: Decides weights, order, removal and all noise.
+        out: Folder of the run, written as training goes; None keeps the model in memory.
+        resume: Continue the run in `out` where it stopped (the same call gives the same weights as an uninterrupted
+            run); a finished one is loaded.
+        loggers: More loggers beside history.csv: "tensorboard", "mlflow", "wandb".
+        progress: Whether to show a progress bar.
+        **settings: Fields of `TrainingSettings`.
+
+    Returns:
+        The trained model, with the best weights by validation loss, in evaluation mode.
+
+    Raises:
+        UnknownNameError: If a method, encoder, option or setting is not known.
+        ConfigurationError: If a setting is out of range.
+        DataError: If the rows cannot be learnt from: empty, without target, of one class only, with nothing observed,
+            or with a modality that is never observed.
+        RunError: If the device is not there or the folder cannot be used.
+
+    Example:
+        >>> import amodal
+        >>> cohort = amodal.load_cohort("digits")
+        >>> model = amodal.fit("fusion", cohort.split("train"), cohort.split("valid"), epochs=1, seed=0)
+        >>> model.predict(cohort.split("test")).shape[1]
+        10
+    """
+    settings_ = settings_from(settings)
+    if method not in METHODS:
+        raise UnknownNameError("method", method, METHODS)
+    device = resolve_device(settings_.device)
+    check_trainable(train)
+    if valid is None:
+        train, valid = _hold_back(train, seed)
+    train_mechanism, valid_mechanism = _mechanisms(METHODS[method], missingness, valid_missingness)
+    plan = {
+        "spec": {
+            "method": method,
+            "options": dict(options or {}),
+            "encoders": {"width": width, "choices": dict(encoders or {})},
+        },
+        "training": asdict(settings_),
+        "missingness": {"train": train_mechanism.to_json(), "valid": valid_mechanism.to_json()},
+        "seed": seed,
+        "data": {
+            "cohort": train.name,
+            "rows": {"train": len(train), "valid": len(valid)},
+            "fingerprint": _fingerprint(train, valid),
+        },
+    }
+    folder = None if out is None else _open_folder(Path(out), plan, resume)
+    if folder is not None and (folder / "experiment.json").is_file():
+        return TrainedModel.load(folder, device=device)
+    run = Run(plan, settings_, train, valid, train_mechanism, valid_mechanism, device, folder)
+    with forked_rng(device):
+        if isinstance(run.method, EstimatedMethod):
+            run.estimate()
+        else:
+            run.optimise(tuple(loggers), progress)
+    return run.finish()
+
+
+def _mechanisms(
+    method: type[Method], train: Mechanism | str | None, valid: Mechanism | str | None
+) -> tuple[Mechanism, Mechanism]:
+    if train == "auto":
+        chosen: Mechanism = BalancedCounts()
+        used: Mechanism = Natural() if method.draws_removal else chosen
+    elif train is None or isinstance(train, Mechanism):
+        chosen = used = train or Natural()
+    else:
+        raise UnknownNameError("missingness", train, ("auto",))
+    if valid == "same":
+        return used, chosen
+    if valid is None or isinstance(valid, Mechanism):
+        return used, valid or Natural()
+    raise UnknownNameError("valid_missingness", valid, ("same",))
+
+
+def _hold_back(train: Cohort, seed: int) -> tuple[Cohort, Cohort]:
+    parts = split_groups(train.groups, train.target, {"train": 0.9, "valid": 0.1}, seed=seed)
+    kept, held = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "valid")
+    if not len(held):
+        raise DataError(
+            "there are too few groups to hold a tenth back for validation", got=len(train), hint="Pass `valid`."
+        )
+    return train.take(kept), train.take(held)
+
+
+def _fingerprint(train: Cohort, valid: Cohort) -> str:
+    import hashlib
+
+    digest = hashlib.sha256(json.dumps(train.schema.to_json(), sort_keys=True).encode())
+    for cohort in (train, valid):
+        digest.update("\n".join(map(str, cohort.ids)).encode())
+        digest.update(np.packbits(cohort.observed).tobytes())
+        digest.update(b"" if cohort.target is None else np.ascontiguousarray(cohort.target).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> Path:
+    """Makes or finds the run's folder.
+
+    Raises:
+        RunError: If it holds another run, or one that should not be continued.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
+    if not any(folder.iterdir()):
+        write_json(folder / "plan.json", plan)
+        return folder
+    if not resume:
+        raise RunError(
+            f"the folder {folder} is not empty", hint="Choose another one, or pass resume=True to continue its run."
+        )
+    if not (folder / "plan.json").is_file():
+        raise RunError(f"the folder {folder} does not hold a run", hint="Choose another one.")
+    stored = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    if stored != json.loads(json.dumps(plan)):
+        differing = sorted(key for key in plan if json.loads(json.dumps(plan[key])) != stored.get(key))
+        raise RunError(
+            f"the run in {folder} was started with other arguments: {', '.join(differing)}",
+            hint="Resume with the same data, method, settings and seed, or choose another folder.",
+        )
+    return folder

@@ -1,0 +1,312 @@
+"""One training run: its data, its state on disk, its validation and the best weights so far."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from amodal.batch import Batch
+from amodal.checkpoint import TrainedModel, build_method, inference
+from amodal.data.cohort import Cohort
+from amodal.data.loader import make_loader
+from amodal.data.scale import Scaling
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.files import replace_file
+from amodal.losses.task import prediction_loss
+from amodal.method import EstimatedMethod, Method
+from amodal.missingness import Mechanism, Natural, Presence, realise
+from amodal.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+__all__ = ["Run", "draw_presence", "forked_rng", "mix_seed", "training_prior"]
+
+STATE_FILE = "training_state.safetensors"
+
+
+def draw_presence(mechanism: Mechanism, cohort: Cohort, seed: int | Sequence[int]) -> Presence:
+    """Draws who is absent from a cohort.
+
+    Args:
+        mechanism: Who is removed, and why.
+        cohort: N cases.
+        seed: One integer or several.
+
+    Returns:
+        Presence of the N cases after natural absence and removal.
+    """
+    scores = cohort.scores() if mechanism.needs_scores else None
+    return realise(mechanism, cohort.observed, cohort.schema.names, seed=seed, scores=scores)
+
+
+@dataclass
+class Run:
+    """One training run: what it was given, and what it has reached."""
+
+    plan: dict[str, Any]
+    settings: TrainingSettings
+    train: Cohort
+    valid: Cohort
+    train_mechanism: Mechanism
+    valid_mechanism: Mechanism
+    device: torch.device
+    folder: Path | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_epoch: int = -1
+    best_state: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.seed = int(self.plan["seed"])
+        self.started = time.time()
+        self.scaling = Scaling.fit(self.train)
+        self.prior = training_prior(self.train)
+        self.valid_presence = draw_presence(self.valid_mechanism, self.valid, (self.seed, 1))
+        self.valid_rows = self.valid.with_observed(self.valid_presence.observed)
+        self.first_presence = self.presence_of(0)
+        self.scores = self.train.scores() if self.train_mechanism.needs_scores else None
+        with forked_rng(self.device):
+            torch.manual_seed(mix_seed(self.seed, 0, 0))
+            self.method: Method = build_method(self.plan["spec"], self.train.schema)
+        self.batch_size = self.settings.batch_size or int(
+            min(256, max(16, 2 ** round(math.log2(len(self.train) / 30))))
+        )
+
+    @property
+    def model(self) -> TrainedModel:
+        """The method in its present state, as a model that can predict."""
+        import pandas as pd
+
+        return TrainedModel(
+            method=self.method,
+            schema=self.train.schema,
+            scaling=self.scaling,
+            prior=self.prior,
+            experiment=self.plan,
+            history=pd.DataFrame(self.history),
+            presence=self.first_presence,
+            folder=self.folder,
+        )
+
+    def presence_of(self, epoch: int) -> Presence:
+        """Presence of the training rows in an epoch."""
+        return draw_presence(self.train_mechanism, self.train, (self.seed, 0, epoch if self.settings.redraw else 0))
+
+    def rows_of(self, epoch: int) -> Cohort:
+        """The training rows as they are in an epoch."""
+        return self.train.with_observed(self.presence_of(epoch).observed)
+
+    # By an algorithm of the method's own ---------------------------------------------------------------------------
+
+    def estimate(self) -> None:
+        """Fits an `EstimatedMethod` in one call."""
+        assert isinstance(self.method, EstimatedMethod)
+        redrawn = self.settings.redraw and not isinstance(self.train_mechanism, Natural)
+        draws = [self._whole(self.rows_of(i)) for i in range(self.method.redraws if redrawn else 1)]
+        self.method.estimate(
+            draws, self._whole(self.valid_rows), torch.Generator().manual_seed(mix_seed(self.seed, 0, 2))
+        )
+        loss = self.validation_loss()
+        self.best_loss, self.best_epoch = loss, 0
+        self.history.append({"epoch": 0, "valid_loss": loss, "seconds": time.time() - self.started})
+
+    def _whole(self, cohort: Cohort) -> Batch:
+        seen = np.flatnonzero(cohort.observed.any(axis=1))
+        return self.scaling.apply(cohort.batch(seen))
+
+    # By gradients ----------------------------------------------------------------------------------------------------
+
+    def optimise(self, loggers: tuple[str, ...], progress: bool) -> None:
+        """Trains by gradient steps, from the stored state if there is one."""
+        import lightning.pytorch as pl
+
+        from amodal.training.loop import LoopModule
+
+        torch.manual_seed(mix_seed(self.seed, 0, 1))
+        self.method.prepare(self.scaling.apply(b) for b in make_loader(self.rows_of(0), self.batch_size))
+        first_epoch, optimiser_state = self.load_state()
+        if first_epoch < self.settings.epochs and not self.out_of_patience:
+            module = LoopModule(self, first_epoch, optimiser_state, progress)
+            with _quiet_lightning():
+                many = self.settings.devices * self.settings.nodes > 1
+                trainer = pl.Trainer(
+                    accelerator="gpu" if self.device.type == "cuda" else self.device.type,
+                    devices=self.settings.devices,
+                    num_nodes=self.settings.nodes,
+                    strategy="ddp_find_unused_parameters_true" if many else "auto",
+                    precision=self.settings.precision,  # type: ignore[arg-type]
+                    max_epochs=self.settings.epochs - first_epoch,
+                    logger=_loggers(loggers, self.folder),
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    use_distributed_sampler=False,
+                    reload_dataloaders_every_n_epochs=1,
+                    num_sanity_val_steps=0,
+                )
+                trainer.fit(module)
+        if self.best_state:
+            self.method.load_state_dict(self.best_state)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the validation loss has not improved for `patience` epochs."""
+        done = len(self.history)
+        return self.settings.patience is not None and done - 1 - self.best_epoch >= self.settings.patience and done > 0
+
+    def end_epoch(self, row: dict[str, float], optimisers: Sequence[torch.optim.Optimizer] | None) -> None:
+        """Validates, remembers the best weights, and stores the state."""
+        loss = self.validation_loss()
+        self.history.append({**row, "valid_loss": loss, "seconds": time.time() - self.started})
+        if math.isfinite(loss) and loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, len(self.history) - 1
+            self.best_state = {k: v.detach().cpu().clone() for k, v in self.method.state_dict().items()}
+        if optimisers is not None:
+            self.save_state(optimisers)
+
+    def validation_loss(self) -> float:
+        """Mean task loss of the validation rows under their fixed presence, in the scaled units of training."""
+        seen = np.flatnonzero(self.valid_rows.observed.any(axis=1)) if not self.method.accepts_empty else None
+        total, count = 0.0, 0
+        with inference(self.method):
+            for batch in self.model.batches(self.valid_rows, 1024, seen):
+                assert batch.target is not None
+                loss = prediction_loss(self.method.predict(batch).float(), batch.target, self.train.schema.task.kind)
+                total, count = total + float(loss.double().sum()), count + len(batch)
+        return total / max(count, 1)
+
+    def save_state(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        """Writes everything that resuming needs into one file, atomically, and the history beside it."""
+        import pandas as pd
+        from safetensors.torch import save_file
+
+        if self.folder is None:
+            return
+        tensors = {f"method.{k}": v.detach().cpu().clone() for k, v in self.method.state_dict().items()}
+        tensors |= {f"best.{k}": v.clone() for k, v in self.best_state.items()}
+        for i, optimiser in enumerate(optimisers):
+            for j, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v).cpu().clone() for k, v in state.items()}
+        summary = {
+            "plan": json.dumps(self.plan, sort_keys=True),
+            "history": json.dumps(self.history),
+            "best": json.dumps([self.best_loss, self.best_epoch]),
+        }
+        replace_file(self.folder / STATE_FILE, lambda path: save_file(tensors, path, metadata=summary))
+        replace_file(self.folder / "history.csv", lambda path: pd.DataFrame(self.history).to_csv(path, index=False))
+
+    def load_state(self) -> tuple[int, dict[str, torch.Tensor]]:
+        """Reads what `save_state` wrote: the next epoch and the optimisers' tensors; (0, {}) where there is nothing."""
+        from safetensors import safe_open
+
+        if self.folder is None or not (self.folder / STATE_FILE).is_file():
+            return 0, {}
+        with safe_open(self.folder / STATE_FILE, framework="pt") as stored:
+            summary = stored.metadata()
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        self.history = json.loads(summary["history"])
+        self.best_loss, self.best_epoch = json.loads(summary["best"])
+        self.best_state = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        self.method.load_state_dict(
+            {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
+        )
+        optimiser = {k.removeprefix("optimiser."): v for k, v in tensors.items() if k.startswith("optimiser.")}
+        return len(self.history), optimiser
+
+    def finish(self) -> TrainedModel:
+        """The model with its best weights, its record complete, its folder written."""
+        from amodal.versions import versions
+
+        self.method.to(self.device).eval()
+        self.plan["result"] = {
+            "epochs": len(self.history),
+            "best_epoch": self.best_epoch,
+            "best_valid_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "parameters": sum(p.numel() for p in self.method.parameters()),
+            "batch_size": self.batch_size,
+            "seconds": round(time.time() - self.started, 1),
+        }
+        self.plan["presence"] = {
+            "train": {"rates": self.first_presence.rates, "hash": self.first_presence.hash},
+            "valid": {"rates": self.valid_presence.rates, "hash": self.valid_presence.hash},
+        }
+        self.plan["versions"] = versions()
+        model = self.model
+        if self.folder is not None:
+            model.write_into(self.folder)
+            (self.folder / STATE_FILE).unlink(missing_ok=True)
+        return model
+
+
+def training_prior(train: Cohort) -> np.ndarray:
+    """What is predicted when nothing is known: class frequencies, label frequencies, or the mean target (1,)."""
+    task, target = train.schema.task, train.target
+    assert target is not None
+    if task.is_classification:
+        return np.bincount(target, minlength=task.n_outputs) / len(target)
+    if task.kind == "multilabel":
+        return np.nan_to_num(np.nanmean(target, axis=0), nan=0.5)
+    return np.array([target.mean()], dtype=np.float64)
+
+
+def mix_seed(seed: int, epoch: int, step: int) -> int:
+    """One 63-bit seed from three integers."""
+    return int(np.random.SeedSequence([abs(int(seed)), epoch, step]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def forked_rng(device: torch.device) -> Iterator[None]:
+    """Leaves torch's global generators as they were."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
+        yield
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice about loaders and loggers is not for our users."""
+    import logging
+
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda")
+    levels = [logging.getLogger(name).level for name in names]
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", module="torch.utils.data.*")
+            yield
+    finally:
+        for name, level in zip(names, levels):
+            logging.getLogger(name).setLevel(level)
+
+
+def _loggers(names: tuple[str, ...], folder: Path | None) -> list[pl.loggers.Logger] | bool:
+    from lightning.pytorch import loggers
+
+    known = {"tensorboard": loggers.TensorBoardLogger, "mlflow": loggers.MLFlowLogger, "wandb": loggers.WandbLogger}
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("logger", name, known)
+    if names and folder is None:
+        raise ConfigurationError("loggers need a folder", hint="Pass out=…")
+    try:
+        made = []
+        for name in names:
+            place = {"tracking_uri": f"file:{folder}/mlflow"} if name == "mlflow" else {"save_dir": str(folder)}
+            made.append(known[name](**place))
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"a logger is not installed: {error.name}", hint="pip install 'amodal[track]'"
+        ) from error
+    return made or False

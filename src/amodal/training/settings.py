@@ -1,0 +1,85 @@
+"""How a method is trained: the settings of `amodal.fit`, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from amodal.errors import ConfigurationError, UnknownNameError
+
+__all__ = ["TrainingSettings", "settings_from"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a method is trained; every value ends up in the run's experiment.json.
+
+    Args:
+        epochs: Passes over the training rows, at most.
+        batch_size: Rows a step; None chooses by the number of rows (about 30 steps an epoch, between 16 and 256).
+        learning_rate: Peak learning rate.
+        weight_decay: Decoupled weight decay ("adamw") or L2 penalty ("adam").
+        optimiser: "adamw" or "adam".
+        schedule: "cosine" (to zero over all epochs), or "constant"; both after `warmup`.
+        warmup: Fraction of all steps over which the learning rate rises linearly.
+        patience: Stop after so many epochs without a better validation loss; None never stops early.
+        clip: Largest gradient norm; None does not clip.
+        precision: Lightning's name, e.g. "32-true", "bf16-mixed", "16-mixed".
+        device: "auto", "cpu" or "cuda".
+        devices: Number of processes on each node.
+        nodes: Number of nodes.
+        workers: Worker processes of each loader.
+        redraw: Whether the removal of training modalities is drawn anew every epoch, or once.
+
+    Raises:
+        ConfigurationError: If a value is out of range.
+    """
+
+    epochs: int = 60
+    batch_size: int | None = None
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    optimiser: str = "adamw"
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    patience: int | None = 12
+    clip: float | None = 1.0
+    precision: str = "32-true"
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
+    redraw: bool = True
+
+    def __post_init__(self) -> None:
+        at_least = {"epochs": 1, "devices": 1, "nodes": 1, "workers": 0, "weight_decay": 0}
+        for name, low in at_least.items():
+            _require(getattr(self, name) >= low, name, f"{low} or more", getattr(self, name))
+        _require(self.learning_rate > 0, "learning_rate", "more than 0", self.learning_rate)
+        _require(0 <= self.warmup < 1, "warmup", "0 <= warmup < 1", self.warmup)
+        for name in ("batch_size", "patience", "clip"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, "None or more than 0", value)
+        for name, known in (("optimiser", ("adamw", "adam")), ("schedule", ("cosine", "constant"))):
+            if getattr(self, name) not in known:
+                raise UnknownNameError(name, getattr(self, name), known)
+
+
+def settings_from(given: Mapping[str, Any]) -> TrainingSettings:
+    """Settings from keyword arguments.
+
+    Raises:
+        UnknownNameError: If a name is not a setting.
+        ConfigurationError: If a value is out of range.
+    """
+    known = TrainingSettings.__dataclass_fields__
+    for name in given:
+        if name not in known:
+            raise UnknownNameError("setting of fit", name, known)
+    return TrainingSettings(**given)
+
+
+def _require(right: bool, name: str, expected: str, got: object) -> None:
+    if not right:
+        raise ConfigurationError(f"{name} is out of range", expected=expected, got=got)
