@@ -1,0 +1,198 @@
+"""How well predictions tell classes apart: accuracy, balanced accuracy, AUROC and AUPRC.
+
+Every function takes probabilities (N, C), (N, K) or (N,) and a target (N,) or (N, K), as `predictions` describes, and a
+`weight`: None, (N,), or (R, N) counts of R resamples, which gives R values in one pass. What is undefined is NaN.
+
+**Macro averages** run over the classes (multiclass, one versus the rest) or labels (multilabel) for which the quantity
+is defined in the very resample, with equal weight; a class that does not occur is left out, as in scikit-learn's
+balanced accuracy (scikit-learn refuses the others). NaN only if no class is left.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from amodal.metrics.predictions import check_classified
+from amodal.metrics.resampling import Value, as_value, ratio, weighted, weighted_mean, weighted_sums
+
+__all__ = ["accuracy", "auprc", "auroc", "balanced_accuracy"]
+
+
+def accuracy(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
+    """Share of cases whose most probable class is the true one; multilabel: share of labels, averaged over labels.
+
+    Args:
+        probabilities: Of shape (N, C), (N,) or (N, K). Equal probabilities count for the first class; a label is
+            predicted above one half.
+        target: Of shape (N,) or (N, K).
+        weight: Counts or weights of shape (N,) or (R, N).
+
+    Returns:
+        A value in [0, 1], or (R,) of them; NaN without cases.
+
+    Raises:
+        ShapeError, DataError: For predictions, targets or weights that do not fit.
+
+    Example:
+        >>> accuracy([[0.7, 0.3], [0.4, 0.6], [0.1, 0.9]], [0, 0, 1], weight=[[1, 1, 2], [0, 1, 1]])
+        array([0.75, 0.5 ])
+    """
+    checked = check_classified(probabilities, target)
+    correct = (checked.predicted == checked.target).astype(np.float64)
+    return weighted_mean(correct if correct.ndim == 1 else correct.mean(1), weight)
+
+
+def balanced_accuracy(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
+    """Mean over the classes that occur of the share of their cases that is recognised; multilabel: mean over labels.
+
+    Args:
+        probabilities: Of shape (N, C), (N,) or (N, K), decided as in `accuracy`.
+        target: Of shape (N,) or (N, K).
+        weight: Counts or weights of shape (N,) or (R, N).
+
+    Returns:
+        A value in [0, 1], or (R,) of them; NaN without cases.
+
+    Raises:
+        ShapeError, DataError: For predictions, targets or weights that do not fit.
+
+    Example:
+        >>> balanced_accuracy([0.9, 0.8, 0.7, 0.3], [1, 1, 1, 0]), balanced_accuracy([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0])
+        (1.0, 0.5)
+    """
+    checked = check_classified(probabilities, target)
+    if checked.kind != "multilabel":
+        n_classes = checked.probabilities.shape[1]
+        return as_value(_mean_recall(checked.predicted, checked.target, n_classes, weight))
+    return _macro([_mean_recall(p, y, 2, weight) for p, y in zip(checked.predicted.T, checked.target.T)])
+
+
+def auroc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
+    r"""Area under the receiver operating characteristic; macro over classes (one versus the rest) or labels.
+
+    The probability that a positive case scores above a negative one, ties counting half,
+
+    .. math::
+        \frac{\sum_{i \in +} \sum_{j \in -} w_i w_j \left([s_j < s_i] + \tfrac12 [s_j = s_i]\right)}
+             {\sum_{i \in +} w_i \sum_{j \in -} w_j},
+
+    from one sort and one running sum of the weights a resample.
+
+    Args:
+        probabilities: Of shape (N, C), (N,) or (N, K); with two columns the second is the score.
+        target: Of shape (N,) or (N, K).
+        weight: Counts or weights of shape (N,) or (R, N).
+
+    Returns:
+        A value in [0, 1], or (R,) of them; NaN where only one class occurs.
+
+    Raises:
+        ShapeError, DataError: For predictions, targets or weights that do not fit.
+
+    Source:
+        :cite:`hanley1982roc`.
+
+    Example:
+        >>> auroc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1], weight=[[1, 1, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
+        array([0.875, 0.5  ,   nan])
+    """
+    checked = check_classified(probabilities, target)
+    return _macro([_area_under_roc(*problem, weight) for problem in checked.one_versus_rest])
+
+
+def auprc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
+    r"""Area under the precision-recall curve as average precision; macro over classes or labels.
+
+    .. math::
+        \sum_k (R_k - R_{k-1}) P_k = \frac{\sum_{i \in +} w_i P(s_i)}{\sum_{i \in +} w_i}
+
+    with the precision :math:`P(s)` of "positive from score s on": step-wise, without interpolation (which would
+    flatter), as in scikit-learn. A useless score has the prevalence, not one half.
+
+    Args:
+        probabilities: Of shape (N, C), (N,) or (N, K); with two columns the second is the score.
+        target: Of shape (N,) or (N, K).
+        weight: Counts or weights of shape (N,) or (R, N).
+
+    Returns:
+        A value in [0, 1], or (R,) of them; NaN where no positive case occurs.
+
+    Raises:
+        ShapeError, DataError: For predictions, targets or weights that do not fit.
+
+    Source:
+        :cite:`davis2006precision`.
+
+    Example:
+        >>> round(auprc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
+        0.8333
+    """
+    checked = check_classified(probabilities, target)
+    return _macro([_average_precision(*problem, weight) for problem in checked.one_versus_rest])
+
+
+def _mean_recall(predicted: NDArray, target: NDArray, n_classes: int, weight: ArrayLike | None) -> NDArray[np.float64]:
+    is_class = (target[:, None] == np.arange(n_classes)).astype(np.float64)  # (N, C)
+    recognised = is_class * (predicted == target)[:, None]
+    sums = weighted_sums(np.concatenate([recognised, is_class], axis=1), weight)  # (…, 2C)
+    return _mean_of_defined(ratio(sums[..., :n_classes], sums[..., n_classes:]), axis=-1)
+
+
+def _area_under_roc(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], weight: ArrayLike | None
+) -> NDArray[np.float64]:
+    sides = [side[np.argsort(scores[side])] for side in (np.flatnonzero(positive), np.flatnonzero(~positive))]
+    few, many = sorted(sides, key=len)  # the running sum over the many is read at the scores of the few
+    below = np.searchsorted(scores[many], scores[few], side="left")
+    through = np.searchsorted(scores[many], scores[few], side="right")
+    tied = bool((below != through).any())
+    few_are_positive = few is sides[0]
+
+    def statistic(block: NDArray) -> NDArray[np.float64]:
+        running = _running_sum(block, many)
+        beaten = np.take(running, below, axis=1).astype(np.float64)
+        if tied:
+            beaten = 0.5 * (beaten + np.take(running, through, axis=1))
+        own = np.take(block, few, axis=1).astype(np.float64)
+        pairs = own.sum(1) * running[:, -1]
+        area = ratio(np.einsum("rn,rn->r", own, beaten), pairs)
+        return area if few_are_positive else 1 - area
+
+    return weighted(statistic, weight, len(scores))
+
+
+def _average_precision(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], weight: ArrayLike | None
+) -> NDArray[np.float64]:
+    rank = -scores  # ascending: the highest score first
+    yes, no = (side[np.argsort(rank[side])] for side in (np.flatnonzero(positive), np.flatnonzero(~positive)))
+    through_yes = np.searchsorted(rank[yes], rank[yes], side="right")
+    through_no = np.searchsorted(rank[no], rank[yes], side="right")
+
+    def statistic(block: NDArray) -> NDArray[np.float64]:
+        running = _running_sum(block, yes)
+        true = np.take(running, through_yes, axis=1).astype(np.float64)
+        called = true + np.take(_running_sum(block, no), through_no, axis=1)
+        precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+        own = np.take(block, yes, axis=1).astype(np.float64)
+        return ratio(np.einsum("rn,rn->r", own, precision), running[:, -1])
+
+    return weighted(statistic, weight, len(scores))
+
+
+def _running_sum(block: NDArray, order: NDArray[np.intp]) -> NDArray:
+    """Sums of the weights of the first 0, 1, …, n cases in an order, (r, n + 1); exact for counts."""
+    small = block.dtype.itemsize == 1 and len(order) < 2**23  # 255 * 2**23 fits into 32 bits
+    sums = np.zeros((len(block), len(order) + 1), np.float64 if block.dtype.kind == "f" else np.int32 if small else int)
+    np.cumsum(np.take(block, order, axis=1), axis=1, out=sums[:, 1:], dtype=sums.dtype)
+    return sums
+
+
+def _macro(values: list[NDArray[np.float64]]) -> Value:
+    return as_value(_mean_of_defined(np.stack(values), axis=0))
+
+
+def _mean_of_defined(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis), defined.sum(axis))

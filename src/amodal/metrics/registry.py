@@ -1,0 +1,163 @@
+"""The metrics by name: what each applies to, which way is better, and how a table calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.metrics.agreement import cohen_kappa, mean_absolute_error, root_mean_squared_error
+from amodal.metrics.calibration import brier_score, expected_calibration_error, negative_log_likelihood
+from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy
+from amodal.metrics.resampling import Value
+from amodal.schema import TaskKind
+
+__all__ = ["HEADLINES", "METRICS", "Metric", "metrics_for"]
+
+_CLASSES: tuple[TaskKind, ...] = ("binary", "multiclass", "multilabel")
+_INFINITY = float("inf")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as tables, plots and comparisons need it; it is called like its function.
+
+    Args:
+        name: Key in `METRICS`, in files and in columns.
+        label: As a person reads it.
+        function: ``function(predictions, target, *, weight=None)``.
+        kinds: Kinds of task it applies to.
+        higher_is_better: Whether more is better.
+        requires: What must be among the cases for it to be defined, as a noun.
+        bounds: Smallest and largest possible value, for axes.
+        in_target_units: Whether its value carries the units of the target.
+        needs_bins: Whether it can only be called after `metrics_for` has given it the task's bins.
+
+    Example:
+        >>> METRICS["auroc"]([0.1, 0.9], [0, 1])
+        1.0
+    """
+
+    name: str
+    label: str
+    function: Callable[..., Value]
+    kinds: tuple[TaskKind, ...]
+    higher_is_better: bool
+    requires: str = "at least one case"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    in_target_units: bool = False
+    needs_bins: bool = False
+
+    def __call__(self, predictions: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
+        """Value for predictions and a target, or (R,) values for weights of shape (R, N).
+
+        Raises:
+            ConfigurationError: If the metric lacks the bins it needs.
+            ShapeError, DataError: For predictions, targets or weights that do not fit.
+        """
+        if self.needs_bins:
+            raise ConfigurationError(
+                f"{self.label} needs the bins of the task", hint="Take it from metrics_for(kind, bins=task.bins)."
+            )
+        return self.function(predictions, target, weight=weight)
+
+    def why_undefined(self, predictions: ArrayLike, target: ArrayLike) -> str | None:
+        """Why the value is NaN for these cases, in a sentence; None if it is defined.
+
+        Example:
+            >>> METRICS["auroc"].why_undefined([0.1, 0.9], [0, 0])
+            'AUROC needs cases of at least two classes, and all 2 cases have the target 0.'
+        """
+        if not np.isnan(self(predictions, target)):
+            return None
+        y = np.asarray(target)
+        found = f"the {len(y)} cases have none"
+        if y.ndim == 1 and len(y) and (y == y[0]).all():
+            found = f"all {len(y)} cases have the target {y[0]:g}"
+        return f"{self.label} needs {self.requires}, and {found}."
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "Accuracy", accuracy, _CLASSES, True),
+        Metric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, _CLASSES, True),
+        Metric("auroc", "AUROC", auroc, _CLASSES, True, requires="cases of at least two classes"),
+        Metric("auprc", "AUPRC", auprc, _CLASSES, True, requires="at least one positive case"),
+        Metric("nll", "NLL (nats)", negative_log_likelihood, _CLASSES, False, bounds=(0.0, _INFINITY)),
+        Metric("brier", "Brier", brier_score, _CLASSES, False, bounds=(0.0, 2.0)),
+        Metric("ece", "Calibration error", expected_calibration_error, _CLASSES, False),
+        Metric(
+            "mae",
+            "MAE",
+            mean_absolute_error,
+            ("regression",),
+            False,
+            bounds=(0.0, _INFINITY),
+            in_target_units=True,
+        ),
+        Metric(
+            "rmse",
+            "RMSE",
+            root_mean_squared_error,
+            ("regression",),
+            False,
+            bounds=(0.0, _INFINITY),
+            in_target_units=True,
+        ),
+        Metric(
+            "kappa",
+            "Kappa (linear)",
+            cohen_kappa,
+            ("regression",),
+            True,
+            requires="targets or predictions in more than one bin",
+            bounds=(-1.0, 1.0),
+            needs_bins=True,
+        ),
+    )
+}
+"""Every metric by its name."""
+
+HEADLINES: dict[TaskKind, tuple[str, ...]] = {
+    "binary": ("auroc", "auprc"),
+    "multiclass": ("accuracy", "auroc"),
+    "multilabel": ("auroc", "auprc"),
+    "regression": ("mae", "kappa"),
+}
+"""What a table shows first for a kind of task, the one to rank by in front; kappa only if the task has bins."""
+
+
+def metrics_for(kind: TaskKind, *, bins: Sequence[float] = ()) -> dict[str, Metric]:
+    """The metrics of a kind of task, headlines first, ready to be called.
+
+    Args:
+        kind: "binary", "multiclass", "multilabel" or "regression".
+        bins: Inner edges of a regression target's bins (`Task.bins`); without them kappa is left out.
+
+    Returns:
+        Metrics by name.
+
+    Raises:
+        UnknownNameError: If the kind is not known.
+
+    Example:
+        >>> list(metrics_for("regression", bins=(24.0, 48.0)))
+        ['mae', 'kappa', 'rmse']
+    """
+    if kind not in get_args(TaskKind):
+        raise UnknownNameError("kind of task", kind, get_args(TaskKind))
+    names = [*HEADLINES[kind], *(name for name in METRICS if name not in HEADLINES[kind])]
+    chosen = {name: METRICS[name] for name in names if kind in METRICS[name].kinds}
+    return {
+        name: replace(metric, function=partial(metric.function, bins=tuple(bins)), needs_bins=False)
+        if metric.needs_bins
+        else metric
+        for name, metric in chosen.items()
+        if len(bins) or not metric.needs_bins
+    }
