@@ -1,0 +1,429 @@
+"""Metrics for each presence pattern and overall, with intervals; every pattern imposed in turn; paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amodal.checkpoint import TrainedModel
+from amodal.data.cohort import Cohort
+from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.files import replace_file, write_json
+from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
+from amodal.missingness import MCAR, Mechanism, Natural, Presence, all_patterns, pattern_codes, pattern_label
+from amodal.schema import Task
+from amodal.training import draw_presence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Evaluation", "PatternEvaluation", "compare", "degradation", "evaluate", "evaluate_patterns"]
+
+_NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of a model for a cohort under one drawing of who is absent, with the metrics of every pattern.
+
+    Attributes:
+        task: What was predicted.
+        presence: Who was absent: rates, pattern counts, hash.
+        predictions: (N, C), (N, K) or (N,).
+        target: The truth.
+        ids: The cases.
+        groups: Their groups, which the bootstrap resamples whole.
+        intervals: {pattern: {metric: Interval}}; the pattern "overall" has all cases.
+        counts: Number of cases of each pattern.
+        seed: Seed of the removal and of the resamples.
+        resamples: Number of bootstrap resamples.
+    """
+
+    task: Task
+    presence: Presence
+    predictions: NDArray
+    target: NDArray
+    ids: NDArray
+    groups: NDArray
+    intervals: dict[str, dict[str, Interval]]
+    counts: dict[str, int]
+    seed: int
+    resamples: int
+
+    def table(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+        """One row a pattern, those with most modalities first, and the row "overall" at the end.
+
+        Args:
+            metrics: Names of the metrics to show; None shows all.
+
+        Returns:
+            Columns: pattern, modalities (how many are present), n, and for each metric its value, `<metric>_low` and
+            `<metric>_high` (the 95 % interval; NaN where it is not defined).
+        """
+        return _table(self.intervals, self.counts, self.presence.names, metrics)
+
+    def to_json(self) -> dict[str, object]:
+        """Metrics, intervals, realised presence and seed, as plain JSON values."""
+        return {
+            "seed": self.seed,
+            "resamples": self.resamples,
+            "rates": self.presence.rates,
+            "presence_hash": self.presence.hash,
+            "patterns": [
+                {
+                    "pattern": pattern,
+                    "n": self.counts[pattern],
+                    "metrics": {name: _interval_json(interval) for name, interval in row.items()},
+                }
+                for pattern, row in self.intervals.items()
+            ],
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes metrics.json, predictions.parquet and presence.npz into a folder, each complete or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        frame = self.frame()
+        replace_file(folder / "predictions.parquet", lambda path: frame.to_parquet(path, index=False))
+        replace_file(folder / "presence.npz", self.presence.save)
+        write_json(folder / "metrics.json", self.to_json())
+        return folder
+
+    def frame(self) -> pd.DataFrame:
+        """One row a case: id, group, pattern, the prediction's columns, and the target."""
+        import pandas as pd
+
+        frame = pd.DataFrame({"id": self.ids, "group": self.groups})
+        frame["pattern"] = _labels(self.presence)
+        columns = prediction_columns(self.task)
+        values = self.predictions if self.predictions.ndim == 2 else self.predictions[:, None]
+        for i, column in enumerate(columns):
+            frame[column] = values[:, i]
+        if self.task.kind == "multilabel":
+            for i, name in enumerate(self.task.classes):
+                frame[f"target_{name}"] = self.target[:, i]
+        elif self.task.is_classification:
+            frame["target"] = np.asarray([str(c) for c in self.task.classes])[self.target]
+        else:
+            frame["target"] = self.target
+        return frame
+
+
+@dataclass(frozen=True)
+class PatternEvaluation:
+    """Metrics of a model with every presence pattern imposed in turn on the same cases.
+
+    Attributes:
+        task: What was predicted.
+        names: Names of the modalities.
+        patterns: The P patterns imposed, bool, of shape (P, M).
+        predictions: For each pattern, in order: (P, N, C), (P, N, K) or (P, N).
+        target: The truth, common to all patterns.
+        groups: Groups of the cases.
+        intervals: {pattern: {metric: Interval}}; the pattern "mean" is the mean over the patterns, on common resamples.
+        seed: Seed of the resamples.
+        resamples: Number of bootstrap resamples.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    patterns: NDArray[np.bool_]
+    predictions: NDArray
+    target: NDArray
+    groups: NDArray
+    intervals: dict[str, dict[str, Interval]]
+    seed: int
+    resamples: int
+
+    def table(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+        """As `Evaluation.table`, with the row "mean" at the end."""
+        counts = dict.fromkeys(self.intervals, len(self.target))
+        return _table(self.intervals, counts, self.names, metrics)
+
+
+def evaluate(
+    model: TrainedModel,
+    cohort: Cohort,
+    missingness: Mechanism | None = None,
+    *,
+    seed: int = 0,
+    metrics: Sequence[str] | None = None,
+    resamples: int = 1000,
+    on_empty: str = "warn",
+) -> Evaluation:
+    """Evaluates a model on a cohort under a missingness mechanism, for each pattern that occurs and overall.
+
+    Args:
+        model: A trained model.
+        cohort: N cases with targets.
+        missingness: Further removal; None leaves the natural absence as it is.
+        seed: Seed of the removal and of the bootstrap; the same seed gives every model the same presence.
+        metrics: Names of the metrics; None takes all of the task's.
+        resamples: Number of bootstrap resamples (whole groups).
+        on_empty: See `TrainedModel.predict`.
+
+    Returns:
+        Predictions and metrics with 95 % percentile intervals.
+
+    Raises:
+        DataError: If the cohort is empty or has no targets.
+        UnknownNameError: If a metric is not one of the task's.
+
+    Example:
+        >>> import amodal
+        >>> from amodal.missingness import MCAR
+        >>> cohort = amodal.load_cohort("digits")
+        >>> model = amodal.fit("fusion", cohort.split("train"), cohort.split("valid"), epochs=1, seed=0)
+        >>> table = amodal.evaluate(model, cohort.split("test"), MCAR(0.5), seed=1, resamples=50).table(["accuracy"])
+        >>> table.columns.tolist()
+        ['pattern', 'modalities', 'n', 'accuracy', 'accuracy_low', 'accuracy_high']
+    """
+    target, chosen = _checked(model, cohort, metrics)
+    presence = draw_presence(missingness or Natural(), cohort, (seed, 2))
+    predictions = model.predict(cohort.with_observed(presence.observed), on_empty=on_empty)
+    counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
+    labels = _labels(presence)
+    codes = pattern_codes(presence.observed)
+    order = sorted(set(codes.tolist()), key=lambda code: (-int(code).bit_count(), -int((codes == code).sum())))
+    rows = {pattern_label(code, presence.names) or _NOTHING: codes == code for code in order}
+    assert set(rows) == set(labels)
+    rows["overall"] = np.ones(len(cohort), dtype=bool)
+    intervals = {
+        pattern: {
+            name: _interval(metric, predictions[chosen_rows], target[chosen_rows], counts[:, chosen_rows])
+            for name, metric in chosen.items()
+        }
+        for pattern, chosen_rows in rows.items()
+    }
+    return Evaluation(
+        task=model.schema.task,
+        presence=presence,
+        predictions=predictions,
+        target=target,
+        ids=cohort.ids,
+        groups=cohort.groups,
+        intervals=intervals,
+        counts={pattern: int(chosen_rows.sum()) for pattern, chosen_rows in rows.items()},
+        seed=seed,
+        resamples=resamples,
+    )
+
+
+def evaluate_patterns(
+    model: TrainedModel,
+    cohort: Cohort,
+    patterns: NDArray[np.bool_] | None = None,
+    *,
+    seed: int = 0,
+    metrics: Sequence[str] | None = None,
+    resamples: int = 1000,
+) -> PatternEvaluation:
+    """Evaluates a model with presence patterns imposed in turn on the same cases.
+
+    Args:
+        model: A trained model.
+        cohort: N cases with targets, of which all have every modality that a pattern asks for.
+        patterns: Patterns to impose, bool (P, M); None imposes all 2^M − 1.
+        seed: Seed of the bootstrap.
+        metrics: Names of the metrics; None takes all of the task's.
+        resamples: Number of bootstrap resamples (whole groups), common to all patterns.
+
+    Returns:
+        Predictions and metrics for each pattern, and their mean over the patterns, with 95 % intervals.
+
+    Raises:
+        DataError: If a pattern asks for a modality that some case lacks, or there are no targets.
+    """
+    target, chosen = _checked(model, cohort, metrics)
+    names = cohort.schema.names
+    patterns = all_patterns(len(names)) if patterns is None else np.asarray(patterns, dtype=bool)
+    lacking = (patterns.any(0) & ~cohort.observed).any(axis=1)
+    if lacking.any():
+        raise DataError(
+            f"{int(lacking.sum())} of {len(cohort)} cases lack a modality that a pattern asks for",
+            hint="Take the complete cases only: cohort.take(np.flatnonzero(cohort.observed.all(1))).",
+        )
+    counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
+    predictions, intervals, values = [], {}, []
+    for pattern in patterns:
+        predicted = model.predict(cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape)))
+        label = pattern_label(int(pattern_codes(pattern[None])[0]), names) or _NOTHING
+        row = {
+            name: (metric(predicted, target), metric(predicted, target, weight=counts))
+            for name, metric in chosen.items()
+        }
+        intervals[label] = {name: Interval.from_values(float(value), draws) for name, (value, draws) in row.items()}
+        predictions.append(predicted)
+        values.append(row)
+    intervals["mean"] = {
+        name: Interval.from_values(
+            float(np.mean([row[name][0] for row in values])), np.mean([row[name][1] for row in values], axis=0)
+        )
+        for name in chosen
+    }
+    return PatternEvaluation(
+        task=model.schema.task,
+        names=names,
+        patterns=patterns,
+        predictions=np.stack(predictions),
+        target=target,
+        groups=cohort.groups,
+        intervals=intervals,
+        seed=seed,
+        resamples=resamples,
+    )
+
+
+def degradation(
+    model: TrainedModel,
+    cohort: Cohort,
+    rates: Iterable[float],
+    *,
+    mechanism: type[Mechanism] = MCAR,
+    seed: int = 0,
+    metrics: Sequence[str] | None = None,
+    resamples: int = 1000,
+) -> pd.DataFrame:
+    """How a model's metrics fall as more modalities are removed.
+
+    Args:
+        model: A trained model.
+        cohort: Cases with targets.
+        rates: Per-modality marginal rates of removal, after the repair that keeps one modality.
+        mechanism: A mechanism that takes a rate.
+        seed: Seed of removal and bootstrap; the resamples are common to all rates.
+        metrics: Names of the metrics; None takes all of the task's.
+        resamples: Number of bootstrap resamples.
+
+    Returns:
+        One row a rate and metric: rate, realised_rate, metric, value, low, high.
+    """
+    import pandas as pd
+
+    rows = []
+    for rate in rates:
+        result = evaluate(
+            model,
+            cohort,
+            mechanism(rate) if rate else None,
+            seed=seed,
+            metrics=metrics,
+            resamples=resamples,  # type: ignore[call-arg]
+        )
+        realised = float(np.mean(list(result.presence.rates.values())))
+        for name, interval in result.intervals["overall"].items():
+            rows.append((float(rate), realised, name, interval.estimate, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["rate", "realised_rate", "metric", "value", "low", "high"])
+
+
+def compare(
+    evaluations: Mapping[str, Evaluation], reference: str | None = None, *, metrics: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Paired differences between runs on the same cases under the same presence.
+
+    Args:
+        evaluations: Evaluations by name of the run; all of the same cohort, mechanism and seed.
+        reference: The run that the others are compared with; None takes the first.
+        metrics: Names of the metrics; None takes the headline ones.
+
+    Returns:
+        One row a run and metric: run, reference, metric, difference (run less reference), low, high, p_value.
+
+    Raises:
+        ConfigurationError: If the runs saw other cases or another presence.
+        UnknownNameError: If there is no such reference.
+    """
+    import pandas as pd
+
+    names = list(evaluations)
+    base = names[0] if reference is None else reference
+    if base not in evaluations:
+        raise UnknownNameError("run", base, names)
+    first = evaluations[base]
+    chosen = _chosen(first.task, metrics)
+    counts = resample_counts(first.groups, first.resamples, np.random.default_rng((first.seed, 3)))
+    rows = []
+    for name, other in evaluations.items():
+        if name == base:
+            continue
+        if other.presence.hash != first.presence.hash or not np.array_equal(other.ids, first.ids):
+            raise ConfigurationError(
+                f"runs {name!r} and {base!r} were not evaluated on the same cases under the same presence",
+                hint="Evaluate both on one cohort with the same mechanism and seed.",
+            )
+        for metric_name, metric in chosen.items():
+            found: Difference = paired_difference(
+                metric, other.predictions, first.predictions, first.target, counts=counts
+            )
+            rows.append((name, base, metric_name, found.estimate, found.low, found.high, found.p_value))
+    return pd.DataFrame(rows, columns=["run", "reference", "metric", "difference", "low", "high", "p_value"])
+
+
+def prediction_columns(task: Task) -> list[str]:
+    """Names of a prediction's columns in files: `p_<class>` for probabilities, `prediction` for a regression."""
+    return ["prediction"] if task.kind == "regression" else [f"p_{name}" for name in task.classes]
+
+
+def _checked(model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None) -> tuple[NDArray, dict[str, Metric]]:
+    if not len(cohort):
+        raise DataError("there are no cases to evaluate", hint="Check the name of the split.")
+    if cohort.target is None:
+        raise DataError("the cohort has no targets to evaluate against", hint="Use model.predict for new cases.")
+    return cohort.target, _chosen(model.schema.task, metrics)
+
+
+def _chosen(task: Task, metrics: Sequence[str] | None) -> dict[str, Metric]:
+    known = metrics_for(task.kind, bins=task.bins)
+    for name in metrics or ():
+        if name not in known:
+            raise UnknownNameError(f"metric of a {task.kind} task", name, known)
+    return known if metrics is None else {name: known[name] for name in metrics}
+
+
+def _interval(metric: Metric, predictions: NDArray, target: NDArray, counts: NDArray) -> Interval:
+    """A metric with its interval, from counts of the resamples."""
+    from amodal.metrics import bootstrap
+
+    return bootstrap(metric, predictions, target, counts=counts)
+
+
+def _labels(presence: Presence) -> NDArray[np.str_]:
+    codes = pattern_codes(presence.observed)
+    unique, inverse = np.unique(codes, return_inverse=True)
+    return np.array([pattern_label(int(code), presence.names) or _NOTHING for code in unique])[inverse]
+
+
+def _table(
+    intervals: Mapping[str, Mapping[str, Interval]],
+    counts: Mapping[str, int],
+    names: Sequence[str],
+    metrics: Sequence[str] | None,
+) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for pattern, row in intervals.items():
+        present = [name for name in pattern.split("+") if name in names]
+        record = {
+            "pattern": pattern,
+            "modalities": len(present) or (0 if pattern == _NOTHING else np.nan),
+            "n": counts[pattern],
+        }
+        for name in metrics or row:
+            if name not in row:
+                raise UnknownNameError("evaluated metric", name, row)
+            record |= {name: row[name].estimate, f"{name}_low": row[name].low, f"{name}_high": row[name].high}
+        rows.append(record)
+    return pd.DataFrame(rows)
+
+
+def _interval_json(interval: Interval) -> dict[str, object]:
+    values = {"value": interval.estimate, "low": interval.low, "high": interval.high}
+    return {k: None if np.isnan(v) else v for k, v in values.items()} | (
+        {"reason": interval.reason} if interval.reason else {}
+    )
