@@ -1,0 +1,119 @@
+"""Encoders: one modality to tokens and a pooled vector.
+
+An encoder is chosen by name for each modality; without a choice the kind decides. They are run on the rows that have
+the modality, and only on them (`encode_present`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from amodal.encoders.encoder import (
+    Encoded,
+    Encoder,
+    PerModality,
+    StagedEncoder,
+    Tokens,
+    encode_all,
+    encode_present,
+    scatter,
+)
+from amodal.encoders.image import ConvNet
+from amodal.encoders.series import GRUEncoder, LSTMEncoder, SeriesTransformer
+from amodal.encoders.summary import SeriesSummary
+from amodal.encoders.tabular import FeatureTokens, TabularMLP
+from amodal.encoders.text import HashingTransformer
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.schema import Modality, Schema
+
+__all__ = [
+    "DEFAULT_ENCODERS",
+    "ENCODERS",
+    "Encoded",
+    "Encoder",
+    "PerModality",
+    "StagedEncoder",
+    "Tokens",
+    "build_encoders",
+    "encode_all",
+    "encode_present",
+    "scatter",
+]
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "feature_tokens": FeatureTokens,
+    "mlp": TabularMLP,
+    "lstm": LSTMEncoder,
+    "gru": GRUEncoder,
+    "series_transformer": SeriesTransformer,
+    "summary": SeriesSummary,
+    "convnet": ConvNet,
+    "hashing": HashingTransformer,
+}
+
+DEFAULT_ENCODERS: dict[str, str] = {"tabular": "mlp", "series": "gru", "image": "convnet", "text": "hashing"}
+
+
+def build_encoders(
+    schema: Schema,
+    *,
+    width: int = 64,
+    choices: Mapping[str, str | Mapping[str, Any]] | None = None,
+    dropout: float | None = None,
+) -> PerModality:
+    """One encoder for each modality of a schema.
+
+    Args:
+        schema: The modalities.
+        width: Width of all tokens and pooled vectors.
+        choices: For some modalities, the name of an encoder, or {"name": name, option: value, …}. All values are plain
+            JSON, so that a run can be rebuilt from its record. Modalities not named get their kind's default.
+        dropout: Dropout of every encoder that is not given one in `choices`; None: each encoder's own.
+
+    Returns:
+        The encoders, in the schema's order.
+
+    Raises:
+        UnknownNameError: If a modality or an encoder is not known.
+        ConfigurationError: If an encoder does not take the modality's kind, or has no such option.
+
+    Example:
+        >>> from amodal.schema import Modality, Schema, Task
+        >>> schema = Schema((Modality("labs", "tabular", (5,)), Modality("vitals", "series", (48, 3))),
+        ...     Task("regression"))
+        >>> encoders = build_encoders(schema, width=32, choices={"vitals": {"name": "lstm", "layers": 2}})
+        >>> {name: type(encoder).__name__ for name, encoder in encoders.items()}
+        {'labs': 'TabularMLP', 'vitals': 'LSTMEncoder'}
+    """
+    choices = dict(choices or {})
+    schema.check_names(list(choices))
+    if not isinstance(width, int) or width < 1:
+        raise ConfigurationError("the encoders' width is out of range", expected="1 or more", got=width)
+    return PerModality(
+        {m.name: _build(m, choices.get(m.name, DEFAULT_ENCODERS[m.kind]), width, dropout) for m in schema.modalities}
+    )
+
+
+def _build(modality: Modality, choice: str | Mapping[str, Any], width: int, dropout: float | None) -> Encoder:
+    options: dict[str, Any] = {"name": choice} if isinstance(choice, str) else dict(choice)
+    name = options.pop("name", DEFAULT_ENCODERS[modality.kind])
+    if name not in ENCODERS:
+        raise UnknownNameError("encoder", name, ENCODERS)
+    encoder = ENCODERS[name]
+    if modality.kind not in encoder.kinds:
+        fitting = (other for other, taker in ENCODERS.items() if modality.kind in taker.kinds)
+        raise ConfigurationError(
+            f"encoder {name!r} cannot take modality {modality.name!r}",
+            expected=f"a modality of kind {' or '.join(encoder.kinds)}",
+            got=modality.kind,
+            hint=f"Encoders for {modality.kind}: {', '.join(fitting)}.",
+        )
+    known = set(inspect.signature(encoder).parameters) - {"modality", "width"}
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of encoder {name!r}", option, known)
+    if dropout is not None and "dropout" in known:
+        options.setdefault("dropout", dropout)
+    return encoder(modality, width=width, **options)

@@ -1,0 +1,136 @@
+"""Encoders of tabular modalities: one token a feature, and a plain multilayer perceptron."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from amodal.attention import TransformerTrunk
+from amodal.encoders.encoder import Encoder, Tokens
+from amodal.encoders.squash import soft_clip
+from amodal.schema import Modality
+
+__all__ = ["FeatureTokens", "TabularMLP"]
+
+
+class FeatureTokens(Encoder):
+    r"""One token a feature, then a small transformer.
+
+    A measured feature j with (softly clipped) value x becomes the token :math:`x\,w_j + b_j`; a feature that was not
+    measured becomes its own learned token :math:`u_j`, so that "not measured" is never mistaken for the mean.
+
+    Args:
+        modality: A tabular modality (D,).
+        width: Width of tokens and of the pooled vector.
+        layers: Layers of the transformer.
+        heads: Attention heads; None: chosen from the width.
+        dropout: Dropout of the transformer.
+        clip: Scale of the soft clipping of values, in standard deviations.
+
+    Source:
+        :cite:`gorishniy2021revisiting`, section 3.3. Deviations: the pooled vector is the mean of the feature tokens
+        instead of a class token, and unmeasured features, which the paper does not treat, have tokens of their own.
+    """
+
+    kinds = ("tabular",)
+    references = ("gorishniy2021revisiting", "vaswani2017attention")
+
+    def __init__(
+        self,
+        modality: Modality,
+        *,
+        width: int,
+        layers: int = 1,
+        heads: int | None = None,
+        dropout: float = 0.1,
+        clip: float = 3.0,
+    ):
+        super().__init__(modality, width=width)
+        n = modality.n_features
+        bound = width**-0.5
+        self.clip = clip
+        self.weight = nn.Parameter(torch.empty(n, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n, width).uniform_(-bound, bound))
+        self.unmeasured = nn.Parameter(torch.empty(n, width).uniform_(-bound, bound))
+        self.transformer = TransformerTrunk(width, layers=layers, heads=heads, dropout=dropout)
+
+    @property
+    def n_tokens(self) -> int:
+        """One token a feature."""
+        return self.modality.n_features
+
+    def embed(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Tokens:
+        """Values (P, D) to one token a feature."""
+        if measured is None:
+            measured = torch.ones_like(values, dtype=torch.bool)
+        values = soft_clip(torch.where(measured, values, 0.0), self.clip)
+        tokens = values[..., None] * self.weight + self.bias  # (P, D, width)
+        tokens = torch.where(measured[..., None], tokens, self.unmeasured)
+        return Tokens(tokens, torch.ones_like(measured))
+
+    def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """The transformer over features."""
+        return self.transformer(tokens, valid)
+
+
+class TabularMLP(Encoder):
+    """A residual multilayer perceptron on the values and on indicators of what was not measured: one token.
+
+    Args:
+        modality: A tabular modality (D,).
+        width: Width of the token and of the pooled vector.
+        layers: Residual blocks after the input layer.
+        dropout: Dropout in each block.
+        clip: Scale of the soft clipping of values, in standard deviations.
+
+    Source:
+        The ResNet of :cite:`gorishniy2021revisiting`, section 3.2, with LayerNorm in place of BatchNorm, so that rows
+        do not influence one another in training.
+    """
+
+    kinds = ("tabular",)
+    references = ("gorishniy2021revisiting",)
+
+    def __init__(self, modality: Modality, *, width: int, layers: int = 1, dropout: float = 0.1, clip: float = 3.0):
+        super().__init__(modality, width=width)
+        self.clip = clip
+        self.input = nn.Linear(2 * modality.n_features, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width, dropout=dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    @property
+    def n_tokens(self) -> int:
+        """One."""
+        return 1
+
+    def embed(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Tokens:
+        """Values (P, D) to one token."""
+        if measured is None:
+            measured = torch.ones_like(values, dtype=torch.bool)
+        values = soft_clip(torch.where(measured, values, 0.0), self.clip)
+        token = self.input(torch.cat([values, (~measured).to(values.dtype)], dim=1))  # (P, width)
+        return Tokens(token[:, None], torch.ones(len(values), 1, dtype=torch.bool, device=values.device))
+
+    def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """The residual blocks."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+
+class ResidualBlock(nn.Module):
+    """x + Linear(dropout(GELU(Linear(LayerNorm(x))))) with a hidden layer of twice the width."""
+
+    def __init__(self, width: int, *, dropout: float):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape (…, width)."""
+        return x + self.body(x)
