@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "PatternEvaluation", "compare", "degradation", "evaluate", "evaluate_patterns"]
 
-_NOTHING = "nothing"
+_NOTHING = "none"
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def evaluate(
     labels = _labels(presence)
     codes = pattern_codes(presence.observed)
     order = sorted(set(codes.tolist()), key=lambda code: (-int(code).bit_count(), -int((codes == code).sum())))
-    rows = {pattern_label(code, presence.names) or _NOTHING: codes == code for code in order}
+    rows = {pattern_label(code, presence.names): codes == code for code in order}
     assert set(rows) == set(labels)
     rows["overall"] = np.ones(len(cohort), dtype=bool)
     intervals = {
@@ -252,7 +252,7 @@ def evaluate_patterns(
     predictions, intervals, values = [], {}, []
     for pattern in patterns:
         predicted = model.predict(cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape)))
-        label = pattern_label(int(pattern_codes(pattern[None])[0]), names) or _NOTHING
+        label = pattern_label(int(pattern_codes(pattern[None])[0]), names)
         row = {
             name: (metric(predicted, target), metric(predicted, target, weight=counts))
             for name, metric in chosen.items()
@@ -395,7 +395,7 @@ def _interval(metric: Metric, predictions: NDArray, target: NDArray, counts: NDA
 def _labels(presence: Presence) -> NDArray[np.str_]:
     codes = pattern_codes(presence.observed)
     unique, inverse = np.unique(codes, return_inverse=True)
-    return np.array([pattern_label(int(code), presence.names) or _NOTHING for code in unique])[inverse]
+    return np.array([pattern_label(int(code), presence.names) for code in unique])[inverse]
 
 
 def _table(

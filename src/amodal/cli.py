@@ -1,0 +1,411 @@
+"""The command line: amodal demo | data | fit | evaluate | predict | methods | cite.
+
+Nothing heavy is imported at the top, so that `amodal --help` answers at once; for the same reason the commands are not
+named like the package's lazily loaded names, which the argument parser would resolve.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from amodal.errors import AmodalError, ConfigurationError, UnknownNameError
+
+if TYPE_CHECKING:
+    from amodal.data.cohort import Cohort
+    from amodal.missingness import Mechanism
+
+__all__ = ["main", "parse_mechanism"]
+
+
+def demo_command(out: Path = Path("runs/demo"), seed: int = 0, quick: bool = False) -> None:
+    """Train several methods on real data in which modalities are missing, and write a page about it.
+
+    Args:
+        out: Folder of the runs and of index.html; what is there already is kept and used.
+        seed: Seed of everything.
+        quick: A few epochs only, to see that it works.
+    """
+    from amodal.report.demo import run_demo
+
+    page = run_demo(out, seed=seed, quick=quick, say=print)
+    print(f"\nThe page is {page}")
+
+
+def fit_command(
+    method: str,
+    *,
+    data: str,
+    out: Path,
+    train_split: str = "train",
+    valid_split: str = "valid",
+    missingness: str = "auto",
+    valid_missingness: str = "same",
+    redraw: bool = True,
+    options: dict[str, Any] | None = None,
+    encoders: dict[str, Any] | None = None,
+    width: int = 64,
+    seed: int = 0,
+    epochs: int = 60,
+    batch_size: int | None = None,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 1e-2,
+    patience: int | None = 12,
+    clip: float | None = 1.0,
+    precision: str = "32-true",
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    workers: int = 0,
+    loggers: list[Literal["tensorboard", "mlflow", "wandb"]] | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Train a method on a cohort and write its run folder.
+
+    Args:
+        method: Name of a method; see `amodal methods`.
+        data: A cohort's folder, or the name of a built-in one; see `amodal data list`.
+        out: Folder of the run.
+        train_split: Split to train on.
+        valid_split: Split for early stopping; "" holds a tenth of the training split back, by group.
+        missingness: Further removal in training: auto, natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or
+            pattern:A+B.
+        valid_missingness: Further removal in validation: same, or as above.
+        redraw: Whether the removal is drawn anew every epoch, or once.
+        options: Keyword arguments of the method.
+        encoders: Encoders by modality.
+        width: Width of tokens and pooled vectors.
+        seed: Seed of everything.
+        epochs: Passes over the training rows, at most.
+        batch_size: Rows a step; null chooses.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay.
+        patience: Epochs without improvement before stopping; null never stops early.
+        clip: Largest gradient norm; null does not clip.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        device: auto, cpu or cuda.
+        devices: Processes on each node.
+        nodes: Number of nodes.
+        workers: Loader processes.
+        loggers: More loggers beside history.csv.
+        resume: Continue a run that was interrupted.
+        quiet: No progress bar.
+    """
+    import amodal
+
+    cohort = amodal.load_cohort(data)
+    model = amodal.fit(
+        method,
+        cohort.split(train_split),
+        cohort.split(valid_split) if valid_split else None,
+        missingness="auto" if missingness == "auto" else parse_mechanism(missingness),
+        valid_missingness="same" if valid_missingness == "same" else parse_mechanism(valid_missingness),
+        redraw=redraw,
+        options=options,
+        encoders=encoders,
+        width=width,
+        seed=seed,
+        out=out,
+        resume=resume,
+        loggers=tuple(loggers or ()),
+        progress=not quiet,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        patience=patience,
+        clip=clip,
+        precision=precision,
+        device=device,
+        devices=devices,
+        nodes=nodes,
+        workers=workers,
+    )
+    if model.presence is not None:
+        print(model.presence.describe())
+    result = model.experiment["result"]
+    loss = result["best_valid_loss"]
+    print(
+        f"{method}: {result['parameters']:,} parameters, {result['epochs']} epochs in {result['seconds']:.0f} s, "
+        f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} in epoch {result['best_epoch']}"
+    )
+    print(f"The run is {out}")
+
+
+def evaluate_command(
+    run: Path,
+    *,
+    data: str,
+    split: str = "test",
+    missingness: str = "natural",
+    patterns: Literal["met", "all"] = "met",
+    metrics: list[str] | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    out: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Evaluate a run on every pattern of presence, with 95 % intervals.
+
+    Args:
+        run: Folder of the run.
+        data: A cohort's folder or name.
+        split: Split to evaluate on; "" takes all cases.
+        missingness: Further removal: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or pattern:A+B.
+        patterns: "met" groups the cases by the pattern they have; "all" imposes every pattern on all cases.
+        metrics: Metrics to show; null shows the headline ones.
+        seed: Seed of removal and bootstrap.
+        resamples: Number of bootstrap resamples.
+        out: Folder for metrics.json, predictions.parquet, presence.npz; null writes them into the run.
+        device: cpu or cuda.
+    """
+    from amodal.evaluation import evaluate as evaluate_model
+    from amodal.evaluation import evaluate_patterns
+    from amodal.metrics import HEADLINES
+
+    model = _trained(run, device)
+    cohort = _cohort(data, split)
+    shown = metrics or [name for name in HEADLINES[model.schema.task.kind] if name != "kappa" or model.schema.task.bins]
+    if patterns == "all":
+        print(_frame(evaluate_patterns(model, cohort, seed=seed, resamples=resamples).table(shown)))
+        return
+    result = evaluate_model(model, cohort, parse_mechanism(missingness), seed=seed, resamples=resamples)
+    print(result.presence.describe())
+    print(_frame(result.table(shown)))
+    print(f"The predictions and metrics are in {result.save(out or run)}")
+
+
+def predict_command(
+    run: Path,
+    *,
+    data: str,
+    out: Path,
+    split: str = "",
+    on_empty: Literal["warn", "silent", "error"] = "warn",
+    device: str = "cpu",
+) -> None:
+    """Predict the cases of a cohort, whatever they lack, into a CSV or Parquet file.
+
+    Args:
+        run: Folder of the run.
+        data: A cohort's folder or name.
+        out: File to write, .csv or .parquet.
+        split: Split to predict; "" takes all cases.
+        on_empty: For cases of which nothing is observed: warn or silent (predict the training prior), or error.
+        device: cpu or cuda.
+    """
+    import pandas as pd
+
+    from amodal.evaluation import prediction_columns
+    from amodal.files import replace_file
+
+    if out.suffix not in (".csv", ".parquet"):
+        raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
+    model = _trained(run, device)
+    cohort = _cohort(data, split)
+    values = model.predict(cohort, on_empty=on_empty)
+    frame = pd.DataFrame(values, columns=prediction_columns(model.schema.task))
+    frame.insert(0, "id", cohort.ids)
+    if model.schema.task.is_classification:
+        frame["predicted"] = [str(model.schema.task.classes[i]) for i in values.argmax(1)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, lambda path: frame.to_csv(path, index=False) if out.suffix == ".csv" else frame.to_parquet(path))
+    print(f"{len(frame)} predictions are in {out}")
+
+
+def methods_command() -> None:
+    """List the methods."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from amodal.methods import METHODS
+
+    table = Table("method", "what it is", "draws completions", "paper", box=None)
+    for name, kind in METHODS.items():
+        from amodal.method import SamplingMethod
+
+        table.add_row(name, kind.summary, "yes" if issubclass(kind, SamplingMethod) else "", ", ".join(kind.references))
+    Console().print(table)
+
+
+def data_list_command() -> None:
+    """List the built-in cohorts and the sources that can be prepared."""
+    from amodal.data import COHORTS
+
+    for name, function in COHORTS.items():
+        print(f"{name:<12} built in   {_first_line(function)}")
+    for name, function in _PREPARE.items():
+        print(f"{name:<12} prepare    {_first_line(function)}")
+
+
+def prepare_cinc2012_command(
+    *,
+    source: Path,
+    out: Path,
+    task: Literal["death", "length_of_stay"] = "death",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """PhysioNet 2012 ICU data: vital signs and laboratory panels over 48 hours, with natural absence.
+
+    Args:
+        source: Folder or archive in the layout of PhysioNet (sets a, b, c alike), outcomes files included or beside it.
+        out: Folder of the cohort.
+        task: What is predicted.
+        seed: Seed of the split.
+        overwrite: Replace a cohort that is there.
+    """
+    from amodal.data.cinc2012 import prepare
+
+    cohort = prepare(source, out, task=task, seed=seed, overwrite=overwrite)
+    print(cohort.describe())
+    print(f"The cohort is {out}")
+
+
+def data_describe_command(data: str) -> None:
+    """Say what a cohort holds: sizes, splits, presence patterns and rates.
+
+    Args:
+        data: A cohort's folder or name.
+    """
+    print(_cohort(data, "").describe())
+
+
+def cite_command(run: Path) -> None:
+    """Print the BibTeX of the papers that a run uses.
+
+    Args:
+        run: Folder of a run.
+    """
+    from amodal.citation import bibtex
+
+    print(bibtex(run))
+
+
+def parse_mechanism(text: str) -> Mechanism:
+    """Reads a missingness mechanism as the command line writes it.
+
+    Args:
+        text: "natural", "balanced", "mcar:RATE", "mar:RATE", "mnar:RATE", "count:K" or "pattern:A+B".
+
+    Returns:
+        The mechanism.
+
+    Raises:
+        UnknownNameError: If there is no such mechanism.
+        ConfigurationError: If its argument is missing or not a number.
+
+    Example:
+        >>> parse_mechanism("mcar:0.5")
+        MCAR(rate=0.5)
+    """
+    from amodal import missingness
+
+    name, _, argument = text.partition(":")
+    kinds: dict[str, tuple[Callable[..., Mechanism], Callable[[str], Any] | None]] = {
+        "natural": (missingness.Natural, None),
+        "balanced": (missingness.BalancedCounts, None),
+        "mcar": (missingness.MCAR, float),
+        "mar": (missingness.MAR, float),
+        "mnar": (missingness.MNAR, float),
+        "count": (missingness.FixedCount, int),
+        "pattern": (missingness.Pattern, lambda kept: kept.split("+")),
+    }
+    if name not in kinds:
+        raise UnknownNameError("missingness mechanism", name, kinds)
+    kind, convert = kinds[name]
+    if convert is None:
+        return kind()
+    try:
+        return kind(convert(argument))
+    except ValueError as error:
+        if isinstance(error, AmodalError):
+            raise
+        raise ConfigurationError(
+            f"mechanism {name!r} needs an argument", expected=f"{name}:NUMBER", got=repr(text)
+        ) from error
+
+
+def _trained(run: Path, device: str) -> Any:
+    from amodal.checkpoint import TrainedModel
+
+    return TrainedModel.load(run, device=device)
+
+
+def _cohort(data: str, split: str) -> Cohort:
+    from amodal.data import load_cohort
+
+    cohort = load_cohort(data)
+    return cohort.split(split) if split else cohort
+
+
+def _frame(frame: Any) -> str:
+    return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+_PREPARE: dict[str, Any] = {"cinc2012": prepare_cinc2012_command}
+
+_SWITCHES = ("--overwrite", "--quick", "--quiet", "--resume")
+
+_COMMANDS: dict[str, Any] = {
+    "demo": demo_command,
+    "data": {"list": data_list_command, "prepare": _PREPARE, "describe": data_describe_command},
+    "fit": fit_command,
+    "evaluate": evaluate_command,
+    "predict": predict_command,
+    "methods": methods_command,
+    "cite": cite_command,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Words after `amodal`; None takes those of the process.
+
+    Returns:
+        Exit status: 0, or 2 for an error that the message explains.
+    """
+    from jsonargparse import auto_cli
+
+    given = _with_flags(sys.argv[1:] if arguments is None else arguments)
+    if given in (["--version"], ["-V"]):
+        from amodal import __version__
+
+        print(f"amodal {__version__}")
+        return 0
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        try:
+            auto_cli(
+                _COMMANDS,
+                args=given,
+                prog="amodal",
+                description="Learn from several modalities of which some are missing.",
+            )
+        except AmodalError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _with_flags(words: list[str]) -> list[str]:
+    """Lets a switch stand alone: `--resume` is `--resume=true`."""
+    result = []
+    for i, word in enumerate(words):
+        alone = i + 1 == len(words) or words[i + 1].lower() not in ("true", "false", "yes", "no")
+        result.append(f"{word}=true" if word in _SWITCHES and alone else word)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
