@@ -212,7 +212,7 @@ class FixedCount(Mechanism):
 class BalancedCounts(Mechanism):
     r"""Removes a number of modalities that is uniform on :math:`\{0, …, k - 1\}`, then a uniform subset of that size.
 
-    k is the number a row naturally has. For three complete modalities this is the protocol of :cite:`choi2026cepa`: a
+    k is the number a row naturally has. For three complete modalities this is the protocol of :cite:`choi2025cepa`: a
     third of the rows complete, a third with one removed, a third with two. With `least=1` it is that paper's protocol
     for testing: half with one removed, half with two.
 
@@ -223,7 +223,7 @@ class BalancedCounts(Mechanism):
         ConfigurationError: If `least` is negative, or (when drawn) leaves nothing of M modalities.
 
     Source:
-        :cite:`choi2026cepa`, appendix D, for M modalities.
+        :cite:`choi2025cepa`, appendix D, for M modalities.
 
     Example:
         >>> complete = np.ones((90_000, 3), dtype=bool)
