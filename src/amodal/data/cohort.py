@@ -1,0 +1,420 @@
+"""A cohort: samples keyed by id, with presence, targets and the values of every modality, in memory or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from amodal.batch import Batch
+from amodal.data.intake import (
+    check_mapping,
+    name_rows,
+    read_column,
+    read_modality,
+    read_names,
+    read_presence,
+    read_target,
+)
+from amodal.data.store import Cut, Store
+from amodal.errors import DataError, ShapeError, UnknownNameError
+from amodal.schema import Modality, ModalityKind, Schema, Task
+
+__all__ = ["Cohort", "check_trainable"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cohort:
+    """Samples keyed by id, each with a group (patient), a split, a target, and what is there of every modality.
+
+    A cohort is a table of small columns in memory beside one store a modality, in memory or memory-mapped. Selecting
+    rows (`split`, `take`) and removing modalities (`with_observed`) make views: the stores are shared, never copied.
+    Make one with `Cohort.from_arrays` or `Cohort.open`.
+
+    Attributes:
+        schema: Modalities, in order, and the task.
+        stores: The values of each modality.
+        ids: Str, of shape (N,).
+        groups: What must stay in one split, e.g. patients; str, of shape (N,).
+        splits: Name of the split, "" = none; str, of shape (N,).
+        target: int64 positions of classes (N,), float32 (N, K) labels (NaN = unknown), float32 (N,) values, or None.
+        observed: What is present now, natural absence and removal together; bool, of shape (N, M).
+        extras: Small columns (N,) that are not inputs: age group, condition, …
+        name: A short name.
+        description: One line for people.
+        rows: Rows of the stores, int64, of shape (N,); None: all, in order.
+    """
+
+    schema: Schema
+    stores: Mapping[str, Store]
+    ids: np.ndarray
+    groups: np.ndarray
+    splits: np.ndarray
+    target: np.ndarray | None
+    observed: np.ndarray
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    name: str = ""
+    description: str = ""
+    rows: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        if tuple(self.stores) != self.schema.names:
+            raise ShapeError("a cohort needs one store a modality, in order", expected=self.schema.names)
+        for name, store in self.stores.items():
+            if self.rows is None and len(store) != n:
+                raise ShapeError(f"modality {name!r} has another number of rows", expected=n, got=len(store))
+        columns = {"groups": self.groups, "splits": self.splits, "observed": self.observed, **self.extras}
+        for name, column in columns.items() if self.target is None else [*columns.items(), ("target", self.target)]:
+            if len(column) != n:
+                raise ShapeError(f"{name} have another number of rows", expected=n, got=len(column))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        task: Task,
+        target: Any = None,
+        observed: Any = None,
+        measured: Mapping[str, np.ndarray] | None = None,
+        lengths: Mapping[str, np.ndarray] | None = None,
+        ids: Any = None,
+        groups: Any = None,
+        splits: Any = None,
+        kinds: Mapping[str, ModalityKind] | None = None,
+        features: Mapping[str, Sequence[str]] | None = None,
+        units: Mapping[str, Sequence[str]] | None = None,
+        name: str = "",
+        description: str = "",
+        extras: Mapping[str, Any] | None = None,
+    ) -> Cohort:
+        """Makes a cohort of arrays and lists of text, which are used as they are, not copied, where they can be.
+
+        Args:
+            values: For each modality an array (N, D) tabular, (N, T, D) series or (N, C, H, W) image, a list of N
+                str (text; None = absent) or a list of N arrays (T_i, D) (series of different length; None = absent).
+                NaN in tables and series marks cells that were not measured.
+            task: What is predicted.
+            target: As labels of `task.classes` or, where these are strings, their positions (N,); 0/1/NaN (N, K) for
+                multilabel; numbers (N,) for regression; None if unknown.
+            observed: Presence, bool (N, M) or {name: bool (N,)}; where it is not given, a row is absent if it is None
+                or NaN altogether.
+            measured: For some tables and series, bool of the array's shape: the cells measured.
+            lengths: For some series, integers (N,): valid times.
+            ids: Distinct strings or integers; default: positions.
+            groups: Patients, strings or integers; default: the ids.
+            splits: Names of splits, "" = none.
+            kinds: Kinds of modalities whose shape does not tell.
+            features: Names of the features.
+            units: Units of the features.
+            name: A short name.
+            description: One line for people.
+            extras: Small columns (N,) that are not inputs.
+
+        Raises:
+            ShapeError: If numbers of rows or of axes are wrong.
+            SchemaError: If names, features and units do not fit.
+            DataError: If ids come twice, a group is in two splits, a target is missing or unknown, a modality has dtype
+                object, or NaN or infinity in present values.
+
+        Example:
+            >>> cohort = Cohort.from_arrays(
+            ...     {"labs": np.float32([[1, np.nan], [np.nan, np.nan]]), "note": ["stable", "febrile"]},
+            ...     task=Task("binary", classes=("survived", "died")), target=["survived", "died"])
+            >>> cohort.observed.tolist(), cohort.target.tolist()
+            ([[True, True], [False, True]], [0, 1])
+        """
+        if not values:
+            raise DataError("a cohort needs at least one modality", got="no values")
+        names = tuple(values)
+        n = len(next(iter(values.values())))
+        row_ids = read_names("ids", np.arange(n) if ids is None else ids, n)
+        _check_distinct(row_ids)
+        presence = read_presence(observed, names, n)
+        measured, lengths, kinds, features, units = (
+            check_mapping(what, given, names)
+            for what, given in {
+                "measured": measured,
+                "lengths": lengths,
+                "kinds": kinds,
+                "features": features,
+                "units": units,
+            }.items()
+        )
+        taken = {
+            key: read_modality(
+                key,
+                given,
+                ids=row_ids,
+                kind=kinds.get(key),
+                measured=measured.get(key),
+                lengths=lengths.get(key),
+                observed=presence.get(key),
+            )
+            for key, given in values.items()
+        }
+        modalities = tuple(
+            Modality(key, part.kind, part.shape, tuple(features.get(key, ())), tuple(units.get(key, ())))
+            for key, part in taken.items()
+        )
+        row_groups = row_ids if groups is None else read_names("groups", groups, n)
+        row_splits = np.full(n, "") if splits is None else read_names("splits", splits, n, allow_empty=True)
+        check_groups(row_groups, row_splits)
+        return cls(
+            schema=Schema(modalities, task),
+            stores={key: part.store for key, part in taken.items()},
+            ids=row_ids,
+            groups=row_groups,
+            splits=row_splits,
+            target=None if target is None else read_target(target, task, row_ids),
+            observed=np.stack([part.observed for part in taken.values()], axis=1),
+            extras={key: read_column(key, column, n) for key, column in (extras or {}).items()},
+            name=name,
+            description=description,
+        )
+
+    # Rows and presence -----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        title = f" {self.name!r}" if self.name else ""
+        return f"<Cohort{title}: {len(self)} samples, {', '.join(self.schema.names)}>"
+
+    def split(self, name: str) -> Cohort:
+        """The rows of one split, as a view.
+
+        Raises:
+            UnknownNameError: If no row has this split.
+        """
+        rows = np.flatnonzero(self.splits == name) if name else np.zeros(0, np.int64)
+        if len(rows) == 0:
+            raise UnknownNameError("split", name, sorted({str(known) for known in np.unique(self.splits)} - {""}))
+        return self.take(rows)
+
+    def take(self, rows: np.ndarray) -> Cohort:
+        """Some rows, as a view.
+
+        Args:
+            rows: Positions (n,), which may repeat, or a bool selection (N,).
+        """
+        rows = self._positions(rows)
+        return replace(
+            self,
+            ids=self.ids[rows],
+            groups=self.groups[rows],
+            splits=self.splits[rows],
+            target=None if self.target is None else self.target[rows],
+            observed=self.observed[rows],
+            extras={key: column[rows] for key, column in self.extras.items()},
+            rows=rows if self.rows is None else self.rows[rows],
+        )
+
+    def with_observed(self, presence: np.ndarray) -> Cohort:
+        """A view in which more is absent: present is what is present here and in `presence`.
+
+        Args:
+            presence: bool, of shape (N, M), columns in the schema's order; it can remove, never add.
+        """
+        presence = np.asarray(presence)
+        if presence.dtype != bool or presence.shape != self.observed.shape:
+            raise ShapeError(
+                "presence must be bool with one entry for each row and modality",
+                expected=f"bool {self.observed.shape}",
+                got=f"{presence.dtype} {presence.shape}",
+            )
+        return replace(self, observed=self.observed & presence)
+
+    def with_splits(self, splits: Any) -> Cohort:
+        """The same samples with other splits, str (N,).
+
+        Raises:
+            DataError: If a group is in two splits.
+        """
+        splits = read_names("splits", splits, len(self), allow_empty=True)
+        check_groups(self.groups, splits)
+        return replace(self, splits=splits)
+
+    def _positions(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                raise ShapeError("a bool selection needs one entry for each row", expected=len(self), got=rows.shape)
+            return np.flatnonzero(rows)
+        if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
+            raise ShapeError("rows must be integers (n,) or bool (N,)", got=f"{rows.dtype} {rows.shape}")
+        rows = rows.astype(np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise ShapeError(
+                "rows are out of range", expected=f"0 … {len(self) - 1}", got=f"{rows.min()} … {rows.max()}"
+            )
+        return rows
+
+    # Values ----------------------------------------------------------------------------------------------------------
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Cuts a batch, in raw units, on the CPU.
+
+        Args:
+            rows: Positions, int64 (n,), or a bool selection (N,).
+
+        Returns:
+            Series (n, T, D) with the schema's T, tables and images as float32; text as UTF-8 bytes, uint8 (n, L) with
+            L the longest of these rows. What is absent is not even read.
+        """
+        rows = self._positions(rows)
+        observed = self.observed[rows]
+        values, measured, lengths = {}, {}, {}
+        for column, name in enumerate(self.schema.names):
+            cut = self._cut(name, rows, observed[:, column])
+            values[name] = torch.from_numpy(cut.values)
+            if cut.measured is not None:
+                measured[name] = torch.from_numpy(cut.measured)
+            if cut.lengths is not None:
+                lengths[name] = torch.from_numpy(cut.lengths)
+        return Batch(
+            values=values,
+            observed={name: torch.from_numpy(observed[:, m].copy()) for m, name in enumerate(self.schema.names)},
+            measured=measured,
+            lengths=lengths,
+            target=None if self.target is None else torch.from_numpy(self.target[rows]),
+            ids=self.ids[rows].tolist(),
+        )
+
+    def cuts(self, name: str) -> Iterator[tuple[np.ndarray, Cut]]:
+        """Goes through the present rows of one modality in chunks of bounded size.
+
+        Args:
+            name: The modality.
+
+        Yields:
+            Positions of the rows, int64 (n,), and their values, measured cells and lengths.
+        """
+        present = np.flatnonzero(self.observed[:, self.schema.names.index(self.schema[name].name)])
+        if self.rows is not None:
+            present = present[np.argsort(self.rows[present], kind="stable")]  # in the order on disk
+        for part in self.stores[name].chunks(present):
+            yield present[part], self._cut(name, present[part], np.ones(len(present[part]), bool))
+
+    def _cut(self, name: str, rows: np.ndarray, seen: np.ndarray) -> Cut:
+        return self.stores[name].cut(rows if self.rows is None else self.rows[rows], seen)
+
+    def scores(self) -> np.ndarray:
+        """One standardised scalar a modality: what missingness may depend on.
+
+        The mean of the row's measured cells, each standardised by its feature (images: by its channel), or the length
+        of the text; then standardised over the present rows.
+
+        Returns:
+            float64, of shape (N, M); NaN where absent; 0 for a present row without any measured cell.
+        """
+        from amodal.data.scale import summarise  # scale.py reads cohorts
+
+        scores = np.full(self.observed.shape, np.nan)
+        for column, name in enumerate(self.schema.names):
+            seen = self.observed[:, column]
+            summary = summarise(self, name)[seen]
+            known = ~np.isnan(summary)
+            spread = float(summary[known].std()) if known.any() else 0.0
+            centred = summary - (summary[known].mean() if known.any() else 0.0)
+            scores[seen, column] = np.where(known, centred / (spread if spread > 1e-12 else 1.0), 0.0)
+        return scores
+
+    # Folders ---------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the cohort as a folder: under a temporary name first, so that it is there entirely or not at all.
+
+        Only what is present is written: a modality that was removed from a row is physically gone from the copy.
+
+        Args:
+            folder: Where to.
+            overwrite: Replace a cohort that is already there.
+
+        Raises:
+            DataError: If something is there already, or the folder cannot be written; what was there stays.
+        """
+        from amodal.data.folder import write_cohort  # folder.py reads and writes cohorts
+
+        write_cohort(self, Path(folder), overwrite=overwrite)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, verify: bool = False) -> Cohort:
+        """Opens a folder written by `save`, memory-mapped: at once, however large it is.
+
+        Args:
+            folder: The folder.
+            verify: Also read every array through and compare its checksum.
+
+        Raises:
+            DataError: If a file is missing, truncated or altered, or the format is newer; the message names the file.
+        """
+        from amodal.data.folder import read_cohort  # folder.py reads and writes cohorts
+
+        return read_cohort(Path(folder), verify=verify)
+
+
+def check_groups(groups: np.ndarray, splits: np.ndarray) -> None:
+    """Raises DataError if a group is in two splits; rows without a split ("") do not count."""
+    place: dict[str, str] = {}
+    for group, split in zip(groups.tolist(), splits.tolist()):
+        if split and place.setdefault(group, split) != split:
+            raise DataError(
+                f"group {group!r} is in two splits: {place[group]!r} and {split!r}",
+                expected="every group in one split",
+                hint="Split by group, e.g. with amodal.data.split_groups.",
+            )
+
+
+def _check_distinct(ids: np.ndarray) -> None:
+    distinct = ids.tolist()
+    if len(set(distinct)) == len(distinct):
+        return
+    names, counts = np.unique(ids, return_counts=True)
+    twice = names[counts > 1]
+    shown = ", ".join(twice[:5]) + (", …" if len(twice) > 5 else "")
+    raise DataError(f"ids come more than once: {shown}", expected="distinct ids")
+
+
+def check_trainable(cohort: Cohort, *, allow_empty_rows: bool = False) -> None:
+    """Checks that something can be learned from a cohort.
+
+    Args:
+        cohort: The training rows, as they will be seen (natural absence and removal).
+        allow_empty_rows: Let rows with nothing observed pass.
+
+    Raises:
+        DataError: If there is no row or no target, only one class, a modality that no row has, or rows with nothing
+            observed; the message names them.
+    """
+    if len(cohort) == 0:
+        raise DataError("the training split is empty", expected="at least one sample")
+    task, target = cohort.schema.task, cohort.target
+    if target is None:
+        raise DataError(f"the training samples have no target {task.name!r}")
+    if task.is_classification and len(np.unique(target)) < 2:
+        raise DataError(
+            f"all training samples have the same class of {task.name!r}",
+            expected="at least two classes",
+            got=repr(task.classes[int(target[0])]),
+        )
+    if task.kind == "multilabel" and np.isnan(target).all():
+        raise DataError(f"no label of {task.name!r} is known in the training samples")
+    never = [name for name, seen in zip(cohort.schema.names, cohort.observed.any(0)) if not seen]
+    if never:
+        raise DataError(
+            f"modalities never observed in training: {', '.join(never)}", hint="Leave them out of the cohort."
+        )
+    empty = ~cohort.observed.any(1)
+    if empty.any() and not allow_empty_rows:
+        raise DataError(
+            f"training samples with no modality observed: {name_rows(empty, cohort.ids)}",
+            expected="at least one modality in every training sample",
+            hint="Leave these samples out.",
+        )

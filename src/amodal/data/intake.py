@@ -1,0 +1,433 @@
+"""A user's arrays, texts and labels to stores, presence and positions of classes, or what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from amodal.data.store import CHUNK_BYTES, ArrayStore, RaggedStore, Store
+from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError, UnknownNameError
+from amodal.schema import ModalityKind, Task
+
+__all__ = ["Intake", "name_rows", "read_column", "read_modality", "read_names", "read_presence", "read_target"]
+
+_KIND_OF_AXES: dict[int, ModalityKind] = {2: "tabular", 3: "series", 4: "image"}
+_AXES_OF_KIND = {"tabular": "(N, D)", "series": "(N, T, D)", "image": "(N, C, H, W)", "text": "a list of N str"}
+_SHOWN = 5
+
+
+class Intake(NamedTuple):
+    """One modality, read and checked.
+
+    Attributes:
+        kind: Its kind.
+        shape: Shape of one sample.
+        store: Its values.
+        observed: Presence, bool, of shape (N,).
+    """
+
+    kind: ModalityKind
+    shape: tuple[int, ...]
+    store: Store
+    observed: np.ndarray
+
+
+def name_rows(bad: np.ndarray, ids: np.ndarray) -> str:
+    """The ids of the first few rows where `bad` (N,) is True, for messages."""
+    rows = np.flatnonzero(bad)
+    shown = ", ".join(str(ids[row]) for row in rows[:_SHOWN])
+    return f"{shown}, … ({len(rows)} rows)" if len(rows) > _SHOWN else shown
+
+
+def read_modality(
+    name: str,
+    given: Any,
+    *,
+    ids: np.ndarray,
+    kind: ModalityKind | None = None,
+    measured: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
+    observed: np.ndarray | None = None,
+) -> Intake:
+    """Reads one modality.
+
+    Args:
+        name: Its name, for messages.
+        given: An array (N, …), a list of N texts (None = absent), or a list of N series (T_i, D) (None = absent).
+        ids: Ids of the N rows.
+        kind: Its kind; None: by the shape.
+        measured: Cells measured, bool of the shape of the array; None: those that are not NaN.
+        lengths: Valid entries along axis 1 of a series, integers (N,).
+        observed: Presence, bool (N,); None: rows that are not None and not NaN altogether.
+
+    Returns:
+        Kind, shape, store and presence.
+
+    Raises:
+        ShapeError: If sizes disagree or the number of axes is wrong.
+        DataError: If the content cannot be used, with the ids of the rows.
+    """
+    if kind is not None and kind not in _AXES_OF_KIND:
+        raise UnknownNameError("kind of modality", kind, _AXES_OF_KIND)
+    if len(given) != len(ids):
+        raise ShapeError(f"modality {name!r} has another number of rows", expected=len(ids), got=len(given))
+    if kind == "text" or (kind is None and _looks_like_text(given)):
+        if measured is not None or lengths is not None:
+            raise SchemaError(f"modality {name!r} is text and takes neither `measured` nor `lengths`")
+        return _read_texts(name, given, ids, observed)
+    if kind in (None, "series") and _looks_ragged(given):
+        if measured is not None or lengths is not None:
+            raise SchemaError(f"series of different length take neither `measured` nor `lengths` (modality {name!r})")
+        return _read_ragged(name, given, ids, observed)
+    return _read_array(name, given, ids, kind, measured, lengths, observed)
+
+
+def read_presence(observed: Any, names: Sequence[str], n: int) -> dict[str, np.ndarray]:
+    """Reads presence, bool (N, M) or {name: bool (N,)}, to {name: bool (N,)} for the names given.
+
+    Raises:
+        ShapeError: If it is not bool or has the wrong shape.
+        UnknownNameError: If it names a modality that is not there.
+    """
+    if observed is None:
+        return {}
+    if not isinstance(observed, Mapping):
+        _check_bool("observed", np.asarray(observed), (n, len(names)))
+        return {name: np.asarray(observed)[:, column] for column, name in enumerate(names)}
+    presence = {}
+    for name, column in observed.items():
+        if name not in names:
+            raise UnknownNameError("modality in `observed`", name, names)
+        presence[name] = _check_bool(f"observed[{name!r}]", np.asarray(column), (n,))
+    return presence
+
+
+def read_names(what: str, given: Any, n: int, *, allow_empty: bool = False) -> np.ndarray:
+    """Reads ids, groups or splits to a str array (N,).
+
+    Raises:
+        ShapeError: If there are not N of them.
+        DataError: If one is missing, or is neither a string nor an integer.
+    """
+    column = np.asarray(given)
+    if column.shape != (n,):
+        raise ShapeError(f"{what} have another number of rows", expected=f"({n},)", got=column.shape)
+    if column.dtype == object:
+        bad = np.array([not isinstance(entry, str | int | np.integer) for entry in column], dtype=bool)
+    else:
+        bad = np.full(n, column.dtype.kind not in "USTiu")
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{what} must be strings or integers, none missing: row {row}", got=f"{column[row]!r} ({column.dtype})"
+        )
+    column = column.astype(str)
+    if not allow_empty and (column == "").any():
+        raise DataError(f"{what} has an empty entry: row {int(np.flatnonzero(column == '')[0])}")
+    return column
+
+
+def read_column(name: str, given: Any, n: int) -> np.ndarray:
+    """Reads one extra column (N,): numbers, booleans or strings.
+
+    Raises:
+        ShapeError: If it does not have N entries.
+        DataError: If it is a mixture of types.
+    """
+    column = np.asarray(given)
+    if column.shape != (n,):
+        raise ShapeError(f"extra column {name!r} has another shape", expected=f"({n},)", got=column.shape)
+    if column.dtype == object:
+        if not all(isinstance(entry, str) for entry in column):
+            raise DataError(f"extra column {name!r} has dtype object", hint="Use numbers, booleans or strings only.")
+        column = column.astype(str)
+    return column
+
+
+def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
+    """Reads a target to the positions of classes, labels or values.
+
+    Args:
+        target: Labels (N,) as they stand in `task.classes`, or, where the classes are strings, also their integer
+            positions; (N, K) of 0, 1 and NaN (unknown label) for multilabel; numbers (N,) for regression.
+        task: The task.
+        ids: Ids of the N rows, for messages.
+
+    Returns:
+        int64 (N,), float32 (N, K) or float32 (N,).
+
+    Raises:
+        ShapeError: If the shape does not fit the task.
+        DataError: If a target is missing or of a class that the task does not have, with the ids of the rows.
+    """
+    column = np.asarray(target)
+    n_axes = 2 if task.kind == "multilabel" else 1
+    expected = (len(ids), len(task.classes)) if n_axes == 2 else (len(ids),)
+    if column.shape != expected:
+        raise ShapeError(f"the target {task.name!r} has another shape", expected=expected, got=column.shape)
+    if task.is_classification:
+        return _positions(column, task, ids)
+    try:
+        numbers = np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"the target {task.name!r} is not numeric", expected="numbers", got=column.dtype) from None
+    if task.kind == "multilabel":
+        bad = ~(np.isnan(numbers) | (numbers == 0) | (numbers == 1))
+        if bad.any():
+            row, label = np.argwhere(bad)[0]
+            raise DataError(
+                f"label {task.classes[label]!r} of row {ids[row]} is not usable",
+                expected="0, 1 or NaN (unknown)",
+                got=numbers[row, label],
+            )
+    elif not np.isfinite(numbers).all():
+        raise DataError(
+            f"the target {task.name!r} is missing or infinite in rows: {name_rows(~np.isfinite(numbers), ids)}",
+            hint="Leave these rows out.",
+        )
+    return numbers.astype(np.float32)
+
+
+def _positions(column: np.ndarray, task: Task, ids: np.ndarray) -> np.ndarray:
+    """Labels (N,) to positions in the task's classes, int64 (N,)."""
+    labels = column.tolist()
+    if column.dtype.kind in "iub" and all(isinstance(name, str) for name in task.classes):
+        places: dict[Any, int] = {position: position for position in range(len(task.classes))}
+    else:
+        places = {name: position for position, name in enumerate(task.classes)}
+    distinct = {label for label in labels if isinstance(label, str | int | float)}
+    known = {label: places.get(label, -1) for label in distinct}  # True == 1 == 1.0, also as keys
+    positions = np.array([known.get(label, -1) if _hashable(label) else -1 for label in labels], dtype=np.int64)
+    missing = np.array([label is None or label != label for label in labels], dtype=bool)
+    if missing.any():
+        raise DataError(
+            f"the target {task.name!r} is missing in rows: {name_rows(missing, ids)}", hint="Leave these rows out."
+        )
+    if (positions < 0).any():
+        row = int(np.flatnonzero(positions < 0)[0])
+        raise DataError(
+            f"the target {task.name!r} has a class that the task does not have, in rows: "
+            f"{name_rows(positions < 0, ids)}",
+            expected=f"one of {', '.join(map(repr, task.classes))}",
+            got=repr(labels[row]),
+        )
+    return positions
+
+
+def _hashable(label: object) -> bool:
+    return isinstance(label, str | int | float)
+
+
+def _check_bool(what: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.dtype != bool or array.shape != shape:
+        raise ShapeError(
+            f"{what} must be bool with one entry for each row" + (" and modality" if len(shape) == 2 else ""),
+            expected=f"bool {shape}",
+            got=f"{array.dtype} {array.shape}",
+        )
+    return array
+
+
+# Texts ---------------------------------------------------------------------------------------------------------------
+
+
+def _is_absent(entry: object) -> bool:
+    return entry is None or (isinstance(entry, float) and entry != entry)
+
+
+def _looks_like_text(given: Any) -> bool:
+    if isinstance(given, np.ndarray) and given.dtype != object:
+        return given.dtype.kind in "UT" and given.ndim == 1
+    if isinstance(given, np.ndarray) and given.ndim != 1:
+        return False
+    some = [entry for entry in given if not _is_absent(entry)]
+    return bool(some) and all(isinstance(entry, str) for entry in some)
+
+
+def _read_texts(name: str, given: Any, ids: np.ndarray, observed: np.ndarray | None) -> Intake:
+    texts = given.tolist() if isinstance(given, np.ndarray) else list(given)
+    absent = np.array([_is_absent(text) for text in texts], dtype=bool)
+    bad = np.array([not isinstance(text, str) for text in texts], dtype=bool) & ~absent
+    if bad.any():
+        kind = type(texts[int(np.flatnonzero(bad)[0])]).__name__
+        raise DataError(f"modality {name!r} has texts that are no text in rows: {name_rows(bad, ids)}", got=kind)
+    if observed is not None and (observed & absent).any():
+        raise DataError(f"modality {name!r} is marked observed but has no text in rows: "
+                        f"{name_rows(observed & absent, ids)}")  # fmt: skip
+    encoded = [b"" if _is_absent(text) else text.encode("utf-8", "replace") for text in texts]
+    offsets = np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64)
+    flat = np.frombuffer(b"".join(encoded), np.uint8)
+    return Intake("text", (), RaggedStore(flat, offsets), ~absent if observed is None else observed & ~absent)
+
+
+# Series of different length ------------------------------------------------------------------------------------------
+
+
+def _looks_ragged(given: Any) -> bool:
+    if isinstance(given, np.ndarray) and given.dtype != object:
+        return False
+    some = [entry for entry in given if entry is not None]
+    return bool(some) and all(isinstance(entry, np.ndarray) and entry.ndim == 2 for entry in some)
+
+
+def _read_ragged(name: str, given: Sequence[Any], ids: np.ndarray, observed: np.ndarray | None) -> Intake:
+    width = next(entry.shape[1] for entry in given if entry is not None)
+    for row, entry in enumerate(given):
+        if entry is not None and entry.shape[1] != width:
+            raise ShapeError(
+                f"row {ids[row]} of modality {name!r} has another number of features", expected=width, got=entry.shape
+            )
+    empty = np.zeros((0, width), np.float32)
+    rows = [empty if entry is None else _as_numbers(name, entry) for entry in given]
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    flat = np.concatenate(rows).astype(np.float32, copy=False)  # (total, D)
+
+    def of_rows(cells: np.ndarray) -> np.ndarray:
+        count = np.concatenate([[0], cells.any(1).cumsum()])
+        return count[offsets[1:]] > count[offsets[:-1]]
+
+    missing = np.isnan(flat)
+    seen = of_rows(~missing) if observed is None else observed
+    _refuse(name, seen & of_rows(np.isinf(flat)), ids)
+    longest = max(1, int(lengths.max(initial=0)))
+    store = RaggedStore(flat, offsets, width=longest, gaps=bool((seen & of_rows(missing)).any()))
+    return Intake("series", (longest, width), store, seen)
+
+
+# Arrays --------------------------------------------------------------------------------------------------------------
+
+
+def _read_array(
+    name: str,
+    given: Any,
+    ids: np.ndarray,
+    kind: ModalityKind | None,
+    measured: np.ndarray | None,
+    lengths: np.ndarray | None,
+    observed: np.ndarray | None,
+) -> Intake:
+    array = _as_numbers(name, given, keep_bytes=kind in (None, "image"))
+    found = _KIND_OF_AXES.get(array.ndim)
+    if found is None or (kind is not None and found != kind):
+        raise ShapeError(
+            f"modality {name!r} has the wrong number of axes",
+            expected=_AXES_OF_KIND[kind] if kind else " or ".join(_AXES_OF_KIND.values()),
+            got=array.shape,
+            hint="A single feature has the shape (N, 1)." if array.ndim == 1 else None,
+        )
+    if array.dtype == np.uint8 and found != "image":
+        array = array.astype(np.float32)
+    if measured is not None:
+        if found == "image":
+            raise SchemaError(f"modality {name!r} is an image and takes no `measured`")
+        measured = _check_bool(f"measured[{name!r}]", np.asarray(measured), array.shape)
+        seen = np.ones(len(ids), bool) if observed is None else observed
+        contradicted = (np.isnan(array) & measured).any(tuple(range(1, array.ndim))) & seen
+        if contradicted.any():
+            raise DataError(
+                f"modality {name!r} has NaN in cells marked as measured, in rows: {name_rows(contradicted, ids)}"
+            )
+        array = np.where(measured, array, np.array(np.nan, array.dtype))
+    if lengths is not None:
+        lengths = _check_lengths(name, np.asarray(lengths), array, found)
+    seen, gaps = _scan(name, array, lengths, ids, observed, found)
+    return Intake(found, array.shape[1:], ArrayStore(array, gaps=gaps, lengths=lengths), seen)
+
+
+def _scan(
+    name: str,
+    array: np.ndarray,
+    lengths: np.ndarray | None,
+    ids: np.ndarray,
+    observed: np.ndarray | None,
+    kind: ModalityKind,
+) -> tuple[np.ndarray, bool]:
+    """Goes through an array once, chunk by chunk: presence (N,), and whether present rows have unmeasured cells."""
+    n = len(array)
+    if array.dtype == np.uint8:
+        return (np.ones(n, bool) if observed is None else observed), False
+    inner = tuple(range(1, array.ndim))
+    some, infinite, missing = (np.zeros(n, bool) for _ in range(3))
+    step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+    for part in (slice(start, start + step) for start in range(0, n, step)):
+        values = np.asarray(array[part])
+        inside = np.ones((1,) * array.ndim, bool)
+        if lengths is not None:
+            inside = np.arange(array.shape[1]) < lengths[part, None]  # (n, T)
+            inside = inside.reshape(*inside.shape, *[1] * (array.ndim - 2))
+        nan = np.isnan(values)
+        some[part] = (~nan & inside).any(inner)
+        infinite[part] = (np.isinf(values) & inside).any(inner)
+        missing[part] = (nan & inside).any(inner)
+    seen = some if observed is None else observed
+    _refuse(name, seen & infinite, ids)
+    if kind == "image":
+        _refuse(name, seen & missing, ids)
+    return seen, bool((seen & missing).any())
+
+
+def _refuse(name: str, bad: np.ndarray, ids: np.ndarray) -> None:
+    if bad.any():
+        raise DataError(
+            f"modality {name!r} has NaN or infinite values in present rows: {name_rows(bad, ids)}",
+            expected="finite values (within float32's 3.4e38) wherever the modality is present",
+            hint="In tables and series NaN marks a cell that was not measured; elsewhere mark the row as absent.",
+        )
+
+
+def _as_numbers(name: str, given: Any, *, keep_bytes: bool = False) -> np.ndarray:
+    """Any array-like to float32, float16 or uint8, without a copy where it is one of these already."""
+    if isinstance(given, np.ma.MaskedArray):
+        given = given.astype(np.float32).filled(np.nan)
+    try:
+        array = given if isinstance(given, np.ndarray) else np.asarray(given)
+    except (ValueError, TypeError) as error:
+        raise ShapeError(f"modality {name!r} is not a regular array", got=str(error)) from None
+    if array.dtype == object or array.dtype.kind not in "fiub":
+        raise DataError(
+            f"modality {name!r} has dtype {array.dtype}",
+            expected="numbers, or a list of str",
+            hint="Code categories as numbers, and write missing cells as NaN.",
+        )
+    if array.dtype in (np.float32, np.float16) or (keep_bytes and array.dtype == np.uint8):
+        return array
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is reported with its row
+        return array.astype(np.float32)
+
+
+def _check_lengths(name: str, lengths: np.ndarray, array: np.ndarray, kind: ModalityKind) -> np.ndarray:
+    if kind != "series":
+        raise SchemaError(f"lengths[{name!r}]: only series have lengths", got=kind)
+    if lengths.shape != (len(array),) or lengths.dtype.kind not in "iu":
+        raise ShapeError(
+            f"lengths[{name!r}] must be integers of shape (N,)",
+            expected=f"({len(array)},)",
+            got=f"{lengths.dtype} {lengths.shape}",
+        )
+    if len(lengths) and (lengths.min() < 0 or lengths.max() > array.shape[1]):
+        raise ShapeError(
+            f"lengths[{name!r}] are out of range",
+            expected=f"0 … {array.shape[1]}",
+            got=f"{lengths.min()} … {lengths.max()}",
+        )
+    return lengths.astype(np.int64)
+
+
+def check_mapping(what: str, given: Mapping[str, Any] | None, names: Sequence[str]) -> Mapping[str, Any]:
+    """An optional per-modality argument, with every key known.
+
+    Raises:
+        UnknownNameError: If it names a modality that is not there.
+        ConfigurationError: If it is not a mapping.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"`{what}` must map names of modalities to values", got=type(given).__name__)
+    for name in given:
+        if name not in names:
+            raise UnknownNameError(f"modality in `{what}`", name, names)
+    return given

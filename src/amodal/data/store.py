@@ -1,0 +1,199 @@
+"""Where the values of one modality lie: dense or ragged, in memory or memory-mapped, cut by whole index arrays."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from amodal.errors import ShapeError
+
+__all__ = ["ArrayStore", "Cut", "RaggedStore", "Store"]
+
+CHUNK_BYTES = 64 * 2**20
+"""How much is read at a time by whatever goes through a whole store."""
+
+
+class Cut(NamedTuple):
+    """Some rows of one modality, as they go into a batch.
+
+    Attributes:
+        values: Of shape (n, …): float32, or uint8 for text.
+        measured: bool, of the shape of `values`; None if every cell of every row of the store is measured.
+        lengths: int64, of shape (n,); None if all rows are full.
+    """
+
+    values: np.ndarray
+    measured: np.ndarray | None
+    lengths: np.ndarray | None
+
+
+class Store(ABC):
+    """The values of one modality for all rows of a cohort.
+
+    A cell that was not measured is NaN in storage, and nowhere else: `cut` turns it into `measured`. What lies in the
+    rows that do not have the modality is arbitrary and is never read.
+    """
+
+    gaps: bool
+    """Whether any present row has cells that were not measured."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @abstractmethod
+    def cut(self, rows: np.ndarray, seen: np.ndarray) -> Cut:
+        """Gathers rows.
+
+        Args:
+            rows: Rows of the store, int64, of shape (n,).
+            seen: Which of them to read, bool, of shape (n,); the others are zero in the result.
+
+        Returns:
+            The n rows, in new arrays.
+        """
+
+    @abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The stored arrays, by role."""
+
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """Average size of one row when cut, for choosing the size of chunks."""
+
+    def chunks(self, rows: np.ndarray) -> Iterator[slice]:
+        """Slices of `rows` so small that what they cut stays within `CHUNK_BYTES`."""
+        step = max(1, CHUNK_BYTES // max(1, self.row_bytes))
+        return (slice(start, start + step) for start in range(0, len(rows), step))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Memory-mapped arrays travel to other processes as the name of their file, never by content."""
+        return {key: _as_address(value) for key, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({key: v.open() if isinstance(v, _Address) else v for key, v in state.items()})
+
+
+class ArrayStore(Store):
+    """Rows of equal shape.
+
+    Args:
+        values: Of shape (N, …): float32, float16 or uint8; NaN = not measured, in floats.
+        gaps: Whether present rows have NaN.
+        lengths: Valid entries along axis 1, integers of shape (N,); None if all are full.
+
+    Example:
+        >>> store = ArrayStore(np.float32([[1, 2], [3, np.nan], [5, 6]]), gaps=True)
+        >>> cut = store.cut(np.array([1, 2]), np.array([True, False]))
+        >>> cut.values.tolist(), cut.measured.tolist()
+        ([[3.0, nan], [0.0, 0.0]], [[True, False], [True, True]])
+    """
+
+    def __init__(self, values: np.ndarray, *, gaps: bool = False, lengths: np.ndarray | None = None):
+        if lengths is not None and lengths.shape != values.shape[:1]:
+            raise ShapeError("lengths have another number of rows", expected=len(values), got=lengths.shape)
+        self.values, self.gaps, self.lengths = values, gaps, lengths
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def row_bytes(self) -> int:
+        """Average size of one row when cut."""
+        return 4 * int(np.prod(self.values.shape[1:]))
+
+    def cut(self, rows: np.ndarray, seen: np.ndarray) -> Cut:
+        """Gathers rows; see `Store.cut`."""
+        if seen.all():
+            values = _gather(self.values, rows).astype(np.float32, copy=False)
+        else:
+            values = np.zeros((len(rows), *self.values.shape[1:]), np.float32)
+            values[seen] = _gather(self.values, rows[seen])
+        lengths = None if self.lengths is None else np.where(seen, _gather(self.lengths, rows), 0).astype(np.int64)
+        return Cut(values, ~np.isnan(values) if self.gaps else None, lengths)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The stored arrays, by role."""
+        return {"values": self.values} | ({} if self.lengths is None else {"lengths": self.lengths})
+
+
+class RaggedStore(Store):
+    """Rows of different length, one after the other in one array: text as bytes, or series.
+
+    Args:
+        flat: All entries, of shape (total, …): uint8, float32 or float16.
+        offsets: Row i is `flat[offsets[i]:offsets[i + 1]]`; int64, of shape (N + 1,), increasing from 0 to total.
+        width: Rows are padded to this length when cut; None: to the longest row that is cut.
+        gaps: Whether present rows have NaN.
+
+    Example:
+        >>> store = RaggedStore(np.frombuffer(b"yesno", np.uint8), np.array([0, 3, 5]))
+        >>> cut = store.cut(np.array([1, 0]), np.array([True, True]))
+        >>> [bytes(row[:n]).decode() for row, n in zip(cut.values, cut.lengths)]
+        ['no', 'yes']
+    """
+
+    def __init__(self, flat: np.ndarray, offsets: np.ndarray, *, width: int | None = None, gaps: bool = False):
+        if offsets.ndim != 1 or len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(flat):
+            raise ShapeError("offsets of a ragged store must go from 0 to the number of entries", expected=len(flat))
+        self.flat, self.offsets, self.width, self.gaps = flat, offsets, width, gaps
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Average size of one row when cut."""
+        entries = self.width or -(-len(self.flat) // max(1, len(self)))
+        return max(1, entries) * int(np.prod(self.flat.shape[1:])) * (1 if self.flat.dtype == np.uint8 else 4)
+
+    def cut(self, rows: np.ndarray, seen: np.ndarray) -> Cut:
+        """Gathers rows; see `Store.cut`."""
+        starts = _gather(self.offsets, rows)
+        lengths = np.where(seen, _gather(self.offsets, rows + 1) - starts, 0)  # (n,)
+        width = self.width or max(1, int(lengths.max(initial=0)))
+        within = _ranges(lengths)  # (total,)
+        source = np.repeat(starts, lengths) + within
+        target = np.repeat(np.arange(len(rows)) * width, lengths) + within
+        dtype = np.uint8 if self.flat.dtype == np.uint8 else np.float32
+        values = np.zeros((len(rows) * width, *self.flat.shape[1:]), dtype)
+        values[target] = _gather(self.flat, source)
+        values = values.reshape(len(rows), width, *self.flat.shape[1:])
+        return Cut(values, ~np.isnan(values) if self.gaps else None, lengths)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The stored arrays, by role."""
+        return {"values": self.flat, "offsets": self.offsets}
+
+
+class _Address(NamedTuple):
+    file: str
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def open(self) -> np.memmap:
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+
+
+def _as_address(value: object) -> object:
+    # A slice of a memory map keeps the offset of the whole, so only a whole one (its base is the map) has an address.
+    if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap) and value.filename is not None:
+        return _Address(str(value.filename), value.offset, value.dtype, value.shape)
+    return value
+
+
+def _gather(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of an array, which may be memory-mapped, as a plain array in memory."""
+    return np.asarray(array).take(rows, axis=0)
+
+
+def _ranges(lengths: np.ndarray) -> np.ndarray:
+    """0 … lengths[0] - 1, then 0 … lengths[1] - 1, and so on."""
+    ends = lengths.cumsum()
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
