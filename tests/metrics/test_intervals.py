@@ -183,6 +183,13 @@ def test_one_group_gives_an_estimate_without_interval():
     assert np.isnan([single.low, single.p_value]).all()
 
 
+def test_two_groups_are_two_even_where_a_resample_holds_both_once(monkeypatch):
+    monkeypatch.setattr(intervals, "_CELLS", 1)  # every resample in a block of its own
+    seed = next(s for s in range(20) if (resample_counts(2, 30, np.random.default_rng(s))[-1] == 1).all())
+    interval = bootstrap(accuracy, [0.9, 0.1], [1, 1], resamples=30, generator=np.random.default_rng(seed))
+    assert (interval.low, interval.high, interval.reason) == (0, 1, None)
+
+
 def test_how_they_read():
     assert str(Interval(0.5, 0.25, 0.75, 10, 0)) == "0.500 (0.250 to 0.750)"
     assert str(Difference(0.5, -0.25, 0.75, 0.04, 10, 0)) == "+0.500 (-0.250 to +0.750, p = 0.040)"

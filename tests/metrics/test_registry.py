@@ -50,6 +50,7 @@ def test_every_metric_weighs_resamples(kind, name):
     values = metric(predictions, target, weight=counts)
     one_by_one = [metric(np.repeat(predictions, row, axis=0), np.repeat(target, row, axis=0)) for row in counts]
     np.testing.assert_allclose(values, one_by_one, rtol=1e-10)
+    np.testing.assert_allclose(metric(predictions, target, weight=counts * 1e-6), one_by_one, rtol=1e-10)
     assert isinstance(metric(predictions, target), float)
     order = np.random.default_rng(2).permutation(60)
     assert metric(predictions[order], target[order]) == pytest.approx(metric(predictions, target), rel=1e-12)

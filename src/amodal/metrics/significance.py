@@ -69,8 +69,9 @@ def two_sample_bootstrap_t_test(first: ArrayLike, second: ArrayLike) -> Bootstra
     of the metric already, and the test divides it by :math:`\sqrt{R}` once more, so that t grows with
     :math:`\sqrt{R}` on the very same data: whoever draws enough resamples finds *any* two methods "significantly"
     different, also two equally good ones. With R = 1,000 and 200 cases it calls 82 to 96 % of pairs of equally good
-    methods different at the 5 % level, the less alike they are the more (the paired p-value: 2 to 5 %). It also ignores that both methods are measured on the same cases. It is here so that
-    the published table can be rebuilt beside an honest one: use `paired_difference`.
+    methods different at the 5 % level, the less alike they are the more (the paired p-value: 2 to 5 %). It also
+    ignores that both methods are measured on the same cases. It is here so that the published table can be rebuilt
+    beside an honest one: use `paired_difference`.
 
     The paper does not say whether the variances are pooled; they are here (with as many values on both sides, Welch's
     t is the same).
