@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.errors import AmodalError, ConfigurationError
+from amodal.losses.task import logits_to_predictions
 from amodal.schema import Schema
 
 __all__ = ["EstimatedMethod", "LossTerms", "Method", "SamplingMethod"]
@@ -172,7 +173,7 @@ class SamplingMethod(Method):
 
     def to_predictions(self, outputs: Tensor) -> Tensor:
         """Logits to probabilities, or (…, 1) regression outputs to (…)."""
-        return outputs_to_predictions(self.schema, outputs)
+        return logits_to_predictions(outputs, self.schema.task.kind)
 
 
 class EstimatedMethod(Method):
@@ -197,18 +198,3 @@ class EstimatedMethod(Method):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Not minimised by gradients: reports the task loss of the fitted method, for histories."""
         raise AmodalError(f"{type(self).__name__} is not trained by gradients", hint="amodal.fit calls `estimate`.")
-
-
-def outputs_to_predictions(schema: Schema, outputs: Tensor) -> Tensor:
-    """Turns a network's outputs into predictions.
-
-    Args:
-        schema: Its task decides: softmax (binary, multiclass), sigmoid (multilabel), last axis dropped (regression).
-        outputs: Of shape (…, C).
-
-    Returns:
-        Probabilities of shape (…, C), or means of shape (…).
-    """
-    if schema.task.is_classification:
-        return outputs.softmax(-1)
-    return outputs.sigmoid() if schema.task.kind == "multilabel" else outputs.squeeze(-1)
