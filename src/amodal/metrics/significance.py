@@ -31,7 +31,7 @@ def paired_bootstrap_p_value(differences: ArrayLike) -> float:
         ShapeError: If the differences are not of shape (R,).
 
     Source:
-        :cite:`davison1997bootstrap`, sections 4.4 and 5.4.
+        :cite:`davison1997bootstrap`, chapters 4 and 5.
 
     Example:
         >>> paired_bootstrap_p_value([0.1, 0.2, 0.3, -0.1] + [0.2] * 35)
