@@ -11,16 +11,12 @@ import numpy as np
 import torch
 
 from amodal.batch import Batch
-from amodal.data.intake import (
-    check_mapping,
-    name_rows,
-    read_column,
-    read_modality,
-    read_names,
-    read_presence,
-    read_target,
-)
+from amodal.data.checks import check_distinct, check_groups, check_mapping, name_rows
+from amodal.data.columns import read_column, read_names, read_presence, read_target
+from amodal.data.folder import Parts, read_folder, write_folder
+from amodal.data.moments import moments, summaries
 from amodal.data.store import Cut, Store
+from amodal.data.values import read_modality
 from amodal.errors import DataError, ShapeError, UnknownNameError
 from amodal.schema import Modality, ModalityKind, Schema, Task
 
@@ -134,7 +130,7 @@ class Cohort:
         names = tuple(values)
         n = len(next(iter(values.values())))
         row_ids = read_names("ids", np.arange(n) if ids is None else ids, n)
-        _check_distinct(row_ids)
+        check_distinct(row_ids)
         presence = read_presence(observed, names, n)
         measured, lengths, kinds, features, units = (
             check_mapping(what, given, names)
@@ -314,16 +310,18 @@ class Cohort:
         Returns:
             float64, of shape (N, M); NaN where absent; 0 for a present row without any measured cell.
         """
-        from amodal.data.scale import summarise  # scale.py reads cohorts
-
         scores = np.full(self.observed.shape, np.nan)
-        for column, name in enumerate(self.schema.names):
-            seen = self.observed[:, column]
-            summary = summarise(self, name)[seen]
+        for column, modality in enumerate(self.schema.modalities):
+            mean, spread = np.zeros(1), np.ones(1)
+            if modality.kind != "text":
+                mean, spread = moments(self.cuts(modality.name), modality)
+            spread = np.where(spread > 0, spread, 1.0)
+            summary = summaries(self.cuts(modality.name), modality, len(self), mean, spread)
             known = ~np.isnan(summary)
-            spread = float(summary[known].std()) if known.any() else 0.0
-            centred = summary - (summary[known].mean() if known.any() else 0.0)
-            scores[seen, column] = np.where(known, centred / (spread if spread > 1e-12 else 1.0), 0.0)
+            deviation = float(summary[known].std()) if known.any() else 0.0
+            standard = (summary - summary[known].mean() if known.any() else summary) / (deviation or 1.0)
+            seen = self.observed[:, column]
+            scores[seen, column] = np.where(known, standard, 0.0)[seen]
         return scores
 
     # Folders ---------------------------------------------------------------------------------------------------------
@@ -340,9 +338,21 @@ class Cohort:
         Raises:
             DataError: If something is there already, or the folder cannot be written; what was there stays.
         """
-        from amodal.data.folder import write_cohort  # folder.py reads and writes cohorts
-
-        write_cohort(self, Path(folder), overwrite=overwrite)
+        check_distinct(self.ids)
+        parts = Parts(
+            self.schema,
+            self.stores,
+            self.ids,
+            self.groups,
+            self.splits,
+            self.target,
+            self.observed,
+            self.extras,
+            self.name,
+            self.description,
+        )
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        write_folder(Path(folder), parts, rows, overwrite=overwrite)
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> Cohort:
@@ -355,31 +365,7 @@ class Cohort:
         Raises:
             DataError: If a file is missing, truncated or altered, or the format is newer; the message names the file.
         """
-        from amodal.data.folder import read_cohort  # folder.py reads and writes cohorts
-
-        return read_cohort(Path(folder), verify=verify)
-
-
-def check_groups(groups: np.ndarray, splits: np.ndarray) -> None:
-    """Raises DataError if a group is in two splits; rows without a split ("") do not count."""
-    place: dict[str, str] = {}
-    for group, split in zip(groups.tolist(), splits.tolist()):
-        if split and place.setdefault(group, split) != split:
-            raise DataError(
-                f"group {group!r} is in two splits: {place[group]!r} and {split!r}",
-                expected="every group in one split",
-                hint="Split by group, e.g. with amodal.data.split_groups.",
-            )
-
-
-def _check_distinct(ids: np.ndarray) -> None:
-    distinct = ids.tolist()
-    if len(set(distinct)) == len(distinct):
-        return
-    names, counts = np.unique(ids, return_counts=True)
-    twice = names[counts > 1]
-    shown = ", ".join(twice[:5]) + (", …" if len(twice) > 5 else "")
-    raise DataError(f"ids come more than once: {shown}", expected="distinct ids")
+        return cls(**read_folder(Path(folder), verify=verify)._asdict())
 
 
 def check_trainable(cohort: Cohort, *, allow_empty_rows: bool = False) -> None:
@@ -406,12 +392,12 @@ def check_trainable(cohort: Cohort, *, allow_empty_rows: bool = False) -> None:
         )
     if task.kind == "multilabel" and np.isnan(target).all():
         raise DataError(f"no label of {task.name!r} is known in the training samples")
-    never = [name for name, seen in zip(cohort.schema.names, cohort.observed.any(0)) if not seen]
+    never = [name for name, share in zip(cohort.schema.names, cohort.observed.mean(0)) if share == 0]
     if never:
         raise DataError(
             f"modalities never observed in training: {', '.join(never)}", hint="Leave them out of the cohort."
         )
-    empty = ~cohort.observed.any(1)
+    empty = cohort.observed.sum(1) == 0
     if empty.any() and not allow_empty_rows:
         raise DataError(
             f"training samples with no modality observed: {name_rows(empty, cohort.ids)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,9 @@ def digit_quadrants(*, seed: int = 0, fractions: Mapping[str, float] | None = No
     """
     from sklearn.datasets import load_digits
 
-    scans, target = load_digits(return_X_y=True)
-    images = scans.reshape(-1, 1, 8, 8).astype(np.uint8)
+    bundle: Any = load_digits()
+    target = np.asarray(bundle.target)
+    images = bundle.images.reshape(-1, 1, 8, 8).astype(np.uint8)
     fractions = {"train": 0.6, "valid": 0.1, "test": 0.3} if fractions is None else fractions
     ids = np.char.add("digit-", np.char.zfill(np.arange(len(images)).astype(str), 4))
     return Cohort.from_arrays(

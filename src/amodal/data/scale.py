@@ -11,14 +11,13 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
-from amodal.data.store import Cut
+from amodal.data.moments import moments, quartiles
 from amodal.errors import ConfigurationError, DataError
 from amodal.schema import Schema
 
-__all__ = ["Scaling", "summarise"]
+__all__ = ["Scaling"]
 
 _QUANTILE_ROWS = 100_000
-_IQR_OF_NORMAL = 1.3489795003921634
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,11 @@ class Scaling:
         for modality in cohort.schema.modalities:
             if modality.kind == "text":
                 continue
-            mean, scale = (_robust_moments if robust else _moments)(cohort, modality.name)
+            mean, scale = moments(cohort.cuts(modality.name), modality)
+            if robust:
+                mean, narrow = quartiles(_thinned(cohort).cuts(modality.name), modality)
+                scale = np.where(narrow > 1e-7 * np.abs(mean), narrow, scale)
+            scale = _usable(scale, mean)
             shape = (-1, 1, 1) if modality.kind == "image" else (-1,)
             means[modality.name] = torch.from_numpy(mean.astype(np.float32)).reshape(shape)
             scales[modality.name] = torch.from_numpy(scale.astype(np.float32)).reshape(shape)
@@ -75,7 +78,7 @@ class Scaling:
         if cohort.schema.task.kind == "regression" and cohort.target is not None:
             target = cohort.target.astype(np.float64)
             target_mean = float(target.mean())
-            target_scale = float(_usable(target.std(keepdims=True), target_mean)[0])
+            target_scale = float(_usable(target.std(keepdims=True), np.array(target_mean))[0])
         return cls(means, scales, target_mean, target_scale, float(clip))
 
     def apply(self, batch: Batch) -> Batch:
@@ -125,79 +128,12 @@ class Scaling:
         return cls(parts["mean"], parts["scale"], mean, scale, float(arrays["clip"][0]))
 
 
-def summarise(cohort: Cohort, name: str) -> np.ndarray:
-    """One number a row: mean of the measured cells, each standardised by feature or channel; length of a text.
-
-    Args:
-        cohort: N rows.
-        name: The modality.
-
-    Returns:
-        float64 (N,); NaN where absent or nothing was measured.
-    """
-    summary = np.full(len(cohort), np.nan)
-    text = cohort.schema[name].kind == "text"
-    mean, scale = (np.zeros(1), np.ones(1)) if text else _moments(cohort, name)
-    for rows, cut in cohort.cuts(name):
-        if text:
-            assert cut.lengths is not None
-            summary[rows] = cut.lengths
-            continue
-        cells, keep = _cells(cohort, name, cut)  # (n, cells, D)
-        standard = np.where(keep, (cells - mean) / scale, 0.0)
-        count = keep.sum((1, 2))
-        summary[rows] = np.where(count > 0, standard.sum((1, 2)) / np.maximum(count, 1), np.nan)
-    return summary
+def _usable(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Scales with 1 where a feature is constant but for the rounding of float32."""
+    return np.where(scale > 1e-7 * np.abs(mean), scale, 1.0)
 
 
-def _cells(cohort: Cohort, name: str, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
-    """A cut as (n, cells, features) in float64, blanked, and which of the cells count."""
-    values = cut.values
-    keep = np.ones(values.shape, bool) if cut.measured is None else cut.measured.copy()
-    if cut.lengths is not None:
-        inside = np.arange(values.shape[1]) < cut.lengths[:, None]
-        keep &= inside.reshape(*inside.shape, *[1] * (values.ndim - 2))
-    if cohort.schema[name].kind == "image":
-        values, keep = np.moveaxis(values, 1, -1), np.moveaxis(keep, 1, -1)
-    shape = (len(values), int(np.prod(values.shape[1:-1])), values.shape[-1])
-    keep = keep.reshape(shape)
-    return np.where(keep, values.reshape(shape).astype(np.float64), 0.0), keep
-
-
-def _moments(cohort: Cohort, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and usable standard deviation by feature (D,), merged over chunks as by Chan, Golub and LeVeque (1979)."""
-    width = cohort.schema[name].n_features
-    count, mean, spread = np.zeros(width), np.zeros(width), np.zeros(width)
-    for _, cut in cohort.cuts(name):
-        cells, keep = _cells(cohort, name, cut)
-        n = keep.sum((0, 1)).astype(np.float64)
-        part_mean = cells.sum((0, 1)) / np.maximum(n, 1)
-        part_spread = (np.where(keep, cells - part_mean, 0.0) ** 2).sum((0, 1))
-        total = np.maximum(count + n, 1)
-        shift = part_mean - mean
-        mean = mean + shift * n / total
-        spread = spread + part_spread + shift**2 * count * n / total
-        count = count + n
-    return mean, _usable(np.sqrt(spread / np.maximum(count, 1)), mean)
-
-
-def _robust_moments(cohort: Cohort, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Median and interquartile range over 1.349 by feature (D,); standard deviation where that range is zero."""
-    _, fallback = _moments(cohort, name)
-    if len(cohort) > _QUANTILE_ROWS:
-        cohort = cohort.take(np.linspace(0, len(cohort) - 1, _QUANTILE_ROWS).astype(np.int64))
-    parts = [_cells(cohort, name, cut) for _, cut in cohort.cuts(name)]
-    centre, scale = np.zeros(len(fallback)), fallback.copy()
-    for feature in range(len(fallback)):
-        known = np.concatenate([cells[..., feature][keep[..., feature]] for cells, keep in parts] or [np.zeros(0)])
-        if len(known) == 0:
-            continue
-        low, centre[feature], high = np.quantile(known, [0.25, 0.5, 0.75])
-        if high - low > 1e-6 * max(abs(low), abs(high)):
-            scale[feature] = (high - low) / _IQR_OF_NORMAL
-    return centre, scale
-
-
-def _usable(scale: np.ndarray, mean: np.ndarray | float) -> np.ndarray:
-    """Standard deviations with 1 where a feature is constant but for rounding."""
-    return np.where(scale > 1e-7 * np.abs(mean) + 1e-30, scale, 1.0)
+def _thinned(cohort: Cohort) -> Cohort:
+    if len(cohort) <= _QUANTILE_ROWS:
+        return cohort
+    return cohort.take(np.linspace(0, len(cohort) - 1, _QUANTILE_ROWS).astype(np.int64))

@@ -11,9 +11,9 @@ import numpy as np
 
 from amodal.errors import ShapeError
 
-__all__ = ["ArrayStore", "Cut", "RaggedStore", "Store"]
+__all__ = ["ArrayStore", "Cut", "RaggedStore", "Store", "Stream"]
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """How much is read at a time by whatever goes through a whole store."""
 
 
@@ -29,6 +29,20 @@ class Cut(NamedTuple):
     values: np.ndarray
     measured: np.ndarray | None
     lengths: np.ndarray | None
+
+
+class Stream(NamedTuple):
+    """An array that comes in pieces, so that it need not fit into memory.
+
+    Attributes:
+        dtype: Its type.
+        shape: Its shape.
+        pieces: Its content, along axis 0.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    pieces: Iterator[np.ndarray]
 
 
 class Store(ABC):
@@ -58,8 +72,16 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The stored arrays, by role."""
+    def streams(self, rows: np.ndarray, seen: np.ndarray) -> dict[str, Stream]:
+        """What a store of some rows consists of, as it is stored.
+
+        Args:
+            rows: Rows of the store, int64, of shape (n,).
+            seen: Which of them to keep, bool, of shape (n,); the others become zero or empty.
+
+        Returns:
+            Arrays by role, for a file each.
+        """
 
     @property
     @abstractmethod
@@ -117,9 +139,20 @@ class ArrayStore(Store):
         lengths = None if self.lengths is None else np.where(seen, _gather(self.lengths, rows), 0).astype(np.int64)
         return Cut(values, ~np.isnan(values) if self.gaps else None, lengths)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The stored arrays, by role."""
-        return {"values": self.values} | ({} if self.lengths is None else {"lengths": self.lengths})
+    def streams(self, rows: np.ndarray, seen: np.ndarray) -> dict[str, Stream]:
+        """What a store of some rows consists of; see `Store.streams`."""
+
+        def pieces() -> Iterator[np.ndarray]:
+            for part in self.chunks(rows):
+                piece = np.zeros((len(rows[part]), *self.values.shape[1:]), self.values.dtype)
+                piece[seen[part]] = _gather(self.values, rows[part][seen[part]])
+                yield piece
+
+        found = {"values": Stream(self.values.dtype, (len(rows), *self.values.shape[1:]), pieces())}
+        if self.lengths is None:
+            return found
+        lengths = np.where(seen, _gather(self.lengths, rows), 0).astype(np.int64)
+        return found | {"lengths": Stream(lengths.dtype, lengths.shape, iter([lengths]))}
 
 
 class RaggedStore(Store):
@@ -166,9 +199,20 @@ class RaggedStore(Store):
         values = values.reshape(len(rows), width, *self.flat.shape[1:])
         return Cut(values, ~np.isnan(values) if self.gaps else None, lengths)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The stored arrays, by role."""
-        return {"values": self.flat, "offsets": self.offsets}
+    def streams(self, rows: np.ndarray, seen: np.ndarray) -> dict[str, Stream]:
+        """What a store of some rows consists of; see `Store.streams`."""
+        starts = _gather(self.offsets, rows)
+        lengths = np.where(seen, _gather(self.offsets, rows + 1) - starts, 0)
+        offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
+
+        def pieces() -> Iterator[np.ndarray]:
+            for part in self.chunks(rows):
+                yield _gather(self.flat, np.repeat(starts[part], lengths[part]) + _ranges(lengths[part]))
+
+        return {
+            "values": Stream(self.flat.dtype, (int(offsets[-1]), *self.flat.shape[1:]), pieces()),
+            "offsets": Stream(offsets.dtype, offsets.shape, iter([offsets])),
+        }
 
 
 class _Address(NamedTuple):

@@ -1,0 +1,150 @@
+"""Ids, groups, presence and targets as a user has them, to columns of a cohort, or what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from amodal.data.checks import check_bool, name_rows
+from amodal.errors import DataError, ShapeError, UnknownNameError
+from amodal.schema import Task
+
+__all__ = ["read_column", "read_names", "read_presence", "read_target"]
+
+
+def read_presence(observed: Any, names: Sequence[str], n: int) -> dict[str, np.ndarray]:
+    """Reads presence, bool (N, M) or {name: bool (N,)}, to {name: bool (N,)} for the names given.
+
+    Raises:
+        ShapeError: If it is not bool or has the wrong shape.
+        UnknownNameError: If it names a modality that is not there.
+    """
+    if observed is None:
+        return {}
+    if not isinstance(observed, Mapping):
+        check_bool("observed", np.asarray(observed), (n, len(names)))
+        return {name: np.asarray(observed)[:, column] for column, name in enumerate(names)}
+    presence = {}
+    for name, column in observed.items():
+        if name not in names:
+            raise UnknownNameError("modality in `observed`", name, names)
+        presence[name] = check_bool(f"observed[{name!r}]", np.asarray(column), (n,))
+    return presence
+
+
+def read_names(what: str, given: Any, n: int, *, allow_empty: bool = False) -> np.ndarray:
+    """Reads ids, groups or splits to a str array (N,).
+
+    Raises:
+        ShapeError: If there are not N of them.
+        DataError: If one is missing, or is neither a string nor an integer.
+    """
+    column = np.asarray(given)
+    if column.shape != (n,):
+        raise ShapeError(f"{what} have another number of rows", expected=f"({n},)", got=column.shape)
+    if column.dtype == object:
+        bad = np.array([not isinstance(entry, str | int | np.integer) for entry in column], dtype=bool)
+    else:
+        bad = np.full(n, column.dtype.kind not in "USTiu")
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{what} must be strings or integers, none missing: row {row}", got=f"{column[row]!r} ({column.dtype})"
+        )
+    column = column.astype(str)
+    if not allow_empty and (column == "").any():
+        raise DataError(f"{what} has an empty entry: row {int(np.flatnonzero(column == '')[0])}")
+    return column
+
+
+def read_column(name: str, given: Any, n: int) -> np.ndarray:
+    """Reads one extra column (N,): numbers, booleans or strings.
+
+    Raises:
+        ShapeError: If it does not have N entries.
+        DataError: If it is a mixture of types.
+    """
+    column = np.asarray(given)
+    if column.shape != (n,):
+        raise ShapeError(f"extra column {name!r} has another shape", expected=f"({n},)", got=column.shape)
+    if column.dtype == object:
+        if not all(isinstance(entry, str) for entry in column):
+            raise DataError(f"extra column {name!r} has dtype object", hint="Use numbers, booleans or strings only.")
+        column = column.astype(str)
+    return column
+
+
+def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
+    """Reads a target to the positions of classes, labels or values.
+
+    Args:
+        target: Labels (N,) as they stand in `task.classes`, or, where the classes are strings, also their integer
+            positions; (N, K) of 0, 1 and NaN (unknown label) for multilabel; numbers (N,) for regression.
+        task: The task.
+        ids: Ids of the N rows, for messages.
+
+    Returns:
+        int64 (N,), float32 (N, K) or float32 (N,).
+
+    Raises:
+        ShapeError: If the shape does not fit the task.
+        DataError: If a target is missing or of a class that the task does not have, with the ids of the rows.
+    """
+    column = np.asarray(target)
+    n_axes = 2 if task.kind == "multilabel" else 1
+    expected = (len(ids), len(task.classes)) if n_axes == 2 else (len(ids),)
+    if column.shape != expected:
+        raise ShapeError(f"the target {task.name!r} has another shape", expected=expected, got=column.shape)
+    if task.is_classification:
+        return _positions(column, task, ids)
+    try:
+        numbers = np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"the target {task.name!r} is not numeric", expected="numbers", got=column.dtype) from None
+    if task.kind == "multilabel":
+        bad = ~(np.isnan(numbers) | (numbers == 0) | (numbers == 1))
+        if bad.any():
+            row, label = np.argwhere(bad)[0]
+            raise DataError(
+                f"label {task.classes[label]!r} of row {ids[row]} is not usable",
+                expected="0, 1 or NaN (unknown)",
+                got=numbers[row, label],
+            )
+    elif not np.isfinite(numbers).all():
+        raise DataError(
+            f"the target {task.name!r} is missing or infinite in rows: {name_rows(~np.isfinite(numbers), ids)}",
+            hint="Leave these rows out.",
+        )
+    return numbers.astype(np.float32)
+
+
+def _positions(column: np.ndarray, task: Task, ids: np.ndarray) -> np.ndarray:
+    """Labels (N,) to positions in the task's classes, int64 (N,)."""
+    labels = column.tolist()
+    if column.dtype.kind in "iub" and all(isinstance(name, str) for name in task.classes):
+        places: dict[Any, int] = {position: position for position in range(len(task.classes))}
+    else:
+        places = {name: position for position, name in enumerate(task.classes)}
+    distinct = {label for label in labels if isinstance(label, str | int | float)}
+    known = {label: places.get(label, -1) for label in distinct}  # True == 1 == 1.0, also as keys
+    positions = np.array([known.get(label, -1) if _hashable(label) else -1 for label in labels], dtype=np.int64)
+    missing = np.array([label is None or label != label for label in labels], dtype=bool)
+    if missing.any():
+        raise DataError(
+            f"the target {task.name!r} is missing in rows: {name_rows(missing, ids)}", hint="Leave these rows out."
+        )
+    if (positions < 0).any():
+        row = int(np.flatnonzero(positions < 0)[0])
+        raise DataError(
+            f"the target {task.name!r} has a class that the task does not have, in rows: "
+            f"{name_rows(positions < 0, ids)}",
+            expected=f"one of {', '.join(map(repr, task.classes))}",
+            got=repr(labels[row]),
+        )
+    return positions
+
+
+def _hashable(label: object) -> bool:
+    return isinstance(label, str | int | float)
