@@ -16,6 +16,7 @@ from amodal.encoders.encoder import (
     PerModality,
     StagedEncoder,
     Tokens,
+    check_encoders,
     encode_all,
     encode_present,
     scatter,
@@ -39,6 +40,7 @@ __all__ = [
     "build_encoders",
     "encode_all",
     "encode_present",
+    "encoders_for",
     "scatter",
 ]
 
@@ -94,6 +96,30 @@ def build_encoders(
     return PerModality(
         {m.name: _build(m, choices.get(m.name, DEFAULT_ENCODERS[m.kind]), width, dropout) for m in schema.modalities}
     )
+
+
+def encoders_for(schema: Schema, encoders: PerModality | None) -> PerModality:
+    """The encoders a method was given, checked and in the schema's order; those of `build_encoders` if none were.
+
+    Args:
+        schema: The modalities.
+        encoders: An encoder for each modality, in any order, or None.
+
+    Returns:
+        The same encoders, in the schema's order.
+
+    Raises:
+        UnknownNameError: If a modality has no encoder, or an encoder no modality.
+        ConfigurationError: If the encoders' widths differ.
+    """
+    if encoders is None:
+        return build_encoders(schema)
+    ordered = {str(name): encoder for name, encoder in encoders.items() if isinstance(encoder, Encoder)}
+    check_encoders(schema, ordered)
+    widths = {name: encoder.width for name, encoder in ordered.items()}
+    if len(set(widths.values())) > 1:
+        raise ConfigurationError("the encoders have different widths", expected="one width", got=widths)
+    return PerModality({name: ordered[name] for name in schema.names})
 
 
 def _build(modality: Modality, choice: str | Mapping[str, Any], width: int, dropout: float | None) -> Encoder:
