@@ -152,6 +152,7 @@ class TrainedModel:
         """
         if on_empty not in ("warn", "silent", "error"):
             raise UnknownNameError("value of on_empty", on_empty, ("warn", "silent", "error"))
+        check_schema(self.schema, cohort.schema)
         seen = self._has_something(cohort)
         if not seen.all():
             self._tell_empty(cohort, ~seen, on_empty)

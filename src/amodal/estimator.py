@@ -80,7 +80,8 @@ class _Estimator(BaseEstimator):
         return Cohort.from_arrays(values, task=self.schema_.task, observed=_presence(observed), kinds=kinds)
 
     def _predictions(self, X: Inputs, observed: Inputs | None) -> np.ndarray:
-        return self.model_.predict(self._cohort(X, observed))
+        cohort = self._cohort(X, observed)
+        return self.model_.predict(cohort)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the fitted estimator's folder; `amodal.load` gives the estimator back.
@@ -168,7 +169,8 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
         if len(self.classes_) < 2:
             raise DataError("there is one class only", expected="two or more", got=list(map(str, self.classes_)))
         kind = "binary" if len(self.classes_) == 2 else "multiclass"
-        return self._fit(X, Task(kind, classes=tuple(_plain(c) for c in self.classes_)), codes, observed, groups)
+        names = tuple(_plain(c) for c in self.classes_)
+        return self._fit(X, Task(kind, classes=names), np.asarray(names)[codes], observed, groups)
 
     def predict_proba(self, X: Inputs, observed: Inputs | None = None) -> np.ndarray:
         """Probabilities of shape (N, C); cases may miss anything, and `X` may lack whole modalities."""

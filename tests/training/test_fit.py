@@ -374,7 +374,7 @@ def test_training_rows_that_cannot_be_learnt_from():
     never[:, 0] = False
     with pytest.raises(DataError, match="never observed in training: a"):
         amodal.fit("fusion", train.with_observed(never), valid, **SETTINGS)
-    with pytest.raises(DataError, match="one class"):
+    with pytest.raises(DataError, match="same class of 'target'"):
         amodal.fit("fusion", train.take(np.flatnonzero(train.target == 1)), valid, **SETTINGS)
 
 

@@ -87,7 +87,7 @@ def fit(
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
     device = resolve_device(settings_.device)
-    check_trainable(train)
+    check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
     if valid is None:
         train, valid = _hold_back(train, seed)
     train_mechanism, valid_mechanism = _mechanisms(METHODS[method], missingness, valid_missingness)

@@ -1,0 +1,146 @@
+"""The scikit-learn face: its conventions, its inputs, and what it gives back after saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+import amodal
+from amodal import MissingModalityClassifier, MissingModalityRegressor
+from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError, UnknownNameError
+from amodal.missingness import MCAR
+
+QUICK = {"method": "fusion", "epochs": 2, "width": 8, "settings": {"device": "cpu", "batch_size": 16}}
+
+
+def made(n: int = 80, seed: int = 0) -> tuple[dict[str, object], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    table = rng.normal(size=(n, 4)) + y[:, None]
+    series = rng.normal(size=(n, 6, 2)) - y[:, None, None]
+    image = rng.normal(size=(n, 1, 4, 4))
+    table[::5] = np.nan
+    series[1::7, 2:4] = np.nan
+    notes = [f"stable patient {k}" if k else "" for k in y]
+    return {"table": table, "series": series, "image": image, "notes": notes}, np.array(["low", "mid", "high"])[y]
+
+
+def test_fit_predict_score_save_load_with_every_kind_of_modality(tmp_path: Path):
+    X, y = made()
+    clf = MissingModalityClassifier(**QUICK, missingness=MCAR(0.3)).fit(X, y)
+    assert {m.name: m.kind for m in clf.schema_.modalities} == {
+        "table": "tabular",
+        "series": "series",
+        "image": "image",
+        "notes": "text",
+    }
+    assert clf.classes_.tolist() == ["high", "low", "mid"]
+    probabilities = clf.predict_proba(X)
+    assert probabilities.shape == (80, 3)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+    assert set(clf.predict(X)) <= set(clf.classes_)
+    assert clf.score(X, y) == (clf.predict(X) == y).mean()
+    clf.save(tmp_path / "run")
+    again = amodal.load(tmp_path / "run")
+    assert isinstance(again, MissingModalityClassifier)
+    np.testing.assert_array_equal(again.predict_proba(X), probabilities)
+    assert again.classes_.tolist() == clf.classes_.tolist()
+    assert again.get_params() == clf.get_params()
+
+
+def test_cases_may_lack_whole_modalities_and_rows_say_so_by_nan_or_by_observed():
+    X, y = made()
+    clf = MissingModalityClassifier(**QUICK).fit(X, y)
+    only = clf.predict_proba({"table": X["table"][1:4]})
+    whole = {name: value[1:4] for name, value in X.items()}
+    hidden = {name: np.zeros(3, dtype=bool) for name in ("series", "image", "notes")}
+    np.testing.assert_allclose(clf.predict_proba(whole, observed=hidden), only, atol=1e-6)
+    as_nan = {"table": X["table"][1:4], "series": np.full((3, 6, 2), np.nan)}
+    np.testing.assert_allclose(clf.predict_proba(as_nan), only, atol=1e-6)
+
+
+def test_a_case_of_which_nothing_is_known_gets_the_training_prior_with_a_warning():
+    X, y = made()
+    clf = MissingModalityClassifier(**QUICK).fit(X, y)
+    with pytest.warns(UserWarning, match="1 cases have nothing observed and get the training prior: 0"):
+        predicted = clf.predict_proba({"table": np.full((1, 4), np.nan)})
+    # a tenth of the rows is held back for early stopping, so that the prior is that of the others
+    np.testing.assert_allclose(predicted[0], [(y == c).mean() for c in clf.classes_], atol=0.06)
+
+
+def test_series_of_another_length_are_welcome():
+    X, y = made()
+    clf = MissingModalityClassifier(**QUICK).fit({"series": X["series"]}, y)
+    assert clf.predict_proba({"series": X["series"][:, :3]}).shape == (80, 3)
+
+
+def test_labels_of_any_type_and_many_labels_at_once():
+    X, y = made()
+    table = {"table": np.nan_to_num(X["table"])}
+    for labels in (y == "low", np.where(y == "low", 7, 3), np.where(y == "low", 1.0, 0.0)):
+        clf = MissingModalityClassifier(**QUICK).fit(table, labels)
+        assert clf.predict(table).dtype == labels.dtype
+        assert set(clf.predict(table)) <= set(labels)
+    many = np.stack([y == "low", y == "mid"], 1).astype(int)
+    clf = MissingModalityClassifier(**QUICK).fit(table, many)
+    assert clf.predict_proba(table).shape == (80, 2)
+    assert set(np.unique(clf.predict(table))) <= {0, 1}
+
+
+def test_regressor_learns_and_comes_back(tmp_path: Path):
+    X, _ = made(200)
+    table = np.nan_to_num(X["table"])
+    y = 100 + 10 * table[:, 0]
+    model = MissingModalityRegressor("fusion", epochs=30, width=16, missingness=None, settings={"device": "cpu"})
+    model.fit({"table": table}, y)
+    assert model.score({"table": table}, y) > 0.9
+    model.save(tmp_path / "run")
+    again = amodal.load(tmp_path / "run")
+    np.testing.assert_array_equal(again.predict({"table": table}), model.predict({"table": table}))
+
+
+def test_scikit_learn_conventions():
+    clf = MissingModalityClassifier("late_fusion", epochs=5, seed=3)
+    assert clone(clf).get_params() == clf.get_params()
+    assert clf.set_params(epochs=7).epochs == 7
+    with pytest.raises(NotFittedError, match="call fit first"):
+        clf.predict_proba({"table": np.zeros((1, 2))})
+    with pytest.raises(NotFittedError, match="call fit first"):
+        clf.save("nowhere")
+
+
+X_, Y_ = made()
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "kind", "words"),
+    [
+        (np.zeros((80, 3)), Y_, SchemaError, "X is not a dictionary.*{'x': X}"),
+        ({}, Y_, SchemaError, "X has no modality"),
+        ({"a": np.zeros(80)}, Y_, ShapeError, r"'a' has the wrong number of axes.*reshape"),
+        ({"a": np.zeros((80, 2)), "b": np.zeros((79, 2))}, Y_, ShapeError, "'b'.*79"),
+        ({"a": np.zeros((80, 2))}, Y_[:79], ShapeError, "79"),
+        ({"a": np.full((80, 2), None)}, Y_, DataError, "'a'.*object"),
+        ({"a": np.ones((80, 2))}, np.repeat("x", 80), DataError, "one class only"),
+        ({"a": np.ones((80, 2))}, np.where(Y_ == "low", np.nan, 1.0), DataError, "labels are missing"),
+        ({"a": np.where(np.eye(80, 2) > 0, np.inf, 1.0)}, Y_, DataError, "'a'.*infinite"),
+        ({"a b": np.ones((80, 2))}, Y_, SchemaError, "name is not usable.*'a b'"),
+    ],
+)
+def test_bad_input_is_named(X: object, y: np.ndarray, kind: type, words: str):
+    with pytest.raises(kind, match=words):
+        MissingModalityClassifier(**QUICK).fit(X, y)  # type: ignore[arg-type]
+
+
+def test_bad_input_at_prediction_is_named():
+    clf = MissingModalityClassifier(**QUICK).fit({"table": np.nan_to_num(X_["table"])}, Y_)
+    with pytest.raises(UnknownNameError, match="unknown modality 'tabel'.*Did you mean 'table'"):
+        clf.predict_proba({"tabel": np.zeros((2, 4))})
+    with pytest.raises(SchemaError, match=r"'table' is not the one the model was trained on.*\(4,\).*\(5,\)"):
+        clf.predict_proba({"table": np.zeros((2, 5))})
+    with pytest.raises(ConfigurationError, match=r"observed\['table'\] must be bool"):
+        clf.predict_proba({"table": np.zeros((2, 4))}, observed={"table": np.ones(2)})
