@@ -78,7 +78,7 @@ class Batch:
             if name in self.lengths:
                 lengths[name] = torch.where(seen, self.lengths[name].long(), 0)
             keep = _kept_cells(value, seen, self.measured.get(name), lengths.get(name))
-            values[name] = torch.where(keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
+            values[name] = _blank(value, keep)
             if name in self.measured:
                 measured[name] = keep.expand(value.shape)
             _check_finite(name, values[name], self.ids)
@@ -100,9 +100,14 @@ class Batch:
                 f"`observed` lacks the modalities {sorted(lacking)}",
                 hint="Presence is explicit: pass observed[name], bool of shape (B,), for every modality.",
             )
-        size = len(next(iter(self.values.values())))
+        size = -1
         for name, value in self.values.items():
-            if value.ndim == 0 or len(value) != size:
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                raise ShapeError(
+                    f"modality {name!r} must be a tensor of shape (B, …)", got=getattr(value, "shape", type(value))
+                )
+            size = len(value) if size < 0 else size
+            if len(value) != size:
                 raise ShapeError(f"modality {name!r} has another number of rows", expected=size, got=tuple(value.shape))
             seen = self.observed[name]
             if seen.dtype != torch.bool or seen.shape != (size,):
@@ -245,8 +250,19 @@ def _kept_cells(value: Tensor, seen: Tensor, measured: Tensor | None, lengths: T
     return keep if measured is None else keep & measured
 
 
+def _blank(value: Tensor, keep: Tensor) -> Tensor:
+    """Zero where not kept, whatever is there; exactly the value elsewhere."""
+    if value.dtype == torch.float32 and not value.requires_grad:
+        # The same as `where` below, on the bits: no branches, some ten times as fast on a CPU.
+        return (value.view(torch.int32) & keep.to(torch.int32).neg_()).view(torch.float32)
+    return torch.where(keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
+
+
 def _check_finite(name: str, value: Tensor, ids: Sequence[str] | None) -> None:
-    if not value.is_floating_point() or bool(torch.isfinite(value).all()):
+    if not value.is_floating_point():
+        return
+    # A finite sum means finite terms, and is much cheaper to have; an infinite one may be an overflow.
+    if bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all()):
         return
     bad = (~torch.isfinite(value)).reshape(len(value), -1).any(1).nonzero(as_tuple=True)[0][:5].tolist()
     rows = ", ".join(str(ids[i]) for i in bad) if ids is not None else ", ".join(map(str, bad))

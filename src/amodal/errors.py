@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AmodalError",
@@ -40,6 +41,16 @@ class AmodalError(Exception):
         parts += [f"got {got}"] if got is not None else []
         text = problem + (f" ({', '.join(parts)})" if parts else "")
         super().__init__(f"{text}. {hint}" if hint else text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels between processes as its text and its parts, whatever its constructor takes."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[AmodalError], args: tuple[Any, ...], parts: dict[str, Any]) -> AmodalError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(parts)
+    return error
 
 
 class ConfigurationError(AmodalError, ValueError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
 
 from amodal.errors import SchemaError, UnknownNameError
@@ -55,7 +58,7 @@ class Modality:
                 expected="letters, digits, _ and -, beginning with a letter or _",
                 got=repr(self.name),
             )
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "shape", tuple(operator.index(n) for n in self.shape))
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "units", tuple(self.units))
         if len(self.shape) != _N_AXES[self.kind] or any(n < 1 for n in self.shape):
@@ -118,7 +121,7 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind not in get_args(TaskKind):
             raise UnknownNameError("kind of task", self.kind, get_args(TaskKind))
-        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "classes", tuple(_plain_label(label) for label in self.classes))
         object.__setattr__(self, "bins", tuple(float(edge) for edge in self.bins))
         n = len(self.classes)
         fits = {"binary": n == 2, "multiclass": n >= 2, "multilabel": n >= 1, "regression": n == 0}[self.kind]
@@ -131,7 +134,7 @@ class Task:
                 + " distinct classes",
                 got=self.classes,
             )
-        if self.bins and (self.kind != "regression" or any(a >= b for a, b in zip(self.bins, self.bins[1:]))):
+        if self.bins and (self.kind != "regression" or not _increase(self.bins)):
             raise SchemaError("bins are the increasing inner edges of a regression target", got=self.bins)
 
     @property
@@ -230,8 +233,27 @@ class Schema:
 
 
 def _known_keys(cls: type, record: Mapping[str, Any], what: str) -> dict[str, Any]:
-    fields = set(cls.__dataclass_fields__)
-    for key in record:
-        if key not in fields:
-            raise UnknownNameError(f"key of a {what}", key, fields)
+    known = fields(cls)
+    unknown = sorted(set(record) - {field.name for field in known})
+    missing = sorted({field.name for field in known if field.default is MISSING} - set(record))
+    if unknown or missing:
+        raise SchemaError(
+            f"the record of a {what} has other keys", expected=[field.name for field in known], got=sorted(record)
+        )
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+
+
+def _plain_label(label: Any) -> str | int | bool:
+    """A label as plain Python, so that schemas are plain JSON; numpy's scalars come from almost every data set."""
+    import numpy as np
+
+    plain = label.item() if isinstance(label, np.generic) else label
+    if not isinstance(plain, str | int | bool):
+        raise SchemaError(
+            "a class has a label of another type", expected="strings, integers or booleans", got=repr(label)
+        )
+    return str(plain) if isinstance(plain, str) else plain
+
+
+def _increase(edges: tuple[float, ...]) -> bool:
+    return all(math.isfinite(edge) for edge in edges) and all(a < b for a, b in pairwise(edges))

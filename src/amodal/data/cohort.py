@@ -14,7 +14,7 @@ from amodal.batch import Batch
 from amodal.data.checks import check_distinct, check_groups, check_mapping, name_rows
 from amodal.data.columns import read_column, read_names, read_presence, read_target
 from amodal.data.folder import Parts, read_folder, write_folder
-from amodal.data.moments import moments, summaries
+from amodal.data.moments import moments, summaries, usable
 from amodal.data.store import Cut, Store
 from amodal.data.values import read_modality
 from amodal.errors import DataError, ShapeError, UnknownNameError
@@ -315,8 +315,8 @@ class Cohort:
             mean, spread = np.zeros(1), np.ones(1)
             if modality.kind != "text":
                 mean, spread = moments(self.cuts(modality.name), modality)
-            spread = np.where(spread > 0, spread, 1.0)
-            summary = summaries(self.cuts(modality.name), modality, len(self), mean, spread)
+            scale = usable(spread, mean)
+            summary = summaries(self.cuts(modality.name), modality, len(self), mean, scale)
             known = ~np.isnan(summary)
             deviation = float(summary[known].std()) if known.any() else 0.0
             standard = (summary - summary[known].mean() if known.any() else summary) / (deviation or 1.0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from amodal.data.store import Cut
 from amodal.schema import Modality
 
-__all__ = ["Cuts", "moments", "quartiles", "summaries"]
+__all__ = ["Cuts", "moments", "quartiles", "summaries", "usable"]
 
 Cuts = Iterable[tuple[np.ndarray, Cut]]
 """Positions of present rows with what was cut of them, as `Cohort.cuts` yields."""
@@ -21,29 +23,36 @@ IQR_OF_NORMAL = 1.3489795003921634
 def moments(cuts: Cuts, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the measured cells, by feature (images: by channel).
 
-    Chunks are merged by the update of :cite:`chan1983variance`, in float64.
+    Chunks are merged by the update of Chan, Golub and LeVeque, in float64.
 
     Returns:
-        Mean and standard deviation (with divisor n), float64, each of shape (D,); 0 where nothing was measured, and a
-        standard deviation of exactly 0 where a feature is constant.
+        Mean and standard deviation (with divisor n), float64, each of shape (D,); 0 where nothing was measured.
+
+    Source:
+        :cite:`chan1983variance`, equation 2.1.
     """
     width = modality.n_features
-    count, mean, squares = np.zeros(width), np.zeros(width), np.zeros(width)
-    low, high = np.full(width, np.inf), np.full(width, -np.inf)
+    count, mean, squares = (torch.zeros(width, dtype=torch.float64) for _ in range(3))
     for _, cut in cuts:
-        cells, keep = _cells(cut, modality)  # (n, D) each
-        n = np.full(width, float(len(cells))) if keep is None else keep.sum(0).astype(np.float64)
-        known = True if keep is None else keep
-        low = np.minimum(low, cells.min(0, initial=np.inf, where=known))
-        high = np.maximum(high, cells.max(0, initial=-np.inf, where=known))
-        part_mean = cells.sum(0, where=known, dtype=np.float64) / np.maximum(n, 1)
-        part_squares = np.square(cells - part_mean).sum(0, where=known)
-        total = np.maximum(count + n, 1)
+        away, keep = _cells(cut, modality)  # (n, D) each
+        every = torch.ones(len(away), dtype=torch.float64)  # products with it are sums over rows, at the speed of BLAS
+        n = torch.full((width,), float(len(away)), dtype=torch.float64) if keep is None else every @ keep
+        part_mean = (every @ away) / n.clamp(min=1)
+        away -= part_mean
+        if keep is not None:
+            away *= keep
+        part_squares = every @ away.square_()
+        total = (count + n).clamp(min=1)
         shift = part_mean - mean
         mean += shift * n / total
         squares += part_squares + shift**2 * count * n / total
         count += n
-    return mean, np.where(high > low, np.sqrt(squares / np.maximum(count, 1)), 0.0)
+    return mean.numpy(), (squares / count.clamp(min=1)).sqrt().numpy()
+
+
+def usable(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Scales (D,) with 1 where a feature is constant but for the rounding of float32."""
+    return np.where(scale > 1e-7 * np.abs(mean), scale, 1.0)
 
 
 def quartiles(cuts: Cuts, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
@@ -55,9 +64,9 @@ def quartiles(cuts: Cuts, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
     parts = [_cells(cut, modality) for _, cut in cuts]
     centre, scale = np.zeros(modality.n_features), np.zeros(modality.n_features)
     for feature in range(modality.n_features):
-        known = [c[:, feature] if keep is None else c[keep[:, feature], feature] for c, keep in parts]
+        known = [c[:, feature] if keep is None else c[keep[:, feature] > 0, feature] for c, keep in parts]
         if sum(map(len, known)):
-            low, centre[feature], high = np.quantile(np.concatenate(known), [0.25, 0.5, 0.75])
+            low, centre[feature], high = np.quantile(torch.cat(known).numpy(), [0.25, 0.5, 0.75])
             scale[feature] = (high - low) / IQR_OF_NORMAL
     return centre, scale
 
@@ -82,24 +91,27 @@ def summaries(cuts: Cuts, modality: Modality, n: int, mean: np.ndarray, scale: n
             summary[rows] = cut.lengths
             continue
         cells, keep = _cells(cut, modality)
-        standard = (cells - mean) / scale
+        standard = cells.sub_(torch.from_numpy(mean)).div_(torch.from_numpy(scale))
         if keep is None:
-            summary[rows] = standard.reshape(len(rows), -1).mean(1)
+            summary[rows] = standard.view(len(rows), -1).mean(1).numpy()
             continue
-        keep = keep.reshape(len(rows), -1)
-        count = keep.sum(1)
-        total = standard.reshape(len(rows), -1).sum(1, where=keep)
-        summary[rows] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        count = keep.view(len(rows), -1).sum(1)
+        summary[rows] = (standard.mul_(keep).view(len(rows), -1).sum(1) / count).numpy()  # 0 / 0 is NaN, as promised
     return summary
 
 
-def _cells(cut: Cut, modality: Modality) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values as (cells, D), features or channels last, and which were measured (None: all)."""
-    values, keep = cut.values, cut.measured
+def _cells(cut: Cut, modality: Modality) -> tuple[Tensor, Tensor | None]:
+    """Values as float64 (cells, D), features last and zero where not measured, and 1 where measured (None: all)."""
+    values, keep = torch.from_numpy(cut.values), None if cut.measured is None else torch.from_numpy(cut.measured)
     if cut.lengths is not None:
-        inside = np.arange(values.shape[1]) < cut.lengths[:, None]  # (n, T)
-        inside = np.broadcast_to(inside.reshape(*inside.shape, *[1] * (values.ndim - 2)), values.shape)
+        inside = torch.arange(values.shape[1]) < torch.from_numpy(cut.lengths)[:, None]  # (n, T)
+        inside = inside.view(*inside.shape, *[1] * (values.ndim - 2)).expand(values.shape)
         keep = inside if keep is None else keep & inside
     if modality.kind == "image":
-        values, keep = np.moveaxis(values, 1, -1), None if keep is None else np.moveaxis(keep, 1, -1)
-    return values.reshape(-1, values.shape[-1]), None if keep is None else keep.reshape(-1, values.shape[-1])
+        values, keep = values.movedim(1, -1), None if keep is None else keep.movedim(1, -1)
+    cells = values.reshape(-1, values.shape[-1]).double()
+    if keep is None:
+        return cells, None
+    # Storage has NaN where nothing was measured, and anything at all in padding.
+    keep = keep.reshape(cells.shape).double()
+    return cells.nan_to_num_(0.0, 0.0, 0.0).mul_(keep), keep

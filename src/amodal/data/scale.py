@@ -11,7 +11,7 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
-from amodal.data.moments import moments, quartiles
+from amodal.data.moments import moments, quartiles, usable
 from amodal.errors import ConfigurationError, DataError
 from amodal.schema import Schema
 
@@ -69,8 +69,8 @@ class Scaling:
             mean, scale = moments(cohort.cuts(modality.name), modality)
             if robust:
                 mean, narrow = quartiles(_thinned(cohort).cuts(modality.name), modality)
-                scale = np.where(narrow > 1e-7 * np.abs(mean), narrow, scale)
-            scale = _usable(scale, mean)
+                scale = np.where(usable(narrow, mean) == narrow, narrow, scale)
+            scale = usable(scale, mean)
             shape = (-1, 1, 1) if modality.kind == "image" else (-1,)
             means[modality.name] = torch.from_numpy(mean.astype(np.float32)).reshape(shape)
             scales[modality.name] = torch.from_numpy(scale.astype(np.float32)).reshape(shape)
@@ -78,7 +78,7 @@ class Scaling:
         if cohort.schema.task.kind == "regression" and cohort.target is not None:
             target = cohort.target.astype(np.float64)
             target_mean = float(target.mean())
-            target_scale = float(_usable(target.std(keepdims=True), np.array(target_mean))[0])
+            target_scale = float(usable(target.std(keepdims=True), np.array(target_mean))[0])
         return cls(means, scales, target_mean, target_scale, float(clip))
 
     def apply(self, batch: Batch) -> Batch:
@@ -126,11 +126,6 @@ class Scaling:
             parts[part][name] = torch.from_numpy(array)
         mean, scale = (float(number) for number in arrays["target"])
         return cls(parts["mean"], parts["scale"], mean, scale, float(arrays["clip"][0]))
-
-
-def _usable(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Scales with 1 where a feature is constant but for the rounding of float32."""
-    return np.where(scale > 1e-7 * np.abs(mean), scale, 1.0)
 
 
 def _thinned(cohort: Cohort) -> Cohort:
