@@ -6,8 +6,8 @@ that have it, not overall (:func:`marginal_cf_loss`) but among rows in similar c
 some rows have the modality and others do not.
 
 **Three forms** compute the same loss. ``"products"`` takes two matrix products and is the default. ``"gram"`` writes
-the loss as :math:`v_i^\\top G v_i` with the Gram matrix of the cosines and sines, and is differentiable any number of
-times and in the frequencies too. ``"radial"`` puts the expectation over directions and frequencies in the place of
+the loss as :math:`v_i^\\top G v_i` with the Gram matrix of the cosines and sines; it is plain tensor operations, and
+differentiable in the frequencies too. ``"radial"`` puts the expectation over directions and frequencies in the place of
 their sample: no randomness, and no directions to pass.
 
 **The floor.** Two finite samples of the same distribution do not match exactly. With independent features the expected

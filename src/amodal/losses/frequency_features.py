@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["weighted_cf_difference"]
 
@@ -61,7 +60,8 @@ def weighted_cf_difference(
         chunk: Number of directions to work on at once; None chooses by the room they take.
 
     Returns:
-        One value for each query, of shape (Q,). Differentiable once, in the projections and in the weights.
+        One value for each query, of shape (Q,). Differentiable in the projections and in the weights; second
+        derivatives go through cosines and sines and take their time and memory.
     """
     return _WeightedDifference.apply(observed, predicted, weights, frequencies, chunk)  # pyright: ignore
 
@@ -110,16 +110,19 @@ class _WeightedDifference(torch.autograd.Function):
             value += (mixed * difference).sum((0, 2))
             if any(ctx.needs_input_grad):
                 saved += [difference, features[:, first:].contiguous()]  # a copy, to let go of the other rows
-        ctx.save_for_backward(weights, basis.gram, basis.slope, *saved)
+        ctx.save_for_backward(observed, predicted, weights, frequencies, basis.gram, basis.slope, *saved)
         ctx.rows = (observed.shape[0], first)
         ctx.scale = 1 / directions
         ctx.radius = basis.radius
         return value.clamp_min_(0) / directions
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        weights, gram, slope, *saved = ctx.saved_tensors
+        observed, predicted, weights, frequencies, gram, slope, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a derivative of this derivative is wanted
+            return _differentiable_gradient(
+                (observed, predicted, weights), frequencies, gradient, ctx.needs_input_grad[:3]
+            )
         n, first = ctx.rows
         wanted = slice(0 if ctx.needs_input_grad[0] else n, weights.shape[1] if ctx.needs_input_grad[1] else n)
         by_value = (2 * ctx.scale) * gradient
@@ -144,6 +147,19 @@ class _WeightedDifference(torch.autograd.Function):
         if by_weights is not None:
             by_weights = by_weights * by_value[:, None]
         return by_observed, by_predicted, by_weights, None, None
+
+
+def _differentiable_gradient(
+    inputs: tuple[Tensor, Tensor, Tensor], frequencies: Tensor, gradient: Tensor, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    """The gradient by automatic differentiation of cosines and sines, so that it has derivatives in its turn."""
+    observed, predicted, weights = inputs
+    angles = (torch.cat([observed, predicted])[:, :, None] * frequencies).flatten(1)  # (N, P F)
+    value = (weights @ torch.cat([angles.cos(), angles.sin()], 1)).square().sum(1) / angles.shape[1]
+    some = [x for x, want in zip(inputs, wanted, strict=True) if want]
+    gradients = iter(torch.autograd.grad(value, some, gradient, create_graph=True))
+    by_observed, by_predicted, by_weights = (next(gradients) if want else None for want in wanted)
+    return by_observed, by_predicted, by_weights, None, None
 
 
 def _choose_basis(projected: Tensor, frequencies: Tensor) -> _Basis:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from amodal.errors import ConfigurationError
 
@@ -86,8 +85,9 @@ class _RadialKernel(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise ConfigurationError("the radial kernel has no second derivative", hint="Take another form of the loss")
         (slope,) = ctx.saved_tensors
         return gradient * slope, None, None
 
