@@ -18,10 +18,14 @@ from amodal.encoders.encoder import (
     Tokens,
     check_encoders,
     encode_all,
+    encode_pooled,
     encode_present,
     scatter,
+    width_of,
 )
-from amodal.encoders.image import ConvNet
+from amodal.encoders.image import ConvNet, LeNet
+from amodal.encoders.plain_recurrent import FlattenedGRU, PlainLSTM
+from amodal.encoders.pretrained import PretrainedResNet, PretrainedText, PretrainedVision, portable_choices
 from amodal.encoders.series import GRUEncoder, LSTMEncoder, SeriesTransformer
 from amodal.encoders.summary import SeriesSummary
 from amodal.encoders.tabular import FeatureTokens, TabularMLP
@@ -39,9 +43,12 @@ __all__ = [
     "Tokens",
     "build_encoders",
     "encode_all",
+    "encode_pooled",
     "encode_present",
     "encoders_for",
+    "portable_choices",
     "scatter",
+    "width_of",
 ]
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -51,8 +58,14 @@ ENCODERS: dict[str, type[Encoder]] = {
     "gru": GRUEncoder,
     "series_transformer": SeriesTransformer,
     "summary": SeriesSummary,
+    "plain_lstm": PlainLSTM,
+    "flattened_gru": FlattenedGRU,
     "convnet": ConvNet,
+    "lenet": LeNet,
+    "resnet": PretrainedResNet,
+    "pretrained_vision": PretrainedVision,
     "hashing": HashingTransformer,
+    "pretrained_text": PretrainedText,
 }
 
 DEFAULT_ENCODERS: dict[str, str] = {"tabular": "mlp", "series": "gru", "image": "convnet", "text": "hashing"}

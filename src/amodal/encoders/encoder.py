@@ -13,7 +13,19 @@ from amodal.batch import Batch
 from amodal.errors import UnknownNameError
 from amodal.schema import Modality, Schema
 
-__all__ = ["Encoded", "Encoder", "PerModality", "StagedEncoder", "Tokens", "encode_all", "encode_present", "scatter"]
+__all__ = [
+    "Encoded",
+    "Encoder",
+    "PerModality",
+    "StagedEncoder",
+    "Tokens",
+    "check_encoders",
+    "encode_all",
+    "encode_pooled",
+    "encode_present",
+    "scatter",
+    "width_of",
+]
 
 
 class Tokens(NamedTuple):
@@ -70,6 +82,11 @@ class Encoder(nn.Module, ABC):
     def n_tokens(self) -> int:
         """Number of tokens L of a full-length sample (stand-ins of an absent modality use it)."""
 
+    @property
+    def embed_width(self) -> int:
+        """Width of the tokens between `embed` and `trunk`: D, but for networks with an inner width of their own."""
+        return self.width
+
     @abstractmethod
     def embed(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Tokens:
         """Values (P, …) with their measured cells and lengths to token vectors (P, L, D), positions included."""
@@ -91,7 +108,16 @@ class Encoder(nn.Module, ABC):
 
 
 class StagedEncoder(Encoder):
-    """An encoder whose trunk is a chain of inner stages, for methods that exchange features between stages."""
+    """An encoder with inner stages, for methods that exchange features between stages.
+
+    `forward` runs `begin`, then each of `stages`, then `finish`; a method that exchanges features runs the same with
+    its own arithmetic between the stages. Where `embed` and `trunk` divide the same work is up to the encoder.
+
+    Attributes:
+        channel_axis: Axis of the channels in the maps: 1 for images (P, C, H, W), 2 for series (P, L, C).
+    """
+
+    channel_axis: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -101,6 +127,23 @@ class StagedEncoder(Encoder):
     @abstractmethod
     def stages(self) -> tuple[nn.Module, ...]:
         """The stages in order; each maps the map of the one before to its own."""
+
+    @abstractmethod
+    def begin(
+        self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values (P, …) to the map that enters the first stage, and which of its places are valid (None: all)."""
+
+    @abstractmethod
+    def finish(self, stage_map: Tensor, valid: Tensor | None) -> Encoded:
+        """The last stage's map to tokens and the pooled vector."""
+
+    def forward(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Encoded:
+        """Begin, all stages, finish, on rows that have the modality."""
+        stage_map, valid = self.begin(values, measured, lengths)
+        for stage in self.stages():
+            stage_map = stage(stage_map)
+        return self.finish(stage_map, valid)
 
 
 class PerModality(nn.Module):
@@ -164,6 +207,27 @@ def encode_present(encoder: Encoder, batch: Batch, name: str) -> Encoded:
 def encode_all(encoders: PerModality, batch: Batch) -> dict[str, Encoded]:
     """`encode_present` for every modality that has an encoder, in order."""
     return {name: encode_present(encoder, batch, name) for name, encoder in encoders.items()}  # type: ignore[arg-type]
+
+
+def encode_pooled(encoders: PerModality, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Pooled vectors and presence of the modalities that have an encoder, both in the encoders' order.
+
+    Args:
+        encoders: An encoder for each of M modalities, all of one width.
+        batch: B rows.
+
+    Returns:
+        Features of shape (B, M, D), zero where absent, and presence, bool, of shape (B, M).
+    """
+    features = torch.stack([encoded.pooled for encoded in encode_all(encoders, batch).values()], dim=1)
+    return features, torch.stack([batch.observed[name] for name in encoders], dim=1)
+
+
+def width_of(encoders: PerModality) -> int:
+    """The one width of the pooled vectors of some encoders."""
+    widths = {encoder.width for _, encoder in encoders.items() if isinstance(encoder, Encoder)}
+    assert len(widths) == 1, f"encoders of different widths: {sorted(widths)}"
+    return widths.pop()
 
 
 def scatter(values: Tensor, rows: Tensor, size: int) -> Tensor:

@@ -1,0 +1,22 @@
+"""Methods: one paper, one file; the registry names them all."""
+
+from __future__ import annotations
+
+from amodal.method import Method
+from amodal.methods.boosting import Boosting
+from amodal.methods.fusion import JointFusion
+from amodal.methods.late_fusion import LateFusion
+from amodal.methods.modality_dropout import ModalityDropout
+from amodal.methods.per_pattern import PerPattern
+from amodal.methods.unimodal import Unimodal
+
+__all__ = ["METHODS"]
+
+METHODS: dict[str, type[Method]] = {
+    "unimodal": Unimodal,
+    "fusion": JointFusion,
+    "modality_dropout": ModalityDropout,
+    "late_fusion": LateFusion,
+    "per_pattern": PerPattern,
+    "boosting": Boosting,
+}

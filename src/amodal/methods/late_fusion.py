@@ -1,0 +1,90 @@
+"""Late fusion: the average of the observed modalities' predictions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from amodal.batch import Batch
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.errors import ConfigurationError
+from amodal.fusion.late import average_predictions
+from amodal.fusion.network import Head
+from amodal.losses.masked import mean_over_rows
+from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.method import LossTerms, Method
+from amodal.schema import Schema
+
+__all__ = ["LateFusion"]
+
+
+class LateFusion(Method):
+    r"""Each modality predicts by itself; the prediction is the average over those observed.
+
+    With the observed modalities O of a row, their predictions :math:`p_m` and the task's loss :math:`\ell`, the row's
+    objective is
+
+    .. math:: \ell\Bigl(\frac{1}{|O|} \sum_{m \in O} p_m, y\Bigr) + \lambda \sum_{m \in O} \ell(p_m, y)
+
+    so that each modality learns to predict alone, as much from rows where others are present as from those where it is
+    the only one, and all of them learn to be averaged. Probabilities are averaged, not logits.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality; None: the defaults.
+        own_weight: Weight :math:`\lambda` of the modalities' own losses.
+        hidden: Width of each head's hidden layer; 0: linear heads.
+        dropout: Dropout of the heads.
+
+    Raises:
+        ConfigurationError: If the weight is negative.
+
+    Source:
+        The sum rule of :cite:`kittler1998combining`. Deviation: the paper combines classifiers that were trained apart,
+        which here is the second term alone.
+    """
+
+    summary = "average of the observed modalities' predictions"
+    references = ("kittler1998combining",)
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        own_weight: float = 1.0,
+        hidden: int = 128,
+        dropout: float = 0.1,
+    ):
+        super().__init__(schema)
+        if own_weight < 0:
+            raise ConfigurationError("own_weight is out of range", expected="0 or more", got=own_weight)
+        self.own_weight = own_weight
+        self.encoders = encoders_for(schema, encoders)
+        width, n_outputs = width_of(self.encoders), schema.task.n_outputs
+        self.heads = PerModality(
+            {name: Head(width, n_outputs, hidden=hidden, dropout=dropout) for name in self.encoders}
+        )
+
+    def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each modality's outputs (B, M, C), meaningless where absent, and presence (B, M)."""
+        features, observed = encode_pooled(self.encoders, batch)
+        parts = [head(features[:, m]) for m, (_, head) in enumerate(self.heads.items())]
+        return torch.stack(parts, dim=1), observed
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """Loss of the average, and the modalities' own losses, both averaged over all rows; see `Method.objective`."""
+        assert batch.target is not None
+        kind, target = self.schema.task.kind, batch.target
+        outputs, observed = self.outputs(batch)
+        fused = mean_over_rows(task_loss(average_predictions(outputs, observed, kind), target, kind))
+        own = [
+            mean_over_rows(task_loss(part, target, kind), seen)
+            for part, seen in zip(outputs.unbind(1), observed.unbind(1))
+        ]
+        return LossTerms({"task": fused, "own": torch.stack(own).sum()}, {"own": self.own_weight})
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
+        kind = self.schema.task.kind
+        return logits_to_predictions(average_predictions(*self.outputs(batch), kind), kind)

@@ -1,0 +1,100 @@
+"""Modality dropout: joint fusion trained under removal that is redrawn for every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from amodal.batch import Batch
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.fusion.network import FusionNetwork, build_fusion
+from amodal.losses.masked import mean_over_rows
+from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.method import LossTerms, Method
+from amodal.schema import Schema
+
+__all__ = ["ModalityDropout", "draw_removal"]
+
+
+class ModalityDropout(Method):
+    """The network of `fusion`, trained under removal of present modalities drawn anew for every row of every batch.
+
+    Of the k modalities that a row has, a number uniform on 0 … k − 1 is removed, and which ones is uniform. Removed
+    modalities are not encoded at all. Predictions use everything present.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality; None: the defaults.
+        fusion: A name in `amodal.fusion.FUSIONS` ("concatenate", "transformer", …), or {"name": …, option: …}.
+        fill: What stands in for an absent feature, for fusions with a fill: "zero", "mean" or "learned"; None: the
+            fusion's own default.
+        hidden: Width of the head's hidden layer; 0: a linear head.
+        dropout: Dropout of the head.
+
+    Raises:
+        UnknownNameError: If the fusion, or one of its options, is not known.
+
+    Source:
+        After :cite:`neverova2016moddrop`, section 3.4. Deviations: the paper removes each modality by itself with one
+        rate, which may remove all of them; here the number removed is uniform, so that small patterns are met as often
+        as large ones, and one modality always stays. It also trains in stages; here training is end to end.
+    """
+
+    summary = "joint fusion trained under removal redrawn for every row of every batch"
+    references = ("neverova2016moddrop",)
+    draws_removal = True
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        fusion: str | Mapping[str, Any] = "concatenate",
+        fill: Literal["zero", "mean", "learned"] | None = None,
+        hidden: int = 128,
+        dropout: float = 0.1,
+    ):
+        super().__init__(schema)
+        self.encoders = encoders_for(schema, encoders)
+        fused = build_fusion(fusion, len(self.encoders), width_of(self.encoders), fill=fill)
+        self.network = FusionNetwork(fused, schema.task.n_outputs, hidden=hidden, dropout=dropout)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """The network's outputs (B, C)."""
+        return self.network(*encode_pooled(self.encoders, batch))
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The task's loss after the removal, averaged over all rows; see `Method.objective`."""
+        assert batch.target is not None
+        kept = draw_removal(batch.presence, generator)
+        outputs = self.outputs(batch.restrict(dict(zip(batch.modalities, kept.unbind(1)))))
+        return LossTerms({"task": mean_over_rows(task_loss(outputs, batch.target, self.schema.task.kind))})
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
+        return logits_to_predictions(self.outputs(batch), self.schema.task.kind)
+
+
+def draw_removal(observed: Tensor, generator: torch.Generator) -> Tensor:
+    """Removes a uniform number of the present modalities of each row, fewer than all, and uniformly which.
+
+    Args:
+        observed: Presence, bool, of shape (B, M).
+        generator: Source of the draws, on the same device.
+
+    Returns:
+        What stays, bool, of shape (B, M).
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> kept = draw_removal(torch.ones(6000, 3, dtype=torch.bool), generator)
+        >>> [round((kept.sum(1) == n).double().mean().item(), 1) for n in (1, 2, 3)]
+        [0.3, 0.3, 0.3]
+    """
+    draws = torch.rand(len(observed), 1 + observed.shape[1], generator=generator, device=observed.device)
+    n_removed = (draws[:, 0] * observed.sum(1)).floor()  # (B,), uniform on 0 … k - 1
+    rank = torch.where(observed, draws[:, 1:], 2.0).argsort(1).argsort(1)  # absent ones last
+    return observed & (rank >= n_removed[:, None])

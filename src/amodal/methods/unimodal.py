@@ -1,0 +1,100 @@
+"""Unimodal: one modality alone, what every fusion has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from amodal.batch import Batch
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.fusion.network import Head
+from amodal.losses.masked import mean_over_rows
+from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.method import LossTerms, Method
+from amodal.schema import Schema
+
+__all__ = ["Unimodal"]
+
+
+class Unimodal(Method):
+    """A network on one modality; rows that lack it get the training prior.
+
+    To find the best modality, train one for each and compare them on validation data.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality, of which only the used one is kept; None: the defaults.
+        modality: Name of the modality used; None: the first of the schema.
+        hidden: Width of the head's hidden layer; 0: a linear head.
+        dropout: Dropout of the head.
+
+    Raises:
+        UnknownNameError: If there is no such modality.
+
+    Source:
+        The unimodal baselines of :cite:`liang2021multibench`.
+    """
+
+    summary = "one modality alone"
+    references = ("liang2021multibench",)
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        modality: str | None = None,
+        hidden: int = 128,
+        dropout: float = 0.1,
+    ):
+        super().__init__(schema)
+        self.modality = schema.names[0] if modality is None else modality
+        schema.check_names([self.modality])
+        self.encoders = PerModality({self.modality: encoders_for(schema, encoders)[self.modality]})
+        self.head = Head(width_of(self.encoders), schema.task.n_outputs, hidden=hidden, dropout=dropout)
+        self.register_buffer("prior", torch.zeros(schema.task.n_outputs))
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Takes the outputs for rows without the modality from the targets of all training rows.
+
+        They are log odds of each label, logarithms of the class frequencies (half a case added to each), or the mean.
+        """
+        kind, n_outputs = self.schema.task.kind, self.schema.task.n_outputs
+        total = torch.zeros(n_outputs, dtype=torch.float64)
+        count = torch.zeros(n_outputs, dtype=torch.float64)
+        for batch in batches:
+            if batch.target is None:
+                continue
+            target = batch.target.cpu()
+            if self.schema.task.is_classification and not target.is_floating_point():
+                target = torch.nn.functional.one_hot(target, n_outputs)
+            target = target.double().view(len(target), n_outputs)
+            known = ~target.isnan()
+            total += torch.where(known, target, 0.0).sum(0)
+            count += known.sum(0)
+        if kind == "regression":
+            prior = total / count.clamp(min=1)
+        elif kind == "multilabel":
+            prior = torch.log((total + 0.5) / (count - total + 0.5))
+        else:
+            prior = torch.log((total + 0.5) / (count + 0.5 * n_outputs))
+        self.prior.copy_(prior)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """The network's outputs, and the prior's for rows without the modality (B, C)."""
+        features, observed = encode_pooled(self.encoders, batch)  # (B, 1, D), (B, 1)
+        outputs = self.head(features[:, 0])
+        return torch.where(observed, outputs, self.prior.to(outputs.dtype))
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The task's loss, averaged over all rows; see `Method.objective`."""
+        assert batch.target is not None
+        return LossTerms({"task": mean_over_rows(task_loss(self.outputs(batch), batch.target, self.schema.task.kind))})
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
+        return logits_to_predictions(self.outputs(batch), self.schema.task.kind)
