@@ -9,7 +9,7 @@ import numpy as np
 
 from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownNameError
 
-__all__ = ["check_bool", "check_distinct", "check_groups", "check_mapping", "name_rows"]
+__all__ = ["as_array", "check_bool", "check_distinct", "check_groups", "check_mapping", "is_missing", "name_rows"]
 
 _SHOWN = 5
 
@@ -19,6 +19,21 @@ def name_rows(bad: np.ndarray, ids: np.ndarray) -> str:
     rows = np.flatnonzero(bad)
     shown = ", ".join(str(ids[row]) for row in rows[:_SHOWN])
     return f"{shown}, … ({len(rows)} rows)" if len(rows) > _SHOWN else shown
+
+
+def as_array(column: Any) -> np.ndarray:
+    """An array of what is one already, or of a list, in which a missing entry stays one and never becomes "nan"."""
+    array = np.asarray(column)
+    if array.dtype.kind in "US" and not isinstance(column, np.ndarray):
+        return np.asarray(column, dtype=object)
+    return array
+
+
+def is_missing(entry: object) -> bool:
+    """Whether an entry is None, NaN or one of pandas' own words for missing."""
+    return (
+        entry is None or (isinstance(entry, float) and entry != entry) or type(entry).__name__ in ("NAType", "NaTType")
+    )
 
 
 def check_bool(what: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.checks import check_bool, name_rows
+from amodal.data.checks import as_array, check_bool, is_missing, name_rows
 from amodal.errors import DataError, ShapeError, UnknownNameError
 from amodal.schema import Task
 
@@ -41,7 +41,7 @@ def read_names(what: str, given: Any, n: int, *, allow_empty: bool = False) -> n
         ShapeError: If there are not N of them.
         DataError: If one is missing, or is neither a string nor an integer.
     """
-    column = np.asarray(given)
+    column = as_array(given)
     if column.shape != (n,):
         raise ShapeError(f"{what} have another number of rows", expected=f"({n},)", got=column.shape)
     if column.dtype == object:
@@ -66,7 +66,7 @@ def read_column(name: str, given: Any, n: int) -> np.ndarray:
         ShapeError: If it does not have N entries.
         DataError: If it is a mixture of types.
     """
-    column = np.asarray(given)
+    column = as_array(given)
     if column.shape != (n,):
         raise ShapeError(f"extra column {name!r} has another shape", expected=f"({n},)", got=column.shape)
     if column.dtype == object:
@@ -92,7 +92,7 @@ def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
         ShapeError: If the shape does not fit the task.
         DataError: If a target is missing or of a class that the task does not have, with the ids of the rows.
     """
-    column = np.asarray(target)
+    column = as_array(target)
     n_axes = 2 if task.kind == "multilabel" else 1
     expected = (len(ids), len(task.classes)) if n_axes == 2 else (len(ids),)
     if column.shape != expected:
@@ -130,7 +130,7 @@ def _positions(column: np.ndarray, task: Task, ids: np.ndarray) -> np.ndarray:
     distinct = {label for label in labels if isinstance(label, str | int | float)}
     known = {label: places.get(label, -1) for label in distinct}  # True == 1 == 1.0, also as keys
     positions = np.array([known.get(label, -1) if _hashable(label) else -1 for label in labels], dtype=np.int64)
-    missing = np.array([label is None or label != label for label in labels], dtype=bool)
+    missing = np.array([is_missing(label) for label in labels], dtype=bool)
     if missing.any():
         raise DataError(
             f"the target {task.name!r} is missing in rows: {name_rows(missing, ids)}", hint="Leave these rows out."

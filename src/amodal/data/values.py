@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from amodal.data.checks import check_bool, name_rows
+from amodal.data.checks import check_bool, is_missing, name_rows
 from amodal.data.store import CHUNK_BYTES, ArrayStore, RaggedStore, Store
 from amodal.errors import DataError, SchemaError, ShapeError, UnknownNameError
 from amodal.schema import ModalityKind
@@ -64,6 +64,8 @@ def read_modality(
     """
     if kind is not None and kind not in _AXES_OF_KIND:
         raise UnknownNameError("kind of modality", kind, _AXES_OF_KIND)
+    if not isinstance(given, list | tuple | np.ndarray):
+        given = np.asarray(given)  # of pandas or torch
     if len(given) != len(ids):
         raise ShapeError(f"modality {name!r} has another number of rows", expected=len(ids), got=len(given))
     if kind == "text" or (kind is None and _looks_like_text(given)):
@@ -80,22 +82,18 @@ def read_modality(
 # Texts ---------------------------------------------------------------------------------------------------------------
 
 
-def _is_absent(entry: object) -> bool:
-    return entry is None or (isinstance(entry, float) and entry != entry)
-
-
 def _looks_like_text(given: Any) -> bool:
     if isinstance(given, np.ndarray) and given.dtype != object:
         return given.dtype.kind in "UT" and given.ndim == 1
     if isinstance(given, np.ndarray) and given.ndim != 1:
         return False
-    some = [entry for entry in given if not _is_absent(entry)]
+    some = [entry for entry in given if not is_missing(entry)]
     return bool(some) and all(isinstance(entry, str) for entry in some)
 
 
 def _read_texts(name: str, given: Any, ids: np.ndarray, observed: np.ndarray | None) -> Intake:
     texts = given.tolist() if isinstance(given, np.ndarray) else list(given)
-    absent = np.array([_is_absent(text) for text in texts], dtype=bool)
+    absent = np.array([is_missing(text) for text in texts], dtype=bool)
     bad = np.array([not isinstance(text, str) for text in texts], dtype=bool) & ~absent
     if bad.any():
         kind = type(texts[int(np.flatnonzero(bad)[0])]).__name__
@@ -103,7 +101,7 @@ def _read_texts(name: str, given: Any, ids: np.ndarray, observed: np.ndarray | N
     if observed is not None and (observed & absent).any():
         raise DataError(f"modality {name!r} is marked observed but has no text in rows: "
                         f"{name_rows(observed & absent, ids)}")  # fmt: skip
-    encoded = [b"" if _is_absent(text) else text.encode("utf-8", "replace") for text in texts]
+    encoded = [b"" if is_missing(text) else text.encode("utf-8", "replace") for text in texts]
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64)
     flat = np.frombuffer(b"".join(encoded), np.uint8)
     return Intake("text", (), RaggedStore(flat, offsets), ~absent if observed is None else observed & ~absent)
