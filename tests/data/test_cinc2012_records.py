@@ -1,4 +1,5 @@
-from pathlib import PurePosixPath
+import shutil
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -170,8 +171,6 @@ def test_several_sets_in_a_folder(tmp_path):
 
 
 def test_archives_in_a_folder_unless_unpacked_beside(tmp_path):
-    import shutil
-
     for letter, number in {"a": 1, "b": 2}.items():
         _write(tmp_path, letter, [number])
         shutil.make_archive(str(tmp_path / f"set-{letter}"), "gztar", tmp_path, f"set-{letter}")
@@ -182,12 +181,8 @@ def test_archives_in_a_folder_unless_unpacked_beside(tmp_path):
 
 
 def test_everything_in_one_archive(tmp_path):
-    import shutil
-
     _write(tmp_path / "all" / "challenge-2012-1.0.0", "c", [5, 6])
     path = shutil.make_archive(str(tmp_path / "download"), "zip", tmp_path / "all")
-    from pathlib import Path
-
     assert _described(find_sources(Path(path))) == (["5", "6"], ["c", "c"], ["Outcomes-c.txt"])
 
 
