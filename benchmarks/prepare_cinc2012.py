@@ -2,8 +2,8 @@
 
 Command:  python benchmarks/prepare_cinc2012.py --source DIR_OR_ARCHIVE [--repeats 3]
 Measures: seconds (the best of several) to read all files into memory (the limit: nothing can be faster), to read them
-          into arrays of 48 hours, and to write the whole cohort; and of the usual loop, pandas' read_csv and a pivot for
-          each stay, estimated from 200 stays and without cleaning or writing.
+          into arrays of 48 hours, and to write the whole cohort; and of the usual loop, pandas' read_csv and a pivot
+          for each stay, estimated from 200 stays and without cleaning or writing.
 """
 
 from __future__ import annotations
