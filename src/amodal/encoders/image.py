@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.encoders.encoder import Encoder, Tokens
+from amodal.encoders.encoder import Encoded, Encoder, StagedEncoder, Tokens
 from amodal.encoders.tabular import ResidualBlock
+from amodal.errors import ConfigurationError
 from amodal.schema import Modality
 
-__all__ = ["ConvNet"]
+__all__ = ["ConvNet", "LeNet"]
 
 
 class ConvNet(Encoder):
@@ -63,3 +64,106 @@ class ConvNet(Encoder):
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """A linear map of all cells."""
         return self.join(F.gelu(torch.where(valid[..., None], tokens, 0.0)).flatten(1))
+
+
+class LeNet(StagedEncoder):
+    """MultiBench's LeNet, layer by layer, and a linear map to the common width.
+
+    Block 0 is a 5×5 convolution without bias, BatchNorm, ReLU and 2×2 max-pooling; each further block a 3×3 convolution
+    of twice the channels with the same. With the default number of blocks one cell is left of 28×28 images (four
+    convolutions, 8c channels) and of 112×112 spectrograms (six, 32c channels), as published. A batch of one row works
+    in training, since even the last BatchNorm sees at least 2×2 cells.
+
+    Args:
+        modality: An image modality (C, H, W), at least 2 by 2.
+        width: Width of tokens and of the pooled vector.
+        channels: Channels c of the first block (6 in the late-fusion scripts, 3 in the vision-only one).
+        additional_layers: Blocks after the first; None: as many as the image's size allows.
+        dropout: Dropout before the linear map (none in the publication).
+
+    Raises:
+        ConfigurationError: If the image is too small for that many blocks.
+
+    Source:
+        :cite:`liang2021multibench`.
+    """
+
+    kinds = ("image",)
+    references = ("liang2021multibench", "lecun1998gradient")
+
+    def __init__(
+        self,
+        modality: Modality,
+        *,
+        width: int,
+        channels: int = 6,
+        additional_layers: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__(modality, width=width)
+        n, *sides = modality.shape
+        most = min(sides).bit_length() - 2  # as often can the smaller side be halved after the first time
+        layers = max(most, 0) if additional_layers is None else additional_layers
+        if layers < 0:
+            raise ConfigurationError(
+                "the number of additional layers is out of range", expected="0 or more", got=additional_layers
+            )
+        if layers > most:
+            raise ConfigurationError(
+                f"images of modality {modality.name!r} are too small for LeNet",
+                expected=f"sides of {2 ** (layers + 1)} or more",
+                got=f"{sides[0]}×{sides[1]}",
+                hint="Use fewer additional layers, or 'convnet', which takes any size.",
+            )
+        widths = [channels * 2**i for i in range(layers + 1)]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(c_in, c_out, 5 if i == 0 else 3, padding=2 if i == 0 else 1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            )
+            for i, (c_in, c_out) in enumerate(zip([n, *widths], widths))
+        )
+        self.project = nn.Linear(widths[-1], width)
+        self.drop = nn.Dropout(dropout)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_uniform_(module.weight)
+        self._n_tokens = (sides[0] >> layers + 1) * (sides[1] >> layers + 1)
+        self._widths = tuple(widths)
+
+    @property
+    def n_tokens(self) -> int:
+        """Cells of the last map: one for square images, unless there are fewer blocks than possible."""
+        return self._n_tokens
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels after each block: c, 2c, 4c, …"""
+        return self._widths
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The blocks."""
+        return tuple(self.blocks)
+
+    def begin(
+        self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The images (P, C, H, W) themselves."""
+        return values, None
+
+    def finish(self, stage_map: Tensor, valid: Tensor | None) -> Encoded:
+        """The last map (P, C, H, W) to projected cells and their mean."""
+        tokens = self.project(self.drop(stage_map.flatten(2).transpose(1, 2)))
+        whole = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return Encoded(tokens, whole, self.pool(tokens, whole))
+
+    def embed(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Tokens:
+        """All blocks: images (P, C, H, W) to the projected cells of the last map."""
+        tokens, valid, _ = self.forward(values, measured, lengths)
+        return Tokens(tokens, valid)
+
+    def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Nothing is left to do."""
+        return tokens

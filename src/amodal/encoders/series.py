@@ -1,19 +1,24 @@
-"""Encoders of series: LSTM, GRU and transformer, each with summary statistics beside the sequence."""
+"""Encoders of series: LSTM, GRU and transformer over windows of steps, with summary statistics beside the sequence."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.attention import TransformerTrunk, sinusoidal_positions
-from amodal.encoders.encoder import Encoder, Tokens
+from amodal.encoders.encoder import Encoded, Encoder, StagedEncoder, Tokens
 from amodal.encoders.squash import soft_clip
 from amodal.encoders.summary import SummaryToken, read_cells
+from amodal.errors import ConfigurationError
 from amodal.schema import Modality
 
-__all__ = ["GRUEncoder", "LSTMEncoder", "SeriesTransformer", "carry_forward"]
+__all__ = ["GRUEncoder", "LSTMEncoder", "RecurrentLayer", "SeriesTransformer", "carry_forward", "last_valid"]
+
+_MOST_WINDOWS = 16
 
 
 def carry_forward(values: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,49 +45,103 @@ def carry_forward(values: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SeriesEncoder(Encoder):
-    """What the sequence encoders share: the channels of a step, and the summary token in front of the steps."""
+    """What the sequence encoders share: windows of steps as tokens, and the summary's token in front of them.
+
+    The channels of a step are each feature's value (softly clipped, forward filled), whether it was measured, and the
+    logarithm of the time since it was; a window's token is a linear map of the channels of all its steps.
+    """
 
     kinds = ("series",)
 
     def __init__(
-        self, modality: Modality, *, width: int, summary: bool, forward_fill: bool, dropout: float, clip: float
+        self,
+        modality: Modality,
+        *,
+        width: int,
+        window: int | None,
+        summary: bool,
+        forward_fill: bool,
+        dropout: float,
+        clip: float,
     ):
         super().__init__(modality, width=width)
         self.horizon, n = modality.shape
+        self.window = window or -(-self.horizon // _MOST_WINDOWS)
+        if not 1 <= self.window <= self.horizon:
+            raise ConfigurationError("the window is out of range", expected=f"1 … {self.horizon} steps", got=window)
         self.forward_fill = forward_fill
         self.clip = clip
-        self.step = nn.Linear(3 * n, width)
+        self.step = nn.Linear(3 * n * self.window, width)
         self.drop = nn.Dropout(dropout)
         self.summary = SummaryToken(modality, width, dropout=dropout) if summary else None
 
     @property
     def n_tokens(self) -> int:
-        """One a step, and one for the summary."""
-        return self.horizon + (self.summary is not None)
+        """One a window, and one for the summary."""
+        return -(-self.horizon // self.window) + (self.summary is not None)
 
     def embed(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Tokens:
-        """Values (P, T, D) to the summary's token and one token a step."""
+        """Values (P, T, D) to the summary's token and one token a window."""
         values, readable, inside = read_cells(values, measured, lengths)
         values = soft_clip(values, self.clip)
         filled, since = carry_forward(values, readable)
         since = torch.log1p(since) / math.log1p(self.horizon)
         channels = torch.cat([filled if self.forward_fill else values, readable.to(values.dtype), since], dim=2)
-        tokens = self.step(channels)  # (P, T, width)
-        tokens = torch.where(inside[..., None], tokens + self._positions(tokens), 0.0)
-        if self.summary is None:
-            return Tokens(tokens, inside)
-        summary = self.summary(values, readable, inside)
-        valid = torch.cat([torch.ones_like(inside[:, :1]), inside], dim=1)
-        return Tokens(torch.cat([summary[:, None], tokens], dim=1), valid)  # (P, 1 + T, width)
+        channels = torch.where(inside[..., None], channels, 0.0)
+        short = -channels.shape[1] % self.window
+        channels = F.pad(channels, (0, 0, 0, short)).unflatten(1, (-1, self.window)).flatten(2)
+        valid = F.pad(inside, (0, short)).unflatten(1, (-1, self.window)).any(2)  # (P, L)
+        tokens = self._place(self.step(channels))  # (P, L, width)
+        if self.summary is not None:
+            summary = self.summary(values, readable, inside)
+            tokens = torch.cat([summary[:, None], tokens], dim=1)
+            valid = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)
+        return Tokens(torch.where(valid[..., None], tokens, 0.0), valid)
 
-    def _positions(self, tokens: Tensor) -> Tensor | float:
-        return 0.0
+    def _place(self, tokens: Tensor) -> Tensor:
+        """Adds positions to the windows' tokens where the network over them needs it."""
+        return tokens
 
 
-class _RecurrentEncoder(_SeriesEncoder):
-    """A recurrent network over the steps; the pooled vector is its last state, joined with the summary."""
+class RecurrentLayer(nn.Module):
+    """One recurrent layer over tokens (P, L, D), after the first `skip` of them, which pass through.
 
-    _cell: type[nn.LSTM] | type[nn.GRU]
+    Args:
+        cell: `nn.LSTM` or `nn.GRU`, of one layer, batch first.
+        skip: Number of tokens in front that are no part of the sequence.
+        dropout: Dropout of the states.
+    """
+
+    def __init__(self, cell: nn.LSTM | nn.GRU, *, skip: int = 0, dropout: float = 0.0):
+        super().__init__()
+        self.cell = cell
+        self.skip = skip
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (P, L, D) to states (P, L, D'); D' = D where tokens are skipped."""
+        if tokens.shape[1] == self.skip:
+            return tokens
+        states = self.drop(self.cell(tokens[:, self.skip :])[0])
+        return torch.cat([tokens[:, : self.skip], states], dim=1) if self.skip else states
+
+
+def last_valid(tokens: Tensor, valid: Tensor) -> Tensor:
+    """The last valid token of each row (P, L, D) -> (P, D); zero in rows without any.
+
+    A recurrent network that only looks back never saw the padding behind it, so nothing has to be packed.
+    """
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    at = torch.where(valid, positions, 0).amax(1)  # (P,)
+    state = tokens[torch.arange(len(tokens), device=tokens.device), at]
+    return torch.where(valid.any(1, keepdim=True), state, 0.0)
+
+
+class _RecurrentEncoder(_SeriesEncoder, StagedEncoder):
+    """A recurrent network over the windows; the pooled vector is its last state, joined with the summary."""
+
+    channel_axis = 2
+    _cell: ClassVar[type[nn.LSTM] | type[nn.GRU]]
 
     def __init__(
         self,
@@ -90,109 +149,165 @@ class _RecurrentEncoder(_SeriesEncoder):
         *,
         width: int,
         layers: int = 1,
+        window: int | None = None,
         summary: bool = True,
         forward_fill: bool = True,
         dropout: float = 0.1,
         clip: float = 3.0,
     ):
-        super().__init__(modality, width=width, summary=summary, forward_fill=forward_fill, dropout=dropout, clip=clip)
-        self.layers = nn.ModuleList(self._cell(width, width, batch_first=True) for _ in range(layers))
+        super().__init__(
+            modality,
+            width=width,
+            window=window,
+            summary=summary,
+            forward_fill=forward_fill,
+            dropout=dropout,
+            clip=clip,
+        )
+        if layers < 1:
+            raise ConfigurationError("the number of layers is out of range", expected="1 or more", got=layers)
+        self.layers = nn.ModuleList(
+            RecurrentLayer(self._cell(width, width, batch_first=True), skip=int(summary), dropout=dropout)
+            for _ in range(layers)
+        )
         self.join = nn.Linear(2 * width, width) if summary else None
 
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """The width, once a layer."""
+        return (self.width,) * len(self.layers)
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The recurrent layers."""
+        return tuple(self.layers)
+
+    def begin(
+        self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values (P, T, D) to tokens (P, L, width) and their validity."""
+        return self.embed(values, measured, lengths)
+
+    def finish(self, stage_map: Tensor, valid: Tensor | None) -> Encoded:
+        """States (P, L, width) to tokens and the pooled vector."""
+        if valid is None:
+            valid = torch.ones(stage_map.shape[:2], dtype=torch.bool, device=stage_map.device)
+        tokens = torch.where(valid[..., None], stage_map, 0.0)
+        return Encoded(tokens, valid, self.pool(tokens, valid))
+
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """The recurrent layers over the steps; the summary's token stays as it is."""
-        steps = tokens if self.summary is None else tokens[:, 1:]
+        """The recurrent layers over the windows; the summary's token stays as it is."""
         for layer in self.layers:
-            steps = self.drop(layer(steps)[0])
-        if self.summary is not None:
-            steps = torch.cat([tokens[:, :1], steps], dim=1)
-        return torch.where(valid[..., None], steps, 0.0)
+            tokens = layer(tokens)
+        return torch.where(valid[..., None], tokens, 0.0)
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """The last state, or, with the summary, a linear map of both."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        last = torch.where(valid, positions, 0).amax(1)  # (P,)
-        state = tokens[torch.arange(len(tokens), device=tokens.device), last]
-        return state if self.join is None else self.join(torch.cat([tokens[:, 0], state], dim=1))
+        if self.join is None:
+            return last_valid(tokens, valid)
+        state = last_valid(tokens[:, 1:], valid[:, 1:]) if tokens.shape[1] > 1 else torch.zeros_like(tokens[:, 0])
+        return self.join(torch.cat([tokens[:, 0], state], dim=1))
 
 
 class LSTMEncoder(_RecurrentEncoder):
-    """An LSTM over the steps, with summary statistics beside it.
+    """An LSTM over windows of steps, with summary statistics beside it.
 
     Args:
         modality: A series modality (T, D).
         width: Width of tokens, states and the pooled vector.
-        layers: Number of layers.
-        summary: Whether summary statistics go beside the sequence.
+        layers: Number of layers; they are the encoder's stages.
+        window: Steps that make one token; None: as few as leave at most 16 tokens.
+        summary: Whether summary statistics go beside the sequence, as a token of their own in front.
         forward_fill: Whether unmeasured cells hold the last measured value (else zero, the training mean).
         dropout: Dropout after each layer and in the summary.
         clip: Scale of the soft clipping of values, in standard deviations.
 
+    Raises:
+        ConfigurationError: If window or layers are out of range.
+
     Source:
-        :cite:`hochreiter1997lstm`.
+        :cite:`hochreiter1997lstm`; values beside indicators and times since the last measurement after
+        :cite:`che2018recurrent`, section "Models" (its GRU-Simple).
     """
 
-    references = ("hochreiter1997lstm",)
+    references = ("hochreiter1997lstm", "che2018recurrent")
     _cell = nn.LSTM
 
 
 class GRUEncoder(_RecurrentEncoder):
-    """A GRU over the steps, with summary statistics beside it.
+    """A GRU over windows of steps, with summary statistics beside it.
 
     Args:
         modality: A series modality (T, D).
         width: Width of tokens, states and the pooled vector.
-        layers: Number of layers.
-        summary: Whether summary statistics go beside the sequence.
+        layers: Number of layers; they are the encoder's stages.
+        window: Steps that make one token; None: as few as leave at most 16 tokens.
+        summary: Whether summary statistics go beside the sequence, as a token of their own in front.
         forward_fill: Whether unmeasured cells hold the last measured value (else zero, the training mean).
         dropout: Dropout after each layer and in the summary.
         clip: Scale of the soft clipping of values, in standard deviations.
 
+    Raises:
+        ConfigurationError: If window or layers are out of range.
+
     Source:
-        :cite:`cho2014gru`.
+        :cite:`cho2014gru`; values beside indicators and times since the last measurement after
+        :cite:`che2018recurrent`, section "Models" (its GRU-Simple).
     """
 
-    references = ("cho2014gru",)
+    references = ("cho2014gru", "che2018recurrent")
     _cell = nn.GRU
 
 
 class SeriesTransformer(_SeriesEncoder):
-    """A transformer over the steps and the summary's token.
+    """A transformer over windows of steps and the summary's token.
 
     Args:
         modality: A series modality (T, D).
         width: Width of tokens and of the pooled vector.
         layers: Number of layers.
         heads: Attention heads; None: chosen from the width.
-        summary: Whether summary statistics go beside the sequence.
+        window: Steps that make one token; None: as few as leave at most 16 tokens.
+        summary: Whether summary statistics go beside the sequence, as a token of their own in front.
         forward_fill: Whether unmeasured cells hold the last measured value (else zero, the training mean).
         dropout: Dropout of the transformer and the summary.
         clip: Scale of the soft clipping of values, in standard deviations.
 
+    Raises:
+        ConfigurationError: If window or heads are out of range.
+
     Source:
-        :cite:`vaswani2017attention`.
+        :cite:`vaswani2017attention`; windows of steps as tokens after :cite:`nie2023patchtst`, section 3.1.
     """
 
-    references = ("vaswani2017attention",)
+    references = ("vaswani2017attention", "nie2023patchtst")
 
     def __init__(
         self,
         modality: Modality,
         *,
         width: int,
-        layers: int = 2,
+        layers: int = 1,
         heads: int | None = None,
+        window: int | None = None,
         summary: bool = True,
         forward_fill: bool = True,
         dropout: float = 0.1,
         clip: float = 3.0,
     ):
-        super().__init__(modality, width=width, summary=summary, forward_fill=forward_fill, dropout=dropout, clip=clip)
+        super().__init__(
+            modality,
+            width=width,
+            window=window,
+            summary=summary,
+            forward_fill=forward_fill,
+            dropout=dropout,
+            clip=clip,
+        )
         self.transformer = TransformerTrunk(width, layers=layers, heads=heads, dropout=dropout)
 
-    def _positions(self, tokens: Tensor) -> Tensor | float:
-        return sinusoidal_positions(tokens.shape[1], self.width, tokens.device)
+    def _place(self, tokens: Tensor) -> Tensor:
+        return tokens + sinusoidal_positions(tokens.shape[1], self.width, tokens.device)
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """The transformer over steps and summary."""
+        """The transformer over windows and summary."""
         return self.transformer(tokens, valid)
