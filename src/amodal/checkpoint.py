@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,8 @@ def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
         raise UnknownNameError("method", name, METHODS)
     encoders = build_encoders(schema, **spec.get("encoders", {}))
     try:
-        return METHODS[name](schema, encoders, **spec.get("options", {}))
+        constructor: Callable[..., Method] = METHODS[name]
+        return constructor(schema, encoders, **spec.get("options", {}))
     except TypeError as error:
         raise ConfigurationError(f"method {name!r} does not take these options: {error}") from error
 
@@ -173,7 +174,7 @@ class TrainedModel:
         if self.method.accepts_empty:
             return np.ones(len(cohort), dtype=bool)
         shared = [i for i, name in enumerate(cohort.schema.names) if name in self.schema.names]
-        return cohort.observed[:, shared].any(axis=1)
+        return np.asarray(cohort.observed[:, shared].any(axis=1))
 
     def _tell_empty(self, cohort: Cohort, empty: np.ndarray, on_empty: str) -> None:
         ids = ", ".join(map(str, cohort.ids[empty][:5])) + (" …" if empty.sum() > 5 else "")

@@ -1,7 +1,8 @@
 """The command line: amodal demo | data | fit | evaluate | predict | methods | cite.
 
 Nothing heavy is imported at the top, so that `amodal --help` answers at once; for the same reason the commands are not
-named like the package's lazily loaded names, which the argument parser would resolve.
+named like the package's lazily loaded names, and there are no imports for type checkers only: the argument parser
+would resolve both.
 """
 
 from __future__ import annotations
@@ -10,13 +11,9 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from amodal.errors import AmodalError, ConfigurationError, UnknownNameError
-
-if TYPE_CHECKING:
-    from amodal.data.cohort import Cohort
-    from amodal.missingness import Mechanism
 
 __all__ = ["main", "parse_mechanism"]
 
@@ -286,7 +283,7 @@ def cite_command(run: Path) -> None:
     print(bibtex(run))
 
 
-def parse_mechanism(text: str) -> Mechanism:
+def parse_mechanism(text: str) -> Any:
     """Reads a missingness mechanism as the command line writes it.
 
     Args:
@@ -306,7 +303,7 @@ def parse_mechanism(text: str) -> Mechanism:
     from amodal import missingness
 
     name, _, argument = text.partition(":")
-    kinds: dict[str, tuple[Callable[..., Mechanism], Callable[[str], Any] | None]] = {
+    kinds: dict[str, tuple[Callable[..., Any], Callable[[str], Any] | None]] = {
         "natural": (missingness.Natural, None),
         "balanced": (missingness.BalancedCounts, None),
         "mcar": (missingness.MCAR, float),
@@ -336,7 +333,7 @@ def _trained(run: Path, device: str) -> Any:
     return TrainedModel.load(run, device=device)
 
 
-def _cohort(data: str, split: str) -> Cohort:
+def _cohort(data: str, split: str) -> Any:
     from amodal.data import load_cohort
 
     cohort = load_cohort(data)

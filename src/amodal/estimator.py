@@ -14,7 +14,7 @@ from amodal.checkpoint import TrainedModel, read_experiment
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
 from amodal.missingness import Mechanism, mechanism_from_json
-from amodal.schema import Schema, Task
+from amodal.schema import ModalityKind, Schema, Task
 from amodal.training import fit
 
 __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
@@ -35,7 +35,7 @@ class _Estimator(BaseEstimator):
         epochs: int = 60,
         settings: dict[str, Any] | None = None,
         width: int = 64,
-        kinds: dict[str, str] | None = None,
+        kinds: dict[str, ModalityKind] | None = None,
         seed: int = 0,
         progress: bool = False,
     ):
@@ -76,7 +76,7 @@ class _Estimator(BaseEstimator):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet; call fit first.")
         values = _named(X)
         self.schema_.check_names(list(values))
-        kinds = {name: self.schema_[name].kind for name in values}
+        kinds: dict[str, ModalityKind] = {name: self.schema_[name].kind for name in values}
         return Cohort.from_arrays(values, task=self.schema_.task, observed=_presence(observed), kinds=kinds)
 
     def _predictions(self, X: Inputs, observed: Inputs | None) -> np.ndarray:

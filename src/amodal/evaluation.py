@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -284,7 +284,7 @@ def degradation(
     cohort: Cohort,
     rates: Iterable[float],
     *,
-    mechanism: type[Mechanism] = MCAR,
+    mechanism: Callable[[float], Mechanism] = MCAR,
     seed: int = 0,
     metrics: Sequence[str] | None = None,
     resamples: int = 1000,
@@ -313,7 +313,7 @@ def degradation(
             mechanism(rate) if rate else None,
             seed=seed,
             metrics=metrics,
-            resamples=resamples,  # type: ignore[call-arg]
+            resamples=resamples,
         )
         realised = float(np.mean(list(result.presence.rates.values())))
         for name, interval in result.intervals["overall"].items():
@@ -422,7 +422,7 @@ def _table(
     return pd.DataFrame(rows)
 
 
-def _interval_json(interval: Interval) -> dict[str, object]:
+def _interval_json(interval: Interval) -> dict[str, float | str | None]:
     values = {"value": interval.estimate, "low": interval.low, "high": interval.high}
     return {k: None if np.isnan(v) else v for k, v in values.items()} | (
         {"reason": interval.reason} if interval.reason else {}

@@ -18,7 +18,7 @@ from amodal.files import write_json
 from amodal.method import EstimatedMethod, Method
 from amodal.methods import METHODS
 from amodal.missingness import BalancedCounts, Mechanism, Natural
-from amodal.training.run import Run, forked_rng
+from amodal.training.run import Run, forked_rng, process_rank
 from amodal.training.settings import settings_from
 
 __all__ = ["fit"]
@@ -106,7 +106,9 @@ def fit(
             "fingerprint": _fingerprint(train, valid),
         },
     }
-    folder = None if out is None else _open_folder(Path(out), plan, resume)
+    folder = None if out is None else Path(out)
+    if folder is not None and process_rank() == 0:
+        _open_folder(folder, plan, resume)
     if folder is not None and (folder / "experiment.json").is_file():
         return TrainedModel.load(folder, device=device)
     run = Run(plan, settings_, train, valid, train_mechanism, valid_mechanism, device, folder)
@@ -156,7 +158,7 @@ def _fingerprint(train: Cohort, valid: Cohort) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> Path:
+def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
     """Makes or finds the run's folder.
 
     Raises:
@@ -168,7 +170,7 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> Path:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
     if not any(folder.iterdir()):
         write_json(folder / "plan.json", plan)
-        return folder
+        return
     if not resume:
         raise RunError(
             f"the folder {folder} is not empty", hint="Choose another one, or pass resume=True to continue its run."
@@ -182,4 +184,3 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> Path:
             f"the run in {folder} was started with other arguments: {', '.join(differing)}",
             hint="Resume with the same data, method, settings and seed, or choose another folder.",
         )
-    return folder

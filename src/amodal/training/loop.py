@@ -30,24 +30,18 @@ class LoopModule(pl.LightningModule):
 
     Args:
         run: The run; it validates and stores its state at the end of each epoch.
-        first_epoch: The epoch to begin with.
         optimiser_state: Stored tensors of the optimisers, or none.
         progress: Whether to show a progress bar.
     """
 
-    def __init__(self, run: Run, first_epoch: int, optimiser_state: Mapping[str, Tensor], progress: bool):
+    def __init__(self, run: Run, optimiser_state: Mapping[str, Tensor], progress: bool):
         super().__init__()
         self.automatic_optimization = False
         self.method = run.method
-        self.run, self.first_epoch, self.optimiser_state = run, first_epoch, optimiser_state
+        self.run, self.optimiser_state = run, optimiser_state
         self.progress = _ProgressBar(run.settings.epochs) if progress else None
         self.sums: dict[str, Tensor] = {}
         self.steps_in_epoch = 1
-
-    @property
-    def epoch(self) -> int:
-        """The run's epoch, counted over interruptions."""
-        return self.first_epoch + self.current_epoch
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser for each name the method declares, with its stored state."""
@@ -64,12 +58,12 @@ class LoopModule(pl.LightningModule):
     def train_dataloader(self) -> Iterable[Batch]:
         """Batches of the epoch that begins, under its presence."""
         loader = make_loader(
-            self.run.rows_of(self.epoch),
+            self.run.rows_of(self.current_epoch),
             self.run.batch_size,
             scaling=self.run.scaling,
             shuffle=True,
             seed=self.run.seed,
-            epoch=self.epoch,
+            epoch=self.current_epoch,
             workers=self.run.settings.workers,
             pin_memory=self.run.device.type == "cuda",
             rank=self.trainer.global_rank,
@@ -86,10 +80,12 @@ class LoopModule(pl.LightningModule):
         """One batch: each optimiser in turn, then the method's own after-step hook."""
         if not self.method.accepts_empty:
             batch = batch.take(batch.presence.any(1))
-        seed = mix_seed(self.run.seed, self.epoch + 1, batch_idx * self.trainer.world_size + self.trainer.global_rank)
+        seed = mix_seed(
+            self.run.seed, self.current_epoch + 1, batch_idx * self.trainer.world_size + self.trainer.global_rank
+        )
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
-        step = self.epoch * self.steps_in_epoch + batch_idx
+        step = self.current_epoch * self.steps_in_epoch + batch_idx
         optimisers = self.optimizers()
         for name, optimiser in zip(
             self.method.optimisers, optimisers if isinstance(optimisers, list) else [optimisers]
@@ -128,7 +124,7 @@ class LoopModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Validates on every process, stores the state on the first one, and stops when patience has run out."""
-        row: dict[str, float] = {"epoch": self.epoch}
+        row: dict[str, float] = {"epoch": self.current_epoch}
         for key, entry in self.sums.items():
             total = self.trainer.strategy.reduce(entry, reduce_op="sum")
             row[key] = float(total[0] / total[1])
@@ -138,7 +134,7 @@ class LoopModule(pl.LightningModule):
         with self.trainer.precision_plugin.forward_context():
             self.run.end_epoch(row, plain if self.trainer.is_global_zero else None)
         for logger in self.trainer.loggers:
-            logger.log_metrics({k: v for k, v in self.run.history[-1].items() if k != "epoch"}, step=self.epoch)
+            logger.log_metrics({k: v for k, v in self.run.history[-1].items() if k != "epoch"}, step=self.current_epoch)
         if self.progress is not None:
             self.progress.advance(self.run.history[-1])
         if self.run.out_of_patience:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +28,7 @@ from amodal.method import EstimatedMethod, Method
 from amodal.missingness import Mechanism, Natural, Presence, realise
 from amodal.training.settings import TrainingSettings
 
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
-
-__all__ = ["Run", "draw_presence", "forked_rng", "mix_seed", "training_prior"]
+__all__ = ["Run", "draw_presence", "forked_rng", "mix_seed", "process_rank", "training_prior"]
 
 STATE_FILE = "training_state.safetensors"
 
@@ -47,7 +45,8 @@ def draw_presence(mechanism: Mechanism, cohort: Cohort, seed: int | Sequence[int
         Presence of the N cases after natural absence and removal.
     """
     scores = cohort.scores() if mechanism.needs_scores else None
-    return realise(mechanism, cohort.observed, cohort.schema.names, seed=seed, scores=scores)
+    entropy = np.random.SeedSequence(seed)
+    return realise(mechanism, cohort.observed, cohort.schema.names, seed=entropy, scores=scores)
 
 
 @dataclass
@@ -137,7 +136,7 @@ class Run:
         self.method.prepare(self.scaling.apply(b) for b in make_loader(self.rows_of(0), self.batch_size))
         first_epoch, optimiser_state = self.load_state()
         if first_epoch < self.settings.epochs and not self.out_of_patience:
-            module = LoopModule(self, first_epoch, optimiser_state, progress)
+            module = LoopModule(self, optimiser_state, progress)
             with _quiet_lightning():
                 many = self.settings.devices * self.settings.nodes > 1
                 trainer = pl.Trainer(
@@ -146,7 +145,7 @@ class Run:
                     num_nodes=self.settings.nodes,
                     strategy="ddp_find_unused_parameters_true" if many else "auto",
                     precision=self.settings.precision,  # type: ignore[arg-type]
-                    max_epochs=self.settings.epochs - first_epoch,
+                    max_epochs=self.settings.epochs,
                     logger=_loggers(loggers, self.folder),
                     enable_checkpointing=False,
                     enable_progress_bar=False,
@@ -155,6 +154,8 @@ class Run:
                     reload_dataloaders_every_n_epochs=1,
                     num_sanity_val_steps=0,
                 )
+                for stage in ("ready", "started", "processed", "completed"):  # epochs are counted over interruptions
+                    setattr(trainer.fit_loop.epoch_progress.current, stage, first_epoch)
                 trainer.fit(module)
         if self.best_state:
             self.method.load_state_dict(self.best_state)
@@ -243,7 +244,7 @@ class Run:
         }
         self.plan["versions"] = versions()
         model = self.model
-        if self.folder is not None:
+        if self.folder is not None and process_rank() == 0:
             model.write_into(self.folder)
             (self.folder / STATE_FILE).unlink(missing_ok=True)
         return model
@@ -258,6 +259,14 @@ def training_prior(train: Cohort) -> np.ndarray:
     if task.kind == "multilabel":
         return np.nan_to_num(np.nanmean(target, axis=0), nan=0.5)
     return np.array([target.mean()], dtype=np.float64)
+
+
+def process_rank() -> int:
+    """Rank of this process among those that train one model together (0 for a single one)."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
 
 
 def mix_seed(seed: int, epoch: int, step: int) -> int:
@@ -291,7 +300,7 @@ def _quiet_lightning() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _loggers(names: tuple[str, ...], folder: Path | None) -> list[pl.loggers.Logger] | bool:
+def _loggers(names: tuple[str, ...], folder: Path | None) -> list[Any] | bool:
     from lightning.pytorch import loggers
 
     known = {"tensorboard": loggers.TensorBoardLogger, "mlflow": loggers.MLFlowLogger, "wandb": loggers.WandbLogger}

@@ -1,0 +1,108 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amodal.cli import main, parse_mechanism
+from amodal.data.cohort import Cohort
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.missingness import MCAR, MNAR, BalancedCounts, FixedCount, Natural, Pattern
+from amodal.schema import Task
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    Cohort.from_arrays(
+        {"a": rng.normal(size=(120, 3)) + y[:, None], "b": rng.normal(size=(120, 2))},
+        task=Task("binary", classes=("no", "yes")),
+        target=np.array(["no", "yes"])[y],
+        splits=np.repeat(["train", "valid", "test"], 40),
+        name="made",
+    ).save(tmp_path / "cohort")
+    return tmp_path / "cohort"
+
+
+def test_fit_evaluate_predict_cite(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    common = ["--data", str(cohort)]
+    words = ["fit", "fusion", *common, "--out", str(run), "--epochs", "2", "--width", "8", "--device", "cpu", "--quiet"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "2 epochs" in printed
+    assert printed.strip().endswith(f"The run is {run}")
+    assert main([*words, "--resume"]) == 0, "a finished run is loaded"
+    assert main(["evaluate", str(run), *common, "--missingness", "mcar:0.3", "--resamples", "20"]) == 0
+    assert "overall" in capsys.readouterr().out
+    assert (run / "metrics.json").is_file()
+    assert main(["evaluate", str(run), *common, "--patterns", "all", "--resamples", "20"]) == 0
+    assert "a+b" in capsys.readouterr().out
+    assert main(["predict", str(run), *common, "--split", "test", "--out", str(tmp_path / "new" / "p.csv")]) == 0
+    frame = pd.read_csv(tmp_path / "new" / "p.csv")
+    assert frame.columns.tolist() == ["id", "p_no", "p_yes", "predicted"]
+    assert len(frame) == 40
+    assert main(["cite", str(run)]) == 0
+    assert "@" in capsys.readouterr().out
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]):
+    assert main(["methods"]) == 0
+    assert "modality_dropout" in capsys.readouterr().out
+    assert main(["data", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert "digits" in printed
+    assert "cinc2012" in printed
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("amodal ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "fushion", "--data", "digits", "--out", "x"], "unknown method 'fushion'"),
+        (["fit", "fusion", "--data", "digitz", "--out", "x"], "digitz"),
+        (["evaluate", "nowhere", "--data", "digits"], "there is no run at nowhere"),
+        (["fit", "fusion", "--data", "digits", "--out", "x", "--missingness", "mcar:1.5"], "rate"),
+        (["predict", "nowhere", "--data", "digits", "--out", "p.xls"], "unknown ending (expected .csv or .parquet"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    captured = capsys.readouterr().err
+    assert captured.startswith("error: ")
+    assert message in captured
+    assert "Traceback" not in captured
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_mechanisms_as_they_are_written():
+    assert parse_mechanism("natural") == Natural()
+    assert parse_mechanism("balanced") == BalancedCounts()
+    assert parse_mechanism("mcar:0.25") == MCAR(0.25)
+    assert parse_mechanism("mnar:0.5") == MNAR(0.5)
+    assert parse_mechanism("count:2") == FixedCount(2)
+    assert parse_mechanism("pattern:a+b") == Pattern(["a", "b"])
+    with pytest.raises(UnknownNameError, match="unknown missingness mechanism 'mcra'.*Did you mean 'mcar'"):
+        parse_mechanism("mcra:0.5")
+    with pytest.raises(ConfigurationError, match="'mcar' needs an argument .expected mcar:NUMBER, got 'mcar:half'"):
+        parse_mechanism("mcar:half")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom amodal.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'sklearn', 'lightning', 'matplotlib', 'transformers'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0

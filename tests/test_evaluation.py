@@ -1,0 +1,147 @@
+"""Evaluation by pattern: the numbers are those of scikit-learn on the rows they claim to be of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, mean_absolute_error, roc_auc_score
+
+import amodal
+from amodal.checkpoint import TrainedModel
+from amodal.data.cohort import Cohort
+from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.evaluation import compare, degradation, evaluate, evaluate_patterns
+from amodal.missingness import MCAR, FixedCount
+from amodal.schema import Task
+
+
+def made(n: int, seed: int) -> Cohort:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    values = {
+        name: rng.normal(size=(n, 2)) + shift * y[:, None] for name, shift in (("a", 2.0), ("b", 1.0), ("c", 0.0))
+    }
+    return Cohort.from_arrays(
+        values, task=Task("binary", classes=(0, 1)), target=y, groups=[f"p{i // 2}" for i in range(n)], name="made"
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    return amodal.fit("fusion", made(300, 0), epochs=5, width=8, seed=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def test_rows() -> Cohort:
+    return made(400, 1)
+
+
+def test_values_are_those_of_scikit_learn_on_each_pattern_s_rows(model: TrainedModel, test_rows: Cohort):
+    result = evaluate(model, test_rows, MCAR(0.4), seed=7, resamples=200)
+    table = result.table().set_index("pattern")
+    presence = result.presence.observed
+    assert table.index[-1] == "overall"
+    assert table.loc["overall", "n"] == len(test_rows)
+    assert table["n"].iloc[:-1].sum() == len(test_rows)
+    labels = ["+".join(n for n, seen in zip("abc", row) if seen) for row in presence]
+    for pattern in set(labels) | {"overall"}:
+        rows = np.array([pattern in ("overall", label) for label in labels])
+        p, y = result.predictions[rows], test_rows.target[rows]
+        assert table.loc[pattern, "accuracy"] == pytest.approx(accuracy_score(y, p.argmax(1)))
+        assert table.loc[pattern, "auroc"] == pytest.approx(roc_auc_score(y, p[:, 1]))
+        assert table.loc[pattern, "auroc_low"] <= table.loc[pattern, "auroc"] <= table.loc[pattern, "auroc_high"]
+    np.testing.assert_allclose(
+        result.predictions, model.predict(test_rows.with_observed(presence)), err_msg="predictions under the presence"
+    )
+
+
+def test_the_same_seed_gives_every_model_the_same_presence(model: TrainedModel, test_rows: Cohort):
+    first, second, third = (evaluate(model, test_rows, MCAR(0.4), seed=s, resamples=20) for s in (7, 7, 8))
+    assert first.presence.hash == second.presence.hash != third.presence.hash
+    pd.testing.assert_frame_equal(first.table(), second.table())
+
+
+def test_intervals_resample_groups_whole(model: TrainedModel, test_rows: Cohort):
+    doubled = test_rows.take(np.repeat(np.arange(len(test_rows)), 1))
+    grouped = evaluate(model, doubled, seed=0).intervals["overall"]["accuracy"]
+    width = grouped.high - grouped.low
+    p = grouped.estimate
+    # pairs are independent within the made data, so that the width is near the binomial one
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / len(doubled)), rel=0.25)
+
+
+def test_every_pattern_imposed_and_their_mean(model: TrainedModel, test_rows: Cohort):
+    result = evaluate_patterns(model, test_rows, resamples=100)
+    table = result.table(["accuracy"]).set_index("pattern")
+    assert len(table) == 8
+    assert (table["n"] == len(test_rows)).all()
+    alone = model.predict(test_rows.with_observed(np.tile([True, False, False], (400, 1))))
+    assert table.loc["a", "accuracy"] == pytest.approx(accuracy_score(test_rows.target, alone.argmax(1)))
+    assert table.loc["mean", "accuracy"] == pytest.approx(table["accuracy"].iloc[:-1].mean())
+    assert table.loc["a", "accuracy"] > table.loc["c", "accuracy"] + 0.2
+    lacking = test_rows.with_observed(np.tile([False, True, True], (400, 1)))
+    with pytest.raises(DataError, match="400 of 400 cases lack a modality that a pattern asks for"):
+        evaluate_patterns(model, lacking)
+
+
+def test_paired_differences(model: TrainedModel, test_rows: Cohort):
+    other = amodal.fit("fusion", made(300, 0), epochs=1, width=4, seed=1, device="cpu")
+    runs = {"long": evaluate(model, test_rows, seed=3), "short": evaluate(other, test_rows, seed=3)}
+    frame = compare(runs, "short", metrics=["accuracy"])
+    expected = (
+        runs["long"].intervals["overall"]["accuracy"].estimate - runs["short"].intervals["overall"]["accuracy"].estimate
+    )
+    assert frame["difference"].item() == pytest.approx(expected)
+    assert frame["low"].item() <= expected <= frame["high"].item()
+    elsewhere = evaluate(other, test_rows, MCAR(0.4), seed=3)
+    with pytest.raises(ConfigurationError, match="not evaluated on the same cases under the same presence"):
+        compare({"a": runs["long"], "b": elsewhere})
+    with pytest.raises(UnknownNameError, match="unknown run 'shorter'.*Did you mean 'short'"):
+        compare(runs, "shorter")
+
+
+def test_degradation(model: TrainedModel, test_rows: Cohort):
+    curve = degradation(model, test_rows, [0.0, 0.3, 0.6], metrics=["accuracy"], resamples=50)
+    assert curve["rate"].tolist() == [0.0, 0.3, 0.6]
+    np.testing.assert_allclose(curve["realised_rate"], curve["rate"], atol=0.05)
+    assert curve["value"].iloc[0] > curve["value"].iloc[-1] + 0.05
+
+
+def test_files(model: TrainedModel, test_rows: Cohort, tmp_path: Path):
+    result = evaluate(model, test_rows, FixedCount(1), seed=5, resamples=20)
+    result.save(tmp_path)
+    frame = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert frame.columns.tolist() == ["id", "group", "pattern", "p_0", "p_1", "target"]
+    np.testing.assert_allclose(frame[["p_0", "p_1"]], result.predictions)
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["presence_hash"] == result.presence.hash
+    overall = next(row for row in stored["patterns"] if row["pattern"] == "overall")
+    assert overall["metrics"]["accuracy"]["value"] == result.intervals["overall"]["accuracy"].estimate
+
+
+def test_regression_is_in_the_target_s_units():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    cohort = Cohort.from_arrays(
+        {"a": x, "b": x[:, :1]}, task=Task("regression", units="d", bins=(9, 10, 11)), target=10 + x[:, 0]
+    )
+    model = amodal.fit("fusion", cohort, epochs=3, width=8, seed=0, device="cpu")
+    result = evaluate(model, cohort, seed=0, resamples=20)
+    row = result.intervals["overall"]
+    assert row["mae"].estimate == pytest.approx(mean_absolute_error(10 + x[:, 0], result.predictions), rel=1e-5)
+    assert set(row) == {"mae", "rmse", "kappa"}
+
+
+def test_bad_input(model: TrainedModel, test_rows: Cohort):
+    with pytest.raises(DataError, match="no cases to evaluate"):
+        evaluate(model, test_rows.take(np.array([], dtype=np.int64)))
+    with pytest.raises(UnknownNameError, match="unknown metric of a binary task 'auc'.*Did you mean 'auroc'"):
+        evaluate(model, test_rows, metrics=["auc"])
+    batch = test_rows.batch(np.arange(4))
+    new = Cohort.from_arrays({k: v.numpy() for k, v in batch.values.items()}, task=model.schema.task)
+    with pytest.raises(DataError, match=r"no targets to evaluate against.*model\.predict"):
+        evaluate(model, new)
