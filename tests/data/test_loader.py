@@ -1,0 +1,131 @@
+"""The loader: every row once, the same order again, equal shares for ranks, and the same batches from workers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from amodal.data import Cohort, Scaling
+from amodal.data.loader import CohortDataset, RowBatches, make_loader
+from amodal.errors import ConfigurationError, ShapeError
+
+from .cohorts import N, assert_same_batch, mixed_cohort
+
+
+def rows_of(*arguments, epoch=0, **options):
+    sampler = RowBatches(*arguments, **options)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    assert all(rows.dtype == np.int64 for rows in batches)
+    return batches
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 20), st.booleans(), st.integers(0, 5))
+def test_every_row_comes_once(n, size, shuffle, epoch):
+    batches = rows_of(n, size, shuffle=shuffle, epoch=epoch)
+    assert sorted(np.concatenate(batches)) == list(range(n))
+    assert all(len(rows) == size for rows in batches[:-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 20), st.booleans(), st.integers(1, 4), st.booleans())
+def test_ranks_have_equally_many_equal_batches(n, size, shuffle, world_size, drop_last):
+    options = {"shuffle": shuffle, "world_size": world_size, "drop_last": drop_last, "seed": 3}
+    ranks = [rows_of(n, size, rank=rank, **options) for rank in range(world_size)]
+    shapes = [[len(rows) for rows in rank] for rank in ranks]
+    assert all(shape == shapes[0] for shape in shapes)
+    assert len(shapes[0]) >= 1
+    counts = np.bincount(np.concatenate([rows for rank in ranks for rows in rank]), minlength=n)
+    if drop_last:
+        assert len(set(shapes[0])) == 1
+        assert n < world_size or counts.max() == 1
+    else:
+        assert counts.min() >= 1
+        assert counts.sum() - n < world_size
+
+
+def test_orders_repeat_by_seed_and_epoch_only():
+    def order(**options):
+        return np.concatenate(rows_of(50, 8, shuffle=True, **options)).tolist()
+
+    assert order(seed=1, epoch=2) == order(seed=1, epoch=2)
+    assert len({tuple(order(seed=seed, epoch=epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    sampler = RowBatches(50, 8, shuffle=True, seed=1)
+    for epoch in (0, 1, 2):  # whatever came before
+        sampler.set_epoch(epoch)
+        last = np.concatenate(list(sampler)).tolist()
+    assert last == order(seed=1, epoch=2)
+
+
+def test_weights_choose_rows_in_proportion():
+    weights = np.array([0, 1, 3, 0, 6])
+    rows = np.concatenate([np.concatenate(rows_of(5, 5, weights=weights, epoch=e)) for e in range(2000)])
+    share = np.bincount(rows, minlength=5) / len(rows)
+    np.testing.assert_allclose(share, weights / 10, atol=0.015)  # three standard errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "kind", "words"),
+    [
+        ((0, 4), {}, ConfigurationError, "n is out of range .expected 1 or more, got 0"),
+        ((5, 0), {}, ConfigurationError, "batch_size is out of range"),
+        ((5, 2), {"rank": 2, "world_size": 2}, ConfigurationError, "rank is out of range .expected 0 … 1, got 2"),
+        ((5, 2), {"weights": np.ones(4)}, ShapeError, "weights have another number of rows"),
+        ((5, 2), {"weights": np.zeros(5)}, ConfigurationError, "not all zero"),
+        ((5, 2), {"weights": [1, 1, 1, 1, -1]}, ConfigurationError, "not negative"),
+        ((5, 2), {"weights": [1, 1, 1, 1, np.nan]}, ConfigurationError, "finite"),
+    ],
+)
+def test_sizes_out_of_range_are_refused(arguments, options, kind, words):
+    with pytest.raises(kind, match=words):
+        RowBatches(*arguments, **options)
+
+
+def test_a_loader_yields_the_cohorts_batches():
+    cohort = mixed_cohort()
+    loader = make_loader(cohort, 16, shuffle=True, seed=5, epoch=2)
+    order = rows_of(N, 16, shuffle=True, seed=5, epoch=2)
+    assert len(loader) == 3
+    for rows, batch in zip(order, loader, strict=True):
+        assert_same_batch(batch, cohort.batch(rows))
+
+
+def test_batches_are_scaled():
+    cohort = mixed_cohort("regression")
+    scaling = Scaling.fit(cohort.split("train"))
+    for batch in make_loader(cohort.split("test"), 3, scaling=scaling):
+        rows = np.array([cohort.ids.tolist().index(name) for name in batch.ids])
+        assert_same_batch(batch, scaling.apply(cohort.batch(rows)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_give_the_same_batches_also_from_disk(tmp_path, context):
+    mixed_cohort().save(tmp_path / "c")
+    cohort = Cohort.open(tmp_path / "c").split("train")
+    scaling = Scaling.fit(cohort)
+    expected = list(make_loader(cohort, 5, scaling=scaling, shuffle=True, seed=1))
+    loader = make_loader(cohort, 5, scaling=scaling, shuffle=True, seed=1, workers=2)
+    loader.multiprocessing_context = context
+    for _ in range(2):  # a second pass with the same workers
+        for one, other in zip(expected, loader, strict=True):
+            assert_same_batch(one, other)
+    del loader
+
+
+def test_the_same_batches_as_sample_by_sample():
+    """What a plain loader collates of single samples is what the cohort cuts at once."""
+    cohort = mixed_cohort()
+    single = [CohortDataset(cohort)[np.array([row])] for row in range(N)]
+
+    def collate(samples):
+        return {name: torch.cat([sample.values[name] for sample in samples]) for name in ("labs", "vitals", "x-ray")}
+
+    plain = DataLoader(single, batch_size=16, collate_fn=collate)
+    for one, other in zip(plain, make_loader(cohort, 16), strict=True):
+        for name, values in one.items():
+            assert torch.equal(values, other.values[name])
