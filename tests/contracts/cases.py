@@ -1,0 +1,217 @@
+"""Small schemas, batches and methods that the contracts are tested on.
+
+A method that enters `amodal.METHODS` is tested by being there. Add an entry to `SMALL` if its defaults are too large
+for a test, or to `READS` if it cannot use every modality.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from amodal.batch import Batch
+from amodal.encoders import PerModality, build_encoders
+from amodal.method import EstimatedMethod, Method, SamplingMethod
+from amodal.methods import METHODS
+from amodal.schema import Modality, Schema, Task
+
+# Options that make a method small; "dropout" and "hidden" are set wherever a method has them.
+SMALL: dict[str, dict] = {
+    "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
+    "per_pattern": {"min_rows": 1},
+}
+# Methods that read one modality only by default: the others cannot teach them anything.
+READS: dict[str, int] = {"unimodal": 0}
+
+NAMES = tuple(METHODS)
+BY_GRADIENTS = tuple(name for name, method in METHODS.items() if not issubclass(method, EstimatedMethod))
+SAMPLING = tuple(name for name, method in METHODS.items() if issubclass(method, SamplingMethod))
+
+TASKS = {
+    "binary": Task("binary", classes=("no", "yes")),
+    "multiclass": Task("multiclass", classes=("a", "b", "c")),
+    "multilabel": Task("multilabel", classes=("x", "y")),
+    "regression": Task("regression"),
+}
+# One modality of each kind, and three tables for what takes many steps.
+MODALITIES = {
+    "mixed": (
+        Modality("table", "tabular", (3,)),
+        Modality("vital-signs", "series", (4, 2)),
+        Modality("image", "image", (1, 4, 4)),
+        Modality("text", "text", ()),
+    ),
+    "tables": tuple(Modality(name, "tabular", (4,)) for name in ("a", "b", "c")),
+    "many": tuple(Modality(f"m{i}", "tabular", (2,)) for i in range(5)),
+}
+
+
+def make_schema(task: str = "multiclass", modalities: str = "mixed") -> Schema:
+    return Schema(MODALITIES[modalities], TASKS[task])
+
+
+def patterns(n_modalities: int) -> Tensor:
+    """All 2^M - 1 patterns, bool (2^M - 1, M)."""
+    chosen = [c for k in range(1, n_modalities + 1) for c in combinations(range(n_modalities), k)]
+    return torch.tensor([[m in c for m in range(n_modalities)] for c in chosen])
+
+
+def mixed_presence(schema: Schema, repeats: int = 1) -> Tensor:
+    return patterns(len(schema.names)).repeat(repeats, 1)
+
+
+def make_batch(schema: Schema, observed: Tensor, *, seed: int = 0, hidden: float = 0.0, blank: bool = True) -> Batch:
+    """A batch whose present content depends on the seed alone.
+
+    Args:
+        schema: Modalities and task.
+        observed: Presence, bool (B, M).
+        seed: Of content and target.
+        hidden: What stands in absent rows, unmeasured cells and padding (of text: bytes 255 unless it is 0).
+        blank: Whether the batch is built as always; False: behind its back, with absent rows as they are.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    n = len(observed)
+    values, measured, lengths = {}, {}, {}
+    for modality in schema.modalities:
+        name = modality.name
+        if modality.kind == "text":
+            lengths[name] = torch.randint(3, 10, (n,), generator=draw)
+            content = torch.randint(97, 104, (n, 9), generator=draw, dtype=torch.uint8)
+            content[:, 2] = 32
+            keep = torch.arange(9) < lengths[name][:, None]
+            filler = torch.tensor(0 if hidden == 0 else 255, dtype=torch.uint8)
+        else:
+            content = torch.randn(n, *modality.shape, generator=draw)
+            keep = torch.ones_like(content, dtype=torch.bool)
+            filler = torch.tensor(hidden)
+        if modality.kind in ("tabular", "series"):
+            keep = torch.rand(content.shape, generator=draw) < 0.8
+            measured[name] = keep.clone()
+        if modality.kind == "series":
+            lengths[name] = torch.randint(1, modality.shape[0] + 1, (n,), generator=draw)
+            keep &= (torch.arange(modality.shape[0]) < lengths[name][:, None])[..., None]
+        values[name] = torch.where(keep, content, filler)
+    present = dict(zip(schema.names, observed.unbind(1)))
+    target, ids = make_target(schema.task, n, draw), [f"id{i}" for i in range(n)]
+    whole = {name: _where_rows(seen, values[name], hidden) for name, seen in present.items()}
+    batch = Batch(whole, present, measured, lengths, target, ids)
+    if blank:
+        return batch
+    behind = {name: _where_rows(seen, batch.values[name], hidden) for name, seen in present.items()}
+    return Batch._trusted(
+        values=behind, observed=present, measured=batch.measured, lengths=batch.lengths, target=target, ids=ids
+    )
+
+
+def _where_rows(seen: Tensor, values: Tensor, hidden: float) -> Tensor:
+    filler = float(hidden != 0) * 255 if values.dtype == torch.uint8 else hidden
+    return torch.where(seen.view(-1, *[1] * (values.ndim - 1)), values, torch.tensor(filler, dtype=values.dtype))
+
+
+def make_target(task: Task, n: int, generator: torch.Generator) -> Tensor:
+    """Targets with every class; a multilabel target has an unknown label here and there, and one row of none."""
+    if task.kind == "regression":
+        return torch.randn(n, generator=generator)
+    if task.kind == "multilabel":
+        labels = torch.randint(0, 2, (n, task.n_outputs), generator=generator).float()
+        labels[torch.rand(labels.shape, generator=generator) < 0.1] = torch.nan
+        if n > 4:
+            labels[:2], labels[-1] = torch.tensor([[0.0] * task.n_outputs, [1.0] * task.n_outputs]), torch.nan
+        return labels
+    return torch.arange(n) % task.n_outputs
+
+
+def without_target(batch: Batch) -> Batch:
+    return Batch(batch.values, batch.observed, batch.measured, batch.lengths)
+
+
+def make_encoders(schema: Schema, *, width: int = 8, dropout: float = 0.0) -> PerModality:
+    return build_encoders(schema, width=width, dropout=dropout)
+
+
+def options_of(name: str, *, dropout: float = 0.0) -> dict:
+    known = inspect.signature(METHODS[name]).parameters
+    options = {"dropout": dropout, "hidden": 8}
+    return {key: value for key, value in options.items() if key in known} | SMALL.get(name, {})
+
+
+def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0, encoders=None) -> Method:
+    """A method as `amodal.fit` would build it, small, before any hook is called."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoders = make_encoders(schema, dropout=dropout) if encoders is None else encoders
+        return METHODS[name](schema, encoders, **options_of(name, dropout=dropout))
+
+
+def make_method(
+    name: str, task: str = "multiclass", modalities: str = "mixed", *, seed: int = 0, dropout: float = 0.0
+) -> Method:
+    """A method that has been prepared, or estimated, on every pattern; in evaluation mode, a copy of its own."""
+    return copy.deepcopy(_prepared(name, task, modalities, seed, dropout))
+
+
+@functools.cache
+def _prepared(name: str, task: str, modalities: str, seed: int, dropout: float) -> Method:
+    schema = make_schema(task, modalities)
+    method = new_method(name, schema, seed=seed, dropout=dropout)
+    make_ready(method, [make_batch(schema, mixed_presence(schema, 2), seed=seed) for seed in (1, 2)])
+    return method.eval()
+
+
+def make_ready(method: Method, batches: list[Batch]) -> None:
+    """What `amodal.fit` does before the first step; for an estimated method, all that it does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if isinstance(method, EstimatedMethod):
+            method.estimate(batches, None, torch.Generator().manual_seed(0))
+        else:
+            method.prepare(batches)
+
+
+def loss_of(method: Method, batch: Batch, *, seed: int = 0, global_seed: int = 0) -> Tensor:
+    """The sum of the objectives of all optimisers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(global_seed)
+        generator = torch.Generator().manual_seed(seed)
+        return torch.stack([method.objective_of(n, batch, generator).total for n in method.optimisers]).sum()
+
+
+def gradients_of(method: Method, batch: Batch, *, seed: int = 0) -> tuple[Tensor, dict[str, Tensor | None]]:
+    """Loss and gradients, each optimiser's objective to its own parameters, as training takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    named = {id(p): key for key, p in method.named_parameters()}
+    losses, gradients = [], dict.fromkeys(named.values())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for optimiser in method.optimisers:
+            total = method.objective_of(optimiser, batch, generator).total
+            parameters = list(method.parameters_of(optimiser))
+            found = torch.autograd.grad(total, parameters, allow_unused=True)
+            gradients |= {named[id(p)]: g for p, g in zip(parameters, found)}
+            losses.append(total.detach())
+    return torch.stack(losses).sum(), gradients
+
+
+def train(method: Method, batch: Batch, *, steps: int, learning_rate: float = 1e-2, seed: int = 0) -> Method:
+    """Steps a method's optimisers on one batch, with its hooks, as `amodal.fit` would; leaves evaluation mode on."""
+    make_ready(method, [batch])
+    if isinstance(method, EstimatedMethod):
+        return method.eval()
+    method.train()
+    optimisers = {n: torch.optim.Adam(list(method.parameters_of(n)), lr=learning_rate) for n in method.optimisers}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for step in range(steps):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            for name, optimiser in optimisers.items():
+                optimiser.zero_grad()
+                method.objective_of(name, batch, generator).total.backward()
+                optimiser.step()
+            method.after_step(step)
+    return method.eval()

@@ -1,0 +1,554 @@
+"""What every method promises, over the whole registry. A contract never replaces one value from outside."""
+
+import copy
+import importlib
+import inspect
+import itertools
+import json
+import math
+import pkgutil
+import re
+
+import pytest
+import torch
+from contracts import cases
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+import amodal.methods
+from amodal.citation import bibliography
+from amodal.encoders import PerModality
+from amodal.encoders.encoder import Encoder, Tokens
+from amodal.errors import AmodalError
+from amodal.method import EstimatedMethod, LossTerms, Method
+from amodal.methods import METHODS
+
+every_method = pytest.mark.parametrize("name", cases.NAMES)
+every_gradient_method = pytest.mark.parametrize("name", cases.BY_GRADIENTS)
+every_task = pytest.mark.parametrize("task", list(cases.TASKS))
+HIDDEN = (1e30, -1e30, math.nan, math.inf)
+
+
+def assert_same_gradients(ours, theirs):
+    for key, gradient in ours.items():
+        assert (gradient is None) == (theirs[key] is None), key
+        assert gradient is None or torch.equal(gradient, theirs[key]), key
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+# Absence -------------------------------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("blank", [True, False], ids=["blanked", "behind the batch's back"])
+def test_absent_content_cannot_matter(name, blank):
+    """Bitwise equal loss, gradients and predictions, even if blanking had not removed what is hidden."""
+    schema = cases.make_schema()
+    observed = cases.mixed_presence(schema)
+    method = cases.make_method(name).train()
+    state = copy.deepcopy(method.state_dict())
+    results = []
+    for hidden in (0.0, *HIDDEN):
+        batch = cases.make_batch(schema, observed, hidden=hidden, blank=blank)
+        method.load_state_dict(state)
+        gradients = None
+        if not isinstance(method, EstimatedMethod):
+            gradients = cases.gradients_of(method, batch, seed=3)
+        after = copy.deepcopy(method.state_dict())
+        method.eval()
+        results.append((gradients, after, method.predict(batch)))
+        method.train()
+    for gradients, after, predictions in results[1:]:
+        assert torch.equal(predictions, results[0][2])
+        assert all(torch.equal(after[key], value) for key, value in results[0][1].items())
+        if gradients is not None:
+            assert torch.equal(gradients[0], results[0][0][0])
+            assert_same_gradients(gradients[1], results[0][0][1])
+
+
+@pytest.mark.parametrize("name", [n for n in cases.NAMES if n not in cases.BY_GRADIENTS])
+def test_absent_content_cannot_matter_to_an_estimate(name):
+    schema = cases.make_schema()
+    observed = cases.mixed_presence(schema, 4)
+    fitted = []
+    for hidden in (0.0, *HIDDEN):
+        method = cases.new_method(name, schema)
+        cases.make_ready(method, [cases.make_batch(schema, observed, hidden=hidden, blank=False)])
+        fitted.append(method.state_dict())
+    for state in fitted[1:]:
+        assert all(torch.equal(state[key], value) for key, value in fitted[0].items())
+
+
+class Witness(Encoder):
+    """Remembers how many of the rows it was given are placeholders; its BatchNorm would not forget them."""
+
+    kinds = ("tabular",)
+    placeholders = 0  # over all copies
+
+    def __init__(self, modality):
+        super().__init__(modality, width=4)
+        self.linear = nn.Linear(modality.n_features, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    @property
+    def n_tokens(self):
+        return 1
+
+    def embed(self, values, measured=None, lengths=None):
+        Witness.placeholders += int((values == 0).all(1).sum())
+        return Tokens(self.linear(values)[:, None], torch.ones(len(values), 1, dtype=torch.bool))
+
+    def trunk(self, tokens, valid):
+        if self.training and len(tokens) < 2:  # BatchNorm has no statistics of one row
+            return tokens
+        return self.norm(tokens[:, 0])[:, None]
+
+
+@every_gradient_method
+def test_encoders_see_present_rows_only(name):
+    schema = cases.make_schema(modalities="tables")
+    encoders = PerModality({m.name: Witness(m) for m in schema.modalities})
+    method = cases.new_method(name, schema, encoders=encoders)
+    batch = cases.make_batch(schema, cases.mixed_presence(schema, 3))
+    full = {key: torch.ones_like(value) for key, value in batch.measured.items()}
+    batch = type(batch)({k: v + 5 for k, v in batch.values.items()}, batch.observed, full, {}, batch.target)
+    cases.make_ready(method, [batch])
+    Witness.placeholders = 0
+    cases.gradients_of(method.train(), batch)
+    method.eval().predict(batch)
+    assert Witness.placeholders == 0
+
+
+@every_gradient_method
+def test_a_modality_absent_from_a_whole_batch_leaves_its_encoder_alone(name):
+    """Neither buffers nor gradients: the running statistics of a BatchNorm stay those of present rows."""
+    schema = cases.make_schema(modalities="tables")
+    for m, absent in enumerate(schema.names):
+        encoders = PerModality({modality.name: Witness(modality) for modality in schema.modalities})
+        method = cases.new_method(name, schema, encoders=encoders).train()
+        presence = cases.patterns(3)[~cases.patterns(3)[:, m]]
+        before = {key: value.clone() for key, value in method.named_buffers()}
+        _, gradients = cases.gradients_of(method, cases.make_batch(schema, presence.repeat(3, 1)))
+        own = f".modality_{absent}."
+        assert all(torch.equal(v, before[k]) for k, v in method.named_buffers() if own in k and "norm" in k)
+        touched = [k for k, g in gradients.items() if own in k and "encoders" in k and g is not None and g.any()]
+        assert not touched
+
+
+# Patterns ------------------------------------------------------------------------------------------------------------
+
+
+def assert_finite(method, batch):
+    if not isinstance(method, EstimatedMethod):
+        method.train()
+        loss, gradients = cases.gradients_of(method, batch)
+        assert torch.isfinite(loss)
+        assert all(g is None or torch.isfinite(g).all() for g in gradients.values())
+    assert_predictions(method.eval(), batch)
+
+
+def assert_predictions(method, batch):
+    with torch.no_grad():
+        predictions = method.predict(cases.without_target(batch))
+    task = method.schema.task
+    shape = (len(batch),) if task.kind == "regression" else (len(batch), task.n_outputs)
+    assert predictions.shape == shape
+    assert predictions.is_floating_point()
+    assert torch.isfinite(predictions).all()
+    if task.kind != "regression":
+        assert ((predictions >= 0) & (predictions <= 1)).all()
+    if task.is_classification:
+        close(predictions.sum(1), torch.ones(len(batch)))
+
+
+@every_method
+@every_task
+def test_all_patterns_mixed_on_every_task(name, task):
+    method = cases.make_method(name, task)
+    assert_finite(method, cases.make_batch(method.schema, cases.mixed_presence(method.schema, 2), seed=9))
+
+
+@every_method
+def test_each_pattern_alone_in_a_batch_of_one_and_of_three(name):
+    method = cases.make_method(name)
+    for pattern, size in itertools.product(cases.patterns(4), (1, 3)):
+        assert_finite(method, cases.make_batch(method.schema, pattern.repeat(size, 1), seed=4))
+
+
+@every_method
+def test_a_modality_absent_from_a_whole_batch(name):
+    method = cases.make_method(name, "binary")
+    for m in range(4):
+        presence = cases.patterns(4)
+        assert_finite(method, cases.make_batch(method.schema, presence[~presence[:, m]], seed=5))
+
+
+@every_method
+def test_many_modalities(name):
+    method = cases.make_method(name, "binary", "many")
+    assert_finite(method, cases.make_batch(method.schema, cases.mixed_presence(method.schema), seed=6))
+
+
+@every_method
+def test_one_modality(name):
+    schema = cases.Schema(cases.MODALITIES["tables"][:1], cases.TASKS["binary"])
+    method = cases.new_method(name, schema)
+    batch = cases.make_batch(schema, torch.ones(16, 1, dtype=torch.bool))
+    cases.make_ready(method, [batch])
+    assert_finite(method, batch)
+
+
+# Rows ----------------------------------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("modalities", ["mixed", "many"])
+def test_rows_do_not_influence_one_anothers_prediction(name, modalities):
+    method = cases.make_method(name, modalities=modalities)
+    observed = cases.mixed_presence(method.schema)
+    batch = cases.make_batch(method.schema, observed, seed=1)
+    whole = method.predict(batch)
+    alone = torch.cat([method.predict(batch.take(torch.tensor([i]))) for i in range(len(batch))])
+    if METHODS[name].transductive:
+        assert not torch.allclose(whole, alone), "declared transductive, but rows do not influence one another"
+        return
+    close(whole, alone)
+    others = cases.make_batch(method.schema, observed.flip(0), seed=2)  # other neighbours, with other patterns
+    for i in range(len(batch)):
+        rows = torch.arange(len(batch))
+        mixed = type(batch)(
+            *({k: torch.cat([v[i : i + 1], w[rows != i]]) for k, (v, w) in _paired(batch, others, part)}
+              for part in ("values", "observed", "measured", "lengths"))
+        )  # fmt: skip
+        close(method.predict(mixed)[0], whole[i])
+
+
+def _paired(one, two, part):
+    first, second = getattr(one, part), getattr(two, part)
+    return [(key, (first[key], second[key])) for key in first]
+
+
+@every_method
+def test_permuting_rows_permutes_predictions(name):
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema, 2), seed=1)
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
+    close(method.predict(batch.take(order)), method.predict(batch)[order])
+
+
+def objective_over_draws(method, batch, *, copies, seeds):
+    """Mean over draws of an objective (copies of the rows in one batch, and several seeds), and its standard error."""
+    rows = torch.arange(len(batch)).repeat_interleave(copies)
+    with torch.no_grad():
+        losses = torch.stack([cases.loss_of(method, batch.take(rows), seed=seed).double() for seed in range(seeds)])
+    return losses.mean(), losses.std(correction=0) / math.sqrt(max(seeds - 1, 1))
+
+
+@every_gradient_method
+@every_task
+def test_the_objective_of_a_batch_is_the_mean_over_its_rows(name, task):
+    method = cases.make_method(name, task, "tables")
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema), seed=7)
+    rows = [batch.take(torch.tensor([i])) for i in range(len(batch))]
+    draws = {"copies": 1, "seeds": 1}
+    if not torch.equal(cases.loss_of(method, batch, seed=0), cases.loss_of(method, batch, seed=1)):
+        draws = {"copies": 48, "seeds": 8}
+    whole, error = objective_over_draws(method, batch, **draws)
+    parts = [objective_over_draws(method, row, **draws) for row in rows]
+    mean = torch.stack([part[0] for part in parts]).mean()
+    tolerance = 1e-5
+    if draws["seeds"] > 1:
+        tolerance += 5 * float(torch.stack([part[1] for part in parts]).norm() / len(rows) + error)
+    difference = float((whole - mean).abs())
+    if METHODS[name].couples_rows:
+        assert difference > tolerance, "declared to couple rows, but its objective is the mean over rows"
+    else:
+        assert difference <= tolerance
+
+
+# Learning ------------------------------------------------------------------------------------------------------------
+
+
+@every_gradient_method
+@pytest.mark.parametrize("modalities", ["mixed", "many"])
+def test_gradients_reach_every_parameter(name, modalities):
+    method = cases.make_method(name, "binary", modalities).train()
+    reached = set()
+    for seed in range(3):
+        batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema, 2), seed=seed)
+        gradients = cases.gradients_of(method, batch, seed=seed)[1]
+        reached |= {key for key, gradient in gradients.items() if gradient is not None and gradient.any()}
+    learnable = {key for key, parameter in method.named_parameters() if parameter.requires_grad}
+    assert learnable - reached == set()
+
+
+@every_gradient_method
+def test_hooks_name_parameters_once(name):
+    method = cases.make_method(name)
+    learnable = {id(p) for p in method.parameters() if p.requires_grad}
+    stepped = [id(p) for optimiser in method.optimisers for p in method.parameters_of(optimiser)]
+    assert set(stepped) == learnable
+    for optimiser in method.optimisers:
+        own = [id(p) for p in method.parameters_of(optimiser)]
+        clipped = [id(p) for group in method.clip_groups(optimiser) for p in group]
+        assert sorted(clipped) == sorted(own)
+        assert len(set(own)) == len(own)
+    assert all(method.learning_rate_scale(key) >= 0 for key, _ in method.named_parameters())
+
+
+@every_method
+def test_overfits_32_rows_of_all_patterns(name):
+    """Every pattern identifies its row, so that the rows can be learnt by heart."""
+    schema = cases.make_schema("binary", "tables")
+    observed = cases.mixed_presence(schema, 5)[:32]
+    if name in cases.READS:
+        observed[:, cases.READS[name]] = True
+    batch = cases.make_batch(schema, observed, seed=11)
+    measured = {key: torch.ones_like(value) for key, value in batch.measured.items()}
+    draw = torch.Generator().manual_seed(5)
+    values = {m.name: torch.randn(32, *m.shape, generator=draw) for m in schema.modalities}
+    batch = type(batch)(values, batch.observed, measured, {}, batch.target)
+    method = cases.train(cases.new_method(name, schema), batch, steps=250)
+    with torch.no_grad():
+        probability = method.predict(batch).gather(1, batch.target[:, None])
+    assert probability.min() > 0.5
+    assert -probability.log().mean() < 0.1
+
+
+# Randomness ----------------------------------------------------------------------------------------------------------
+
+
+@every_gradient_method
+def test_the_generator_is_the_only_source_of_randomness_but_dropout(name):
+    method = cases.make_method(name).train()
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema, 2))
+    state = copy.deepcopy(method.state_dict())
+    first = cases.loss_of(method, batch, seed=5, global_seed=1)
+    method.load_state_dict(state)
+    assert torch.equal(cases.loss_of(method, batch, seed=5, global_seed=2), first)
+    if METHODS[name].draws_removal:
+        method.load_state_dict(state)
+        assert not torch.equal(cases.loss_of(method, batch, seed=6, global_seed=1), first)
+
+
+@every_gradient_method
+def test_dropout_follows_the_global_generator(name):
+    method = cases.make_method(name, dropout=0.3).train()
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    state = copy.deepcopy(method.state_dict())
+    losses = []
+    for seed in (1, 1, 2):
+        method.load_state_dict(state)
+        losses.append(cases.loss_of(method, batch, global_seed=seed))
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.equal(losses[0], losses[2])
+
+
+@every_method
+def test_predictions_are_deterministic_and_leave_no_trace(name):
+    """No dropout, no global randomness, no change of weights or statistics, whatever torch's generator does."""
+    method = cases.make_method(name, dropout=0.5)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    before = copy.deepcopy(method.state_dict())
+    predictions = []
+    for seed in (1, 2):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            predictions.append(method.predict(batch))
+            untouched = torch.rand(1)
+            torch.manual_seed(seed)
+            assert torch.equal(torch.rand(1), untouched), "a prediction draws from torch's global generator"
+    assert torch.equal(*predictions)
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+@every_method
+def test_an_objective_and_a_prediction_leave_the_batch_alone(name):
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    before = copy.deepcopy(batch)
+    if not isinstance(method, EstimatedMethod):
+        cases.gradients_of(method.train(), batch)
+    method.eval().predict(batch)
+    for part in ("values", "observed", "measured", "lengths"):
+        for key, value in getattr(before, part).items():
+            assert torch.equal(getattr(batch, part)[key], value)
+    assert torch.equal(batch.target, before.target)
+
+
+# Saving --------------------------------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize(("task", "modalities"), [("multiclass", "mixed"), ("regression", "many")])
+def test_saved_and_loaded_predictions_are_equal(name, task, modalities):
+    """Through safetensors, into a method of other initial weights on which no hook was called."""
+    method = cases.make_method(name, task, modalities)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema), seed=8)
+    if not isinstance(method, EstimatedMethod):
+        cases.train(method, batch, steps=2)
+    stored = save_tensors({key: value.contiguous().clone() for key, value in method.state_dict().items()})
+    again = cases.new_method(name, method.schema, seed=99)
+    again.load_state_dict(load_tensors(stored))
+    assert torch.equal(again.eval().predict(batch), method.predict(batch))
+
+
+@every_method
+def test_a_state_with_a_part_missing_is_refused(name):
+    method = cases.make_method(name)
+    state = dict(method.state_dict())
+    for key in (next(iter(state)), list(state)[-1]):
+        with pytest.raises(RuntimeError, match="Missing key"):
+            cases.new_method(name, method.schema).load_state_dict({k: v for k, v in state.items() if k != key})
+
+
+@every_method
+def test_options_are_plain_json(name):
+    defaults = {k: p.default for k, p in _parameters(METHODS[name]).items() if k not in ("schema", "encoders")}
+    assert json.loads(json.dumps(defaults)) == defaults
+
+
+@every_method
+def test_the_order_of_given_encoders_cannot_matter(name):
+    schema = cases.make_schema()
+    encoders = cases.make_encoders(schema)
+    backwards = PerModality(dict(reversed(list(encoders.items()))))
+    batch = cases.make_batch(schema, cases.mixed_presence(schema))
+    made = [cases.new_method(name, schema, encoders=given) for given in (encoders, backwards)]
+    for method in made:
+        cases.make_ready(method, [batch])
+    assert torch.equal(made[0].eval().predict(batch), made[1].eval().predict(batch))
+
+
+# Terms and hooks -----------------------------------------------------------------------------------------------------
+
+
+@every_gradient_method
+def test_terms_are_scalars_with_weights_apart(name):
+    method = cases.make_method(name).train()
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    for optimiser in method.optimisers:
+        terms = method.objective_of(optimiser, batch, torch.Generator().manual_seed(0))
+        assert isinstance(terms, LossTerms)
+        assert all(term.shape == () for term in terms.terms.values())
+        by_hand = sum(terms.weights.get(key, 1.0) * term.double() for key, term in terms.terms.items())
+        close(terms.total.double(), by_hand)
+        assert terms.total.requires_grad
+
+
+@every_method
+def test_monitor_gives_numbers(name):
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    values = method.monitor(batch)
+    assert all(isinstance(key, str) and isinstance(value, float) for key, value in values.items())
+
+
+@pytest.mark.parametrize("name", [n for n in cases.NAMES if n not in cases.BY_GRADIENTS])
+def test_an_estimated_method_says_that_it_has_no_objective(name):
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    with pytest.raises(AmodalError, match="not trained by gradients"):
+        method.objective(batch, torch.Generator())
+
+
+@pytest.mark.parametrize("name", [n for n in cases.NAMES if n not in cases.BY_GRADIENTS])
+def test_an_estimate_follows_its_generator(name):
+    schema = cases.make_schema("binary", "tables")
+    batches = [cases.make_batch(schema, cases.mixed_presence(schema, 4), seed=1)]
+    batch = cases.make_batch(schema, cases.mixed_presence(schema), seed=2)
+    predictions = []
+    for global_seed in (1, 2):
+        with torch.random.fork_rng():
+            torch.manual_seed(global_seed)
+            method = cases.new_method(name, schema)
+            method.estimate(batches, batch, torch.Generator().manual_seed(0))
+            predictions.append(method.predict(batch))
+    assert torch.equal(*predictions)
+
+
+# Sampling methods ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", cases.SAMPLING)
+@every_task
+def test_draws(name, task):
+    method = cases.make_method(name, task)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema), seed=1)
+    draws = method.draw(batch, 5, torch.Generator().manual_seed(0))
+    tail = () if task == "regression" else (method.schema.task.n_outputs,)
+    assert draws.shape == (5, len(batch), *tail)
+    assert torch.isfinite(draws).all()
+    assert torch.equal(method.draw(batch, 5, torch.Generator().manual_seed(0)), draws)
+    assert not torch.equal(method.draw(batch, 5, torch.Generator().manual_seed(1)), draws)
+    varied = (draws - draws[:1]).flatten(2).abs().amax((0, 2)) if tail else (draws - draws[:1]).abs().amax(0)
+    incomplete = ~batch.presence.all(1)
+    assert (varied[incomplete] > 0).any()
+    fixed = method.draw(batch, 5, torch.Generator().manual_seed(0), vary=[])
+    close(fixed, fixed[:1].expand_as(fixed))
+
+
+@pytest.mark.parametrize("name", cases.SAMPLING)
+def test_draws_of_a_row_do_not_depend_on_its_neighbours(name):
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema), seed=1)
+    whole = method.draw(batch, 4, torch.Generator().manual_seed(0))
+    for i in range(len(batch)):
+        close(method.draw(batch.take(torch.tensor([i])), 4, torch.Generator().manual_seed(0))[:, 0], whole[:, i])
+
+
+@pytest.mark.parametrize("name", cases.SAMPLING)
+def test_no_draws_is_an_error(name):
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    with pytest.raises(AmodalError, match=r"number of draws.*1 or more, got 0"):
+        method.draw(batch, 0, torch.Generator())
+
+
+# Papers --------------------------------------------------------------------------------------------------------------
+
+
+def _parameters(method):
+    return {k: p for k, p in inspect.signature(method.__init__).parameters.items() if k != "self"}
+
+
+@every_method
+def test_documented_arguments_are_the_signature(name):
+    parameters = _parameters(METHODS[name])
+    assert list(parameters)[:2] == ["schema", "encoders"]
+    assert parameters["encoders"].default is None
+    rest = [p for key, p in parameters.items() if key not in ("schema", "encoders")]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in rest)
+    text = inspect.getdoc(METHODS[name])
+    section = re.search(r"^Args:\n((?:    .*\n|\n)+)", text + "\n", re.MULTILINE)
+    assert section, "no Args in the docstring"
+    assert re.findall(r"^    (\w+): ", section[1], re.MULTILINE) == list(parameters)
+
+
+@every_method
+def test_sources_are_in_the_bibliography(name):
+    method, known = METHODS[name], bibliography()
+    assert method.summary
+    assert not method.summary.endswith(".")
+    assert method.references
+    cited = re.findall(r":cite:`([^`]+)`", inspect.getdoc(method))
+    assert set(cited) == set(method.references), "the docstring cites other papers than `references`"
+    assert set(method.references) <= set(known)
+
+
+def test_every_file_is_registered_under_its_name():
+    files = {module.name for module in pkgutil.iter_modules(amodal.methods.__path__)}
+    assert files == set(METHODS)
+    for name, method in METHODS.items():
+        module = importlib.import_module(f"amodal.methods.{name}")
+        defined = [
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value) and issubclass(value, Method) and value.__module__ == module.__name__
+        ]
+        assert defined == [method]
+        assert not inspect.isabstract(method)
