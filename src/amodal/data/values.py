@@ -117,7 +117,7 @@ def _looks_ragged(given: Any) -> bool:
     return bool(some) and all(isinstance(entry, np.ndarray) and entry.ndim == 2 for entry in some)
 
 
-def _read_ragged(name: str, given: Sequence[Any], ids: np.ndarray, observed: np.ndarray | None) -> Intake:
+def _read_ragged(name: str, given: Sequence[Any] | np.ndarray, ids: np.ndarray, observed: np.ndarray | None) -> Intake:
     width = next(entry.shape[1] for entry in given if entry is not None)
     for row, entry in enumerate(given):
         if entry is not None and entry.shape[1] != width:
