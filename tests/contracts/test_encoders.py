@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict] = {
     "pretrained_vision": {"model": tiny_networks.VIT},
     "pretrained_text": {"model": tiny_networks.BERT},  # and a tokenizer
 }
+BARE = ("plain_lstm", "flattened_gru")  # published for imputed values, with indicators as further features
 KINDS = {name: kind for name, encoder in ENCODERS.items() for kind in encoder.kinds}
 HIDDEN = (0.0, 1e30, math.nan, math.inf)
 WIDTH = 8
@@ -105,8 +106,8 @@ def batch_of(kind: str, observed: Tensor, *, hidden: float = 0.0, blank: bool = 
     return Batch(**parts) if blank else Batch._trusted(**parts, target=None, ids=None)
 
 
-def fingerprint(encoded: Encoded, encoder: Encoder) -> Tensor:
-    """A scalar that depends on every part of the pooled vectors, and its gradient to the parameters."""
+def fingerprint(encoded: Encoded) -> Tensor:
+    """A scalar that depends on every part of the pooled vectors."""
     weight = torch.linspace(-1.0, 1.3, encoded.pooled.numel()).view(encoded.pooled.shape)
     return (encoded.pooled * weight).sum() + (encoded.pooled.square() * weight.flip(0)).sum()
 
@@ -178,8 +179,10 @@ def test_absent_content_cannot_matter(name, blank, make):
     results = []
     for hidden in HIDDEN:
         encoder = make(name, dropout=0.0).train()
-        encoded = encode_present(encoder, batch_of(KINDS[name], observed, hidden=hidden, blank=blank), "m")
-        fingerprint(encoded, encoder).backward()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # networks from elsewhere have dropout of their own
+            encoded = encode_present(encoder, batch_of(KINDS[name], observed, hidden=hidden, blank=blank), "m")
+        fingerprint(encoded).backward()
         gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
         results.append((*encoded, *gradients, *encoder.buffers()))
         assert not encoded.pooled[~observed].any()
@@ -214,7 +217,7 @@ def test_nothing_present_gives_zeros_without_a_call(name, make):
 def test_a_batch_of_one_trains(name, make):
     encoder = make(name).train()
     encoded = encoder(*rows_of(KINDS[name], 1))
-    fingerprint(encoded, encoder).backward()
+    fingerprint(encoded).backward()
     assert encoded.pooled.isfinite().all()
     assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
 
@@ -222,7 +225,7 @@ def test_a_batch_of_one_trains(name, make):
 @every_encoder
 def test_gradients_reach_every_parameter(name, make):
     encoder = make(name, dropout=0.0).eval()
-    fingerprint(encoder(*rows_of(KINDS[name], 6)), encoder).backward()
+    fingerprint(encoder(*rows_of(KINDS[name], 6))).backward()
     foreign = name in OPTIONS  # keys' biases in attention have a gradient of exactly zero
     still = [k for k, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
     still += [k for k, p in encoder.named_parameters() if p.grad is not None and not (foreign or p.grad.any())]
@@ -239,11 +242,9 @@ def test_unmeasured_cells_cannot_matter(name, make):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
-@every_encoder_of_cells
+@pytest.mark.parametrize("name", [n for n, k in KINDS.items() if k in ("tabular", "series") and n not in BARE])
 def test_unmeasured_is_not_the_mean(name, make):
     """An unmeasured cell and a measured zero, the training mean, are different inputs."""
-    if name in ("plain_lstm", "flattened_gru"):
-        pytest.skip("published for imputed values, with indicators as further features")
     encoder = make(name).eval()
     values, _, _ = rows_of(KINDS[name], 3)
     everything = torch.ones_like(values, dtype=torch.bool)
@@ -260,7 +261,7 @@ def test_rows_without_a_measured_cell_or_a_step_are_finite(name, make):
     measured = None if measured is None else torch.zeros_like(measured)
     lengths = None if lengths is None else lengths * torch.tensor([1, 0, 1, 0])
     encoded = encoder(values, measured, lengths)
-    fingerprint(encoded, encoder).backward()
+    fingerprint(encoded).backward()
     assert encoded.pooled.isfinite().all()
     assert encoded.tokens.isfinite().all()
     assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
@@ -326,24 +327,20 @@ def test_bfloat16_is_finite_and_near(name, make):
     full = encode_present(encoder, batch, "m").pooled
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = encode_present(encoder, batch, "m").pooled
-        fingerprint(Encoded(half, half, half.float()), encoder).backward()
+        fingerprint(Encoded(half, half, half.float())).backward()
     assert half.isfinite().all()
     close(half.float(), full, 0.1)
     assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
 
 
-@every_encoder
+@every_encoder_of_cells
 def test_far_outliers_stay_finite(name, make):
     """One mistyped laboratory value must not become a NaN."""
-    if KINDS[name] in ("image", "text"):
-        pytest.skip("pixels and bytes have no outliers")
     encoder = make(name, dropout=0.0).train()
     values, measured, lengths = rows_of(KINDS[name], 4)
-    values[1, ..., 0] = 1e30
-    if name in ("plain_lstm", "flattened_gru"):
-        values = values.clamp(-1e10, 1e10)
+    values[1, ..., 0] = 1e10 if name in BARE else 1e30
     encoded = encoder(values, measured, lengths)
-    fingerprint(encoded, encoder).backward()
+    fingerprint(encoded).backward()
     assert encoded.pooled.isfinite().all()
     assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
 

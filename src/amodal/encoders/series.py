@@ -226,10 +226,10 @@ class LSTMEncoder(_RecurrentEncoder):
 
     Source:
         :cite:`hochreiter1997lstm`; values beside indicators and times since the last measurement after
-        :cite:`che2018recurrent`, section "Models" (its GRU-Simple).
+        :cite:`che2018grud`, section "Models" (its GRU-Simple).
     """
 
-    references = ("hochreiter1997lstm", "che2018recurrent")
+    references = ("hochreiter1997lstm", "che2018grud")
     _cell = nn.LSTM
 
 
@@ -251,10 +251,10 @@ class GRUEncoder(_RecurrentEncoder):
 
     Source:
         :cite:`cho2014gru`; values beside indicators and times since the last measurement after
-        :cite:`che2018recurrent`, section "Models" (its GRU-Simple).
+        :cite:`che2018grud`, section "Models" (its GRU-Simple).
     """
 
-    references = ("cho2014gru", "che2018recurrent")
+    references = ("cho2014gru", "che2018grud")
     _cell = nn.GRU
 
 
