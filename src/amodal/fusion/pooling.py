@@ -22,10 +22,11 @@ class Concatenate(Fusion):
         width: Width D of each one's feature.
         fill: "zero"; "mean", the running mean of the present features seen in training; or "learned", one vector a
             modality.
-        memory: Number of training batches over which the running mean forgets.
+        memory: Number of training batches over which the running mean forgets. The fill is what was tracked before the
+            batch at hand, so that a row's result does not depend on its neighbours.
 
     Raises:
-        ConfigurationError: If the fill is not one of these.
+        ConfigurationError: If the fill is not one of these, or the memory less than one batch.
     """
 
     running_sum: Tensor
@@ -42,6 +43,8 @@ class Concatenate(Fusion):
         super().__init__(n_modalities, width)
         if fill not in ("zero", "mean", "learned"):
             raise ConfigurationError("unknown fill", expected="zero, mean or learned", got=repr(fill))
+        if memory < 1:
+            raise ConfigurationError("the memory is out of range", expected="1 or more batches", got=memory)
         self.fill = fill
         self.decay = 1.0 - 1.0 / memory
         self.learned = nn.Parameter(0.02 * torch.randn(n_modalities, width)) if fill == "learned" else None
@@ -75,7 +78,12 @@ class Concatenate(Fusion):
 
 
 class MeanOfPresent(Fusion):
-    """The mean of the present features; zero where nothing is present."""
+    """The mean of the present features; zero where nothing is present.
+
+    Args:
+        n_modalities: Number of modalities M.
+        width: Width D of each one's feature.
+    """
 
     @property
     def out_width(self) -> int:
