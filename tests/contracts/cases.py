@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.encoders import PerModality, build_encoders
+from amodal.encoders import Encoder, PerModality, Tokens, build_encoders
 from amodal.method import EstimatedMethod, Method, SamplingMethod
 from amodal.methods import METHODS
 from amodal.schema import Modality, Schema, Task
@@ -27,6 +27,30 @@ SMALL: dict[str, dict] = {
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0}
+
+
+class Identity(Encoder):
+    """A table as its own pooled vector, for values computed by hand. It has no parameters."""
+
+    kinds = ("tabular",)
+
+    def __init__(self, modality: Modality):
+        super().__init__(modality, width=modality.n_features)
+
+    @property
+    def n_tokens(self) -> int:
+        return 1
+
+    def embed(self, values, measured=None, lengths=None) -> Tokens:
+        return Tokens(values[:, None], torch.ones(len(values), 1, dtype=torch.bool))
+
+    def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        return tokens
+
+
+def identities(schema: Schema) -> PerModality:
+    return PerModality({modality.name: Identity(modality) for modality in schema.modalities})
+
 
 NAMES = tuple(METHODS)
 BY_GRADIENTS = tuple(name for name, method in METHODS.items() if not issubclass(method, EstimatedMethod))

@@ -195,7 +195,7 @@ def encode_present(encoder: Encoder, batch: Batch, name: str) -> Encoded:
     """
     rows, values, measured, lengths = batch.present(name)
     if len(rows) == 0:
-        weight = next(encoder.parameters())
+        weight = next(encoder.parameters(), torch.zeros((), device=batch.device))
         tokens = torch.zeros(len(batch), encoder.n_tokens, encoder.width, dtype=weight.dtype, device=batch.device)
         return Encoded(tokens, torch.zeros(tokens.shape[:2], dtype=torch.bool, device=batch.device), tokens[:, 0])
     encoded = encoder(values, measured, lengths)

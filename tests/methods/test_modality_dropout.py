@@ -1,0 +1,95 @@
+"""Modality dropout: the removal's distribution in closed form, and joint fusion on what stays."""
+
+import itertools
+
+import pytest
+import torch
+from contracts import cases
+from scipy.stats import chisquare
+
+from amodal.methods.fusion import JointFusion
+from amodal.methods.modality_dropout import ModalityDropout, draw_removal
+
+
+@pytest.mark.parametrize("present", [(0, 1, 2, 3), (0, 2, 3), (1, 3), (2,)])
+def test_every_subset_has_its_probability(present):
+    """Of k modalities, a given subset of size n has probability 1/k over the number of subsets of that size."""
+    n, k = 40_000, len(present)
+    observed = torch.zeros(n, 4, dtype=torch.bool)
+    observed[:, list(present)] = True
+    kept = draw_removal(observed, torch.Generator().manual_seed(0))
+    assert not (kept & ~observed).any()
+    codes = (kept * 2 ** torch.arange(4)).sum(1)
+    expected = {}
+    for size in range(1, k + 1):
+        subsets = list(itertools.combinations(present, size))
+        expected |= {sum(2**m for m in subset): n / k / len(subsets) for subset in subsets}
+    assert set(codes.unique().tolist()) == set(expected)
+    counts = [int((codes == code).sum()) for code in expected]
+    assert k == 1 or chisquare(counts, list(expected.values())).pvalue > 1e-3
+
+
+def test_rows_are_drawn_apart_and_nothing_stays_nothing():
+    observed = torch.tensor([[True, True], [False, False]]).repeat(500, 1)
+    kept = draw_removal(observed, torch.Generator().manual_seed(1))
+    assert not kept[1::2].any()
+    patterns = kept[::2].unique(dim=0)
+    assert patterns.tolist() == [[False, True], [True, False], [True, True]]
+
+
+@pytest.fixture
+def pair():
+    schema = cases.make_schema("multiclass", "tables")
+    dropped = cases.new_method("modality_dropout", schema)
+    fused = JointFusion(schema, cases.make_encoders(schema), hidden=8, dropout=0.0)
+    fused.load_state_dict(dropped.state_dict())
+    return schema, dropped.eval(), fused.eval()
+
+
+def test_the_objective_is_joint_fusions_on_what_stays(pair):
+    schema, dropped, fused = pair
+    batch = cases.make_batch(schema, cases.mixed_presence(schema, 4))
+    kept = draw_removal(batch.presence, torch.Generator().manual_seed(7))
+    assert (kept.sum(1) < batch.presence.sum(1)).any()
+    restricted = batch.restrict(dict(zip(schema.names, kept.unbind(1))))
+    ours = dropped.objective(batch, torch.Generator().manual_seed(7)).total
+    assert torch.equal(ours, fused.objective(restricted, torch.Generator()).total)
+
+
+def test_the_expected_objective_is_the_mean_over_all_subsets(pair):
+    schema, dropped, fused = pair
+    full = cases.make_batch(schema, torch.ones(1, 3, dtype=torch.bool))
+    expected = 0.0
+    for pattern in cases.patterns(3):
+        kept = full.restrict(dict(zip(schema.names, pattern[:, None])))
+        share = {1: 1 / 9, 2: 1 / 9, 3: 1 / 3}[int(pattern.sum())]
+        expected += share * fused.objective(kept, torch.Generator()).total.item()
+    many = full.take(torch.zeros(60_000, dtype=torch.int64))
+    with torch.no_grad():
+        drawn = dropped.objective(many, torch.Generator().manual_seed(0)).total.item()
+    assert drawn == pytest.approx(expected, abs=5e-3)
+
+
+def test_predictions_use_everything_present(pair):
+    schema, dropped, fused = pair
+    batch = cases.make_batch(schema, cases.mixed_presence(schema))
+    assert torch.equal(dropped.predict(batch), fused.predict(batch))
+
+
+def test_training_on_complete_rows_teaches_small_patterns():
+    """Both tables hold the answer: joint fusion leans on both, modality dropout learns to use either."""
+    schema = cases.Schema(cases.MODALITIES["tables"][:2], cases.TASKS["binary"])
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 2, (400,), generator=generator)
+    signal = target[:, None] * 2.0 - 1
+    values = {name: signal + s * torch.randn(400, 4, generator=generator) for name, s in (("a", 0.2), ("b", 2.0))}
+    present = torch.ones(400, dtype=torch.bool)
+    batch = cases.Batch(values, {"a": present, "b": present}, target=target)
+    torch.manual_seed(0)
+    methods = [kind(schema, cases.make_encoders(schema)) for kind in (JointFusion, ModalityDropout)]
+    losses = []
+    for method in methods:
+        cases.train(method, batch, steps=80)
+        only_b = batch.restrict({"a": ~present})
+        losses.append(method.objective(only_b, torch.Generator()).total.item())  # one modality is left: no removal
+    assert losses[1] < losses[0] - 0.05
