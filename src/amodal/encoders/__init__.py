@@ -136,6 +136,12 @@ def encoders_for(schema: Schema, encoders: PerModality | None) -> PerModality:
 
 
 def _build(modality: Modality, choice: str | Mapping[str, Any], width: int, dropout: float | None) -> Encoder:
+    if not isinstance(choice, str | Mapping):
+        raise ConfigurationError(
+            f"the choice of an encoder for modality {modality.name!r} cannot be read",
+            expected="a name, or {'name': name, option: value, …}",
+            got=repr(choice),
+        )
     options: dict[str, Any] = {"name": choice} if isinstance(choice, str) else dict(choice)
     name = options.pop("name", DEFAULT_ENCODERS[modality.kind])
     if name not in ENCODERS:

@@ -66,7 +66,7 @@ class _SeriesEncoder(Encoder):
     ):
         super().__init__(modality, width=width)
         self.horizon, n = modality.shape
-        self.window = window or -(-self.horizon // _MOST_WINDOWS)
+        self.window = -(-self.horizon // _MOST_WINDOWS) if window is None else window
         if not 1 <= self.window <= self.horizon:
             raise ConfigurationError("the window is out of range", expected=f"1 … {self.horizon} steps", got=window)
         self.forward_fill = forward_fill

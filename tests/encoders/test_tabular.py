@@ -1,0 +1,42 @@
+"""Tabular encoders: what a token is made of."""
+
+import torch
+
+from amodal.encoders.squash import soft_clip
+from amodal.encoders.tabular import FeatureTokens, TabularMLP
+from amodal.schema import Modality
+
+TABLE = Modality("t", "tabular", (3,))
+
+
+def test_a_feature_s_token_is_its_own_line():
+    encoder = FeatureTokens(TABLE, width=4)
+    values = torch.tensor([[0.0, 1.0, -2.0]])
+    measured = torch.tensor([[True, True, False]])
+    tokens, valid = encoder.embed(values, measured)
+    assert valid.all()
+    assert torch.equal(tokens[0, 0], encoder.bias[0])
+    torch.testing.assert_close(tokens[0, 1], encoder.bias[1] + soft_clip(torch.tensor(1.0)) * encoder.weight[1])
+    assert torch.equal(tokens[0, 2], encoder.unmeasured[2])
+
+
+def test_pooled_is_the_mean_of_the_tokens():
+    encoder = FeatureTokens(TABLE, width=4).eval()
+    tokens, _, pooled = encoder(torch.randn(5, 3))
+    torch.testing.assert_close(pooled, tokens.mean(1))
+
+
+def test_mlp_reads_values_and_what_is_unmeasured():
+    """Setting one indicator moves the token by that indicator's column of weights."""
+    encoder = TabularMLP(TABLE, width=4)
+    values, measured = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    whole = encoder.embed(values, measured).values
+    measured[0, 1] = False
+    torch.testing.assert_close(encoder.embed(values, measured).values - whole, encoder.input.weight[:, 4].view(1, 1, 4))
+
+
+def test_mlp_without_blocks_is_a_normalised_linear_map():
+    encoder = TabularMLP(TABLE, width=4, layers=0, clip=1e6)
+    values = torch.randn(6, 3)
+    expected = encoder.norm(encoder.input(torch.cat([values, torch.zeros(6, 3)], dim=1)))
+    torch.testing.assert_close(encoder(values).pooled, expected, rtol=1e-5, atol=1e-5)
