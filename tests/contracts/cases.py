@@ -1,7 +1,7 @@
 """Small schemas, batches and methods that the contracts are tested on.
 
 A method that enters `amodal.METHODS` is tested by being there. Add an entry to `SMALL` if its defaults are too large
-for a test, or to `READS` if it cannot use every modality.
+for a test, to `VARIANTS` if options take it another way, or to `READS` if it cannot use every modality.
 """
 
 from __future__ import annotations
@@ -52,9 +52,18 @@ def identities(schema: Schema) -> PerModality:
     return PerModality({modality.name: Identity(modality) for modality in schema.modalities})
 
 
-NAMES = tuple(METHODS)
-BY_GRADIENTS = tuple(name for name, method in METHODS.items() if not issubclass(method, EstimatedMethod))
-SAMPLING = tuple(name for name, method in METHODS.items() if issubclass(method, SamplingMethod))
+# Options under which a method is tested a second time, because they take another path.
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "fusion, mean fill": ("fusion", {"fill": "mean"}),
+    "fusion, learned fill": ("fusion", {"fill": "learned"}),
+    "fusion, transformer": ("fusion", {"fusion": {"name": "transformer", "dropout": 0.0}}),
+}
+
+CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in METHODS} | VARIANTS
+NAMES = tuple(CASES)
+BY_GRADIENTS = tuple(name for name, case in CASES.items() if not issubclass(METHODS[case[0]], EstimatedMethod))
+BY_ESTIMATE = tuple(name for name in CASES if name not in BY_GRADIENTS)
+SAMPLING = tuple(name for name, case in CASES.items() if issubclass(METHODS[case[0]], SamplingMethod))
 
 TASKS = {
     "binary": Task("binary", classes=("no", "yes")),
@@ -159,10 +168,15 @@ def make_encoders(schema: Schema, *, width: int = 8, dropout: float = 0.0) -> Pe
     return build_encoders(schema, width=width, dropout=dropout)
 
 
+def method_of(name: str) -> type[Method]:
+    return METHODS[CASES[name][0]]
+
+
 def options_of(name: str, *, dropout: float = 0.0) -> dict:
-    known = inspect.signature(METHODS[name]).parameters
+    known = inspect.signature(method_of(name)).parameters
     options = {"dropout": dropout, "hidden": 8}
-    return {key: value for key, value in options.items() if key in known} | SMALL.get(name, {})
+    kept = {key: value for key, value in options.items() if key in known}
+    return kept | SMALL.get(CASES[name][0], {}) | CASES[name][1]
 
 
 def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0, encoders=None) -> Method:
@@ -170,7 +184,7 @@ def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoders = make_encoders(schema, dropout=dropout) if encoders is None else encoders
-        return METHODS[name](schema, encoders, **options_of(name, dropout=dropout))
+        return method_of(name)(schema, encoders, **options_of(name, dropout=dropout))
 
 
 def make_method(
