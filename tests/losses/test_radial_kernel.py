@@ -86,3 +86,21 @@ def test_a_second_derivative_is_refused():
 def test_arguments_that_cannot_be_used(dim, largest):
     with pytest.raises(ConfigurationError, match="expected dim >= 1 and max_frequency > 0"):
         radial_kernel(torch.ones(1), dim, largest)
+
+
+def test_no_lengths_and_lengths_of_any_shape():
+    assert radial_kernel(torch.zeros(0, 3), 4).shape == (0, 3)
+    squared = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(radial_kernel(squared, 4)[1, 2, 3], radial_kernel(squared[1, 2, 3], 4))
+    assert radial_kernel(torch.tensor([float("nan"), 1.0]), 4)[0].isnan()
+
+
+@pytest.mark.parametrize("dim", [3, 256])
+def test_the_series_and_the_quadrature_agree(monkeypatch, dim):
+    squared = torch.linspace(0, 2.3 * dim, 300, dtype=torch.float64)
+    series = radial_kernel(squared.requires_grad_(), dim)
+    (slope,) = torch.autograd.grad(series.sum(), squared)
+    monkeypatch.setattr("amodal.losses.radial_kernel._series", lambda *_: None)
+    quadrature = radial_kernel(squared, dim)
+    torch.testing.assert_close(series, quadrature, rtol=0, atol=1e-11)
+    torch.testing.assert_close(slope, torch.autograd.grad(quadrature.sum(), squared)[0], rtol=0, atol=1e-9)

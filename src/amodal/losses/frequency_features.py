@@ -69,15 +69,14 @@ def weighted_cf_difference(
 class _Basis(NamedTuple):
     """J functions of a projection of which the cosines and sines are combinations (up to rounding)."""
 
-    centre: Tensor | None  # (P,), subtracted from the projections; None for cosines and sines themselves
-    radius: float  # and what they are then divided by
-    gram: Tensor  # (J, J), S
-    slope: Tensor  # (J, J), the same with the derivative by the projection on the left
     frequencies: Tensor  # (F,)
+    matrices: Tensor | None = None  # (2, J, J), S and the same with a derivative on the left; None: cosines and sines
+    centre: Tensor | None = None  # (P,), subtracted from the projections
+    radius: float = 1.0  # and what they are then divided by
 
     @property
     def size(self) -> int:
-        return self.gram.shape[0]
+        return 2 * len(self.frequencies) if self.matrices is None else self.matrices.shape[1]
 
     def features(self, projected: Tensor, columns: slice) -> Tensor:
         """The J functions of some directions' projections, of shape (J, N, p)."""
@@ -86,6 +85,20 @@ class _Basis(NamedTuple):
             angles = self.frequencies[:, None, None] * u
             return torch.cat([angles.cos(), angles.sin()])
         return chebyshev((u - self.centre[columns]) / self.radius, self.size)
+
+    def mixed(self, difference: Tensor) -> Tensor:
+        """S times weighted sums of features, both of shape (J, Q, p)."""
+        if self.matrices is None:
+            return difference / len(self.frequencies)
+        return (self.matrices[0] @ difference.flatten(1)).view_as(difference)
+
+    def pushed(self, difference: Tensor) -> Tensor:
+        """Coefficients, of shape (J, Q, p), whose sum with the features is the derivative by the projection."""
+        if self.matrices is not None:
+            return (self.matrices[1] @ difference.flatten(1)).view_as(difference)
+        cosines, sines = difference.chunk(2)
+        scale = (self.frequencies / len(self.frequencies))[:, None, None]
+        return torch.cat([scale * sines, -scale * cosines])  # d cos = -τ sin, d sin = τ cos
 
 
 class _WeightedDifference(torch.autograd.Function):
@@ -106,37 +119,36 @@ class _WeightedDifference(torch.autograd.Function):
         for columns in chunks:
             features = basis.features(projected, columns)  # (J, N, p)
             difference = torch.bmm(weights.expand(basis.size, -1, -1), features)  # (J, Q, p)
-            mixed = (basis.gram @ difference.flatten(1)).view_as(difference)
-            value += (mixed * difference).sum((0, 2))
+            value += (basis.mixed(difference) * difference).sum((0, 2))
             if any(ctx.needs_input_grad):
-                saved += [difference, features[:, first:].contiguous()]  # a copy, to let go of the other rows
-        ctx.save_for_backward(observed, predicted, weights, frequencies, basis.gram, basis.slope, *saved)
+                needed = features[:, first:]
+                # A copy lets go of the other rows. If everything fits into one chunk it is not worth its time.
+                saved += [difference, needed.contiguous() if len(chunks) > 1 else needed]
+        ctx.save_for_backward(observed, predicted, weights, frequencies, basis.matrices, *saved)
         ctx.rows = (observed.shape[0], first)
         ctx.scale = 1 / directions
-        ctx.radius = basis.radius
         return value.clamp_min_(0) / directions
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        observed, predicted, weights, frequencies, gram, slope, *saved = ctx.saved_tensors
+        observed, predicted, weights, frequencies, matrices, *saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # a derivative of this derivative is wanted
             return _differentiable_gradient(
                 (observed, predicted, weights), frequencies, gradient, ctx.needs_input_grad[:3]
             )
         n, first = ctx.rows
+        basis = _Basis(frequencies, matrices)
         wanted = slice(0 if ctx.needs_input_grad[0] else n, weights.shape[1] if ctx.needs_input_grad[1] else n)
         by_value = (2 * ctx.scale) * gradient
         transposed = (weights[:, wanted] * by_value[:, None]).mT.contiguous()  # (rows, Q)
         by_projection, by_weights = [], None
         for difference, features in zip(saved[::2], saved[1::2], strict=True):
-            flat = difference.flatten(1)
             if wanted.stop > wanted.start:
-                pushed = (slope @ flat).view_as(difference)
-                pulled = torch.bmm(transposed.expand(len(slope), -1, -1), pushed)  # (J, rows, p)
+                pulled = torch.bmm(transposed.expand(basis.size, -1, -1), basis.pushed(difference))  # (J, rows, p)
                 pulled *= features[:, wanted.start - first : wanted.stop - first]
                 by_projection.append(pulled.sum(0))
             if ctx.needs_input_grad[2]:
-                part = torch.matmul((gram @ flat).view_as(difference), features.mT).sum(0)  # (Q, N)
+                part = torch.matmul(basis.mixed(difference), features.mT).sum(0)  # (Q, N)
                 by_weights = part if by_weights is None else by_weights + part
         by_observed = by_predicted = None
         if by_projection:
@@ -169,19 +181,10 @@ def _choose_basis(projected: Tensor, frequencies: Tensor) -> _Basis:
     argument = radius * float(np.abs(exact).max())
     count = terms_needed(argument, projected.dtype) if math.isfinite(argument) else 2 * len(exact)
     if count >= min(2 * len(exact), _MOST_POLYNOMIALS):
-        return _trigonometric(frequencies)
+        return _Basis(frequencies)
     matrices = torch.from_numpy(_expansion(exact, radius, count)).to(projected)
     centre = lowest + (highest - lowest) / 2
-    return _Basis(centre, max(radius, torch.finfo(projected.dtype).tiny), matrices[0], matrices[1], frequencies)
-
-
-def _trigonometric(frequencies: Tensor) -> _Basis:
-    count = frequencies.numel()
-    gram = torch.eye(2 * count, dtype=frequencies.dtype, device=frequencies.device) / count
-    slope = torch.zeros_like(gram)
-    slope[count:, :count] = torch.diag(-frequencies / count)  # d cos = -τ sin
-    slope[:count, count:] = torch.diag(frequencies / count)  # d sin = τ cos
-    return _Basis(None, 1.0, gram, slope, frequencies)
+    return _Basis(frequencies, matrices, centre, max(radius, torch.finfo(projected.dtype).tiny))
 
 
 def terms_needed(argument: float, dtype: torch.dtype) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from amodal.errors import ConfigurationError
+from amodal.losses.frequency_features import chebyshev
 
 __all__ = ["radial_kernel"]
 
@@ -18,6 +19,10 @@ __all__ = ["radial_kernel"]
 _LARGEST_SPREAD = 6.0
 _LARGEST_ARGUMENT = 900.0
 _MANY_DIMENSIONS = 32
+
+# A series of at most this many terms stands for the kernel where that is possible, for so many lengths at a time.
+_MOST_TERMS = 128
+_CHUNK = 2**15
 
 
 def radial_kernel(squared: Tensor, dim: int, max_frequency: float = 5.0) -> Tensor:
@@ -35,7 +40,8 @@ def radial_kernel(squared: Tensor, dim: int, max_frequency: float = 5.0) -> Tens
     taken by Gauss-Gegenbauer quadrature, which is exact to rounding for any D, where the approximation by the error
     function is off by up to 0.3 % at D = 256 and useless for D < 10. For arguments beyond :math:`c = 6` (D >= 32) or
     :math:`t \lVert\delta\rVert = 900` (D < 32) the asymptote
-    :math:`\sqrt\pi\,\Gamma(D/2) / \Gamma((D-1)/2) / (t\lVert\delta\rVert)` takes over.
+    :math:`\sqrt\pi\,\Gamma(D/2) / \Gamma((D-1)/2) / (t\lVert\delta\rVert)` takes over. Where a Chebyshev series in the
+    squared length reaches the same precision on the interval at hand, it is evaluated instead of the quadrature.
 
     Args:
         squared: Squared lengths :math:`\lVert\delta\rVert^2`, of any shape.
@@ -64,25 +70,24 @@ def radial_kernel(squared: Tensor, dim: int, max_frequency: float = 5.0) -> Tens
 
 
 class _RadialKernel(torch.autograd.Function):
-    """Forward accumulates value and derivative over the nodes, so that memory does not grow with their number."""
+    """Value and derivative are computed together, and only the latter is kept."""
 
     @staticmethod
     def forward(ctx: Any, squared: Tensor, dim: int, max_frequency: float) -> Tensor:
-        x = squared.clamp_min(0).sqrt() * max_frequency
-        largest = x.max().item() if x.numel() else 0.0
-        value, slope = torch.zeros_like(x), torch.zeros_like(x)  # of the kernel, and by x ** 2
-        for node, weight in zip(*_half_rule(dim, largest), strict=True):
-            sinc, by_square = _sinc_and_slope(x * node)
-            value += weight * sinc
-            slope += (weight * node**2) * by_square
-        if dim > 1:
-            limit = _argument_of_asymptote(dim)
-            far, safe = x > limit, x.clamp_min(limit)
-            asymptote = math.sqrt(math.pi) * math.exp(math.lgamma(dim / 2) - math.lgamma((dim - 1) / 2)) / safe
-            value = torch.where(far, asymptote, value)
-            slope = torch.where(far, -asymptote / (2 * safe.square()), slope)
-        ctx.save_for_backward(slope * max_frequency**2)
-        return value
+        flat = squared.clamp_min(0).flatten()
+        largest = flat.max().item() if flat.numel() else 0.0
+        series = _series(dim, max_frequency, largest, squared.dtype) if math.isfinite(largest) else None
+        if series is None:
+            value, slope = _by_quadrature(flat, dim, max_frequency, largest)
+        else:
+            coefficients = torch.from_numpy(series).to(flat)  # (2, J)
+            parts = [
+                coefficients @ chebyshev(part * (2 / max(largest, torch.finfo(flat.dtype).tiny)) - 1, series.shape[1])
+                for part in flat.split(_CHUNK)
+            ]
+            value, slope = torch.cat(parts, 1)
+        ctx.save_for_backward(slope.view_as(squared))
+        return value.view_as(squared)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -90,6 +95,49 @@ class _RadialKernel(torch.autograd.Function):
             raise ConfigurationError("the radial kernel has no second derivative", hint="Take another form of the loss")
         (slope,) = ctx.saved_tensors
         return gradient * slope, None, None
+
+
+def _series(dim: int, max_frequency: float, largest: float, dtype: torch.dtype) -> np.ndarray | None:
+    """Chebyshev coefficients (2, J) of the kernel and its derivative by the squared length, on [0, largest].
+
+    None if the kernel is a narrow peak at zero on that interval: then the series would have more than
+    :data:`_MOST_TERMS` terms, or float32 not the digits to tell where on the peak a length is.
+    """
+    tolerance = 1e-13 if dtype == torch.float64 else 1e-7
+    if dtype != torch.float64 and largest * max_frequency**2 > 100 * dim:
+        return None
+    for count in (32, 64, _MOST_TERMS):
+        angles = (np.arange(count) + 0.5) * math.pi / count
+        squared = torch.from_numpy(largest / 2 * (1 + np.cos(angles)))
+        values = torch.stack(_by_quadrature(squared, dim, max_frequency, largest)).numpy()  # (2, J)
+        coefficients = 2 / count * values @ np.cos(np.outer(angles, np.arange(count)))
+        coefficients[:, 0] /= 2
+        small = np.abs(coefficients) < tolerance * np.abs(values).max(1, keepdims=True)
+        if small[:, -4:].all():
+            needed = count - int(np.argmin(small.all(0)[::-1]))
+            return coefficients[:, : max(needed, 2)]
+    return None
+
+
+def _by_quadrature(squared: Tensor, dim: int, max_frequency: float, largest: float) -> tuple[Tensor, Tensor]:
+    """The kernel and its derivative by the squared length, for a vector of lengths."""
+    x = squared.sqrt() * max_frequency
+    nodes, weights = (
+        torch.tensor(numbers, dtype=x.dtype, device=x.device)
+        for numbers in _half_rule(dim, math.sqrt(largest) * max_frequency)
+    )
+    parts = []
+    for part in x.split(max(1, _CHUNK * 32 // len(nodes))):
+        sinc, by_square = _sinc_and_slope(part[:, None] * nodes)  # (n, nodes)
+        parts.append(torch.stack([sinc @ weights, by_square @ (weights * nodes**2)]))
+    value, slope = torch.cat(parts, 1)  # of the kernel, and by x ** 2
+    if dim > 1:
+        limit = _argument_of_asymptote(dim)
+        far, safe = x > limit, x.clamp_min(limit)
+        asymptote = math.sqrt(math.pi) * math.exp(math.lgamma(dim / 2) - math.lgamma((dim - 1) / 2)) / safe
+        value = torch.where(far, asymptote, value)
+        slope = torch.where(far, -asymptote / (2 * safe.square()), slope)
+    return value, slope * max_frequency**2
 
 
 def _sinc_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +160,7 @@ def _half_rule(dim: int, largest: float) -> tuple[list[float], list[float]]:
     """Positive nodes and weights for the first coordinate of a point on the sphere, good up to an argument."""
     if dim >= _MANY_DIMENSIONS:
         return _gegenbauer(dim, 48)
-    needed = min(largest, _LARGEST_ARGUMENT) / 2 + 16
+    needed = (min(largest, _LARGEST_ARGUMENT) if math.isfinite(largest) else _LARGEST_ARGUMENT) / 2 + 16
     return _gegenbauer(dim, next(count for count in (32, 64, 128, 256, 512) if count >= needed))
 
 
