@@ -61,7 +61,7 @@ class Method(nn.Module, ABC):
         transductive: Rows of one batch influence one another's predictions, by design.
         couples_rows: The objective of a batch is not the mean of its rows' objectives, by design.
         accepts_empty: A row with no modality at all is a legal input.
-        draws_removal: The objective removes present modalities itself, so that training needs no further removal.
+        meets_all_patterns: The objective meets every pattern of presence by itself: training needs no further removal.
         optimisers: Names of the optimisers, stepped in this order for each batch.
     """
 
@@ -70,7 +70,7 @@ class Method(nn.Module, ABC):
     transductive: ClassVar[bool] = False
     couples_rows: ClassVar[bool] = False
     accepts_empty: ClassVar[bool] = False
-    draws_removal: ClassVar[bool] = False
+    meets_all_patterns: ClassVar[bool] = False
     optimisers: ClassVar[tuple[str, ...]] = ("main",)
 
     def __init__(self, schema: Schema):
@@ -124,6 +124,18 @@ class Method(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Called after all optimisers have stepped on a batch: moving averages, constraints."""
+
+    def part_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of independent sub-models, each of which keeps its own best weights (evaluation mode).
+
+        Args:
+            batch: Validation rows with target, without further removal.
+
+        Returns:
+            For each sub-model, by the prefix of its keys in the state dict, the task losses (n,) of the rows it is
+            judged by. Empty (the usual case): the whole method is judged by its predictions.
+        """
+        return {}
 
     def monitor(self, batch: Batch) -> dict[str, float]:
         """Quantities beside losses and metrics that are worth a column in the history (evaluation mode, one batch)."""

@@ -394,3 +394,20 @@ def test_natural_is_what_a_method_with_its_own_removal_gets():
     train, valid = parts(made_cohort())
     model = amodal.fit("modality_dropout", train, valid, **SETTINGS)
     assert model.experiment["missingness"]["train"] == Natural().to_json()
+
+
+def test_independent_sub_models_keep_their_own_best_weights():
+    train, valid = parts(made_cohort(200))
+    model = amodal.fit("per_pattern", train, valid, epochs=25, seed=0, width=8, learning_rate=0.05, device="cpu")
+    method = model.method
+    with torch.no_grad():
+        batch = next(model.batches(valid))
+        final = {prefix: losses.mean().item() for prefix, losses in method.eval().part_losses(batch).items()}
+    assert set(final) == {"models.10.", "models.01.", "models.11."}
+    together = amodal.fit(
+        "per_pattern", train, valid, epochs=25, seed=0, width=8, learning_rate=0.05, device="cpu", patience=None
+    )
+    with torch.no_grad():
+        longer = {prefix: losses.mean().item() for prefix, losses in together.method.part_losses(batch).items()}
+    for prefix, loss in final.items():
+        assert longer[prefix] <= loss + 1e-6, "training on can only find better weights for each part"

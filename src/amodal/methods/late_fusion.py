@@ -46,6 +46,7 @@ class LateFusion(Method):
 
     summary = "average of the observed modalities' predictions"
     references = ("kittler1998combining",)
+    meets_all_patterns = True
 
     def __init__(
         self,

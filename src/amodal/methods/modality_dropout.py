@@ -45,7 +45,7 @@ class ModalityDropout(Method):
 
     summary = "joint fusion trained under removal redrawn for every row of every batch"
     references = ("neverova2016moddrop",)
-    draws_removal = True
+    meets_all_patterns = True
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class PerPattern(Method):
 
     summary = "one dedicated model for each pattern of presence"
     references = ("saartsechansky2007handling",)
+    meets_all_patterns = True
 
     def __init__(
         self,
@@ -118,6 +119,18 @@ class PerPattern(Method):
     def clip_groups(self, optimiser: str) -> Iterable[Iterable[nn.Parameter]]:
         """Each model's parameters by themselves."""
         return [[p for p in model.parameters() if p.requires_grad] for model in self.models.values()]
+
+    @torch.no_grad()
+    def part_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Each model's losses on the rows that have its pattern: each keeps its own best weights."""
+        assert batch.target is not None
+        observed, losses = self._presence(batch), {}
+        for bits, model in self.models.items():
+            part = batch.take(observed[:, _members(bits)].all(1))
+            if len(part):
+                assert part.target is not None
+                losses[f"models.{bits}."] = task_loss(model(part), part.target, self.schema.task.kind)
+        return losses
 
     # Prediction --------------------------------------------------------------------------------------------------
 

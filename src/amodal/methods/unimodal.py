@@ -39,6 +39,7 @@ class Unimodal(Method):
 
     summary = "one modality alone"
     references = ("liang2021multibench",)
+    meets_all_patterns = True
 
     prior: Tensor
 

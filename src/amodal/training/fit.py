@@ -125,7 +125,7 @@ def _mechanisms(
 ) -> tuple[Mechanism, Mechanism]:
     if train == "auto":
         chosen: Mechanism = BalancedCounts()
-        used: Mechanism = Natural() if method.draws_removal else chosen
+        used: Mechanism = Natural() if method.meets_all_patterns else chosen
     elif train is None or isinstance(train, Mechanism):
         chosen = used = train or Natural()
     else:

@@ -62,8 +62,8 @@ class Run:
     device: torch.device
     folder: Path | None
     history: list[dict[str, float]] = field(default_factory=list)
-    best_loss: float = math.inf
-    best_epoch: int = -1
+    best: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Lowest validation loss and its epoch: of the whole method under "", or of each sub-model under its prefix."""
     best_state: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class Run:
             draws, self._whole(self.valid_rows), torch.Generator().manual_seed(mix_seed(self.seed, 0, 2))
         )
         loss = self.validation_loss()
-        self.best_loss, self.best_epoch = loss, 0
+        self.best[""] = (loss, 0)
         self.history.append({"epoch": 0, "valid_loss": loss, "seconds": time.time() - self.started})
 
     def _whole(self, cohort: Cohort) -> Batch:
@@ -158,23 +158,45 @@ class Run:
                     setattr(trainer.fit_loop.epoch_progress.current, stage, first_epoch)
                 trainer.fit(module)
         if self.best_state:
-            self.method.load_state_dict(self.best_state)
+            self.method.load_state_dict({**self.method.state_dict(), **self.best_state})
+
+    @property
+    def best_epoch(self) -> int:
+        """The last epoch in which the validation loss (of any sub-model) improved; -1 before any did."""
+        return max((epoch for _, epoch in self.best.values()), default=-1)
 
     @property
     def out_of_patience(self) -> bool:
         """Whether the validation loss has not improved for `patience` epochs."""
         done = len(self.history)
-        return self.settings.patience is not None and done - 1 - self.best_epoch >= self.settings.patience and done > 0
+        return self.settings.patience is not None and done > 0 and done - 1 - self.best_epoch >= self.settings.patience
 
     def end_epoch(self, row: dict[str, float], optimisers: Sequence[torch.optim.Optimizer] | None) -> None:
-        """Validates, remembers the best weights, and stores the state."""
+        """Validates, remembers the best weights, and (given the optimisers) stores the state."""
         loss = self.validation_loss()
         self.history.append({**row, "valid_loss": loss, "seconds": time.time() - self.started})
-        if math.isfinite(loss) and loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, len(self.history) - 1
-            self.best_state = {k: v.detach().cpu().clone() for k, v in self.method.state_dict().items()}
+        for prefix, value in (self.part_validation_losses() or {"": loss}).items():
+            if math.isfinite(value) and value < self.best.get(prefix, (math.inf, -1))[0]:
+                self.best[prefix] = (value, len(self.history) - 1)
+                state = self.method.state_dict()
+                self.best_state |= {k: v.detach().cpu().clone() for k, v in state.items() if k.startswith(prefix)}
         if optimisers is not None:
             self.save_state(optimisers)
+
+    def part_validation_losses(self) -> dict[str, float]:
+        """Mean validation loss of each independent sub-model, under natural presence; empty for most methods."""
+        sums: dict[str, list[float]] = {}
+        seen = np.flatnonzero(self.valid.observed.any(axis=1))
+        with inference(self.method):
+            for batch in self.model.batches(self.valid, 1024, seen):
+                parts = self.method.part_losses(batch)
+                if not parts:
+                    break
+                for prefix, losses in parts.items():
+                    entry = sums.setdefault(prefix, [0.0, 0.0])
+                    entry[0] += float(losses.double().sum())
+                    entry[1] += len(losses)
+        return {prefix: total / count for prefix, (total, count) in sums.items() if count}
 
     def validation_loss(self) -> float:
         """Mean task loss of the validation rows under their fixed presence, in the scaled units of training."""
@@ -202,7 +224,7 @@ class Run:
         summary = {
             "plan": json.dumps(self.plan, sort_keys=True),
             "history": json.dumps(self.history),
-            "best": json.dumps([self.best_loss, self.best_epoch]),
+            "best": json.dumps(self.best),
         }
         replace_file(self.folder / STATE_FILE, lambda path: save_file(tensors, path, metadata=summary))
         replace_file(self.folder / "history.csv", lambda path: pd.DataFrame(self.history).to_csv(path, index=False))
@@ -217,7 +239,7 @@ class Run:
             summary = stored.metadata()
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         self.history = json.loads(summary["history"])
-        self.best_loss, self.best_epoch = json.loads(summary["best"])
+        self.best = {prefix: (loss, epoch) for prefix, (loss, epoch) in json.loads(summary["best"]).items()}
         self.best_state = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
         self.method.load_state_dict(
             {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
@@ -230,10 +252,11 @@ class Run:
         from amodal.versions import versions
 
         self.method.to(self.device).eval()
+        best_loss = self.best[""][0] if "" in self.best else self.validation_loss()
         self.plan["result"] = {
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
-            "best_valid_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "best_valid_loss": best_loss if math.isfinite(best_loss) else None,
             "parameters": sum(p.numel() for p in self.method.parameters()),
             "batch_size": self.batch_size,
             "seconds": round(time.time() - self.started, 1),
