@@ -1,5 +1,7 @@
 """The known distribution: its optimal predictions against scipy, closed forms and Monte Carlo."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
@@ -23,7 +25,7 @@ def kept(pattern):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_classes_by_bayes_rule_with_scipys_densities(pattern):
-    world = world_of("multiclass", n_classes=4, correlation=0.7)
+    world = replace(world_of("multiclass", n_classes=4, correlation=0.7), priors=np.array([0.1, 0.2, 0.3, 0.4]))
     features, _ = world.sample(50, np.random.default_rng(1))
     got = world.bayes_predictions(features, np.repeat(pattern[None], 50, axis=0))
     columns = kept(pattern)

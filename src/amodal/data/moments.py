@@ -29,7 +29,7 @@ def moments(cuts: Cuts, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
         Mean and standard deviation (with divisor n), float64, each of shape (D,); 0 where nothing was measured.
 
     Source:
-        :cite:`chan1983variance`, equation 2.1.
+        :cite:`chan1983variance`.
     """
     width = modality.n_features
     count, mean, squares = (torch.zeros(width, dtype=torch.float64) for _ in range(3))
