@@ -44,6 +44,27 @@ VOCABULARY = [
 ]
 
 
+TOWER = {k: v for k, v in VIT.items() if k != "model_type"}
+VISION = {
+    "vit": VIT,
+    "siglip": {
+        "model_type": "siglip",
+        "vision_config": TOWER,
+        "text_config": TOWER | {"num_hidden_layers": 1, "vocab_size": 50},
+    },
+    "dinov2": {"model_type": "dinov2"} | TOWER,
+    "clip_vision_model": {"model_type": "clip_vision_model"} | TOWER,
+    "resnet": RESNET,
+    "convnext": {
+        "model_type": "convnext",
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "num_stages": 2,
+        "image_size": 32,
+    },
+}
+
+
 def save_network(folder: Path, configuration: dict[str, Any], seed: int = 0) -> str:
     """A randomly initialised network of this configuration."""
     import torch

@@ -25,7 +25,8 @@ from amodal.encoders.encoder import (
 )
 from amodal.encoders.image import ConvNet, LeNet
 from amodal.encoders.plain_recurrent import FlattenedGRU, PlainLSTM
-from amodal.encoders.pretrained import PretrainedResNet, PretrainedText, PretrainedVision, portable_choices
+from amodal.encoders.pretrained import PretrainedText, portable_choices
+from amodal.encoders.pretrained_vision import PretrainedResNet, PretrainedVision
 from amodal.encoders.series import GRUEncoder, LSTMEncoder, SeriesTransformer
 from amodal.encoders.summary import SeriesSummary
 from amodal.encoders.tabular import FeatureTokens, TabularMLP

@@ -56,6 +56,8 @@ def load_config(source: Source, tower: str, architecture: str | None = None) -> 
         try:
             with _quiet(transformers):
                 record, _ = transformers.PretrainedConfig.get_config_dict(source)
+            if not record:
+                raise OSError("there is none, or it is empty")
         except (OSError, ValueError) as error:
             raise _unreadable(source, "configuration (config.json)", error) from error
     else:
@@ -92,6 +94,7 @@ def load_backbone(source: Source, config: Any) -> nn.Module:
         RunError: If the weights cannot be read, or are those of another network.
     """
     import torch
+    from safetensors import SafetensorError
 
     transformers = import_transformers()
     if not isinstance(source, str):
@@ -106,7 +109,7 @@ def load_backbone(source: Source, config: Any) -> nn.Module:
                 output_loading_info=True,
                 **{_dtype_argument(transformers): torch.float32},
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreadable(source, "weights (model.safetensors)", error) from error
     heads = ("pooler", "head", "embeddings.position_ids")
     lacking = sorted(key for key in report["missing_keys"] if not any(part in key for part in heads))
