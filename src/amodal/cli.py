@@ -259,7 +259,7 @@ def prepare_cinc2012_command(
     from amodal.data.cinc2012 import prepare
 
     cohort = prepare(source, out, task=task, seed=seed, overwrite=overwrite)
-    print(cohort.describe())
+    print(_description(cohort))
     print(f"The cohort is {out}")
 
 
@@ -269,7 +269,7 @@ def data_describe_command(data: str) -> None:
     Args:
         data: A cohort's folder or name.
     """
-    print(_cohort(data, "").describe())
+    print(_description(_cohort(data, "")))
 
 
 def cite_command(run: Path) -> None:
@@ -338,6 +338,33 @@ def _cohort(data: str, split: str) -> Any:
 
     cohort = load_cohort(data)
     return cohort.split(split) if split else cohort
+
+
+def _description(cohort: Any) -> str:
+    """What a cohort holds, in lines: sizes, splits, target, presence."""
+    import numpy as np
+
+    from amodal.missingness import Natural
+    from amodal.removal import draw_presence
+
+    task = cohort.schema.task
+    lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]
+    splits, sizes = np.unique(cohort.splits, return_counts=True)
+    lines.append("splits: " + ", ".join(f"{name or 'none'} {size:,}" for name, size in zip(splits, sizes)))
+    if cohort.target is not None and task.is_classification:
+        sizes = np.bincount(cohort.target, minlength=task.n_outputs)
+        shares = ", ".join(f"{c} {n:,} ({n / len(cohort):.1%})" for c, n in zip(task.classes, sizes))
+        lines.append(f"{task.name} ({task.kind}): {shares}")
+    elif cohort.target is not None and task.kind == "regression":
+        low, middle, high = np.quantile(cohort.target, [0.05, 0.5, 0.95])
+        lines.append(
+            f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"
+        )
+    else:
+        lines.append(f"{task.name} ({task.kind})")
+    lines += [f"  {m.name}: {m.kind} {m.shape or ''}" for m in cohort.schema.modalities]
+    lines.append(draw_presence(Natural(), cohort, 0).describe())
+    return "\n".join(line for line in lines if line)
 
 
 def _frame(frame: Any) -> str:

@@ -97,7 +97,7 @@ def test_best_epoch_is_the_one_with_the_lowest_validation_loss():
 
 def draw_valid(valid: Cohort, seed: int) -> np.ndarray:
     from amodal.missingness import BalancedCounts
-    from amodal.training import draw_presence
+    from amodal.removal import draw_presence
 
     return draw_presence(BalancedCounts(), valid, (seed, 1)).observed
 

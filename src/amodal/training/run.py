@@ -25,28 +25,13 @@ from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.files import replace_file
 from amodal.losses.task import prediction_loss
 from amodal.method import EstimatedMethod, Method
-from amodal.missingness import Mechanism, Natural, Presence, realise
+from amodal.missingness import Mechanism, Natural, Presence
+from amodal.removal import draw_presence
 from amodal.training.settings import TrainingSettings
 
-__all__ = ["Run", "draw_presence", "forked_rng", "mix_seed", "process_rank", "training_prior"]
+__all__ = ["Run", "forked_rng", "mix_seed", "process_rank", "training_prior"]
 
 STATE_FILE = "training_state.safetensors"
-
-
-def draw_presence(mechanism: Mechanism, cohort: Cohort, seed: int | Sequence[int]) -> Presence:
-    """Draws who is absent from a cohort.
-
-    Args:
-        mechanism: Who is removed, and why.
-        cohort: N cases.
-        seed: One integer or several.
-
-    Returns:
-        Presence of the N cases after natural absence and removal.
-    """
-    scores = cohort.scores() if mechanism.needs_scores else None
-    entropy = np.random.SeedSequence(seed)
-    return realise(mechanism, cohort.observed, cohort.schema.names, seed=entropy, scores=scores)
 
 
 @dataclass
