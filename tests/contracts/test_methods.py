@@ -282,10 +282,13 @@ def test_the_objective_of_a_batch_is_the_mean_over_its_rows(name, task):
 @every_gradient_method
 @pytest.mark.parametrize("modalities", ["mixed", "many"])
 def test_gradients_reach_every_parameter(name, modalities):
+    """Even those that only matter to incomplete rows, and, if the method says so, from complete rows alone."""
     method = cases.make_method(name, "binary", modalities).train()
-    reached = set()
+    observed, reached = cases.mixed_presence(method.schema, 2), set()
+    if cases.method_of(name).meets_all_patterns:
+        observed = torch.ones_like(observed)
     for seed in range(3):
-        batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema, 2), seed=seed)
+        batch = cases.make_batch(method.schema, observed, seed=seed)
         gradients = cases.gradients_of(method, batch, seed=seed)[1]
         reached |= {key for key, gradient in gradients.items() if gradient is not None and gradient.any()}
     learnable = {key for key, parameter in method.named_parameters() if parameter.requires_grad}
@@ -336,9 +339,6 @@ def test_the_generator_is_the_only_source_of_randomness_but_dropout(name):
     first = cases.loss_of(method, batch, seed=5, global_seed=1)
     method.load_state_dict(state)
     assert torch.equal(cases.loss_of(method, batch, seed=5, global_seed=2), first)
-    if name == "modality_dropout":
-        method.load_state_dict(state)
-        assert not torch.equal(cases.loss_of(method, batch, seed=6, global_seed=1), first)
 
 
 @every_gradient_method
@@ -444,6 +444,23 @@ def test_terms_are_scalars_with_weights_apart(name):
         by_hand = sum(terms.weights.get(key, 1.0) * term.double() for key, term in terms.terms.items())
         close(terms.total.double(), by_hand)
         assert terms.total.requires_grad
+
+
+@every_method
+def test_sub_models_with_best_weights_of_their_own_share_nothing(name):
+    """Each loss of `part_losses` depends on the state under its prefix, and on nothing else."""
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema, 2))
+    losses, state = method.part_losses(batch), method.state_dict()
+    if not losses:
+        return
+    assert all(sum(key.startswith(prefix) for prefix in losses) == 1 for key in state)
+    prefix = list(losses)[len(losses) // 2]
+    moved = {k: v + 0.1 if v.is_floating_point() and k.startswith(prefix) else v for k, v in state.items()}
+    method.load_state_dict(moved)
+    for key, values in method.part_losses(batch).items():
+        assert torch.isfinite(values).all()
+        assert torch.equal(values, losses[key]) == (key != prefix)
 
 
 @every_method

@@ -54,6 +54,7 @@ def test_the_objective_is_joint_fusions_on_what_stays(pair):
     restricted = batch.restrict(dict(zip(schema.names, kept.unbind(1))))
     ours = dropped.objective(batch, torch.Generator().manual_seed(7)).total
     assert torch.equal(ours, fused.objective(restricted, torch.Generator()).total)
+    assert not torch.equal(ours, dropped.objective(batch, torch.Generator().manual_seed(8)).total)
 
 
 def test_the_expected_objective_is_the_mean_over_all_subsets(pair):

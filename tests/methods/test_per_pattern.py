@@ -106,6 +106,18 @@ def test_the_objective_is_a_sum_over_patterns_of_means_over_all_rows():
         assert terms.terms[label].item() == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
+def test_each_model_is_judged_by_the_rows_that_have_its_pattern():
+    schema = cases.make_schema("multiclass", "tables")
+    method = prepared(schema, "111")
+    batch = cases.make_batch(schema, presence(schema, "100", "110", "010"), seed=3)
+    losses = method.part_losses(batch)
+    sizes = {prefix: len(values) for prefix, values in losses.items()}
+    assert sizes == {"models.100.": 2, "models.010.": 2, "models.110.": 1}
+    terms = method.objective(batch, torch.Generator()).terms
+    for label, bits in (("a", "100"), ("b", "010"), ("a+b", "110")):
+        assert losses[f"models.{bits}."].sum().item() / 3 == pytest.approx(terms[label].item(), rel=1e-5)
+
+
 def test_no_parameter_is_shared():
     schema = cases.make_schema()
     encoders = cases.make_encoders(schema)
