@@ -10,7 +10,7 @@ from amodal.errors import DataError, UnknownNameError
 from .cohorts import mixed_cohort
 
 
-@pytest.mark.parametrize("name", [name for name in COHORTS if name in ("digits", "synthetic")])
+@pytest.mark.parametrize("name", [name for name in COHORTS if name in ("digits", "ring", "synthetic")])
 def test_every_cohort_that_needs_no_file_loads_with_splits(name):
     cohort = load_cohort(name)
     assert cohort.name == name

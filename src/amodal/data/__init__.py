@@ -10,6 +10,7 @@ from typing import Any
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.digits import digit_quadrants
 from amodal.data.loader import make_loader
+from amodal.data.ring import ring_cohort
 from amodal.data.scale import Scaling
 from amodal.data.split import folds, split_groups
 from amodal.data.synthetic import gaussian_cohort
@@ -28,6 +29,7 @@ __all__ = [
 
 COHORTS: dict[str, Callable[..., Cohort]] = {
     "digits": digit_quadrants,
+    "ring": ring_cohort,
     "synthetic": gaussian_cohort,
 }
 """Cohorts that need no file, by name."""
