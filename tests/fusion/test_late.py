@@ -19,7 +19,10 @@ def test_equals_the_naive_average(seed, kind, scale):
     outputs = scale * torch.randn(6, 3, 1 if kind == "regression" else 4, generator=generator, dtype=torch.float64)
     observed = torch.rand(6, 3, generator=generator) < 0.6
     observed[:, 0] |= ~observed.any(1)
-    predictions = logits_to_predictions(average_predictions(outputs, observed, kind), kind)
+    averaged = average_predictions(outputs, observed, kind)
+    predictions = logits_to_predictions(averaged, kind)
+    if kind == "multiclass":  # logarithms of probabilities, not merely of something proportional to them
+        torch.testing.assert_close(averaged.exp(), predictions, rtol=1e-9, atol=1e-12)
     for i in range(6):
         naive = logits_to_predictions(outputs[i][observed[i]], kind).mean(0)
         torch.testing.assert_close(predictions[i], naive, rtol=1e-9, atol=1e-12)
