@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -54,8 +54,7 @@ def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
         raise UnknownNameError("method", name, METHODS)
     encoders = build_encoders(schema, **spec.get("encoders", {}))
     try:
-        constructor: Callable[..., Method] = METHODS[name]
-        return constructor(schema, encoders, **spec.get("options", {}))
+        return cast(Callable[..., Method], METHODS[name])(schema, encoders, **spec.get("options", {}))
     except TypeError as error:
         raise ConfigurationError(f"method {name!r} does not take these options: {error}") from error
 

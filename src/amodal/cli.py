@@ -297,8 +297,8 @@ def parse_mechanism(text: str) -> Any:
         ConfigurationError: If its argument is missing or not a number.
 
     Example:
-        >>> parse_mechanism("mcar:0.5")
-        MCAR(rate=0.5)
+        >>> parse_mechanism("mcar:0.5").rate
+        0.5
     """
     from amodal import missingness
 
