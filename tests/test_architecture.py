@@ -1,4 +1,4 @@
-"""The map in docs/architecture.md is the ground: its tree is compared with the disk, and the README's commands exist."""
+"""The map in docs/architecture.md is the ground: its tree is compared with the disk, and every method has a page."""
 
 from __future__ import annotations
 
