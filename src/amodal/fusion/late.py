@@ -62,4 +62,4 @@ def _log_mean(logs: Tensor, keep: Tensor) -> Tensor:
     """Logarithm of the mean of exp(logs) over the kept modalities: (B, M, C) to (B, C)."""
     some = keep.any(1, keepdim=True)
     total = torch.where(keep | ~some, logs, -math.inf).logsumexp(1)
-    return torch.where(some[:, 0], total - keep.sum(1).clamp(min=1).log(), 0.0)
+    return torch.where(some[:, 0], total - keep.sum(1).clamp(min=1).to(logs.dtype).log(), 0.0)
