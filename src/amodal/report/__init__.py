@@ -1,0 +1,1 @@
+"""Results as one self-contained page: sections, figures with their numbers, words."""

@@ -1,0 +1,76 @@
+"""A report as one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from markupsafe import Markup
+
+from amodal.errors import ConfigurationError, RunError
+from amodal.files import replace_file
+from amodal.report.parts import Section, render
+from amodal.report.sections import SECTIONS, Builder
+from amodal.report.subject import Subject
+from amodal.versions import versions
+
+__all__ = ["make_page", "write_page"]
+
+
+def make_page(subject: Subject, builders: Sequence[Builder] = SECTIONS) -> str:
+    """Makes a page: HTML that needs nothing beside itself.
+
+    Args:
+        subject: What it is about.
+        builders: The sections' functions, in order; those that return None are left out.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigurationError: If the results are of more than one setting.
+    """
+    settings = subject.results.settings
+    if len(settings) > 1:
+        raise ConfigurationError(
+            "a report compares runs of one setting",
+            got="; ".join(settings),
+            hint="Take one: results.of_setting(…), or make a page for each.",
+        )
+    sections = [made for made in (build(subject) for build in builders) if made is not None]
+    run = subject.first
+    kicker = (
+        f"amodal report · {run.experiment.cohort} · {len(subject.results.names)} methods · {len(run.ids):,} test cases"
+    )
+    return _fill(subject.title, kicker, sections)
+
+
+def write_page(subject: Subject, path: str | Path, builders: Sequence[Builder] = SECTIONS) -> Path:
+    """Writes the page of `make_page`, complete or not at all.
+
+    Args:
+        subject: What it is about.
+        path: File to write.
+        builders: The sections' functions.
+
+    Returns:
+        The path.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    path, text = Path(path), make_page(subject, builders)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _fill(title: str, kicker: str, sections: Sequence[Section]) -> str:
+    files = resources.files("amodal.report")
+    style, script = (Markup(files.joinpath(name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))
+    values = {"title": title, "kicker": kicker, "sections": sections, "style": style, "script": script}
+    return str(render("page.html", values | {"version": versions().get("amodal", "")}))

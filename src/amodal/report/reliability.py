@@ -1,0 +1,127 @@
+"""The section on calibration: whether what is said comes true, by how much was there."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amodal.benchmark import FinishedRun
+from amodal.metrics import expected_calibration_error, reliability_curve
+from amodal.report import figures
+from amodal.report.parts import Drawing, Section, Table, section
+from amodal.report.subject import Subject
+from amodal.report.svg import legend_key
+from amodal.report.words import format_value
+from amodal.schema import Task
+
+__all__ = ["calibration"]
+
+_FEWEST = 30  # cases that make a curve
+_BINS = 10
+
+Pooled = dict[int, tuple[NDArray[np.float64], NDArray]]
+"""Predictions and targets by the number of modalities present."""
+
+
+def calibration(subject: Subject) -> Section | None:
+    """One panel a method, one curve for each number of modalities present; None if there are too few cases."""
+    drawings, rows = [], []
+    counts = sorted({int(k) for k in subject.patterns.sum(1)})
+    for i, name in enumerate(subject.results.names):
+        pooled = _pool(subject.results.runs_of(name), subject)
+        curves = {
+            f"{k} present": _curve(subject.results.task, *pooled[k], _range(subject))
+            for k in _spread_out(counts)
+            if k in pooled
+        }
+        if not curves:
+            continue
+        rows.append([name, *(_error(subject.results.task, *pooled[k]) if k in pooled else "–" for k in counts)])
+        drawings.append(_panel(subject, i, name, curves))
+    if not drawings:
+        return None
+    regression = subject.results.task.kind == "regression"
+    kind = "mean absolute gap" if regression else "calibration error"
+    table = Table(["method", *(f"{k} present" for k in counts)], rows, kind)
+    return section(
+        "calibration",
+        "Can the numbers be believed?",
+        drawings=drawings,
+        legend=[legend_key(f"{k} present", m) for k, m in zip(_spread_out(counts), figures.GROUP_MARKS)],
+        table=table,
+        kind=subject.results.task.kind,
+        imposed=subject.imposes_patterns,
+    )
+
+
+def _panel(subject: Subject, i: int, name: str, curves: dict[str, tuple[NDArray, NDArray]]) -> Drawing:
+    task = subject.results.task
+    low, high = _range(subject)
+    labels = ("predicted", "observed") if task.kind == "regression" else ("stated", "came true")
+    key = f"reliability-{i}"
+    told = [f"{len(curve[0][~np.isnan(curve[0])])} bins with {group}" for group, curve in curves.items()]
+    svg = figures.draw_reliability(
+        curves,
+        key=key,
+        title=name,
+        labels=labels,
+        diagonal=(low, high),
+        alt=f"Reliability of {name}: {labels[0]} against {labels[1]}, {', '.join(told)}.",
+    )
+    numbers = Table(
+        ["cases", *labels],
+        [
+            [group, format_value(float(a)), format_value(float(b))]
+            for group, (stated, realised) in curves.items()
+            for a, b in zip(stated, realised)
+            if not np.isnan(a)
+        ],
+    )
+    return Drawing(key, svg, "", numbers, size="third")
+
+
+def _pool(runs: tuple[FinishedRun, ...], subject: Subject) -> Pooled:
+    """All predictions of a method's runs, by how many modalities were present."""
+    parts: dict[int, list[tuple[NDArray, NDArray]]] = {}
+    for run in runs:
+        conditions = [c for c in run.conditions if c.kind == "pattern"] if subject.imposes_patterns else [run.test]
+        for condition in conditions:
+            sizes = condition.observed.sum(1)
+            for k in np.unique(sizes[condition.rows]).tolist():
+                rows = condition.rows & (sizes == k)
+                parts.setdefault(k, []).append((condition.predictions[rows], run.target[rows]))
+    joined = {k: (np.concatenate([p for p, _ in v]), np.concatenate([t for _, t in v])) for k, v in parts.items()}
+    return {k: pair for k, pair in joined.items() if k and len(pair[0]) >= _FEWEST}
+
+
+def _curve(
+    task: Task, predictions: NDArray, target: NDArray, limits: tuple[float, float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Stated and realised values of bins with as many cases each."""
+    if task.kind != "regression":
+        curve = reliability_curve(predictions, target, bins=_BINS, binning="mass")
+        return curve.stated, curve.realised
+    chunks = np.array_split(np.argsort(predictions, kind="stable"), min(_BINS, max(1, len(predictions) // 5)))
+    stated, realised = (np.array([values[rows].mean() for rows in chunks]) for values in (predictions, target))
+    return stated.clip(*limits), realised.clip(*limits)
+
+
+def _error(task: Task, predictions: NDArray, target: NDArray) -> str:
+    if task.kind != "regression":
+        return format_value(float(expected_calibration_error(predictions, target)))
+    stated, realised = _curve(task, predictions, target, (-np.inf, np.inf))
+    return format_value(float(np.abs(stated - realised).mean()))
+
+
+def _range(subject: Subject) -> tuple[float, float]:
+    if subject.results.task.kind != "regression":
+        return 0.0, 1.0
+    low, high = np.quantile(subject.first.target, [0.01, 0.99])
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _spread_out(counts: list[int]) -> list[int]:
+    """At most four of the counts, the ends among them."""
+    if len(counts) <= 4:
+        return counts
+    return [counts[round(i * (len(counts) - 1) / 3)] for i in range(4)]

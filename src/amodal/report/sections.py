@@ -1,0 +1,390 @@
+"""The sections of a report: each a function from its subject to HTML, or to nothing where there is nothing to say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from amodal.checkpoint import TrainedModel
+from amodal.citation import bibliography
+from amodal.methods import METHODS
+from amodal.missingness import pattern_codes, pattern_label
+from amodal.report import figures
+from amodal.report.cases import choose_cases, show_cases
+from amodal.report.panels import (
+    against,
+    compared,
+    count_wins,
+    difference_forest,
+    findings,
+    lacking,
+    method_forest,
+    metric_series,
+    removal,
+    series_table,
+    shown_metrics,
+)
+from amodal.report.parts import Drawing, Section, Table, section
+from amodal.report.pictures import Exhibit, exhibit_case
+from amodal.report.references import read_bibtex
+from amodal.report.reliability import calibration
+from amodal.report.subject import Subject
+from amodal.report.words import duration, format_value, interval_cell, percent, plain_text, sort_verdicts
+
+__all__ = ["SECTIONS", "Builder"]
+
+Builder = Callable[[Subject], Section | None]
+
+
+def question(subject: Subject) -> Section:
+    """What is asked, of which data, and what was found, in short."""
+    run = subject.first
+    modalities = Table(
+        ["modality", "kind", "shape of a sample", "absent in test"],
+        [
+            [m.name, m.kind, " × ".join(map(str, m.shape)) or "text", percent(share)]
+            for m, share in zip(run.schema.modalities, (~run.test.observed).mean(0))
+        ],
+    )
+    rows = dict(run.record["data"].get("rows", {})) | {"test": len(run.ids)}
+    return section(
+        "question",
+        "The question and the data",
+        question=subject.question,
+        notes=list(subject.notes),
+        description=subject.cohort.description if subject.cohort else "",
+        cohort=run.experiment.cohort,
+        task=run.task,
+        examples=_examples(subject),
+        rows=rows,
+        n_groups=len(np.unique(run.groups)),
+        modalities=modalities,
+        findings=findings(subject),
+    )
+
+
+def presence(subject: Subject) -> Section:
+    """Who was absent: patterns and rates, in training and in testing."""
+    run, names = subject.first, subject.first.schema.names
+    trained = run.train_presence.natural if run.train_presence is not None else None
+    parts = [] if trained is None else [("training", trained, run.experiment.train_missingness)]
+    parts.append(("test", run.test.observed, run.experiment.test_missingness))
+    drawings, same = [], []
+    for place, observed, mechanism in parts:
+        patterns, counts = np.unique(observed, axis=0, return_counts=True)
+        if len(patterns) == 1:
+            same.append((place, len(observed), [name for name, here in zip(names, patterns[0]) if here]))
+            continue
+        order = np.lexsort((-patterns.sum(1), -counts))[:24]
+        rest = int(counts.sum() - counts[order].sum())
+        drawings.append(
+            Drawing(
+                f"presence-{place}",
+                figures.draw_presence(patterns[order], counts[order].tolist(), names, key=f"presence-{place}"),
+                f"Who has what in the {place} data, {lacking(mechanism)}: each row is a pattern, filled dots are "
+                f"the modalities that are there."
+                + (f" {rest:,} cases with rarer patterns are left out." if rest else ""),
+                Table(
+                    ["pattern", "cases", "share"],
+                    [
+                        [
+                            pattern_label(int(pattern_codes(pattern[None])[0]), names),
+                            f"{n:,}",
+                            percent(n / len(observed)),
+                        ]
+                        for pattern, n in zip(patterns[order], counts[order])
+                    ],
+                ),
+            )
+        )
+    rates = Table(
+        ["modality", *(f"absent in {place}" for place, _, _ in parts)],
+        [[name, *(percent((~observed[:, m]).mean()) for _, observed, _ in parts)] for m, name in enumerate(names)],
+    )
+    further = Table(
+        ["method", "removed further while training"],
+        [[name, removal(subject.results.runs_of(name)[0].experiment)] for name in subject.results.names],
+    )
+    hashes = [(run.seed, run.metrics["presence_hash"]) for run in subject.results.runs_of(run.name)]
+    return section(
+        "presence",
+        "What was missing",
+        drawings=drawings,
+        same=same,
+        n_modalities=len(names),
+        rates=rates,
+        removal=further,
+        hashes=hashes,
+    )
+
+
+def comparison(subject: Subject) -> Section:
+    """The methods' metrics with intervals, and paired differences to the references."""
+    results, metric = subject.results, subject.results.headline
+    shown = shown_metrics(subject)
+    ranked = subject.ranked
+    table = Table(
+        ["method", *(m.label for m in shown), *(f"less {name}" for name in subject.references)],
+        [
+            [
+                name,
+                *(interval_cell(results.summary(name, m.name).interval, m) for m in shown),
+                *(against(subject, name, reference, metric) for reference in subject.references),
+            ]
+            for name in ranked
+        ],
+        strong=[ranked.index(subject.best)],
+    )
+    drawings = [method_forest(subject, metric)]
+    if subject.references and len(results.names) > 1:
+        drawings.append(difference_forest(subject, metric))
+    verdicts = [sort_verdicts(results.compare(reference, metric.name)) for reference in compared(subject)]
+    return section(
+        "comparison",
+        "The methods compared",
+        table=table,
+        drawings=drawings,
+        verdicts=verdicts,
+        metric=metric,
+        n_seeds=len(results.seeds),
+        n_resamples=len(results.counts),
+        spread=[(name, results.summary(name, metric.name).spread) for name in ranked],
+        directions=[(m.label, "higher" if m.higher_is_better else "lower") for m in shown],
+    )
+
+
+def patterns(subject: Subject) -> Section | None:
+    """The headline under each pattern of presence."""
+    conditions, metric, results = subject.pattern_conditions, subject.results.headline, subject.results
+    if len(conditions) < 2:
+        return None
+    names = subject.first.schema.names
+    series = metric_series(subject, metric, [(condition,) for condition in conditions])
+    sizes = subject.patterns.sum(1)
+    by_count = [(k, tuple(np.array(conditions)[sizes == k].tolist())) for k in sorted(set(sizes.tolist()))]
+    counted = metric_series(subject, metric, [group for _, group in by_count])
+    drawings = [
+        Drawing(
+            "patterns",
+            figures.draw_heat(
+                subject.patterns,
+                names,
+                series,
+                metric,
+                key="patterns",
+                alt=f"{metric.label} of {len(series)} methods under {len(conditions)} presence patterns; "
+                "the table has the numbers.",
+            ),
+            f"{metric.label} under each pattern. Filled dots are the modalities that were there; darker is better, "
+            "and the best of a row is bold.",
+            series_table("pattern", [c.removeprefix("met:") for c in conditions], series, metric),
+            size="wide",
+        ),
+        Drawing(
+            "by-count",
+            figures.draw_curves(
+                [float(k) for k, _ in by_count],
+                counted,
+                "modalities present",
+                metric.label,
+                key="by-count",
+                alt=f"{metric.label} by the number of modalities present.",
+                whole=True,
+                width=410,
+            ),
+            f"{metric.label} by how many modalities were there: the mean over the patterns with as many.",
+            series_table("modalities", [str(k) for k, _ in by_count], counted, metric),
+        ),
+    ]
+    shares = {name: results.ratio(subject.best, name, metric.name, conditions) for name in subject.references}
+    return section(
+        "patterns",
+        "Pattern by pattern",
+        drawings=drawings,
+        legend=subject.legend,
+        imposed=subject.imposes_patterns,
+        metric=metric,
+        best=subject.best,
+        means=[(one, results.summary(one, metric.name, conditions).interval) for one in subject.ranked],
+        shares=shares if metric.higher_is_better and subject.best not in shares else {},
+        wins=[count_wins(subject, other, metric) for other in subject.results.names if other != subject.best],
+        n_patterns=len(conditions),
+    )
+
+
+def degradation(subject: Subject) -> Section | None:
+    """The headline as more and more is removed."""
+    conditions, metric = subject.results.conditions("rate"), subject.results.headline
+    if len(conditions) < 2:
+        return None
+    found = [subject.first.condition(name) for name in conditions]
+    realised = [float((~condition.observed).mean()) for condition in found]
+    series = metric_series(subject, metric, [(name,) for name in conditions])
+    drawing = Drawing(
+        "degradation",
+        figures.draw_curves(
+            realised,
+            series,
+            "share of modalities absent",
+            metric.label,
+            key="degradation",
+            alt=f"{metric.label} of each method as modalities are removed completely at random.",
+        ),
+        f"{metric.label} on the same test cases as modalities are removed completely at random (MCAR), with 95 % "
+        f"bands. The horizontal axis is the share that was realised.",
+        series_table("share absent", [percent(share) for share in realised], series, metric),
+    )
+    order = sorted(series, key=lambda one: subject.ranked.index(one.name))
+    falls = Table(
+        ["method", *(f"{percent(realised[i], 0)} absent" for i in (0, -1)), "change"],
+        [
+            [
+                one.name,
+                *(format_value(one.intervals[i].estimate, metric) for i in (0, -1)),
+                format_value(one.intervals[-1].estimate - one.intervals[0].estimate, metric, signed=True),
+            ]
+            for one in order
+        ],
+    )
+    return section(
+        "degradation",
+        "As more goes missing",
+        drawings=[drawing],
+        legend=subject.legend,
+        metric=metric,
+        falls=falls,
+    )
+
+
+def training(subject: Subject) -> Section:
+    """How training went: losses, epochs, time."""
+    drawings, rows = [], []
+    for i, name in enumerate(subject.results.names):
+        run = subject.results.runs_of(name)[0]
+        result, history = run.record["result"], run.history
+        best = int(result["best_epoch"])
+        rows.append(
+            [
+                name,
+                f"{result['parameters']:,}" if result["parameters"] else "–",
+                str(result["epochs"]) if len(history) > 1 else "in one go",
+                str(best + 1) if len(history) > 1 else "–",
+                format_value(result["best_valid_loss"] if result["best_valid_loss"] is not None else float("nan")),
+                duration(result["seconds"]),
+            ]
+        )
+        if len(history) > 1:
+            epochs = history["epoch"].to_numpy(dtype=float) + 1
+            curves = {}
+            if "train_task" in history:  # what an objective has beside it is not comparable with validation
+                curves["training"] = (epochs, history["train_task"].to_numpy(dtype=float))
+            curves["validation"] = (epochs, history["valid_loss"].to_numpy(dtype=float))
+            drawings.append(
+                Drawing(
+                    f"training-{i}",
+                    figures.draw_history(curves, best + 1, key=f"training-{i}", title=name),
+                    "",
+                    size="third",
+                )
+            )
+    table = Table(["method", "parameters", "epochs", "best epoch", "validation loss", "time"], rows)
+    return section("training", "Training", drawings=drawings, table=table, seed=subject.results.seeds[0])
+
+
+def cases(subject: Subject) -> Section | None:
+    """Test cases with and without what was absent, chosen by rules."""
+    test = subject.test
+    run = subject.results.runs_of(subject.best)[0]
+    if test is None or not (test.observed & ~run.test.observed).any():
+        return None
+    whole = next((c for c in run.conditions if c.kind == "rate" and c.rate == 0), None)
+    predicted = TrainedModel.load(run.folder).predict(test, on_empty="silent") if whole is None else whole.predictions
+    chosen = choose_cases(run.task, run.test.predictions, predicted, run.target, run.test.observed, test.observed)
+    groups = [(group, show_cases(run, test, predicted, group.rows)) for group in chosen]
+    return section(
+        "cases", "Cases", groups=groups, method=subject.best, task=run.task, seed=run.seed, n_cases=len(run.ids)
+    )
+
+
+def methods(subject: Subject) -> Section:
+    """What the methods are, and where they come from."""
+    known = {key: read_bibtex(entry) for key, entry in bibliography().items()}
+    entries, used = [], []
+    for name in subject.results.names:
+        run = subject.results.runs_of(name)[0]
+        kind = METHODS[run.experiment.method]
+        keys = [key for key in kind.references if key in known]
+        used += keys
+        options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in run.experiment.options.items())
+        line = plain_text((kind.__doc__ or kind.summary).strip().split("\n\n")[0])
+        entries.append((name, run.experiment.method, options, line, [known[key] for key in keys]))
+    used += ["owen2007pigeonhole", "holm1979simple", "efron1993bootstrap"]
+    sources = [known[key] for key in dict.fromkeys(used) if key in known]
+    return section("methods", "What the methods are", entries=entries, sources=sources, references=subject.references)
+
+
+def reproduce(subject: Subject) -> Section:
+    """Everything needed to get the same numbers."""
+    runs = subject.results.runs
+    settings = Table(
+        ["method", "seed", "settings", "data fingerprint", "folder"],
+        [
+            [
+                run.name,
+                str(run.seed),
+                ", ".join(f"{key} {value}" for key, value in run.experiment.settings.items()) or "defaults",
+                str(run.record["data"].get("fingerprint", "")),
+                run.folder.name,
+            ]
+            for run in runs
+        ],
+    )
+    records = [
+        (
+            f"{run.name}, seed {run.seed}",
+            json.dumps(
+                run.record["spec"] | {"training": run.record["training"], "missingness": run.record["missingness"]},
+                indent=2,
+                ensure_ascii=False,
+            ),
+        )
+        for run in runs
+    ]
+    versions = sorted(runs[0].record.get("versions", {}).items())
+    return section(
+        "reproduce",
+        "To reproduce this page",
+        commands=list(subject.commands),
+        versions=versions,
+        settings=settings,
+        records=records,
+        setting=runs[0].setting,
+        hashes=[(run.seed, run.metrics["presence_hash"]) for run in subject.results.runs_of(runs[0].name)],
+    )
+
+
+def _examples(subject: Subject) -> list[list[Exhibit]]:
+    """The first test cases as the models saw them, where there are pictures."""
+    test, run = subject.test, subject.first
+    if test is None or not all(modality.kind == "image" for modality in run.schema.modalities):
+        return []
+    rows = np.arange(min(8, len(test)))
+    batch = test.batch(rows)
+    return [exhibit_case(run.schema, batch, int(row), run.test.observed[row]) for row in rows]
+
+
+SECTIONS: tuple[Builder, ...] = (
+    question,
+    presence,
+    comparison,
+    patterns,
+    degradation,
+    calibration,
+    cases,
+    training,
+    methods,
+    reproduce,
+)
+"""The sections of a report, in order. A further one is a function of the same form."""

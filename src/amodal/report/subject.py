@@ -1,0 +1,131 @@
+"""What a report is about: results of one setting, the data behind them, and what to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amodal.benchmark import FinishedRun, Results
+from amodal.data import Cohort, load_cohort
+from amodal.errors import AmodalError, UnknownNameError
+from amodal.report.svg import COLOURS, GREYS, MARKERS, LegendKey, Mark, legend_key
+
+__all__ = ["YARDSTICKS", "Subject"]
+
+YARDSTICKS = ("per_pattern", "boosting")
+"""Methods that others are compared with where they are there: one dedicated model a pattern, and boosted trees."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
+
+    Args:
+        results: Results of one setting.
+        title: The page's title.
+        question: What is asked, in a sentence or two.
+        notes: Further paragraphs on how it was done.
+        cohort: The data; None: the report has no pictures of cases.
+        references: Names of the methods to compare with; those of `YARDSTICKS` that are there, if none is named.
+        focus: The method whose cases are shown; None: the best that is no reference.
+        commands: What to type to get this page again.
+
+    Raises:
+        UnknownNameError: If `references` or `focus` name no method of the results.
+    """
+
+    results: Results
+    title: str
+    question: str = ""
+    notes: Sequence[str] = ()
+    cohort: Cohort | None = None
+    references: Sequence[str] = ()
+    focus: str | None = None
+    commands: Sequence[str] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        methods = {name: self.results.runs_of(name)[0].experiment.method for name in self.results.names}
+        named = tuple(self.references) or tuple(
+            name for wanted in YARDSTICKS for name, method in methods.items() if method == wanted
+        )
+        for name in (*named, *([self.focus] if self.focus else [])):
+            if name not in methods:
+                raise UnknownNameError("method in these results", name, methods)
+        object.__setattr__(self, "references", named)
+
+    @property
+    def first(self) -> FinishedRun:
+        """The first run, for what all runs have in common."""
+        return self.results.runs[0]
+
+    @cached_property
+    def marks(self) -> dict[str, Mark]:
+        """How each method looks in every figure: references grey and dashed, the others in colours."""
+        marks, others = {}, 0
+        for i, name in enumerate(self.results.names):
+            if name in self.references:
+                place = list(self.references).index(name)
+                marks[name] = Mark(GREYS[place % len(GREYS)], MARKERS[i % len(MARKERS)], dashed=True)
+            else:
+                marks[name] = Mark(COLOURS[others % len(COLOURS)], MARKERS[i % len(MARKERS)])
+                others += 1
+        return marks
+
+    @property
+    def legend(self) -> list[LegendKey]:
+        """The methods' marks, the best method first."""
+        return [legend_key(name, self.marks[name]) for name in self.ranked]
+
+    @cached_property
+    def ranked(self) -> tuple[str, ...]:
+        """The methods by the headline metric on the test rows, the best first; undefined ones last."""
+        metric = self.results.headline
+        values = {n: self.results.summary(n, metric.name).interval.estimate for n in self.results.names}
+        sign = -1 if metric.higher_is_better else 1
+        return tuple(sorted(values, key=lambda name: (np.isnan(values[name]), sign * values[name])))
+
+    @property
+    def best(self) -> str:
+        """The method to look at: `focus`, or the best that is no reference (the best of all if every one is)."""
+        others = [name for name in self.ranked if name not in self.references]
+        return self.focus or (others or list(self.ranked))[0]
+
+    @cached_property
+    def test(self) -> Cohort | None:
+        """The test rows of the cohort, in the runs' order; None if the cohort is not at hand or is another one."""
+        if self.cohort is None:
+            return None
+        places = {name: i for i, name in enumerate(self.cohort.ids.astype(str).tolist())}
+        rows = [places.get(name, -1) for name in self.first.ids.tolist()]
+        return None if min(rows, default=-1) < 0 else self.cohort.take(np.array(rows))
+
+    @cached_property
+    def pattern_conditions(self) -> tuple[str, ...]:
+        """Conditions for looking at patterns: each imposed on the same cases, or else those that the rows have."""
+        return self.results.conditions("pattern") or tuple(
+            name for name in self.results.conditions("met")[:24] if name != "met:none"
+        )
+
+    @property
+    def imposes_patterns(self) -> bool:
+        """Whether every pattern was imposed on the same cases."""
+        return bool(self.results.conditions("pattern"))
+
+    @cached_property
+    def patterns(self) -> NDArray[np.bool_]:
+        """Presence (P, M) of `pattern_conditions`."""
+        names = self.first.schema.names
+        labels = [condition.removeprefix("met:").split("+") for condition in self.pattern_conditions]
+        return np.array([[name in label for name in names] for label in labels], dtype=bool).reshape(-1, len(names))
+
+
+def open_cohort(run: FinishedRun) -> Cohort | None:
+    """The cohort of a run, if it can be had."""
+    try:
+        return load_cohort(run.experiment.cohort, **run.experiment.cohort_options)
+    except AmodalError:
+        return None
