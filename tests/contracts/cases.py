@@ -24,6 +24,7 @@ from amodal.schema import Modality, Schema, Task
 SMALL: dict[str, dict] = {
     "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
     "per_pattern": {"min_rows": 1},
+    "fills": {"drop": 0.35, "form": "radial"},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0}

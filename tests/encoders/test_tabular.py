@@ -3,7 +3,7 @@
 import torch
 
 from amodal.encoders.squash import soft_clip
-from amodal.encoders.tabular import FeatureTokens, TabularMLP
+from amodal.encoders.tabular import FeatureTokens, LinearEmbedding, TabularMLP
 from amodal.schema import Modality
 
 TABLE = Modality("t", "tabular", (3,))
@@ -40,3 +40,23 @@ def test_mlp_without_blocks_is_a_normalised_linear_map():
     values = torch.randn(6, 3)
     expected = encoder.norm(encoder.input(torch.cat([values, torch.zeros(6, 3)], dim=1)))
     torch.testing.assert_close(encoder(values).pooled, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_embedding_without_clipping_is_affine():
+    encoder = LinearEmbedding(TABLE, width=4, clip=None)
+    values, measured = torch.randn(6, 3), torch.ones(6, 3, dtype=torch.bool)
+    weight, bias = encoder.linear.weight, encoder.linear.bias
+    torch.testing.assert_close(encoder(values).pooled, values @ weight[:, :3].T + bias)
+    torch.testing.assert_close(encoder(values).pooled.mean(0), encoder(values.mean(0, keepdim=True)).pooled[0])
+    measured[:, 1] = False
+    expected = values[:, [0, 2]] @ weight[:, [0, 2]].T + weight[:, 4] + bias
+    values[:, 1] = torch.nan
+    torch.testing.assert_close(encoder(values, measured).pooled, expected)
+
+
+def test_linear_embedding_clips_softly():
+    encoder = LinearEmbedding(TABLE, width=4, clip=2.0)
+    values = 5 * torch.randn(6, 3)
+    expected = LinearEmbedding(TABLE, width=4, clip=None)
+    expected.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(encoder(values).pooled, expected(soft_clip(values, 2.0)).pooled)

@@ -29,7 +29,7 @@ from amodal.encoders.pretrained import PretrainedText, portable_choices
 from amodal.encoders.pretrained_vision import PretrainedResNet, PretrainedVision
 from amodal.encoders.series import GRUEncoder, LSTMEncoder, SeriesTransformer
 from amodal.encoders.summary import SeriesSummary
-from amodal.encoders.tabular import FeatureTokens, TabularMLP
+from amodal.encoders.tabular import FeatureTokens, LinearEmbedding, TabularMLP
 from amodal.encoders.text import HashingTransformer
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.schema import Modality, Schema
@@ -55,6 +55,7 @@ __all__ = [
 ENCODERS: dict[str, type[Encoder]] = {
     "feature_tokens": FeatureTokens,
     "mlp": TabularMLP,
+    "linear": LinearEmbedding,
     "lstm": LSTMEncoder,
     "gru": GRUEncoder,
     "series_transformer": SeriesTransformer,

@@ -1,4 +1,4 @@
-"""Encoders of tabular modalities: one token a feature, and a plain multilayer perceptron."""
+"""Encoders of tabular modalities: one token a feature, a plain multilayer perceptron, and a linear map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amodal.encoders.encoder import Encoder, Tokens
 from amodal.encoders.squash import soft_clip
 from amodal.schema import Modality
 
-__all__ = ["FeatureTokens", "TabularMLP"]
+__all__ = ["FeatureTokens", "LinearEmbedding", "TabularMLP"]
 
 
 class FeatureTokens(Encoder):
@@ -116,6 +116,47 @@ class TabularMLP(Encoder):
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
+
+
+class LinearEmbedding(Encoder):
+    """A linear map of the values and of indicators of what was not measured: one token.
+
+    Args:
+        modality: A tabular modality (D,).
+        width: Width of the token and of the pooled vector.
+        dropout: Dropout of the token.
+        clip: Scale of the soft clipping of values, in standard deviations; None: the map is affine in the values.
+
+    Source:
+        The embedding of the sensors in :cite:`choi2025cepa`, appendix C.4 (with `clip=None`, where all is measured).
+    """
+
+    kinds = ("tabular",)
+    references = ("choi2025cepa",)
+
+    def __init__(self, modality: Modality, *, width: int, dropout: float = 0.0, clip: float | None = 3.0):
+        super().__init__(modality, width=width)
+        self.clip = clip
+        self.linear = nn.Linear(2 * modality.n_features, width)
+        self.drop = nn.Dropout(dropout)
+
+    @property
+    def n_tokens(self) -> int:
+        """One."""
+        return 1
+
+    def embed(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Tokens:
+        """Values (P, D) to one token."""
+        if measured is None:
+            measured = torch.ones_like(values, dtype=torch.bool)
+        values = torch.where(measured, values, 0.0)
+        values = values if self.clip is None else soft_clip(values, self.clip)
+        token = self.drop(self.linear(torch.cat([values, (~measured).to(values.dtype)], dim=1)))  # (P, width)
+        return Tokens(token[:, None], torch.ones(len(values), 1, dtype=torch.bool, device=values.device))
+
+    def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Nothing is left to do."""
+        return tokens
 
 
 class ResidualBlock(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amodal.method import Method
 from amodal.methods.boosting import Boosting
+from amodal.methods.fills import Fills
 from amodal.methods.fusion import JointFusion
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.modality_dropout import ModalityDropout
@@ -19,4 +20,5 @@ METHODS: dict[str, type[Method]] = {
     "late_fusion": LateFusion,
     "per_pattern": PerPattern,
     "boosting": Boosting,
+    "fills": Fills,
 }

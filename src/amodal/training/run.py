@@ -25,6 +25,7 @@ from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.files import replace_file
 from amodal.losses.task import prediction_loss
 from amodal.method import EstimatedMethod, Method
+from amodal.metrics.monitor import signs_of_collapse
 from amodal.missingness import Mechanism, Natural, Presence
 from amodal.removal import draw_presence
 from amodal.training.settings import TrainingSettings
@@ -159,7 +160,9 @@ class Run:
     def end_epoch(self, row: dict[str, float], optimisers: Sequence[torch.optim.Optimizer] | None) -> None:
         """Validates, remembers the best weights, and (given the optimisers) stores the state."""
         loss = self.validation_loss()
-        self.history.append({**row, "valid_loss": loss, "seconds": time.time() - self.started})
+        row = {**row, "valid_loss": loss, **self.monitored()}
+        self.history.append({**row, "seconds": time.time() - self.started})
+        self._warn_of_collapse()
         for prefix, value in (self.part_validation_losses() or {"": loss}).items():
             if math.isfinite(value) and value < self.best.get(prefix, (math.inf, -1))[0]:
                 self.best[prefix] = (value, len(self.history) - 1)
@@ -167,6 +170,19 @@ class Run:
                 self.best_state |= {k: v.detach().cpu().clone() for k, v in state.items() if k.startswith(prefix)}
         if optimisers is not None:
             self.save_state(optimisers)
+
+    def monitored(self) -> dict[str, float]:
+        """What the method watches, on the first validation rows; see `Method.monitor`."""
+        seen = np.flatnonzero(self.valid_rows.observed.any(axis=1))[:256]
+        with inference(self.method):
+            for batch in self.model.batches(self.valid_rows, 256, seen):
+                return self.method.monitor(batch)
+        return {}
+
+    def _warn_of_collapse(self) -> None:
+        before = len(signs_of_collapse(self.history[:-1]))
+        for sign in signs_of_collapse(self.history) if not before else ():
+            warnings.warn(f"epoch {len(self.history) - 1}: {sign}", UserWarning, stacklevel=2)
 
     def part_validation_losses(self) -> dict[str, float]:
         """Mean validation loss of each independent sub-model, under natural presence; empty for most methods."""

@@ -1,0 +1,255 @@
+"""The ring: seven fills for absent sensors against the Bayes-optimal accuracy at every number of sensors.
+
+Command:  python recipes/ring.py --out runs/ring
+Time:     see the last column of the table it prints (one core, 100 epochs)
+Expected: see docs/log.md, 2026-11-21
+
+The synthetic experiment of CEPA (section 3.1, figure 2): the same network with another fill for the slots of absent
+sensors. Every strategy of a seed gets the same points; they are drawn anew for each seed, as are the presence in
+training and the weights. 500 of the 5,000 training points are held back, and the weights of the epoch with the lowest
+validation loss are kept. Accuracy at k is the mean over several draws of k random sensors for each test point; the
+optimal accuracy is that of `RingWorld.bayes_predictions` on the same points under the same presence.
+
+"cf, moving weights" is "cf" without the stop-gradient on the kernel's weights. Context diversity is the mean standard
+deviation of the contexts' coordinates over the test points, every sensor present with probability one half, divided by
+its value at initialisation. Results are written as they come; run the command again to go on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import t as student
+
+import amodal
+from amodal.checkpoint import TrainedModel, build_method
+from amodal.data.cohort import Cohort
+from amodal.data.ring import RingWorld, ring_cohort
+from amodal.encoders import encode_pooled
+from amodal.files import replace_file
+from amodal.methods.fills import Fills
+from amodal.metrics.collapse import context_diversity
+from amodal.training.run import forked_rng, mix_seed
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "cf": {"strategy": "cf"},
+    "predictor": {"strategy": "predictor"},
+    "mse": {"strategy": "mse"},
+    "ep": {"strategy": "ep"},
+    "zero": {"strategy": "zero"},
+    "cf, moving weights": {"strategy": "cf", "detach_weights": False},
+    "learned": {"strategy": "learned"},
+    "mean": {"strategy": "mean"},
+}
+COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+
+
+def removals(cohort: Cohort, counts: Sequence[int], draws: int, seed: int) -> dict[int, list[np.ndarray]]:
+    """For each k some presences (N, M) with exactly k random sensors of every point."""
+    generator = np.random.default_rng((seed, 17))
+    shape = cohort.observed.shape
+    return {k: [generator.random(shape).argsort(1).argsort(1) < k for _ in range(draws)] for k in counts}
+
+
+def accuracies(predictions: list[np.ndarray], target: np.ndarray) -> float:
+    """Mean accuracy over draws."""
+    return float(np.mean([(p.argmax(1) == target).mean() for p in predictions]))
+
+
+def diversity(model: TrainedModel, test: Cohort, seed: int) -> tuple[float, float]:
+    """Context diversity of the test points: at the end over at the beginning, and at the end."""
+    observed = np.random.default_rng((seed, 18)).random(test.observed.shape) < 0.5
+    observed[np.arange(len(test)), np.random.default_rng((seed, 19)).integers(observed.shape[1], size=len(test))] = True
+    rows = test.with_observed(observed)
+    with forked_rng(torch.device("cpu")):
+        torch.manual_seed(mix_seed(seed, 0, 0))  # as `amodal.fit` does
+        initial = build_method(model.experiment["spec"], model.schema).eval()
+    values = []
+    for method in (initial, model.method):
+        assert isinstance(method, Fills)
+        with torch.no_grad():
+            contexts = [method.contexts(*encode_pooled(method.encoders, batch)) for batch in model.batches(rows)]
+        values.append(context_diversity(torch.cat(contexts)))
+    return values[1] / values[0], values[1]
+
+
+def run(
+    out: Path,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    counts: Sequence[int] = COUNTS,
+    draws: int = 10,
+    points: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Trains each strategy for each seed, and measures it at every number of sensors.
+
+    Args:
+        out: Folder of the results, one file a run.
+        names: Keys of `STRATEGIES`.
+        seeds: Seeds of data, presence and training.
+        counts: Numbers k of sensors.
+        draws: Draws of k random sensors for each test point.
+        points: Options of the cohort.
+        options: Further options of the method.
+        **settings: Further arguments of `amodal.fit`.
+
+    Returns:
+        One row a seed, strategy and k: accuracy; the strategy "bayes" is the optimal prediction.
+    """
+    for seed in seeds:
+        cohort = ring_cohort(seed=seed, **(points or {}))
+        train, valid, test = (cohort.split(name) for name in ("train", "valid", "test"))
+        presences = removals(test, counts, draws, seed)
+        optimal = out / f"bayes-seed{seed}.json"
+        if not optimal.is_file():
+            world = RingWorld(*_deviations(points or {}))
+            found = {
+                k: accuracies([world.bayes_predictions(test, p) for p in presences[k]], test.target) for k in counts
+            }
+            write(optimal, {"strategy": "bayes", "seed": seed, "accuracy": found})
+        for name in names:
+            file = out / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}.json"
+            if file.is_file():
+                continue
+            started = time.time()
+            model = amodal.fit(
+                "fills",
+                train,
+                valid,
+                options={**STRATEGIES[name], **(options or {})},
+                encoders={sensor: {"name": "linear", "clip": None} for sensor in cohort.schema.names},
+                width=32,
+                seed=seed,
+                **settings,
+            )
+            seconds = time.time() - started
+            predicted = {k: [model.predict(test.with_observed(p)) for p in presences[k]] for k in counts}
+            record = {
+                "strategy": name,
+                "seed": seed,
+                "accuracy": {k: accuracies(predictions, test.target) for k, predictions in predicted.items()},
+                "epochs": len(model.history),
+                "best_epoch": model.experiment["result"]["best_epoch"],
+                "seconds": seconds,
+            }
+            if isinstance(model.method, Fills) and model.method.context is not None:
+                record["diversity_kept"], record["diversity"] = diversity(model, test, seed)
+                record |= {f"last_{k}": float(model.history.iloc[-1][k]) for k in model.history if "effective" in k}
+            write(file, record)
+            shown = "  ".join(f"k={k} {100 * value:.1f}" for k, value in record["accuracy"].items())
+            print(f"{name} seed {seed}: {shown}  ({seconds:.0f} s)", flush=True)
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
+    return pd.DataFrame(
+        [
+            {**{key: value for key, value in record.items() if key != "accuracy"}, "k": int(k), "accuracy": accuracy}
+            for record in records
+            for k, accuracy in record["accuracy"].items()
+        ]
+    )
+
+
+def _deviations(points: Mapping[str, Any]) -> tuple[float, float]:
+    radius, noise = points.get("radius", "variance"), points.get("noise", "variance")
+    return (0.2 if radius == "variance" else 0.04, 0.15 if noise == "variance" else 0.0225)
+
+
+def write(file: Path, record: Mapping[str, Any]) -> None:
+    replace_file(file, lambda path: Path(path).write_text(json.dumps(record, indent=1), encoding="utf-8"))
+
+
+def curves(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy in percent, one row a strategy and one column a k, with its number of seeds and its seconds."""
+    table = 100 * frame.pivot_table(index="strategy", columns="k", values="accuracy")
+    table.insert(0, "seeds", frame.groupby("strategy")["seed"].nunique())
+    for column in ("diversity_kept", "last_effective_sample_size", "seconds"):
+        if column in frame:
+            table[column] = frame.groupby("strategy")[column].mean()
+    return table
+
+
+def differences(frame: pd.DataFrame, one: str, others: Sequence[str]) -> pd.DataFrame:
+    """Accuracy of one strategy less that of others, in points, on common seeds, with a 95 % interval over the seeds."""
+    wide = 100 * frame.pivot_table(index="seed", columns=["strategy", "k"], values="accuracy")
+    rows = []
+    for other in others:
+        if other == one or other not in wide or one not in wide:
+            continue
+        gaps = (wide[one] - wide[other]).dropna()
+        parts = {**{str(k): gaps[k] for k in gaps}, "mean": gaps.mean(axis=1)}
+        for k, gap in parts.items():
+            half = student.ppf(0.975, len(gap) - 1) * gap.std() / np.sqrt(len(gap)) if len(gap) > 1 else np.nan
+            rows.append((f"{one} - {other}", k, len(gap), gap.mean(), gap.mean() - half, gap.mean() + half))
+    return pd.DataFrame(rows, columns=["strategies", "k", "seeds", "difference", "low", "high"])
+
+
+def draw(frame: pd.DataFrame, out: Path) -> None:
+    """Accuracy against the number of sensors, as a figure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for name, part in frame.groupby("strategy"):
+        mean = 100 * part.groupby("k")["accuracy"].mean()
+        optimal = name == "bayes"
+        axes.plot(mean.index, mean, "k--" if optimal else "-", label="optimal" if optimal else name, marker=".")
+    axes.set(xlabel="sensors present", ylabel="accuracy in %")
+    axes.legend(fontsize=8)
+    replace_file(out / "accuracy.png", lambda path: figure.savefig(path, format="png", dpi=150))
+    pyplot.close(figure)
+
+
+def main(words: list[str] | None = None) -> pd.DataFrame:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/ring"))
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--schedule", default="constant", help="of the learning rate: constant or cosine")
+    parser.add_argument("--draws", type=int, default=10, help="draws of k random sensors for each test point")
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers k of sensors")
+    parser.add_argument("--points", type=json.loads, default={}, help="options of the cohort, as JSON")
+    parser.add_argument("--options", type=json.loads, default={}, help="further options of the method, as JSON")
+    given = parser.parse_args(words)
+    given.out.mkdir(parents=True, exist_ok=True)
+    frame = run(
+        given.out,
+        given.strategies,
+        given.seeds,
+        counts=given.counts,
+        draws=given.draws,
+        points=given.points,
+        options=given.options,
+        epochs=given.epochs,
+        schedule=given.schedule,
+        warmup=0.0,
+        learning_rate=1e-3,
+        weight_decay=1e-2,
+        batch_size=128,
+        clip=None,
+        patience=None,
+    )
+    table, gaps = curves(frame), differences(frame, "cf", given.strategies)
+    replace_file(given.out / "curves.csv", lambda path: table.to_csv(path))
+    replace_file(given.out / "differences.csv", lambda path: gaps.to_csv(path, index=False))
+    draw(frame, given.out)
+    print(table.to_string(float_format=lambda value: f"{value:.1f}"))
+    print(gaps.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
+    print(f"The results are in {given.out}")
+    return table
+
+
+if __name__ == "__main__":
+    main()

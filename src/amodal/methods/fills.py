@@ -1,0 +1,270 @@
+"""Fills: ways to put something in the slots of absent modalities, everything else being equal."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from amodal.attention import TransformerTrunk
+from amodal.batch import Batch
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.fusion import Concatenate, MeanOfPresent
+from amodal.losses.characteristic_function import (
+    Form,
+    conditional_cf_rows,
+    marginal_cf_loss,
+    random_directions,
+    random_frequencies,
+)
+from amodal.losses.kernel_weights import Bandwidth, Distance, neighbour_weights
+from amodal.losses.masked import mean_over_observed, mean_over_rows, mean_over_terms
+from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.method import LossTerms, Method
+from amodal.metrics.collapse import context_diversity
+from amodal.metrics.monitor import representation_numbers, weight_numbers
+from amodal.schema import Schema
+
+__all__ = ["Fills"]
+
+Strategy = Literal["zero", "mean", "learned", "predictor", "mse", "ep", "cf"]
+_STATIC = ("zero", "mean", "learned")
+
+
+class Fills(Method):
+    r"""The network of CEPA's synthetic experiment with one of seven fills for the slots of absent modalities.
+
+    Each present modality is encoded to :math:`e_m`. The slots of absent ones hold a fill, a transformer runs over all
+    M slots, and a linear map of their mean predicts. Three fills are static, four come from a predictor
+    :math:`\hat e = \mathrm{MLP}(c)` of the context :math:`c`, a linear map of the mean of the present embeddings:
+
+    =============  ==========================  =====================================================================
+    strategy       fill                        auxiliary loss
+    =============  ==========================  =====================================================================
+    "zero"         0                           none
+    "mean"         mean training embedding     none
+    "learned"      a learned vector            none
+    "predictor"    :math:`\hat e_m`            none: the control that shows what the other three add
+    "mse"          :math:`\hat e_m`            mean over what was removed, and the coordinates, of
+                                               :math:`(\hat e_m - e_m)^2`
+    "ep"           :math:`\hat e_m`            characteristic functions of the :math:`\hat e_m` of rows that lack m,
+                                               and the :math:`e_m` of rows that have it
+    "cf"           :math:`\hat e_m`            the same given the context, equations 9 to 12
+    =============  ==========================  =====================================================================
+
+    In training each present modality is removed with probability `drop`, one that stays being drawn if all were; the
+    presence is drawn anew for every row of every batch. "mse" compares with what was so removed, and never with what
+    the data lack.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality; None: the defaults.
+        strategy: What stands in an absent slot, see above.
+        weight: Weight of the auxiliary loss.
+        drop: Probability of removing each present modality in training.
+        context_width: Width of the context.
+        hidden: Width of the predictor's hidden layer.
+        layers: Layers of the transformer over the slots.
+        dropout: Dropout of the transformer.
+        bandwidth: Width of the kernel on contexts ("cf"), or "median".
+        distance: "raw", or "per_dimension" to divide squared distances of contexts by their width.
+        detach_weights: Whether the kernel's weights are constants.
+        detach_observed: Whether present embeddings are constant targets of "mse", "ep" and "cf".
+        form: How "ep" and "cf" average over directions and frequencies: "products" and "gram" take a sample of them for
+            each batch, "radial" the expectation (slower).
+        directions: Number of random directions, unless the form is "radial".
+        frequencies: Number of random frequencies, unless the form is "radial".
+        max_frequency: Largest frequency.
+
+    Raises:
+        UnknownNameError: If the strategy is not known.
+        ConfigurationError: If a probability or a weight is out of range.
+
+    Source:
+        :cite:`choi2025cepa`, section 3.1 and appendix C.4. Additions and deviations: the strategy "predictor"; the mean
+        fill is a running mean of present embeddings; "ep" is the two-sample statistic, the limit of "cf" for an
+        infinite bandwidth, so that the two differ in the context alone; targets are detached.
+    """
+
+    summary = "seven fills for the slots of absent modalities, everything else being equal"
+    references = ("choi2025cepa",)
+    meets_all_patterns = True
+    couples_rows = True
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        strategy: Strategy = "cf",
+        weight: float = 1.0,
+        drop: float = 0.5,
+        context_width: int = 64,
+        hidden: int = 128,
+        layers: int = 2,
+        dropout: float = 0.1,
+        bandwidth: float | Literal["median"] = 1.0,
+        distance: Distance = "raw",
+        detach_weights: bool = True,
+        detach_observed: bool = True,
+        form: Form = "products",
+        directions: int = 128,
+        frequencies: int = 64,
+        max_frequency: float = 5.0,
+    ):
+        super().__init__(schema)
+        if strategy not in get_args(Strategy):
+            raise UnknownNameError("strategy of fills", strategy, get_args(Strategy))
+        if not 0 <= drop < 1:
+            raise ConfigurationError("drop is out of range", expected="0 <= drop < 1", got=drop)
+        if not weight >= 0:
+            raise ConfigurationError("the auxiliary weight is out of range", expected="0 or more", got=weight)
+        self.encoders = encoders_for(schema, encoders)
+        self.strategy, self.weight, self.drop = strategy, weight, drop
+        self.bandwidth: Bandwidth = bandwidth
+        self.distance: Distance = distance
+        self.form: Form = form
+        self.detach_weights, self.detach_observed = detach_weights, detach_observed
+        self.n_directions, self.n_frequencies, self.max_frequency = directions, frequencies, max_frequency
+        m, d = len(self.encoders), width_of(self.encoders)
+        self.static = Concatenate(m, d, fill=strategy) if strategy in _STATIC else None
+        self.mean = MeanOfPresent(m, d)
+        predicts = strategy not in _STATIC
+        self.context = nn.Linear(d, context_width) if predicts else None
+        self.predictor = (
+            nn.Sequential(nn.Linear(context_width, hidden), nn.GELU(), nn.Linear(hidden, m * d)) if predicts else None
+        )
+        self.transformer = TransformerTrunk(d, layers=layers, feedforward=4.0, dropout=dropout)
+        self.head = nn.Linear(d, schema.task.n_outputs)
+
+    # Parts -----------------------------------------------------------------------------------------------------------
+
+    def contexts(self, features: Tensor, observed: Tensor) -> Tensor:
+        """Contexts (B, E) of features (B, M, D), never read where absent.
+
+        Raises:
+            ConfigurationError: If the strategy has no predictor, and so no context.
+        """
+        if self.context is None:
+            raise ConfigurationError(f"the strategy {self.strategy!r} has no context", hint="Use one that predicts.")
+        return self.context(self.mean(features, observed))
+
+    def fill(self, features: Tensor, observed: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """All slots (B, M, D), and predictions (B, M, D) and contexts (B, E) for strategies that predict."""
+        if self.static is not None:
+            return self.static(features, observed).view_as(features), None, None
+        assert self.predictor is not None
+        context = self.contexts(features, observed)
+        predicted = self.predictor(context).view_as(features)
+        return torch.where(observed[..., None], features, predicted), predicted, context
+
+    def fused(self, slots: Tensor) -> Tensor:
+        """Slots (B, M, D) to one vector (B, D)."""
+        valid = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
+        return self.transformer(slots, valid).mean(1)
+
+    # Training and prediction -----------------------------------------------------------------------------------------
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The task's loss and the strategy's own; see `Method.objective`."""
+        assert batch.target is not None
+        kept = drop_modalities(batch.presence, self.drop, generator)
+        seen = batch if self.strategy == "mse" else batch.restrict(dict(zip(batch.modalities, kept.unbind(1))))
+        features, _ = encode_pooled(self.encoders, seen)  # (B, M, D)
+        slots, predicted, context = self.fill(features, kept)
+        loss = task_loss(self.head(self.fused(slots)), batch.target, self.schema.task.kind)
+        terms = {"task": mean_over_rows(loss)}
+        if predicted is None or context is None or self.strategy == "predictor":
+            return LossTerms(terms)
+        if self.strategy == "mse":
+            target = features.detach() if self.detach_observed else features
+            error = (predicted - target).square().mean(2)  # (B, M)
+            terms["mse"] = mean_over_observed(error.flatten(), (batch.presence & ~kept).flatten())
+        else:
+            terms[self.strategy] = self._matching(features, predicted, context, kept, generator)
+        return LossTerms(terms, {self.strategy: self.weight})
+
+    def _matching(
+        self, features: Tensor, predicted: Tensor, context: Tensor, observed: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The characteristic function loss, averaged over the modalities that some rows have and others lack."""
+        directions, frequencies, device = None, None, features.device
+        if self.form != "radial":
+            directions = random_directions(features.shape[2], self.n_directions, generator=generator, device=device)
+            frequencies = random_frequencies(self.n_frequencies, self.max_frequency, generator=generator, device=device)
+        values, counted = {}, {}
+        for m, name in enumerate(self.encoders):
+            h, h_hat, seen = features[:, m], predicted[:, m], observed[:, m]
+            if self.strategy == "cf":
+                values[name], counted[name], _ = conditional_cf_rows(
+                    h,
+                    h_hat,
+                    context,
+                    seen,
+                    self.bandwidth,
+                    directions=directions,
+                    frequencies=frequencies,
+                    detach_observed=self.detach_observed,
+                    distance=self.distance,
+                    detach_weights=self.detach_weights,
+                    form=self.form,
+                    max_frequency=self.max_frequency,
+                )
+            else:
+                target = h.detach() if self.detach_observed else h
+                value = marginal_cf_loss(
+                    target[seen],
+                    h_hat[~seen],
+                    directions=directions,
+                    frequencies=frequencies,
+                    form=self.form,
+                    max_frequency=self.max_frequency,
+                )
+                values[name], counted[name] = value.expand(len(h)), ~seen & seen.any()
+        return mean_over_terms(values, counted)
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
+        slots, _, _ = self.fill(*encode_pooled(self.encoders, batch))
+        return logits_to_predictions(self.head(self.fused(slots)), self.schema.task.kind)
+
+    def monitor(self, batch: Batch) -> dict[str, float]:
+        """Effective rank and spread of the fused vectors, of the fills and of the contexts; see `Method.monitor`."""
+        features, observed = encode_pooled(self.encoders, batch)
+        slots, predicted, context = self.fill(features, observed)
+        fused = self.fused(slots)
+        numbers = representation_numbers("pooled", fused)
+        if predicted is None or context is None:
+            return numbers
+        numbers |= representation_numbers("predicted", predicted[~observed])
+        if len(batch) > 1:
+            numbers["context_diversity"] = context_diversity(context)
+        split = [seen for seen in observed.unbind(1) if bool(seen.any()) and not bool(seen.all())]
+        weights = [neighbour_weights(context[s], context[~s], self.bandwidth, distance=self.distance) for s in split]
+        return numbers | weight_numbers([reference for reference, _ in weights])
+
+
+def drop_modalities(observed: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Removes each present modality with one probability; a row of which all are removed keeps a random one.
+
+    Args:
+        observed: Presence, bool, of shape (B, M).
+        probability: Probability of removal.
+        generator: Source of the draws, on the same device.
+
+    Returns:
+        What stays, bool, of shape (B, M).
+
+    Example:
+        >>> kept = drop_modalities(torch.ones(8000, 2, dtype=torch.bool), 0.5, torch.Generator().manual_seed(0))
+        >>> round(kept.double().mean().item(), 1), bool(kept.any(1).all())  # 3/4 of a half, and the repair
+        (0.6, True)
+    """
+    draws = torch.rand(observed.shape, generator=generator, device=observed.device)
+    kept = observed & (draws >= probability)
+    # Given that all were removed the draws are still exchangeable: the largest of a present one is a random one.
+    last = torch.where(observed, draws, -1.0).argmax(1, keepdim=True)
+    restored = torch.zeros_like(kept).scatter(1, last, ~kept.any(1, keepdim=True))
+    return kept | (restored & observed)

@@ -1,0 +1,54 @@
+"""The collapse monitor: numbers by hand, and the words of its warnings."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from amodal.metrics.monitor import representation_numbers, signs_of_collapse, weight_numbers
+
+
+def test_numbers_of_two_independent_equal_dimensions():
+    grid = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    assert representation_numbers("pooled", grid) == pytest.approx({"pooled_rank": 2.0, "pooled_spread": 1.0})
+    assert representation_numbers("pooled", grid[:1]) == {}
+
+
+def test_weights_of_a_softmax_by_hand():
+    weights = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
+    expected = np.mean([1 / (0.75**2 + 0.25**2), 2.0])
+    assert weight_numbers([weights])["effective_sample_size"] == pytest.approx(expected)
+    assert weight_numbers([weights, torch.ones(1, 1)])["neighbours"] == 1.5
+    assert weight_numbers([torch.zeros(0, 3)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"predicted_spread": 1.0}, {"predicted_spread": 0.009}], "predicted representations .* point: .* 0.009"),
+        ([{"context_diversity": 2.0}, {"context_diversity": 0.01}], "contexts have collapsed to a point"),
+        ([{"pooled_rank": 1.01}], "pooled representations have collapsed to a line"),
+        ([{"effective_sample_size": 1.1, "neighbours": 20.0}], "1.1 of 20 neighbours count"),
+    ],
+)
+def test_signs(rows, words):
+    (sign,) = signs_of_collapse(rows)
+    assert re.search(words, sign)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"predicted_spread": 0.0}],  # nothing to compare with
+        [{"predicted_spread": 1.0}, {"predicted_spread": 0.02}],
+        [{"pooled_rank": 1.2}],
+        [{"pooled_rank": math.nan}],
+        [{"effective_sample_size": 1.0, "neighbours": 2.0}],  # there are hardly any
+        [{"valid_loss": 0.0, "seconds": 0.0}],
+    ],
+)
+def test_no_sign(rows):
+    assert signs_of_collapse(rows) == []
