@@ -214,6 +214,8 @@ def test_bad_input_is_named():
         plausible_labels(logits[..., :1])
     with pytest.raises(ConfigurationError, match="smaller than the average"):
         plausible_labels(logits, smallest_cluster=0.5)
+    with pytest.raises(ConfigurationError, match="at least one component"):
+        plausible_labels(logits, components=0)
     for bad in (np.nan, np.inf):
         broken = logits.copy()
         broken[2, 1, 0] = bad

@@ -19,7 +19,7 @@ is enough for them; everything of the size of the parameters is computed in doub
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +33,7 @@ from amodal.errors import ConfigurationError, ShapeError
 
 __all__ = ["DirichletProcessMixture", "fit_dirichlet_process_mixture"]
 
-BATCH_BYTES = {"cpu": 14 * 2**20, "accelerator": 2**30}
+BATCH_BYTES = {"cpu": 28 * 2**20, "accelerator": 2**30}
 """Bytes of features in work at once; of a processor, what its last cache takes for each core."""
 
 BLOCK_BYTES = {"cpu": 2 * 2**20, "accelerator": 2**30}
@@ -125,16 +125,10 @@ def fit_dirichlet_process_mixture(
     floor = torch.as_tensor(covariance_floor, dtype=torch.float64, device=points.device).expand(len(points))
     form = (FullCovariance if covariance == "full" else DiagonalCovariance)(points.shape[-1], points.device)
 
-    def fit(part: slice) -> DirichletProcessMixture:
-        with torch.no_grad():
-            ascent = _Ascent(points[part], components, concentration, form, floor[part], seed)
-            return ascent.run(tolerance, max_iterations)
-
-    kind = "cpu" if points.device.type == "cpu" else "accelerator"
-    bytes_each = points.shape[1] * form.features * points.element_size()
-    fitted = _run_parts(fit, len(points), batch_size or max(1, BATCH_BYTES[kind] // bytes_each), points.device)
-    fields = DirichletProcessMixture.__dataclass_fields__
-    return DirichletProcessMixture(*(torch.cat([getattr(part, name) for part in fitted]) for name in fields))
+    ascent = _Ascent(points, form, components, concentration, floor, seed, tolerance, max_iterations)
+    with torch.no_grad():
+        ascent.run(batch_size)
+    return DirichletProcessMixture(**ascent.results)
 
 
 def _check_settings(
@@ -163,87 +157,164 @@ def _check_settings(
         raise ConfigurationError("unknown form of covariance", expected="'full' or 'diagonal'", got=repr(covariance))
 
 
-def _run_parts(
-    work: Callable[[slice], DirichletProcessMixture], number: int, size: int, device: torch.device
-) -> list[DirichletProcessMixture]:
-    """Do the work part by part; on a processor one part a core, rather than all cores on every small product."""
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
-    size = min(size, -(-number // workers))
-    parts = [slice(start, start + size) for start in range(0, number, size)]
-    if workers == 1 or len(parts) == 1:
-        return [work(part) for part in parts]
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(work, parts))
-    finally:
-        torch.set_num_threads(workers)
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Posterior:
     """Variational parameters of n mixtures in whitened coordinates, double precision."""
 
     counts: Tensor  # (n, K)
     means: Tensor  # (n, K, D)
     scatter: Tensor  # (n, K, D, D) or (n, K, D)
-    natural: Tensor  # (n, K, Q): coefficients of the features in the expected log joint density, in bits
+    natural: Tensor  # (n, K, Q): coefficients of the features in the expected log joint density, in bits; working type
     bound: Tensor  # (n,): lower bound without the entropy of the assignments, in nats
 
     def at(self, index: Tensor) -> _Posterior:
-        return _Posterior(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return _Posterior(*(value[index] for value in vars(self).values()))
 
-    def store(self, index: Tensor, other: _Posterior) -> None:
-        for name in self.__dataclass_fields__:
-            getattr(self, name)[index] = getattr(other, name)
+    def join(self, other: _Posterior) -> _Posterior:
+        return _Posterior(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values())))
+
+
+@dataclass
+class _Work:
+    """The n data sets that are being fitted."""
+
+    index: Tensor  # (n,): place among all data sets
+    running: Tensor  # (n,), bool: False for those that have left but still take up room
+    age: Tensor  # (n,): updates made
+    bound: Tensor  # (n,): lower bound after the last update, in nats
+    features: Tensor  # (n, Q, S)
+    floor: Tensor  # (n, D, D) or (n, D): the covariance floor in whitened coordinates
+    back: Tensor  # (n, D, D) or (n, D): from whitened coordinates to those of the centred data
+    log_volume: Tensor  # (n,): log determinant of `back`
+
+    def at(self, index: Tensor) -> _Work:
+        return _Work(*(value[index] for value in vars(self).values()))
+
+    def join(self, other: _Work) -> _Work:
+        return _Work(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values())))
 
 
 class _Ascent:
-    """Coordinate ascent for one batch of data sets."""
+    """Coordinate ascent. Data sets that have converged make room for those that wait."""
 
     def __init__(
         self,
         points: Tensor,
+        form: FullCovariance | DiagonalCovariance,
         components: int,
         concentration: float,
-        form: FullCovariance | DiagonalCovariance,
         floor: Tensor,
         seed: int,
+        tolerance: float,
+        max_iterations: int,
     ):
-        self.form, self.concentration = form, concentration
-        self.centre = points.mean(1, keepdim=True)
-        centred = points - self.centre
-        white, identity, self.back, self.log_volume = form.whiten(centred)
-        self.floor = floor.reshape(-1, *[1] * (identity.ndim - 1)) * identity
-        self.features = form.expand(white)  # (n, Q, S)
-        self.member = kmeans_assignment(centred, components, seed=seed)  # (n, K, S)
+        self.points, self.form, self.components, self.concentration = points, form, components, concentration
+        self.floor, self.seed, self.tolerance, self.max_iterations = floor, seed, tolerance, max_iterations
+        number, draws, dim = points.shape
+        matrix = (dim,) * (2 if isinstance(form, FullCovariance) else 1)
+        shapes = {"weights": (), "means": (dim,), "covariances": matrix, "counts": ()}
+        self.results = {name: points.new_empty(number, components, *shape) for name, shape in shapes.items()}
+        self.results["assignment"] = points.new_empty(number, draws, dtype=torch.int64)
+        self.results["lower_bound"] = points.new_empty(number, dtype=torch.float64)
+        self.results["iterations"] = points.new_empty(number, dtype=torch.int64)
+        self.results["converged"] = points.new_empty(number, dtype=torch.bool)
 
-    def run(self, tolerance: float, max_iterations: int) -> DirichletProcessMixture:
-        """Iterate every data set to its own convergence."""
-        number, device = len(self.features), self.features.device
-        features, floor = self.features, self.floor
-        current = self._update(self.member @ features.mT, floor)
-        final, final_bound = current.at(torch.arange(number, device=device)), current.bound.clone()
-        iterations = torch.full((number,), max_iterations, device=device)
-        converged = torch.zeros(number, dtype=torch.bool, device=device)
-        active, running = torch.arange(number, device=device), ~converged
-        bound = torch.full_like(final_bound, -torch.inf)
-        for iteration in range(1, max_iterations + 1):
-            moments, entropy = _moments(current.natural.to(features.dtype), features)
-            current = self._update(moments, floor)
-            previous, bound = bound, current.bound + entropy
-            stopped = running & ((bound - previous).abs() < tolerance)
-            iterations[active[stopped]], converged[active[stopped]] = iteration, True
-            leaving = running if iteration == max_iterations else stopped
-            running = running & ~leaving
-            final.store(active[leaving], current.at(leaving))
-            final_bound[active[leaving]] = bound[leaving]
-            if not running.any():
-                break
-            if running.float().mean() < 0.85:
-                active, bound, features, floor = active[running], bound[running], features[running], floor[running]
-                current, running = current.at(running), running[running]
-        return self._result(final, final_bound, iterations, converged)
+    def run(self, batch_size: int | None) -> None:
+        """Fit everything; on a processor one batch a core, rather than all cores on every small product."""
+        number, draws, _ = self.points.shape
+        cores = torch.get_num_threads() if self.points.device.type == "cpu" else 1
+        room = BATCH_BYTES[_kind(self.points)] // (draws * self.form.features * self.points.element_size())
+        size = batch_size or max(2, min(room, -(-number // cores)))
+        entry = -(-size // 2)
+        waiting = deque(slice(start, min(start + entry, number)) for start in range(0, number, entry))
+        workers = min(cores, -(-number // size))
+        if workers == 1:
+            return self._work_off(waiting, size)
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                for finished in [pool.submit(self._work_off, waiting, size) for _ in range(workers)]:
+                    finished.result()
+        finally:
+            torch.set_num_threads(cores)
+
+    @torch.no_grad()
+    def _work_off(self, waiting: deque[slice], size: int) -> None:
+        """Keep up to `size` data sets in work until none is left."""
+        work, current = None, None
+        while True:
+            if work is None or current is None or len(work.index) <= size // 2:
+                try:
+                    entering = self._enter(waiting.popleft())
+                except IndexError:  # nobody waits; other threads take from the same queue
+                    entering = None
+                if entering is not None and work is not None and current is not None:
+                    work, current = work.join(entering[0]), current.join(entering[1])
+                elif entering is not None:
+                    work, current = entering
+            if work is None or current is None:
+                return
+            current = self._step(work, current)
+            share = work.running.float().mean().item()
+            if share == 0.0:
+                work, current = None, None
+            elif share < 0.85:
+                work, current = work.at(work.running), current.at(work.running)
+
+    def _enter(self, part: slice) -> tuple[_Work, _Posterior]:
+        """Data sets with their start from k-means."""
+        points = self.points[part]
+        centred = points - points.mean(1, keepdim=True)
+        white, identity, back, log_volume = self.form.whiten(centred)
+        index = torch.arange(part.start, part.stop, device=points.device)
+        work = _Work(
+            index=index,
+            running=torch.ones_like(index, dtype=torch.bool),
+            age=torch.zeros_like(index),
+            bound=torch.full_like(log_volume, -torch.inf),
+            features=self.form.expand(white),
+            floor=self.floor[part].reshape(-1, *[1] * (identity.ndim - 1)) * identity,
+            back=back,
+            log_volume=log_volume,
+        )
+        member = kmeans_assignment(centred, self.components, seed=self.seed)  # (n, K, S)
+        return work, self._update(member @ work.features.mT, work.floor)
+
+    def _step(self, work: _Work, current: _Posterior) -> _Posterior:
+        """One update of everything in work; results of those that end with it are written down."""
+        moments, entropy = _moments(current.natural, work.features)
+        updated = self._update(moments, work.floor)
+        bound = updated.bound + entropy
+        converged = work.running & ((bound - work.bound).abs() < self.tolerance)
+        work.age += 1
+        work.bound = bound
+        leaving = converged | (work.running & (work.age >= self.max_iterations))
+        if leaving.any():
+            self._record(work.at(leaving), updated.at(leaving), converged[leaving])
+            work.running = work.running & ~leaving
+        return updated
+
+    def _record(self, work: _Work, final: _Posterior, converged: Tensor) -> None:
+        """Results of data sets in the coordinates of the data."""
+        taken, left = self._stick_parameters(final.counts)
+        log_left = (left / (taken + left)).log()
+        weights = taken / (taken + left) * (log_left.cumsum(-1) - log_left).exp()
+        freedom = self.form.dim + final.counts
+        scale = freedom.reshape(*freedom.shape, *[1] * (final.scatter.ndim - 2))
+        means, covariances = self.form.restore(final.means, final.scatter / scale, work.back)
+        found = {
+            "assignment": (final.natural @ work.features).argmax(1),
+            "weights": weights / weights.sum(-1, keepdim=True),
+            "means": means + self.points[work.index].double().mean(1, keepdim=True),
+            "covariances": covariances,
+            "counts": final.counts,
+            # Every component's Wishart normaliser feels the change of coordinates.
+            "lower_bound": work.bound - freedom.sum(-1) * work.log_volume,
+            "iterations": work.age,
+            "converged": converged,
+        }
+        for name, values in found.items():
+            self.results[name][work.index] = values.to(self.results[name].dtype)
 
     def _update(self, moments: Tensor, floor: Tensor) -> _Posterior:
         """The update of sticks, means and precisions from sums of features (n, K, Q) weighted by responsibilities."""
@@ -255,51 +326,30 @@ class _Ascent:
         scatter = form.scatter(moments, means * mean_precision.sqrt().unsqueeze(-1), floor)
         inverse, log_det = form.invert(scatter)
 
-        log_weights, log_beta = self._sticks(counts)
+        taken, left = self._stick_parameters(counts)
         halves = 0.5 * (freedom.unsqueeze(-1) - torch.arange(dim, device=freedom.device))  # (n, K, D)
-        constant = log_weights + 0.5 * (
-            log_det + halves.digamma().sum(-1) - dim / mean_precision - dim * math.log(math.pi)
-        )
-        natural = form.coefficients(inverse, freedom, means, constant) * (1.0 / math.log(2.0))
+        arguments = torch.cat([halves, torch.stack([taken, left, taken + left], -1)], -1)  # one call for all of them
+        digamma, lgamma = arguments.digamma(), arguments.lgamma()
+        log_left = digamma[..., -2] - digamma[..., -1]
+        log_weights = digamma[..., -3] - digamma[..., -1] + log_left.cumsum(-1) - log_left
+        constant = dim / mean_precision + dim * math.log(math.pi) - log_det - digamma[..., :dim].sum(-1)
+        bits = 1.0 / math.log(2.0)
+        constant = bits * (log_weights - 0.5 * constant)
+        natural = form.coefficients(inverse, bits * freedom, means, constant, moments.dtype)
         # Log normalisers of the Wishart, the Gaussian and the Beta distributions.
-        wishart = 0.5 * freedom * (log_det + dim * math.log(2.0)) + halves.lgamma().sum(-1)
-        bound = (wishart - 0.5 * dim * mean_precision.log() + log_beta).sum(-1)
+        wishart = 0.5 * freedom * (log_det + dim * math.log(2.0)) + lgamma[..., :dim].sum(-1)
+        beta = lgamma[..., -3] + lgamma[..., -2] - lgamma[..., -1]
+        bound = (wishart - 0.5 * dim * mean_precision.log() + beta).sum(-1)
         return _Posterior(counts, means, scatter, natural, bound)
 
     def _stick_parameters(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters of the Beta distributions of the stick's fractions, each (n, K)."""
-        later = counts.flip(-1).cumsum(-1).flip(-1) - counts
+        later = counts.sum(-1, keepdim=True) - counts.cumsum(-1)
         return 1.0 + counts, self.concentration + later.clamp(min=0.0)
 
-    def _sticks(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Expected log weights of the components and log normalisers of the Beta distributions, each (n, K)."""
-        taken, left = self._stick_parameters(counts)
-        total = taken + left
-        log_left = left.digamma() - total.digamma()
-        before = log_left.cumsum(-1) - log_left
-        return taken.digamma() - total.digamma() + before, taken.lgamma() + left.lgamma() - total.lgamma()
 
-    def _result(
-        self, final: _Posterior, bound: Tensor, iterations: Tensor, converged: Tensor
-    ) -> DirichletProcessMixture:
-        dtype = self.features.dtype
-        taken, left = self._stick_parameters(final.counts)
-        log_left = (left / (taken + left)).log()
-        weights = taken / (taken + left) * (log_left.cumsum(-1) - log_left).exp()
-        freedom = self.form.dim + final.counts
-        scale = freedom.reshape(*freedom.shape, *[1] * (final.scatter.ndim - 2))
-        means, covariances = self.form.restore(final.means, final.scatter / scale, self.back)
-        return DirichletProcessMixture(
-            assignment=_most_responsible(final.natural.to(dtype), self.features),
-            weights=(weights / weights.sum(-1, keepdim=True)).to(dtype),
-            means=(means + self.centre.double()).to(dtype),
-            covariances=covariances.to(dtype),
-            counts=final.counts.to(dtype),
-            # Every component's Wishart normaliser feels the change of coordinates.
-            lower_bound=bound - freedom.sum(-1) * self.log_volume,
-            iterations=iterations,
-            converged=converged,
-        )
+def _kind(tensor: Tensor) -> str:
+    return "cpu" if tensor.device.type == "cpu" else "accelerator"
 
 
 def _moments(natural: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -307,28 +357,16 @@ def _moments(natural: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
 
     Block by block, so that a block's features are still in the cache for the second product.
     """
-    kind = "cpu" if features.device.type == "cpu" else "accelerator"
-    size = max(1, BLOCK_BYTES[kind] // (features[0].numel() * features.element_size()))
+    size = max(1, BLOCK_BYTES[_kind(features)] // (features[0].numel() * features.element_size()))
     moments = torch.empty_like(natural)
     entropy = torch.empty(len(features), dtype=torch.float64, device=features.device)
     for block, coefficients, sums, bits in zip(*(x.split(size) for x in (features, natural, moments, entropy))):
         logits = coefficients @ block  # (n, K, S), to the base of 2: exp2 is several times faster than exp
-        logits.sub_(logits.amax(1, keepdim=True))
+        # Not below 2^-64: smaller weights change nothing, and denormal numbers are slow.
+        logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=-64.0)
         weight = logits.exp2()
         total = weight.sum(1, keepdim=True)
         mean_logit = logits.mul_(weight).sum(1) / total.squeeze(1)
         torch.sum(total.squeeze(1).log2() - mean_logit, -1, dtype=torch.float64, out=bits)
         torch.bmm(weight.div_(total), block.mT, out=sums)
     return moments, entropy * math.log(2.0)
-
-
-def _most_responsible(natural: Tensor, features: Tensor) -> Tensor:
-    """Index of the component with the largest responsibility for each point (n, S)."""
-    best = torch.full((len(features), features.shape[2]), -torch.inf, dtype=features.dtype, device=features.device)
-    index = torch.zeros_like(best, dtype=torch.int64)
-    logits = natural @ features
-    for component in range(natural.shape[1]):
-        better = logits[:, component] > best
-        best = torch.where(better, logits[:, component], best)
-        index.masked_fill_(better, component)
-    return index

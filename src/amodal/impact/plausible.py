@@ -151,10 +151,12 @@ def plausible_labels(
     draws, cases, classes = logits.shape
     if classes < 2:
         raise ConfigurationError("plausible labels need at least two classes", got=tuple(logits.shape))
-    if not 0.0 <= smallest_cluster <= 1.0 / max(components, 1):
+    if components < 1:
+        raise ConfigurationError("a mixture needs at least one component", got=components)
+    if not 0.0 <= smallest_cluster <= 1.0 / components:
         raise ConfigurationError(
             "a cluster must be allowed to be smaller than the average one",
-            expected=f"0 <= smallest_cluster <= {1.0 / max(components, 1):.3g}",
+            expected=f"0 <= smallest_cluster <= {1.0 / components:.3g}",
             got=smallest_cluster,
         )
     dtype = torch.float64 if double_precision else torch.float32
@@ -167,7 +169,7 @@ def plausible_labels(
         seed=seed,
     )
     mass, fraction = [], []
-    for part in case_slices((draws, cases, classes), 1):
+    for part in case_slices((2 * draws, cases, classes), 1):  # clouds and distributions are both in memory
         cloud = _finite(take_cases(logits, part, 1).to(dtype)).transpose(0, 1)  # (n, S, C)
         shares = _shares_of_cases(cloud, fit, covariance_floor, smallest_cluster)
         mass.append(shares[0])
