@@ -26,10 +26,19 @@ from amodal.data.split import folds, split_groups
 from amodal.files import replace_file
 from amodal.metrics import METRICS, paired_difference, resample_counts
 
+SERIES = ("vitals", "blood_gas", "chemistry", "haematology", "liver", "cardiac", "urine")
+SUMMARY = {
+    "encoders": {name: {"name": "summary", "dropout": 0.3} for name in SERIES}
+    | {"descriptors": {"name": "mlp", "dropout": 0.3}},
+    "options": {"dropout": 0.3},
+    "learning_rate": 1e-3,
+    "epochs": 30,
+}
 METHODS: dict[str, dict[str, Any]] = {
     "boosting": {"method": "boosting"},
     "fusion": {"method": "fusion"},
-    "modality_dropout": {"method": "modality_dropout"},
+    "fusion_summary": {"method": "fusion", **SUMMARY},
+    "modality_dropout_summary": {"method": "modality_dropout", **SUMMARY},
 }
 
 

@@ -1,5 +1,7 @@
 """Tabular encoders: what a token is made of."""
 
+import math
+
 import torch
 
 from amodal.encoders.squash import soft_clip
@@ -28,7 +30,7 @@ def test_pooled_is_the_mean_of_the_tokens():
 
 def test_mlp_reads_values_and_what_is_unmeasured():
     """Setting one indicator moves the token by that indicator's column of weights."""
-    encoder = TabularMLP(TABLE, width=4)
+    encoder = TabularMLP(TABLE, width=4, steps=False)
     values, measured = torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)
     whole = encoder.embed(values, measured).values
     measured[0, 1] = False
@@ -36,7 +38,7 @@ def test_mlp_reads_values_and_what_is_unmeasured():
 
 
 def test_mlp_without_blocks_is_a_normalised_linear_map():
-    encoder = TabularMLP(TABLE, width=4, layers=0, clip=1e6)
+    encoder = TabularMLP(TABLE, width=4, layers=0, clip=1e6, steps=False)
     values = torch.randn(6, 3)
     expected = encoder.norm(encoder.input(torch.cat([values, torch.zeros(6, 3)], dim=1)))
     torch.testing.assert_close(encoder(values).pooled, expected, rtol=1e-5, atol=1e-5)
@@ -60,3 +62,14 @@ def test_linear_embedding_clips_softly():
     expected = LinearEmbedding(TABLE, width=4, clip=None)
     expected.load_state_dict(encoder.state_dict())
     torch.testing.assert_close(encoder(values).pooled, expected(soft_clip(values, 2.0)).pooled)
+
+
+def test_soft_steps_rise_where_they_say():
+    from amodal.encoders.squash import soft_steps
+
+    x = torch.tensor([[-3.0, 0.5]])
+    steps = soft_steps(x, cuts=(-1.0, 1.0), sharpness=2.0)
+    expected = [[v, *(1 / (1 + math.exp(-2 * (v - c))) - 0.5 for c in (-1.0, 1.0))] for v in (-3.0, 0.5)]
+    torch.testing.assert_close(steps, torch.tensor(expected).reshape(1, 6))
+    # far from every cut the steps are flat, so that an outlier moves them no further
+    torch.testing.assert_close(soft_steps(torch.tensor([[30.0]]))[:, 1:], soft_steps(torch.tensor([[60.0]]))[:, 1:])

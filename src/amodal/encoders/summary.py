@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.encoders.encoder import Encoder, Tokens
-from amodal.encoders.squash import soft_clip
+from amodal.encoders.squash import SOFT_STEP_CUTS, soft_clip, soft_steps
 from amodal.encoders.tabular import ResidualBlock
 from amodal.schema import Modality
 
@@ -110,19 +110,24 @@ class SummaryToken(nn.Module):
         width: Width of the token.
         layers: Residual blocks after the input layer.
         dropout: Dropout on the statistics and in the blocks.
+        steps: Whether the statistics stand beside soft steps of themselves; see `soft_steps`.
     """
 
-    def __init__(self, modality: Modality, width: int, *, layers: int = 1, dropout: float = 0.1):
+    def __init__(self, modality: Modality, width: int, *, layers: int = 1, dropout: float = 0.1, steps: bool = True):
         super().__init__()
         self.horizon = modality.shape[0]
+        self.steps = steps
         self.drop = nn.Dropout(dropout)
-        self.input = nn.Linear(modality.n_features * len(STATISTICS), width)
+        expansion = 1 + len(SOFT_STEP_CUTS) if steps else 1
+        self.input = nn.Linear(modality.n_features * len(STATISTICS) * expansion, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, dropout=dropout) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, values: Tensor, readable: Tensor, inside: Tensor) -> Tensor:
         """Softly clipped values (P, T, D), what of them can be read, and the steps inside, to (P, width)."""
         statistics = summarise(values, readable, inside, self.horizon).flatten(1)
+        if self.steps:
+            statistics = soft_steps(statistics)
         return self.norm(self.blocks(self.input(self.drop(statistics))))
 
 
@@ -135,15 +140,25 @@ class SeriesSummary(Encoder):
         layers: Residual blocks.
         dropout: Dropout on the statistics and in the blocks.
         clip: Scale of the soft clipping of values, in standard deviations.
+        steps: Whether the statistics stand beside soft steps of themselves; see `soft_steps`.
     """
 
     kinds = ("series",)
-    references = ("gorishniy2021revisiting",)
+    references = ("gorishniy2021revisiting", "gorishniy2022embeddings")
 
-    def __init__(self, modality: Modality, *, width: int, layers: int = 1, dropout: float = 0.1, clip: float = 3.0):
+    def __init__(
+        self,
+        modality: Modality,
+        *,
+        width: int,
+        layers: int = 1,
+        dropout: float = 0.1,
+        clip: float = 3.0,
+        steps: bool = True,
+    ):
         super().__init__(modality, width=width)
         self.clip = clip
-        self.summary = SummaryToken(modality, width, layers=layers, dropout=dropout)
+        self.summary = SummaryToken(modality, width, layers=layers, dropout=dropout, steps=steps)
 
     @property
     def n_tokens(self) -> int:

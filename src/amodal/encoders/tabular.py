@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from amodal.attention import TransformerTrunk
 from amodal.encoders.encoder import Encoder, Tokens
-from amodal.encoders.squash import soft_clip
+from amodal.encoders.squash import SOFT_STEP_CUTS, soft_clip, soft_steps
 from amodal.schema import Modality
 
 __all__ = ["FeatureTokens", "LinearEmbedding", "TabularMLP"]
@@ -82,6 +82,7 @@ class TabularMLP(Encoder):
         layers: Residual blocks after the input layer.
         dropout: Dropout in each block.
         clip: Scale of the soft clipping of values, in standard deviations.
+        steps: Whether the values stand beside soft steps of themselves; see `soft_steps`.
 
     Source:
         The ResNet of :cite:`gorishniy2021revisiting`, section 3.2, with LayerNorm in place of BatchNorm, so that rows
@@ -89,12 +90,22 @@ class TabularMLP(Encoder):
     """
 
     kinds = ("tabular",)
-    references = ("gorishniy2021revisiting",)
+    references = ("gorishniy2021revisiting", "gorishniy2022embeddings")
 
-    def __init__(self, modality: Modality, *, width: int, layers: int = 1, dropout: float = 0.1, clip: float = 3.0):
+    def __init__(
+        self,
+        modality: Modality,
+        *,
+        width: int,
+        layers: int = 1,
+        dropout: float = 0.1,
+        clip: float = 3.0,
+        steps: bool = True,
+    ):
         super().__init__(modality, width=width)
         self.clip = clip
-        self.input = nn.Linear(2 * modality.n_features, width)
+        self.steps = steps
+        self.input = nn.Linear((2 + len(SOFT_STEP_CUTS) * steps) * modality.n_features, width)
         self.blocks = nn.ModuleList(ResidualBlock(width, dropout=dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
@@ -108,6 +119,7 @@ class TabularMLP(Encoder):
         if measured is None:
             measured = torch.ones_like(values, dtype=torch.bool)
         values = soft_clip(torch.where(measured, values, 0.0), self.clip)
+        values = soft_steps(values) if self.steps else values
         token = self.input(torch.cat([values, (~measured).to(values.dtype)], dim=1))  # (P, width)
         return Tokens(token[:, None], torch.ones(len(values), 1, dtype=torch.bool, device=values.device))
 
