@@ -145,6 +145,8 @@ def draw_heat(
     Returns:
         The figure.
     """
+    from matplotlib.patches import Rectangle
+
     n_patterns, n_names = patterns.shape
     values = np.stack([one.column("estimate") for one in series], axis=1)  # (P, methods)
     sign = 1 if metric.higher_is_better else -1
@@ -153,8 +155,9 @@ def draw_heat(
     with drawing(500, 26 + 25 * n_patterns + 5.2 * longest) as figure:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[max(n_names, 3), 2.2 * len(series)])
         _dots(left, patterns, names)
-        right.imshow(_ramp(shade), aspect="auto", interpolation="nearest", origin="upper")
+        colours = _ramp(shade)
         for row, column in np.ndindex(values.shape):
+            right.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colours[row, column], linewidth=0))
             value = float(values[row, column])
             best = not np.isnan(value) and sign * value >= np.nanmax(sign * values[row])
             right.text(
@@ -167,6 +170,7 @@ def draw_heat(
                 color="#ffffff" if shade[row, column] > 0.55 else "#10202e",
             )
         right.set_xticks(range(len(series)), [short(one.name) for one in series])
+        right.set_xlim(-0.5, len(series) - 0.5)
         for axes in (left, right):
             _names_on_top(axes)
             for spine in axes.spines.values():

@@ -197,6 +197,7 @@ def _tag(tag: str, key: str) -> str:
     tag = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', tag)
     tag = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", tag)
     tag = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{key}-\1"', tag)
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
     tag = re.sub(r"font: (?:(?:normal|italic) )?(?:(bold|\d{3}) )?([\d.]+)px [^;\"]*", _font, tag)
     for colour, variable in _VARIABLES.items():
         tag = tag.replace(colour, f"var({variable})")
