@@ -12,12 +12,10 @@ from amodal.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+PYTHON = [block for language, block in BLOCKS if language == "python"]
 COMMANDS = [
-    line
-    for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("amodal ")
+    line for language, block in BLOCKS if not language for line in block.splitlines() if line.startswith("amodal ")
 ]
 
 
