@@ -1,4 +1,4 @@
-"""The command line: amodal demo | data | fit | evaluate | predict | methods | cite.
+"""The command line: amodal demo | data | fit | evaluate | predict | report | methods | cite.
 
 Nothing heavy is imported at the top, so that `amodal --help` answers at once; for the same reason the commands are not
 named like the package's lazily loaded names, and there are no imports for type checkers only: the argument parser
@@ -7,9 +7,11 @@ would resolve both.
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -214,6 +216,21 @@ def predict_command(
     print(f"{len(frame)} predictions are in {out}")
 
 
+def report_command(runs: list[Path], *, out: Path = Path("report.html"), title: str = "", data: str = "") -> None:
+    """Write one page about evaluated runs: presence, comparison, patterns, calibration, cases.
+
+    Args:
+        runs: Folders of runs, each evaluated on the same cases under the same presence.
+        out: The page, one file that needs nothing beside itself.
+        title: Its title.
+        data: A cohort's folder or name, for pictures of cases; "" takes the one that the runs name.
+    """
+    from amodal.report.page import write_page
+    from amodal.report.subject import subject_of
+
+    print(f"The page is {write_page(subject_of(runs, title=title, data=data), out)}")
+
+
 def methods_command() -> None:
     """List the methods."""
     from rich.console import Console
@@ -385,6 +402,7 @@ _COMMANDS: dict[str, Any] = {
     "fit": fit_command,
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "report": report_command,
     "methods": methods_command,
     "cite": cite_command,
 }
@@ -401,7 +419,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     from jsonargparse import auto_cli
 
-    given = _with_flags(sys.argv[1:] if arguments is None else arguments)
+    given = _with_runs(_with_flags(sys.argv[1:] if arguments is None else arguments))
     if given in (["--version"], ["-V"]):
         from amodal import __version__
 
@@ -420,6 +438,17 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
     return 0
+
+
+def _with_runs(words: list[str]) -> list[str]:
+    """Lets `report` take its runs one after the other: the parser wants one list."""
+    if words[:1] != ["report"] or any(word in ("--help", "-h") for word in words):
+        return words
+    runs, options = [], []
+    for before, word in pairwise(words):
+        is_value = before.startswith("--") and "=" not in before
+        (options if is_value or word.startswith("-") else runs).append(word)
+    return ["report", *options, *([json.dumps(runs)] if runs else [])]
 
 
 def _with_flags(words: list[str]) -> list[str]:

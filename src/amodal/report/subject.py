@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amodal.benchmark import FinishedRun, Results
+from amodal.benchmark import FinishedRun, Results, read_run
 from amodal.data import Cohort, load_cohort
 from amodal.errors import AmodalError, UnknownNameError
 from amodal.report.svg import COLOURS, GREYS, MARKERS, LegendKey, Mark, legend_key
 
-__all__ = ["YARDSTICKS", "Subject"]
+__all__ = ["YARDSTICKS", "Subject", "subject_of"]
 
 YARDSTICKS = ("per_pattern", "boosting")
 """Methods that others are compared with where they are there: one dedicated model a pattern, and boosted trees."""
@@ -123,7 +126,41 @@ class Subject:
         return np.array([[name in label for name in names] for label in labels], dtype=bool).reshape(-1, len(names))
 
 
-def open_cohort(run: FinishedRun) -> Cohort | None:
+def subject_of(folders: Sequence[str | Path], *, title: str = "", data: str | Path = "") -> Subject:
+    """What a report on run folders is about.
+
+    Args:
+        folders: Folders of trained and evaluated runs, on the same cases under the same presence. Runs of one method
+            with different seeds are averaged; of one method and seed they are told apart by their folders' names.
+        title: The page's title.
+        data: Folder or name of the cohort, for pictures of cases; "": the one that the runs name, if it can be had.
+
+    Returns:
+        The subject.
+
+    Raises:
+        RunError: If a folder cannot be read, or the runs did not meet the same conditions.
+        DataError, UnknownNameError: If `data` is given and cannot be opened.
+    """
+    runs = [read_run(folder) for folder in folders]
+    times = Counter((run.name, run.seed) for run in runs)
+    runs = [
+        run
+        if times[run.name, run.seed] == 1
+        else replace(run, experiment=replace(run.experiment, name=run.folder.resolve().name))
+        for run in runs
+    ]
+    results = Results(runs)
+    names = " ".join(shlex.quote(str(folder)) for folder in folders)
+    return Subject(
+        results,
+        title=title or f"{results.task.name.capitalize()}: {len(results.names)} methods compared",
+        cohort=load_cohort(data) if data else _open_cohort(runs[0]),
+        commands=[f"amodal report {names}"],
+    )
+
+
+def _open_cohort(run: FinishedRun) -> Cohort | None:
     """The cohort of a run, if it can be had."""
     try:
         return load_cohort(run.experiment.cohort, **run.experiment.cohort_options)
