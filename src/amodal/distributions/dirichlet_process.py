@@ -22,7 +22,8 @@ import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -33,11 +34,11 @@ from amodal.errors import ConfigurationError, ShapeError
 
 __all__ = ["DirichletProcessMixture", "fit_dirichlet_process_mixture"]
 
-BATCH_BYTES = {"cpu": 28 * 2**20, "accelerator": 2**30}
-"""Bytes of features in work at once; of a processor, what its last cache takes for each core."""
+BATCH_BYTES = {"cpu": 8 * 2**20, "accelerator": 2**28}
+"""Bytes of points in work at once; on a processor, for each core."""
 
 BLOCK_BYTES = {"cpu": 2 * 2**20, "accelerator": 2**30}
-"""Bytes of features in one pair of matrix products."""
+"""Bytes of features in one pair of matrix products; on a processor they should stay in its caches."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,8 @@ def fit_dirichlet_process_mixture(
     floor = torch.as_tensor(covariance_floor, dtype=torch.float64, device=points.device).expand(len(points))
     form = (FullCovariance if covariance == "full" else DiagonalCovariance)(points.shape[-1], points.device)
 
-    ascent = _Ascent(points, form, components, concentration, floor, seed, tolerance, max_iterations)
-    with torch.no_grad():
-        ascent.run(batch_size)
-    return DirichletProcessMixture(**ascent.results)
+    ascent = _Ascent(points.detach(), form, components, concentration, floor, seed, tolerance, max_iterations)
+    return ascent.run(batch_size)
 
 
 def _check_settings(
@@ -158,40 +157,46 @@ def _check_settings(
 
 
 @dataclass
-class _Posterior:
-    """Variational parameters of n mixtures in whitened coordinates, double precision."""
+class _Rows:
+    """Tensors with one row for each of n data sets."""
+
+    def at(self, index: Tensor) -> Self:
+        """Some of the rows."""
+        return type(self)(*(v.at(index) if isinstance(v, _Rows) else v[index] for v in vars(self).values()))
+
+    def join(self, other: Self) -> Self:
+        """These rows, then the others."""
+        pairs = zip(vars(self).values(), vars(other).values())
+        return type(self)(*(a.join(b) if isinstance(a, _Rows) else torch.cat([a, b]) for a, b in pairs))
+
+    def write(self, index: Tensor, other: Self) -> None:
+        """Replace some of the rows."""
+        for mine, theirs in zip(vars(self).values(), vars(other).values()):
+            mine[index] = theirs
+
+
+@dataclass
+class _Posterior(_Rows):
+    """Variational parameters in whitened coordinates, in double precision but for the coefficients."""
 
     counts: Tensor  # (n, K)
     means: Tensor  # (n, K, D)
     scatter: Tensor  # (n, K, D, D) or (n, K, D)
-    natural: Tensor  # (n, K, Q): coefficients of the features in the expected log joint density, in bits; working type
-    bound: Tensor  # (n,): lower bound without the entropy of the assignments, in nats
-
-    def at(self, index: Tensor) -> _Posterior:
-        return _Posterior(*(value[index] for value in vars(self).values()))
-
-    def join(self, other: _Posterior) -> _Posterior:
-        return _Posterior(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values())))
+    natural: Tensor  # (n, K, Q): coefficients of the features in the expected log joint density, in bits
+    bound: Tensor  # (n,): lower bound without the entropy of the assignments (final: with it), in nats
 
 
 @dataclass
-class _Work:
-    """The n data sets that are being fitted."""
+class _Work(_Rows):
+    """The data sets that are being fitted."""
 
     index: Tensor  # (n,): place among all data sets
     running: Tensor  # (n,), bool: False for those that have left but still take up room
     age: Tensor  # (n,): updates made
     bound: Tensor  # (n,): lower bound after the last update, in nats
-    features: Tensor  # (n, Q, S)
+    white: Tensor  # (n, D, S): whitened points
     floor: Tensor  # (n, D, D) or (n, D): the covariance floor in whitened coordinates
-    back: Tensor  # (n, D, D) or (n, D): from whitened coordinates to those of the centred data
-    log_volume: Tensor  # (n,): log determinant of `back`
-
-    def at(self, index: Tensor) -> _Work:
-        return _Work(*(value[index] for value in vars(self).values()))
-
-    def join(self, other: _Work) -> _Work:
-        return _Work(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values())))
+    current: _Posterior
 
 
 class _Ascent:
@@ -212,24 +217,31 @@ class _Ascent:
         self.floor, self.seed, self.tolerance, self.max_iterations = floor, seed, tolerance, max_iterations
         number, draws, dim = points.shape
         matrix = (dim,) * (2 if isinstance(form, FullCovariance) else 1)
-        shapes = {"weights": (), "means": (dim,), "covariances": matrix, "counts": ()}
-        self.results = {name: points.new_empty(number, components, *shape) for name, shape in shapes.items()}
-        self.results["assignment"] = points.new_empty(number, draws, dtype=torch.int64)
-        self.results["lower_bound"] = points.new_empty(number, dtype=torch.float64)
-        self.results["iterations"] = points.new_empty(number, dtype=torch.int64)
-        self.results["converged"] = points.new_empty(number, dtype=torch.bool)
+        double = partial(torch.empty, dtype=torch.float64, device=points.device)
+        self.final = _Posterior(
+            counts=double(number, components),
+            means=double(number, components, dim),
+            scatter=double(number, components, *matrix),
+            natural=points.new_empty(number, components, form.features),
+            bound=double(number),
+        )
+        self.back, self.log_volume = double(number, *matrix), double(number)
+        self.assignment = points.new_empty(number, draws, dtype=torch.int64)
+        self.iterations = points.new_empty(number, dtype=torch.int64)
+        self.converged = points.new_empty(number, dtype=torch.bool)
 
-    def run(self, batch_size: int | None) -> None:
+    def run(self, batch_size: int | None) -> DirichletProcessMixture:
         """Fit everything; on a processor one batch a core, rather than all cores on every small product."""
-        number, draws, _ = self.points.shape
+        number = len(self.points)
         cores = torch.get_num_threads() if self.points.device.type == "cpu" else 1
-        room = BATCH_BYTES[_kind(self.points)] // (draws * self.form.features * self.points.element_size())
+        room = BATCH_BYTES[_kind(self.points)] // (self.points[0].numel() * self.points.element_size())
         size = batch_size or max(2, min(room, -(-number // cores)))
         entry = -(-size // 2)
         waiting = deque(slice(start, min(start + entry, number)) for start in range(0, number, entry))
         workers = min(cores, -(-number // size))
         if workers == 1:
-            return self._work_off(waiting, size)
+            self._work_off(waiting, size)
+            return self._results()
         torch.set_num_threads(1)
         try:
             with ThreadPoolExecutor(workers) as pool:
@@ -237,84 +249,84 @@ class _Ascent:
                     finished.result()
         finally:
             torch.set_num_threads(cores)
+        return self._results()
 
     @torch.no_grad()
     def _work_off(self, waiting: deque[slice], size: int) -> None:
         """Keep up to `size` data sets in work until none is left."""
-        work, current = None, None
+        work = None
         while True:
-            if work is None or current is None or len(work.index) <= size // 2:
+            if work is None or len(work.index) <= size // 2:
                 try:
                     entering = self._enter(waiting.popleft())
-                except IndexError:  # nobody waits; other threads take from the same queue
-                    entering = None
-                if entering is not None and work is not None and current is not None:
-                    work, current = work.join(entering[0]), current.join(entering[1])
-                elif entering is not None:
-                    work, current = entering
-            if work is None or current is None:
-                return
-            current = self._step(work, current)
+                    work = entering if work is None else work.join(entering)
+                except IndexError:  # nobody waits (other threads take from the same queue)
+                    if work is None:
+                        return
+            self._step(work)
             share = work.running.float().mean().item()
-            if share == 0.0:
-                work, current = None, None
-            elif share < 0.85:
-                work, current = work.at(work.running), current.at(work.running)
+            if share < 0.93:
+                work = work.at(work.running) if share > 0.0 else None
 
-    def _enter(self, part: slice) -> tuple[_Work, _Posterior]:
+    def _enter(self, part: slice) -> _Work:
         """Data sets with their start from k-means."""
         points = self.points[part]
         centred = points - points.mean(1, keepdim=True)
-        white, identity, back, log_volume = self.form.whiten(centred)
+        white, identity, self.back[part], self.log_volume[part] = self.form.whiten(centred)
+        member = kmeans_assignment(centred, self.components, seed=self.seed)  # (n, K, S)
+        floor = self.floor[part].reshape(-1, *[1] * (identity.ndim - 1)) * identity
         index = torch.arange(part.start, part.stop, device=points.device)
-        work = _Work(
+        return _Work(
             index=index,
             running=torch.ones_like(index, dtype=torch.bool),
             age=torch.zeros_like(index),
-            bound=torch.full_like(log_volume, -torch.inf),
-            features=self.form.expand(white),
-            floor=self.floor[part].reshape(-1, *[1] * (identity.ndim - 1)) * identity,
-            back=back,
-            log_volume=log_volume,
+            bound=torch.full_like(self.log_volume[part], -torch.inf),
+            white=white.contiguous(),
+            floor=floor,
+            current=self._update(self._start(member, white), floor),
         )
-        member = kmeans_assignment(centred, self.components, seed=self.seed)  # (n, K, S)
-        return work, self._update(member @ work.features.mT, work.floor)
 
-    def _step(self, work: _Work, current: _Posterior) -> _Posterior:
-        """One update of everything in work; results of those that end with it are written down."""
-        moments, entropy = _moments(current.natural, work.features)
-        updated = self._update(moments, work.floor)
-        bound = updated.bound + entropy
-        converged = work.running & ((bound - work.bound).abs() < self.tolerance)
+    def _start(self, member: Tensor, white: Tensor) -> Tensor:
+        """Sums of the features (n, K, Q) of the members (n, K, S) of each cluster."""
+        blocks = zip(member.split(64), white.split(64))
+        return torch.cat([some @ self.form.expand(points).mT for some, points in blocks])
+
+    def _step(self, work: _Work) -> None:
+        """One update of everything in work; what ends with it is written down."""
+        moments, entropy = _moments(work.current.natural, work.white, self.form)
+        work.current = self._update(moments, work.floor)
+        previous, work.bound = work.bound, work.current.bound + entropy
         work.age += 1
-        work.bound = bound
+        converged = work.running & ((work.bound - previous).abs() < self.tolerance)
         leaving = converged | (work.running & (work.age >= self.max_iterations))
         if leaving.any():
-            self._record(work.at(leaving), updated.at(leaving), converged[leaving])
+            index, final = work.index[leaving], work.current.at(leaving)
+            final.bound = work.bound[leaving]
+            self.final.write(index, final)
+            self.iterations[index], self.converged[index] = work.age[leaving], converged[leaving]
+            self.assignment[index] = _most_responsible(final.natural, self.form.expand(work.white[leaving]))
             work.running = work.running & ~leaving
-        return updated
 
-    def _record(self, work: _Work, final: _Posterior, converged: Tensor) -> None:
-        """Results of data sets in the coordinates of the data."""
+    def _results(self) -> DirichletProcessMixture:
+        """What was written down, in the coordinates of the data."""
+        dtype, final = self.points.dtype, self.final
         taken, left = self._stick_parameters(final.counts)
         log_left = (left / (taken + left)).log()
         weights = taken / (taken + left) * (log_left.cumsum(-1) - log_left).exp()
         freedom = self.form.dim + final.counts
         scale = freedom.reshape(*freedom.shape, *[1] * (final.scatter.ndim - 2))
-        means, covariances = self.form.restore(final.means, final.scatter / scale, work.back)
-        found = {
-            "assignment": (final.natural @ work.features).argmax(1),
-            "weights": weights / weights.sum(-1, keepdim=True),
-            "means": means + self.points[work.index].double().mean(1, keepdim=True),
-            "covariances": covariances,
-            "counts": final.counts,
+        means, covariances = self.form.restore(final.means, final.scatter / scale, self.back)
+        return DirichletProcessMixture(
+            assignment=self.assignment,
+            weights=(weights / weights.sum(-1, keepdim=True)).to(dtype),
+            means=(means + self.points.mean(1, keepdim=True).double()).to(dtype),
+            covariances=covariances.to(dtype),
+            counts=final.counts.to(dtype),
             # Every component's Wishart normaliser feels the change of coordinates.
-            "lower_bound": work.bound - freedom.sum(-1) * work.log_volume,
-            "iterations": work.age,
-            "converged": converged,
-        }
-        for name, values in found.items():
-            self.results[name][work.index] = values.to(self.results[name].dtype)
+            lower_bound=final.bound - freedom.sum(-1) * self.log_volume,
+            iterations=self.iterations,
+            converged=self.converged,
+        )
 
     def _update(self, moments: Tensor, floor: Tensor) -> _Posterior:
         """The update of sticks, means and precisions from sums of features (n, K, Q) weighted by responsibilities."""
@@ -352,21 +364,33 @@ def _kind(tensor: Tensor) -> str:
     return "cpu" if tensor.device.type == "cpu" else "accelerator"
 
 
-def _moments(natural: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(natural: Tensor, white: Tensor, form: FullCovariance | DiagonalCovariance) -> tuple[Tensor, Tensor]:
     """Sums of features weighted by responsibilities (n, K, Q), and the entropy of the assignments (n,) in nats.
 
-    Block by block, so that a block's features are still in the cache for the second product.
+    Features are made anew, block by block: a block's stay in the cache for both products, which is cheaper than
+    fetching stored ones from memory, and takes little room.
     """
-    size = max(1, BLOCK_BYTES[_kind(features)] // (features[0].numel() * features.element_size()))
-    moments = torch.empty_like(natural)
-    entropy = torch.empty(len(features), dtype=torch.float64, device=features.device)
-    for block, coefficients, sums, bits in zip(*(x.split(size) for x in (features, natural, moments, entropy))):
-        logits = coefficients @ block  # (n, K, S), to the base of 2: exp2 is several times faster than exp
+    draws = white.shape[2]
+    size = max(1, BLOCK_BYTES[_kind(white)] // (form.features * draws * white.element_size()))
+    moments, space = torch.empty_like(natural), None
+    entropy = torch.empty(len(white), dtype=torch.float64, device=white.device)
+    for points, coefficients, sums, bits in zip(*(x.split(size) for x in (white, natural, moments, entropy))):
+        space = form.expand(points, space if space is None or len(points) == len(space) else space[: len(points)])
+        logits = coefficients @ space  # (n, K, S), to the base of 2: exp2 is several times faster than exp
         # Not below 2^-64: smaller weights change nothing, and denormal numbers are slow.
         logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=-64.0)
         weight = logits.exp2()
         total = weight.sum(1, keepdim=True)
         mean_logit = logits.mul_(weight).sum(1) / total.squeeze(1)
         torch.sum(total.squeeze(1).log2() - mean_logit, -1, dtype=torch.float64, out=bits)
-        torch.bmm(weight.div_(total), block.mT, out=sums)
+        torch.bmm(weight.div_(total), space.mT, out=sums)
     return moments, entropy * math.log(2.0)
+
+
+def _most_responsible(natural: Tensor, features: Tensor) -> Tensor:
+    """The first component with the largest responsibility for each point (n, S); faster than argmax over few rows."""
+    logits = natural @ features  # (n, K, S)
+    components = natural.shape[1]
+    behind = logits.sub_(logits.amax(1, keepdim=True)).sign_()  # 0 for the largest, else -1
+    rank = torch.arange(components, 0, -1, dtype=logits.dtype, device=logits.device)[:, None]
+    return components - (behind.add_(1.0) * rank).amax(1).long()

@@ -56,9 +56,16 @@ class FullCovariance:
         white = (centred @ forth.to(centred.dtype)).mT
         return white, torch.diag_embed(1.0 / values), back, 0.5 * values.log().sum(-1)
 
-    def expand(self, white: Tensor) -> Tensor:
-        """Features (N, Q, S) of points (N, D, S)."""
-        return _stack([white[:, row : row + 1] * white[:, row:] for row in range(self.dim)], white, self.features)
+    def expand(self, white: Tensor, out: Tensor | None = None) -> Tensor:
+        """Features (N, Q, S) of points (N, D, S), in the space of earlier ones if given."""
+        out = _blank(white, self.products, self.features) if out is None else out
+        start = 0
+        for row in range(self.dim):
+            stop = start + self.dim - row
+            torch.mul(white[:, row : row + 1], white[:, row:], out=out[:, start:stop])
+            start = stop
+        out[:, start : start + self.dim] = white
+        return out
 
     def scatter(self, moments: Tensor, mean: Tensor, floor: Tensor) -> Tensor:
         """Identity + sum of squares + number of points × floor − mean squared, in double precision.
@@ -131,9 +138,12 @@ class DiagonalCovariance:
         white = centred.mT * values.rsqrt().unsqueeze(-1).to(centred.dtype)
         return white, 1.0 / values, values.sqrt(), 0.5 * values.log().sum(-1)
 
-    def expand(self, white: Tensor) -> Tensor:
-        """Features (N, Q, S) of points (N, D, S)."""
-        return _stack([white.square()], white, self.features)
+    def expand(self, white: Tensor, out: Tensor | None = None) -> Tensor:
+        """Features (N, Q, S) of points (N, D, S), in the space of earlier ones if given."""
+        out = _blank(white, self.products, self.features) if out is None else out
+        torch.square(white, out=out[:, : self.dim])
+        out[:, self.dim : 2 * self.dim] = white
+        return out
 
     def scatter(self, moments: Tensor, mean: Tensor, floor: Tensor) -> Tensor:
         """One + sum of squares + number of points × floor − mean squared (N, K, D), in double precision."""
@@ -174,11 +184,12 @@ def _smallest(values: Tensor) -> Tensor:
     return (SMALLEST_EIGENVALUE * values.mean(-1, keepdim=True)).clamp(min=torch.finfo(values.dtype).tiny)
 
 
-def _stack(products: list[Tensor], white: Tensor, features: int) -> Tensor:
-    ones = torch.ones_like(white[:, :1])
-    blocks = [*products, white, ones]
-    spare = features - sum(block.shape[1] for block in blocks)
-    return torch.cat([*blocks, torch.zeros_like(ones).expand(-1, spare, -1)], 1)
+def _blank(white: Tensor, products: int, features: int) -> Tensor:
+    """Features (N, Q, S) of which only the row of ones is there yet."""
+    number, dim, points = white.shape
+    blank = white.new_zeros(number, features, points)
+    blank[:, products + dim] = 1.0
+    return blank
 
 
 def _coefficients(

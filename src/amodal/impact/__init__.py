@@ -1,6 +1,16 @@
-"""What could a missing modality still change? Variability, plausible labels, bias, acquisition."""
+"""What could a missing modality still change? Variability, plausible labels, bias, acquisition.
+
+The package can be called: ``amodal.impact(model, cohort)`` is :func:`amodal.impact.model.impact`, and functions of
+arrays of draws are imported from it, ``from amodal.impact import variability``. What needs a trained model is loaded
+when it is first used.
+"""
 
 from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from amodal.impact.bias import distance_table, total_variation
 from amodal.impact.plausible import PlausibleLabels, plausible_labels
@@ -18,12 +28,26 @@ from amodal.impact.variability import (
     variability_gap,
 )
 
+if TYPE_CHECKING:
+    from amodal.impact.donors import DonorCompletions
+    from amodal.impact.model import impact
+    from amodal.impact.result import Impact
+
+_WHERE = {
+    "DonorCompletions": "amodal.impact.donors",
+    "Impact": "amodal.impact.result",
+    "impact": "amodal.impact.model",
+}
+
 __all__ = [
+    "DonorCompletions",
+    "Impact",
     "PlausibleLabels",
     "change_curve",
     "distance_table",
     "ecdf",
     "ecdf_table",
+    "impact",
     "modality_standard_error",
     "modality_variability",
     "multilabel_variability",
@@ -40,3 +64,20 @@ __all__ = [
     "variability_by_stratum",
     "variability_gap",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'amodal.impact' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+class _CallableModule(ModuleType):
+    """A module that is also a function: the public face promises both `amodal.impact(…)` and this package."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """See :func:`amodal.impact.model.impact`."""
+        return import_module("amodal.impact.model").impact(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
