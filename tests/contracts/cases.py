@@ -24,6 +24,7 @@ from amodal.schema import Modality, Schema, Task
 SMALL: dict[str, dict] = {
     "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
     "per_pattern": {"min_rows": 1},
+    "cepa": {"directions": 8, "frequencies": 4, "layers": 1},
     "fills": {"drop": 0.35, "form": "radial"},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
@@ -57,6 +58,8 @@ def identities(schema: Schema) -> PerModality:
 VARIANTS: dict[str, tuple[str, dict]] = {
     "fusion, mean fill": ("fusion", {"fill": "mean"}),
     "fusion, learned fill": ("fusion", {"fill": "learned"}),
+    "cepa, paper": ("cepa", {"preset": "paper", "dropout": 0.0, "heads": 2}),
+    "cepa, block masks": ("cepa", {"masking": "block", "context": "transformer", "context_to_fusion": True}),
     "fusion, transformer": ("fusion", {"fusion": {"name": "transformer", "dropout": 0.0}}),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amodal.method import Method
 from amodal.methods.boosting import Boosting
+from amodal.methods.cepa import CEPA
 from amodal.methods.fills import Fills
 from amodal.methods.fusion import JointFusion
 from amodal.methods.late_fusion import LateFusion
@@ -21,4 +22,5 @@ METHODS: dict[str, type[Method]] = {
     "per_pattern": PerPattern,
     "boosting": Boosting,
     "fills": Fills,
+    "cepa": CEPA,
 }

@@ -1,0 +1,209 @@
+"""Networks that predict the tokens of all modalities from those that are there, and say which to hide."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from amodal.attention import TransformerTrunk, sinusoidal_positions
+from amodal.encoders.encoder import Encoder, Tokens, scatter
+from amodal.errors import ConfigurationError
+
+__all__ = ["ContextEncoder", "LatentPredictor", "MovingAverage", "TokenPooling", "TokenScores", "fill_sequence"]
+
+
+class LatentPredictor(nn.Module):
+    """A transformer over the tokens of all modalities side by side, each told its modality and its position.
+
+    Args:
+        names: Modalities, in order.
+        width: Width D of the tokens.
+        layers: Number of layers.
+        heads: Attention heads; None: chosen from the width.
+        dropout: Dropout of the transformer.
+
+    Source:
+        The representation predictor of :cite:`choi2025cepa`, eq. 2 and appendix D.1.
+    """
+
+    def __init__(
+        self, names: Iterable[str], width: int, *, layers: int = 2, heads: int | None = None, dropout: float = 0.1
+    ):
+        super().__init__()
+        self.names = tuple(names)
+        self.modality = nn.Parameter(0.02 * torch.randn(len(self.names), width))
+        self.transformer = TransformerTrunk(width, layers=layers, heads=heads, feedforward=4.0, dropout=dropout)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, sequences: Mapping[str, Tokens]) -> dict[str, Tensor]:
+        """Tokens (B, L_m, D) of each modality to predictions of the same shape, zero where not valid."""
+        placed = [
+            tokens + self.modality[m] + sinusoidal_positions(tokens.shape[1], tokens.shape[2], tokens.device)
+            for m, (tokens, _) in enumerate(sequences[name] for name in self.names)
+        ]
+        valid = torch.cat([sequences[name].valid for name in self.names], dim=1)
+        states = self.output(self.transformer(torch.cat(placed, dim=1), valid))
+        states = torch.where(valid[..., None], states, 0.0)
+        lengths = [tokens.shape[1] for tokens in placed]
+        return dict(zip(self.names, states.split(lengths, dim=1)))
+
+
+class TokenScores(nn.Module):
+    """How much each token should be hidden: a transformer over all tokens, and a sigmoid.
+
+    Args:
+        width: Width D of the tokens.
+        layers: Number of layers.
+        heads: Attention heads; None: chosen from the width.
+        dropout: Dropout of the transformer.
+
+    Source:
+        The mask predictor of :cite:`choi2025cepa`, eq. 3 and appendix D.1.
+    """
+
+    def __init__(self, width: int, *, layers: int = 2, heads: int | None = None, dropout: float = 0.1):
+        super().__init__()
+        self.transformer = TransformerTrunk(width, layers=layers, heads=heads, feedforward=4.0, dropout=dropout)
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, sequences: Mapping[str, Tokens]) -> dict[str, Tensor]:
+        """Tokens (B, L_m, D) of each modality to scores (B, L_m) in (0, 1)."""
+        valid = torch.cat([valid for _, valid in sequences.values()], dim=1)
+        states = self.transformer(torch.cat([tokens for tokens, _ in sequences.values()], dim=1), valid)
+        scores = self.score(states)[..., 0].sigmoid()
+        return dict(zip(sequences, scores.split([tokens.shape[1] for tokens, _ in sequences.values()], dim=1)))
+
+
+class MovingAverage(nn.Module):
+    r"""A copy of a network whose parameters follow it slowly; always in evaluation mode, never trained.
+
+    .. math:: \bar\phi \leftarrow \tau \bar\phi + (1 - \tau)\, \phi
+
+    Args:
+        network: The network to follow.
+        decay: :math:`\tau` in [0, 1]; 0 copies, 1 stays as it began.
+
+    Raises:
+        ConfigurationError: If the decay is out of range.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        super().__init__()
+        if not 0 <= decay <= 1:
+            raise ConfigurationError("the decay of a moving average is out of range", expected="0 … 1", got=decay)
+        self.decay = decay
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> MovingAverage:
+        """Stays in evaluation mode: dropout would make the scores flicker."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module) -> None:
+        """One step towards the network; its buffers are copied."""
+        for mine, theirs in zip(self.network.parameters(), network.parameters()):
+            mine.mul_(self.decay).add_(theirs, alpha=1 - self.decay)
+        for mine, theirs in zip(self.network.buffers(), network.buffers()):
+            mine.copy_(theirs)
+
+    @torch.no_grad()
+    def forward(self, *arguments: object) -> object:
+        """What the copy says."""
+        return self.network(*arguments)
+
+
+class TokenPooling(nn.Module):
+    """Tokens to one vector of fixed scale: pooled, then a linear map and a LayerNorm.
+
+    Args:
+        width: Width D of the tokens and of the vector.
+        pooling: "encoder", by the modality's encoder, "mean" of the valid tokens, or "attention", the means under four
+            learned queries side by side.
+
+    Raises:
+        ConfigurationError: If the pooling is not one of these.
+    """
+
+    def __init__(self, width: int, *, pooling: Literal["encoder", "mean", "attention"] = "encoder"):
+        super().__init__()
+        if pooling not in ("encoder", "mean", "attention"):
+            raise ConfigurationError(
+                "unknown pooling of tokens", expected="encoder, mean or attention", got=repr(pooling)
+            )
+        self.by_encoder = pooling == "encoder"
+        self.queries = nn.Linear(width, 4, bias=False) if pooling == "attention" else None
+        self.linear = nn.Linear(width * (1 if self.queries is None else 4), width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Tokens (B, L, D) with their validity (B, L) to (B, D); the padding is never read."""
+        kept = torch.where(valid[..., None], tokens, 0.0)
+        if self.by_encoder:
+            pooled = encoder.pool(kept, valid)
+        elif self.queries is None:
+            pooled = kept.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+        else:
+            readable = valid | ~valid.any(1, keepdim=True)
+            scores = torch.where(readable[..., None], self.queries(kept), float("-inf"))  # (B, L, 4)
+            pooled = torch.einsum("blq,bld->bqd", scores.softmax(1), kept).flatten(1)
+        return self.norm(self.linear(pooled))
+
+
+class ContextEncoder(nn.Module):
+    """A transformer over the set of present vectors and a query, whose last state is the context.
+
+    Args:
+        width: Width D.
+        heads: Attention heads; None: chosen from the width.
+        dropout: Dropout of the transformer.
+
+    Source:
+        :cite:`choi2025cepa`, eq. 8.
+    """
+
+    def __init__(self, width: int, *, heads: int | None = None, dropout: float = 0.1):
+        super().__init__()
+        self.query = nn.Parameter(0.02 * torch.randn(width))
+        self.transformer = TransformerTrunk(width, layers=1, heads=heads, feedforward=4.0, dropout=dropout)
+
+    def forward(self, features: Tensor, observed: Tensor) -> Tensor:
+        """Features (B, M, D) and presence (B, M) to contexts (B, D)."""
+        query = self.query.expand(len(features), 1, -1).to(features.dtype)
+        valid = torch.cat([torch.ones_like(observed[:, :1]), observed], dim=1)
+        tokens = torch.cat([query, torch.where(observed[..., None], features, 0.0)], dim=1)
+        return self.transformer(tokens, valid)[:, 0]
+
+
+class _Present(NamedTuple):
+    rows: Tensor
+    tokens: Tensor
+    valid: Tensor
+
+
+def fill_sequence(present: tuple[Tensor, Tensor, Tensor] | None, stand_in: Tensor, length: int, size: int) -> Tokens:
+    """Tokens of all rows: the modality's own where it is present, a stand-in of fixed length where it is absent.
+
+    Args:
+        present: Positions (P,), tokens (P, L, D) and validity (P, L) of the rows that have it; None: nobody has.
+        stand_in: The learned token of the modality, of shape (D,).
+        length: How many times it is repeated.
+        size: Number of rows B.
+
+    Returns:
+        Tokens (B, max(L, length), D) and their validity; of an absent row the first `length` are valid.
+    """
+    if present is None:
+        tokens = stand_in.expand(size, length, -1)
+        return Tokens(tokens, torch.ones(size, length, dtype=torch.bool, device=stand_in.device))
+    rows, tokens, valid = _Present(*present)
+    short = max(length - tokens.shape[1], 0)
+    tokens, valid = functional.pad(tokens, (0, 0, 0, short)), functional.pad(valid, (0, short))
+    has = torch.zeros(size, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
+    absent = ~has[:, None] & (torch.arange(tokens.shape[1], device=rows.device) < length)  # (B, L)
+    whole = torch.where(absent[..., None], stand_in.to(tokens.dtype), scatter(tokens, rows, size))
+    return Tokens(whole, absent | scatter(valid, rows, size))

@@ -1,0 +1,294 @@
+"""CEPA: the sheet's properties, and its equations transcribed."""
+
+import copy
+
+import pytest
+import torch
+from contracts import cases
+
+from amodal.encoders import build_encoders, encode_all
+from amodal.encoders.hiding import embed_present, encode_passes
+from amodal.encoders.latent_prediction import MovingAverage
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.losses.characteristic_function import conditional_cf_loss
+from amodal.methods.cepa import CEPA, PRESETS
+
+SCHEMA = cases.make_schema()
+SMALL = {"layers": 1, "heads": 2, "dropout": 0.0, "form": "radial"}
+
+
+def method_of(schema=SCHEMA, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return CEPA(schema, cases.make_encoders(schema), **SMALL | options)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch_of(observed=None, schema=SCHEMA, seed=0):
+    return cases.make_batch(schema, cases.mixed_presence(schema) if observed is None else observed, seed=seed)
+
+
+ALL = torch.ones(8, 4, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("masking", ["random", "block", "cross_modal"])
+def test_masks_hide_own_tokens_only_and_are_nested(masking):
+    method, batch = method_of(masking=masking), batch_of()
+    passes = method._passes(batch, generator())
+    for name, own in passes.own.items():
+        less, more = passes.hidden[name].detach() > 0.5, passes.hidden_more[name].detach() > 0.5
+        assert not (less & ~more).any()
+        assert not (more & ~own).any()
+        assert not own[~batch.observed[name]].any()
+        several = own.sum(1) > 1
+        expected = (0.3 * own.sum(1)).round().clamp(min=1)
+        assert torch.equal(less.sum(1)[several], expected[several].long())
+    left = torch.stack([(own & (passes.hidden_more[n] < 0.5)).any(1) for n, own in passes.own.items()], 1)
+    assert left.any(1).all()
+
+
+def test_no_masking_reconstructs_all_tokens_from_clean_ones():
+    method = method_of(masking="none")
+    passes = method._passes(batch_of(), generator())
+    assert passes.clean is passes.masked
+    assert passes.hidden is passes.own
+
+
+@pytest.mark.parametrize(("masking", "calls"), [("none", 1), ("random", 1), ("block", 1), ("cross_modal", 2)])
+def test_each_encoder_is_called_once_for_all_passes(masking, calls):
+    """Cross-modal scores need the clean tokens first: both masked passes are then one further call of the trunk."""
+    method, counts = method_of(masking=masking), {}
+    for name, encoder in method.encoders.items():
+        for stage in ("embed", "trunk"):
+            original = getattr(encoder, stage)
+
+            def counted(*a, original=original, key=(name, stage), **k):
+                counts[key] = counts.get(key, 0) + 1
+                return original(*a, **k)
+
+            setattr(encoder, stage, counted)
+    method.objective(batch_of(), generator())
+    assert counts == {(n, s): 1 if s == "embed" else calls for n in SCHEMA.names for s in ("embed", "trunk")}
+
+
+def test_stacked_passes_are_the_passes_one_by_one():
+    encoders = build_encoders(SCHEMA, width=8, dropout=0.0).eval()
+    batch = batch_of()
+    for name, encoder in encoders.items():
+        embedded = embed_present(encoder, batch, name)
+        hide = torch.rand(embedded.valid.shape, generator=generator()) < 0.4
+        placeholder = torch.randn(8)
+        clean, hard, soft = encode_passes(encoder, embedded, placeholder, [None, hide, hide.float()])
+        torch.testing.assert_close(clean, encode_all(encoders, batch)[name].tokens[embedded.rows])
+        hidden = torch.where(hide[..., None], placeholder, embedded.tokens)
+        torch.testing.assert_close(hard, encoder.trunk(hidden, embedded.valid), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(soft, hard, atol=1e-5, rtol=1e-4)
+
+
+def test_reconstruction_by_hand():
+    """(1 / |O|) sum over modalities of (1 / K) of the squared distances of hidden tokens, summed over the width."""
+    method, batch = method_of(masking="random"), batch_of()
+    passes = method._passes(batch, generator())
+    predicted = {
+        n: torch.randn(z.values.shape, generator=generator(m)) for m, (n, z) in enumerate(passes.clean.items())
+    }
+    value, counted = method._reconstruction(predicted, passes.clean, passes.own, passes.hidden)
+    for row in range(len(batch)):
+        parts = []
+        for name, hide in passes.hidden.items():
+            at = hide[row].nonzero()[:, 0]
+            if len(at):
+                gap = predicted[name][row, at] - passes.clean[name].values[row, at]
+                parts.append((gap**2).sum() / len(at))
+        expected = torch.stack(parts).mean() if parts else torch.zeros(())
+        torch.testing.assert_close(value[row], expected)
+        assert bool(counted[row]) == bool(parts)
+
+
+def test_reconstruction_is_zero_at_the_target_and_ignores_what_was_not_hidden():
+    method, batch = method_of(masking="random"), batch_of()
+    passes = method._passes(batch, generator())
+    perfect = {name: tokens.detach().clone() for name, (tokens, _) in passes.clean.items()}
+    assert not method._reconstruction(perfect, passes.clean, passes.own, passes.hidden)[0].any()
+    for name, hide in passes.hidden.items():
+        perfect[name][:, : hide.shape[1]][~hide] = 1e6
+    assert not method._reconstruction(perfect, passes.clean, passes.own, passes.hidden)[0].any()
+
+
+@pytest.mark.parametrize("leave_target_out", [False, True])
+def test_alignment_is_equation_12_averaged_over_queries_then_modalities(leave_target_out):
+    method = method_of(leave_target_out=leave_target_out, distance="raw")
+    observed = cases.mixed_presence(SCHEMA)
+    features = torch.randn(len(observed), 4, 8)
+    means = []
+    for m in range(4):
+        has = observed[:, m]
+        others = observed.clone()
+        others[:, m] = False
+        mean = torch.stack([f[o].mean(0) if o.any() else torch.zeros(8) for f, o in zip(features, observed)])
+        without = torch.stack([f[o].mean(0) if o.any() else torch.zeros(8) for f, o in zip(features, others)])
+        reference = has & others.any(1) if leave_target_out else has
+        own = without if leave_target_out else mean
+        means.append(
+            conditional_cf_loss(
+                features[reference, m], features[~has, m], own[reference], mean[~has], form="radial"
+            ).mean()
+        )
+    torch.testing.assert_close(method._alignment(features, observed, generator()), torch.stack(means).mean())
+
+
+def test_terms_vanish_where_they_are_not_defined():
+    method = method_of()
+    terms = method.objective(batch_of(ALL), generator()).terms
+    assert terms["cf"] == 0
+    assert terms["cross"] == 0  # of rows that lack a modality
+    assert terms["observed"] > 0
+    assert method_of(preset="paper").objective(batch_of(ALL), generator()).terms["cross"] > 0
+    only_table = torch.tensor([[True, False, False, False]] * 3)  # one token, and nothing else to see
+    terms = method.objective(batch_of(only_table), generator()).terms
+    assert terms["observed"] == terms["cross"] == terms["cf"] == 0
+    assert torch.isfinite(terms["task"])
+
+
+def test_the_weights_are_the_three_of_equation_14():
+    terms = method_of(observed_weight=2.0, cross_weight=3.0, cf_weight=5.0).objective(batch_of(), generator())
+    parts = terms.terms
+    expected = parts["task"] + 2 * parts["observed"] + 3 * parts["cross"] + 5 * parts["cf"]
+    torch.testing.assert_close(terms.total, expected)
+
+
+def test_complete_rows_are_encoded_pooled_and_fused_only():
+    """With nothing absent the prediction is encoders, pooling, fusion: the predictor has no say."""
+    method = method_of().eval()
+    other = copy.deepcopy(method)
+    for parameter in [*other.predictor.parameters(), *other.stand_in.parameters(), *other.scores.parameters()]:
+        parameter.data.normal_(generator=generator())
+    assert torch.equal(method.predict(batch_of(ALL)), other.predict(batch_of(ALL)))
+    assert not torch.equal(method.predict(batch_of()), other.predict(batch_of()))
+    features = []
+    for name, encoder in method.encoders.items():
+        tokens, valid, _ = encode_all(method.encoders, batch_of(ALL))[name]
+        features.append(method.pool[name](encoder, method.project[name](tokens), valid))
+    state = method.fusion(torch.stack(features, 1) + method.slot, torch.ones(8, 4, dtype=torch.bool))
+    torch.testing.assert_close(method.head(state.flatten(1)).softmax(1), method.predict(batch_of(ALL)))
+
+
+@pytest.mark.parametrize(("decay", "share"), [(0.996, 0.996), (0.0, 0.0), (1.0, 1.0)])
+def test_the_moving_average_follows_exactly_and_is_never_trained(decay, share):
+    method = method_of(ema_decay=decay)
+    before = [p.clone() for p in method.average.network.parameters()]
+    optimiser = torch.optim.SGD(list(method.parameters_of("main")), lr=0.1)
+    method.objective(batch_of(), generator()).total.backward()
+    optimiser.step()
+    method.after_step(0)
+    for old, mine, new in zip(before, method.average.network.parameters(), method.predictor.parameters()):
+        torch.testing.assert_close(mine, share * old + (1 - share) * new)
+        assert not mine.requires_grad
+    followed = {id(p) for p in method.average.parameters()}
+    assert not followed & {id(p) for p in method.parameters_of("main")}
+
+
+def test_the_moving_average_has_no_dropout():
+    method = method_of(dropout=0.5).train()
+    assert not any(module.training for module in method.average.modules())
+    assert method.predictor.training
+    with pytest.raises(ConfigurationError, match=r"decay of a moving average.*got 1.5"):
+        MovingAverage(torch.nn.Linear(1, 1), 1.5)
+
+
+def task_gradient(method, batch):
+    loss = method.objective(batch, generator()).terms["task"]
+    gradients = torch.autograd.grad(loss, list(method.scores.parameters()), allow_unused=True)
+    return (
+        torch.cat([g.flatten() for g in gradients if g is not None]) if any(g is not None for g in gradients) else None
+    )
+
+
+def test_the_task_alone_teaches_the_scores_only_where_something_is_absent():
+    """Fusion uses clean tokens of what is present, and predictions from masked ones of what is absent."""
+    complete = task_gradient(method_of(clean_prediction=False), batch_of(ALL))
+    assert complete is None or not complete.any()
+    assert task_gradient(method_of(clean_prediction=False), batch_of()).any()
+    clean = task_gradient(method_of(clean_prediction=True), batch_of())
+    assert clean is None or not clean.any()
+
+
+def test_adversarial_scores_learn_the_opposite_of_cooperative_ones():
+    ours, theirs = (
+        task_gradient(method_of(mask_objective=o, clean_prediction=False), batch_of())
+        for o in ("adversarial", "cooperative")
+    )
+    torch.testing.assert_close(ours, -theirs)
+    frozen = method_of(mask_objective="frozen")
+    assert not any(p.requires_grad for p in frozen.scores.parameters())
+
+
+def test_masks_do_not_depend_on_absent_slots():
+    method = method_of()
+    masks = []
+    for hidden in (0.0, 1e30):
+        batch = cases.make_batch(SCHEMA, cases.mixed_presence(SCHEMA), hidden=hidden, blank=False)
+        masks.append(method._passes(batch, generator()).hidden)
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in SCHEMA.names)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_targets_of_the_reconstruction(detach):
+    method, batch = method_of(detach_targets=detach, masking="random"), batch_of()
+    passes = method._passes(batch, generator())
+    predicted = {name: torch.zeros_like(tokens) for name, (tokens, _) in passes.clean.items()}
+    value, _ = method._reconstruction(predicted, passes.clean, passes.own, passes.hidden)
+    assert value.requires_grad != detach
+
+
+def test_the_context_encoder_is_fixed_unless_it_feeds_the_fusion():
+    fixed, trained = method_of(context="transformer"), method_of(context="transformer", context_to_fusion=True)
+    assert not any(p.requires_grad for p in fixed.context.parameters())
+    trained.objective(batch_of(), generator()).total.backward()
+    assert trained.context.query.grad.any()
+
+
+def test_the_bank_remembers_rows_that_have_a_modality_in_training_only():
+    method = method_of(bank=5).train()
+    method.objective(batch_of(), generator())
+    first = method.banks["table"].rows()[0]
+    assert len(first) == 5
+    method.eval().objective(batch_of(seed=1), generator())
+    assert torch.equal(method.banks["table"].rows()[0], first)
+
+
+def test_presets_set_what_is_not_given():
+    literal, mixed = method_of(preset="paper"), method_of(preset="paper", detach_targets=True, distance="per_dimension")
+    assert (literal.mask_objective, literal.detach_targets, literal.distance) == ("cooperative", False, "raw")
+    assert (mixed.mask_objective, mixed.detach_targets, mixed.distance) == ("cooperative", True, "per_dimension")
+    assert set(PRESETS["paper"]) == set(PRESETS["default"])
+
+
+@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"pooling": "attention"}, {"stand_in_tokens": 1}])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_other_poolings_and_lengths_are_finite_on_every_pattern(preset, options):
+    method = method_of(preset=preset, mask_in_loss=True, **options)
+    for observed in (cases.patterns(4), cases.patterns(4)[:1], cases.patterns(4)[5:6]):
+        total = method.objective(batch_of(observed), generator()).total
+        gradients = torch.autograd.grad(total, list(method.parameters_of("main")), allow_unused=True)
+        assert torch.isfinite(total)
+        assert all(g is None or g.isfinite().all() for g in gradients)
+
+
+def test_errors_say_what_was_expected():
+    with pytest.raises(UnknownNameError, match=r"preset of cepa 'papr'.*Did you mean 'paper'"):
+        method_of(preset="papr")
+    with pytest.raises(UnknownNameError, match=r"masking of cepa 'blocks'.*Did you mean 'block'"):
+        method_of(masking="blocks")
+    for ratios in ((0.0, 0.5), (0.3, 1.0), (0.6, 0.3)):
+        with pytest.raises(ConfigurationError, match=r"0 < observed_ratio <= cross_ratio < 1.*masking='none'"):
+            method_of(observed_ratio=ratios[0], cross_ratio=ratios[1])
+    with pytest.raises(ConfigurationError, match="weight of cepa"):
+        method_of(cf_weight=-1.0)
+    with pytest.raises(ConfigurationError, match="unknown pooling of tokens"):
+        method_of(pooling="max")
+    with pytest.raises(ConfigurationError, match="bank >= 0"):
+        method_of(bank=-1)
