@@ -1,13 +1,13 @@
 """Means over seeds, intervals and paired differences against closed forms, other libraries and the metrics beneath."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from amodal.benchmark import Results
-from amodal.benchmark.results import adjust_holm, resample_seeds
+from amodal.benchmark.results import adjust_p_values, resample_seeds
 from amodal.benchmark.stored import Condition
 from amodal.errors import ConfigurationError, RunError, UnknownNameError
 from amodal.metrics import METRICS, bootstrap, paired_difference, resample_counts
@@ -80,20 +80,48 @@ def test_the_interval_is_one_for_other_cases_and_other_seeds():
     assert np.mean(variances) == pytest.approx(expected, rel=0.06)
 
 
-def test_holm_is_that_of_statsmodels():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # statsmodels' own import
-        from statsmodels.stats.multitest import multipletests
-    rng = np.random.default_rng(0)
-    for size in (1, 2, 3, 8, 20):
-        p_values = rng.random(size) ** 3
-        p_values[size // 2] = p_values[0]  # ties
-        np.testing.assert_allclose(adjust_holm(p_values), multipletests(p_values, method="holm")[1])
+def test_one_estimate_needs_no_adjustment():
+    drawn = np.random.default_rng(0).normal(2.0, 1.0, (1, 100_000))
+    assert adjust_p_values([2.0], drawn)[0] == pytest.approx(2 * norm.sf(2.0), rel=0.03)
 
 
-def test_holm_leaves_out_what_is_not_defined():
-    adjusted = adjust_holm([0.02, np.nan, 0.01])
-    np.testing.assert_allclose(adjusted, [0.02, np.nan, 0.02])
+def test_independent_estimates_are_adjusted_as_sidak_says_one_after_the_other():
+    estimates = np.array([2.2, 2.6, 0.5, 1.4])
+    drawn = np.random.default_rng(1).normal(estimates[:, None], 1.0, (4, 200_000))
+    single = 2 * norm.sf(estimates)
+    expected = 1 - (1 - single) ** np.array([3, 4, 1, 2])  # by rank: the largest among four, the next among three, …
+    np.testing.assert_allclose(adjust_p_values(estimates, drawn), expected, rtol=0.04)
+
+
+def test_what_is_the_same_is_counted_once_and_the_scale_does_not_matter():
+    noise = np.random.default_rng(2).normal(size=50_000)
+    drawn = 2.0 + np.stack([noise] * 5)
+    np.testing.assert_allclose(adjust_p_values([2.0] * 5, drawn), adjust_p_values([2.0], drawn[:1])[0])
+    scale = np.array([1.0, 1e-6, 1e6, 3.0, 1.0])
+    np.testing.assert_allclose(
+        adjust_p_values(2.0 * scale, drawn * scale[:, None]), adjust_p_values([2.0], drawn[:1])[0]
+    )
+
+
+def test_many_comparisons_do_not_run_out_of_resamples(make_run):
+    good, poor = make_run("good", skill=4.0, n=400), make_run("poor", skill=0.0, n=400)
+    names = [f"twin {i}" for i in range(40)]
+    twins = [replace(good, experiment=replace(good.experiment, name=name)) for name in names]
+    found = Results([poor, *twins]).compare("poor", "auroc")
+    assert {one.verdict for one in found} == {"better"}
+    assert max(one.p_adjusted for one in found) == pytest.approx(1 / 301)
+
+
+def test_what_is_not_defined_is_left_out_and_no_spread_is_no_doubt():
+    drawn = np.stack([np.full(99, np.nan), np.full(99, 0.5), np.zeros(99)])
+    np.testing.assert_allclose(adjust_p_values([np.nan, 0.5, 0.0], drawn), [np.nan, 0.01, 1.0])
+
+
+def test_the_differences_under_several_conditions_are_those_under_each(make_run):
+    results = Results([make_run("a", skill=2.0), make_run("b")])
+    found = results.compare_under("a", "b", "auroc", ("a", "a+b"))
+    for one, condition in zip(found, ("a", "a+b")):
+        assert one.difference == results.difference("a", "b", "auroc", (condition,)).difference
 
 
 def test_patterns_that_cases_have_of_themselves_are_conditions(make_run):

@@ -20,7 +20,7 @@ from amodal.schema import Task
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "Results", "Summary", "adjust_holm"]
+__all__ = ["Comparison", "Results", "Summary", "adjust_p_values"]
 
 _MET = "met:"
 
@@ -54,7 +54,7 @@ class Comparison:
         metric: What of.
         difference: Method less reference, with interval and p-value for test cases and seeds together.
         by_seed: The difference of each seed.
-        p_adjusted: The p-value after Holm's correction for all methods compared with this reference.
+        p_adjusted: The p-value adjusted for the number of comparisons made together; see `adjust_p_values`.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Results:
         RunError: If runs of one setting saw other cases, or, with the same seed, another presence.
 
     Source:
-        Resampling two crossed factors: :cite:`owen2007pigeonhole`. Corrected p-values: :cite:`holm1979simple`.
+        Resampling two crossed factors: :cite:`owen2007pigeonhole`. Adjusted p-values: :cite:`romano2005exact`.
     """
 
     def __init__(self, runs: Sequence[FinishedRun]):
@@ -205,6 +205,12 @@ class Results:
 
     def difference(self, name: str, reference: str, metric: str, conditions: Sequence[str] = ("test",)) -> Comparison:
         """The paired difference of a method to a reference; see `summary`."""
+        return self._difference(name, reference, metric, conditions)[0]
+
+    def _difference(
+        self, name: str, reference: str, metric: str, conditions: Sequence[str]
+    ) -> tuple[Comparison, NDArray[np.float64]]:
+        """The difference, and its bootstrap values (R,)."""
         pairs = self._pairs(name, reference, metric, conditions)
         by_seed = {seed: float(a[0] - b[0]) for seed, (a, b) in pairs.items()}
         drawn = self._over_seeds([a[1] - b[1] for a, b in pairs.values()])
@@ -212,7 +218,7 @@ class Results:
         found = Difference.from_values(
             float(np.mean(list(by_seed.values()))), drawn, reason=reasons[0] if reasons else None
         )
-        return Comparison(name, reference, self._metric(metric), found, by_seed, found.p_value)
+        return Comparison(name, reference, self._metric(metric), found, by_seed, found.p_value), drawn
 
     def ratio(self, name: str, reference: str, metric: str, conditions: Sequence[str] = ("test",)) -> Interval:
         """A method's metric as a share of the reference's, both means over seeds; see `summary`."""
@@ -225,9 +231,12 @@ class Results:
     def compare(self, reference: str, metric: str, conditions: Sequence[str] = ("test",)) -> list[Comparison]:
         """The differences of all other methods to a reference, with p-values adjusted for their number."""
         self.runs_of(reference)
-        found = [self.difference(name, reference, metric, conditions) for name in self.names if name != reference]
-        adjusted = adjust_holm([one.difference.p_value for one in found])
-        return [replace(one, p_adjusted=float(p)) for one, p in zip(found, adjusted)]
+        others = [name for name in self.names if name != reference]
+        return _adjusted([self._difference(name, reference, metric, conditions) for name in others])
+
+    def compare_under(self, name: str, reference: str, metric: str, conditions: Sequence[str]) -> list[Comparison]:
+        """The difference of a method to a reference under each of several conditions, adjusted for their number."""
+        return _adjusted([self._difference(name, reference, metric, (condition,)) for condition in conditions])
 
     def _pairs(self, name: str, reference: str, metric: str, conditions: Sequence[str]) -> dict[int, tuple]:
         ours, theirs = ({run.seed: run for run in self.runs_of(which)} for which in (name, reference))
@@ -301,28 +310,55 @@ def resample_seeds(drawn: NDArray[np.float64], generator: np.random.Generator) -
     return mean + math.sqrt(n_seeds / (n_seeds - 1)) * (np.take_along_axis(drawn, picked, axis=0).mean(axis=0) - mean)
 
 
-def adjust_holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values after Holm's correction: below alpha only as many as keep the chance of any false one below alpha.
+def adjust_p_values(estimates: ArrayLike, drawn: ArrayLike) -> NDArray[np.float64]:
+    r"""P-values of several estimates being zero, adjusted for their number: Romano and Wolf's step-down method.
+
+    With :math:`t_k = |\hat d_k| / s_k`, s the standard deviation of the bootstrap values, and
+    :math:`t^*_{rk} = |d_{rk} - \hat d_k| / s_k`, the largest t has
+
+    .. math:: p = \frac{1 + \#\{r : \max_k t^*_{rk} \ge t\}}{R + 1}
+
+    the next one the same without the first, and so on; none is below that of a larger t. As all estimates are
+    resampled together, what they have in common costs nothing, and the smallest p-value is 1 / (R + 1) for any number.
 
     Args:
-        p_values: Of shape (K,); NaN stays NaN and does not count.
+        estimates: Of shape (K,).
+        drawn: Their bootstrap values on common resamples, of shape (K, R); NaN where undefined.
 
     Returns:
-        Of shape (K,).
+        Of shape (K,); NaN where an estimate or its spread is not defined.
 
     Source:
-        :cite:`holm1979simple`.
+        :cite:`romano2005exact`.
 
     Example:
-        >>> adjust_holm([0.01, 0.04, 0.03])
-        array([0.03, 0.06, 0.06])
+        >>> drawn = np.random.default_rng(0).normal([[0.0], [2.0]], 1.0, (2, 4999))
+        >>> adjust_p_values([0.0, 2.0], drawn).round(2)
+        array([1.  , 0.09])
     """
-    values = np.asarray(p_values, dtype=np.float64)
-    adjusted, known = np.full(values.shape, np.nan), np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(values[known], kind="stable")]
-    factors = len(order) - np.arange(len(order))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * factors))
+    values, resampled = np.asarray(estimates, dtype=np.float64), np.asarray(drawn, dtype=np.float64)
+    adjusted = np.full(values.shape, np.nan)
+    known = [k for k in range(len(values)) if not np.isnan(values[k]) and not np.isnan(resampled[k]).all()]
+    if not known:
+        return adjusted
+    spread = np.array([np.nanstd(resampled[k]) for k in known])
+    scale = np.where(spread > 0, spread, np.finfo(np.float64).tiny)
+    t = np.abs(values[known]) / scale
+    noise = np.nan_to_num(np.abs(resampled[known] - values[known][:, None])) / scale[:, None]  # (known, R)
+    order = np.argsort(-t, kind="stable")
+    smallest = 0.0
+    for place, k in enumerate(order):
+        largest = noise[order[place:]].max(axis=0)
+        smallest = max(smallest, (1 + (largest >= t[k]).sum()) / (resampled.shape[1] + 1))
+        adjusted[known[k]] = smallest
     return adjusted
+
+
+def _adjusted(found: Sequence[tuple[Comparison, NDArray[np.float64]]]) -> list[Comparison]:
+    if not found:
+        return []
+    p_values = adjust_p_values([one.difference.estimate for one, _ in found], np.stack([drawn for _, drawn in found]))
+    return [replace(one, p_adjusted=float(p)) for (one, _), p in zip(found, p_values)]
 
 
 def _cases(run: FinishedRun, condition: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

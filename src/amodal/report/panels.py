@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from amodal.benchmark import Comparison, Experiment
 from amodal.benchmark.experiment import describe_mechanism
-from amodal.benchmark.results import adjust_holm
 from amodal.methods import METHODS
 from amodal.metrics import HEADLINES, Interval, Metric
 from amodal.missingness import Mechanism, Natural
@@ -188,7 +187,7 @@ class Win:
     Args:
         name: The other method.
         ahead: Patterns in which the method looked at is ahead of it.
-        beyond: Of these, beyond noise (Holm-corrected for the number of patterns).
+        beyond: Of these, beyond noise (adjusted for the number of patterns).
         behind: Patterns in which it is behind beyond noise.
         patterns: Number of patterns.
         exceptions: Patterns in which it is not ahead, at most three.
@@ -205,10 +204,10 @@ class Win:
 def count_wins(subject: Subject, name: str, metric: Metric) -> Win:
     """Compares the method looked at with another, under every pattern."""
     conditions = subject.pattern_conditions
-    found = [subject.results.difference(subject.best, name, metric.name, (c,)).difference for c in conditions]
+    found = subject.results.compare_under(subject.best, name, metric.name, conditions)
     sign = 1 if metric.higher_is_better else -1
-    gains = np.array([sign * one.estimate for one in found])
-    clear = adjust_holm([one.p_value for one in found]) < 0.05
+    gains = np.array([sign * one.difference.estimate for one in found])
+    clear = np.array([one.verdict != "unclear" for one in found])
     lost = tuple(c.removeprefix("met:") for c, gain in zip(conditions, gains) if not gain > 0)
     return Win(
         name,

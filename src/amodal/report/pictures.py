@@ -45,7 +45,7 @@ class Exhibit:
 
     Args:
         kind: What is shown: "picture", "curves", "values" or "text"; "nothing" if there is nothing to show.
-        title: The modality's name.
+        title: The modality's name; "" where the picture speaks for itself.
         state: "seen", "removed" (it is there, but was hidden from the model), "part" (of some the one, of some the
             other) or "absent" (the data do not have it).
         picture: A data URI.
@@ -99,7 +99,7 @@ def _quadrants(schema: Schema, batch: Batch, row: int, seen: NDArray[np.bool_]) 
     hidden = [name.replace("_", " ") for name, present in zip(schema.names, seen) if not present]
     alt = "A scanned digit" + (f"; greyed out, because it was absent: {join_words(hidden)}" if hidden else "")
     state = "seen" if not hidden else "part"
-    return Exhibit("picture", "scan", state, picture=_png(scan / 16, visible), alt=f"{alt}.", size=(96, 96))
+    return Exhibit("picture", "", state, picture=_png(scan / 16, visible), alt=f"{alt}.", size=(96, 96))
 
 
 def _image(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:

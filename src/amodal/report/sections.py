@@ -320,7 +320,7 @@ def methods(subject: Subject) -> Section:
         options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in run.experiment.options.items())
         line = plain_text((kind.__doc__ or kind.summary).strip().split("\n\n")[0])
         entries.append((name, run.experiment.method, options, line, [known[key] for key in keys]))
-    used += ["owen2007pigeonhole", "holm1979simple", "efron1993bootstrap"]
+    used += ["owen2007pigeonhole", "romano2005exact", "efron1993bootstrap"]
     sources = [known[key] for key in dict.fromkeys(used) if key in known]
     return section("methods", "What the methods are", entries=entries, sources=sources, references=subject.references)
 
