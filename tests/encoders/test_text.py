@@ -59,6 +59,7 @@ def test_words_and_buckets_are_those_of_the_definition(texts):
     ("text", "words"),
     [
         ("No acute EDEMA.", ["no", "acute", "edema"]),
+        ("JINXED Quick VLAZY Fowl", ["jinxed", "quick", "vlazy", "fowl"]),
         ("SpO2 93%, pH 7.41", ["spo2", "93", "ph", "7", "41"]),
         ("Müller–Weiß", ["müller", "–weiß"]),
         ("肺炎 x", ["肺", "炎", "x"]),

@@ -24,6 +24,8 @@ BERT = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
     "max_position_embeddings": 12,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
 }
 VOCABULARY = [
     "[PAD]",
