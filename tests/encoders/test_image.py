@@ -111,3 +111,17 @@ def test_convnet_takes_any_size(shape):
 def test_convnet_for_a_quadrant_of_a_digit_is_tiny():
     encoder = ConvNet(Modality("v", "image", (1, 4, 4)), width=64)
     assert sum(p.numel() for p in encoder.parameters()) < 100_000
+
+
+@pytest.mark.parametrize(("side", "cells"), [(28, 28), (55, 55), (56, 28), (112, 28), (224, 28), (300, 38)])
+def test_convnet_works_on_few_cells_of_large_images(side, cells):
+    """The first convolution strides, so that cost does not grow with the pixels."""
+    encoder = ConvNet(Modality("v", "image", (1, side, side)), width=8)
+    first = encoder.stem[0]
+    assert first(torch.zeros(1, 1, side, side)).shape[2:] == (cells, cells)
+    assert encoder.n_tokens <= 16
+
+
+def test_convnet_refuses_no_channels():
+    with pytest.raises(ConfigurationError, match=r"number of channels is out of range .*got 0"):
+        ConvNet(VISION, width=8, channels=0)

@@ -10,7 +10,7 @@ from amodal.encoders.pretrained_vision import PretrainedResNet, PretrainedVision
 from amodal.errors import ConfigurationError
 from amodal.schema import Modality
 
-IMAGE = Modality("x-ray", "image", (1, 20, 24))
+IMAGE = Modality("x-ray", "image", (1, 50, 44))
 
 
 @pytest.mark.parametrize("name", list(VISION))
@@ -19,7 +19,7 @@ def test_vision_outputs_are_those_of_transformers(name, folders):
     import transformers
 
     encoder = PretrainedVision(IMAGE, width=6, model=folders[name]).eval()
-    images = torch.randn(3, 1, 20, 24)
+    images = torch.randn(3, 1, 50, 44)
     size = 224 if name == "resnet" else 32
     resized = nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True).repeat(1, 3, 1, 1)
     if name == "siglip":
@@ -40,7 +40,7 @@ def test_transformers_are_cut_behind_their_embeddings(name, folders):
     """What is put in place of a patch embedding reaches the other tokens through the layers."""
     encoder = PretrainedVision(IMAGE, width=6, model=folders[name]).eval()
     assert encoder.embed_width == 16
-    embedded, valid = encoder.embed(torch.randn(2, 1, 20, 24))
+    embedded, valid = encoder.embed(torch.randn(2, 1, 50, 44))
     before = encoder.trunk(embedded, valid)
     embedded = embedded.clone()
     embedded[0, 1] += 3 * torch.randn(16)
@@ -51,7 +51,7 @@ def test_transformers_are_cut_behind_their_embeddings(name, folders):
 
 def test_class_token_can_be_the_pooled_vector(folders):
     encoder = PretrainedVision(IMAGE, width=6, model=folders["vit"], pool="first").eval()
-    tokens, _, pooled = encoder(torch.randn(2, 1, 20, 24))
+    tokens, _, pooled = encoder(torch.randn(2, 1, 50, 44))
     assert torch.equal(pooled, tokens[:, 0])
 
 
@@ -66,7 +66,7 @@ def test_heads_that_nothing_uses_do_not_learn(folders):
 def test_a_frozen_network_stays_as_it_is(kind, folders):
     encoder = kind(IMAGE, width=6, model=folders["resnet"], image_size=32, frozen=True).train()
     before = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
-    encoder(torch.randn(4, 1, 20, 24)).pooled.sum().backward()
+    encoder(torch.randn(4, 1, 50, 44)).pooled.sum().backward()
     assert not encoder.backbone.training
     assert {name for name, p in encoder.named_parameters() if p.grad is not None} == {"project.weight", "project.bias"}
     assert all(torch.equal(before[key], value) for key, value in encoder.backbone.state_dict().items())

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from amodal.encoders.squash import soft_clip
+from amodal.encoders.squash import soft_clip, soft_steps
 from amodal.encoders.tabular import FeatureTokens, LinearEmbedding, TabularMLP
 from amodal.schema import Modality
 
@@ -12,14 +12,23 @@ TABLE = Modality("t", "tabular", (3,))
 
 
 def test_a_feature_s_token_is_its_own_line():
-    encoder = FeatureTokens(TABLE, width=4)
+    encoder = FeatureTokens(TABLE, width=4, steps=False)
     values = torch.tensor([[0.0, 1.0, -2.0]])
     measured = torch.tensor([[True, True, False]])
     tokens, valid = encoder.embed(values, measured)
     assert valid.all()
     assert torch.equal(tokens[0, 0], encoder.bias[0])
-    torch.testing.assert_close(tokens[0, 1], encoder.bias[1] + soft_clip(torch.tensor(1.0)) * encoder.weight[1])
+    torch.testing.assert_close(tokens[0, 1], encoder.bias[1] + soft_clip(torch.tensor(1.0)) * encoder.weight[1, 0])
     assert torch.equal(tokens[0, 2], encoder.unmeasured[2])
+
+
+def test_a_feature_s_token_bends_at_its_own_steps():
+    encoder = FeatureTokens(TABLE, width=4, clip=1e6)
+    values = torch.randn(5, 3)
+    tokens = encoder.embed(values).values
+    for j in range(3):
+        expected = soft_steps(values[:, j : j + 1]) @ encoder.weight[j] + encoder.bias[j]
+        torch.testing.assert_close(tokens[:, j], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_pooled_is_the_mean_of_the_tokens():

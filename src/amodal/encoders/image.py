@@ -17,30 +17,40 @@ __all__ = ["ConvNet", "LeNet"]
 class ConvNet(Encoder):
     """A small convolutional network for images of any size, from 1×1 up: a token for each cell of its last map.
 
+    3×3 convolutions, each with a normalisation over all channels and cells of its own row (no BatchNorm: rows do not
+    influence one another) and a GELU, alternate with 2×2 averages until at most 4×4 cells are left. Images from 56
+    pixels up are first brought to about 28 cells a side by a strided convolution.
+
     Args:
         modality: An image modality (C, H, W).
         width: Width of tokens and of the pooled vector.
-        channels: Channels of the first block; doubled at each halving, up to the width.
+        channels: Channels of the first convolution; doubled by each further one, up to the width.
         dropout: Dropout of the trunk.
+
+    Raises:
+        ConfigurationError: If there are no channels.
     """
 
     kinds = ("image",)
 
     def __init__(self, modality: Modality, *, width: int, channels: int = 32, dropout: float = 0.1):
         super().__init__(modality, width=width)
-        n, height, wide = modality.shape
-        blocks: list[nn.Module] = []
+        if channels < 1:
+            raise ConfigurationError("the number of channels is out of range", expected="1 or more", got=channels)
+        n, *sides = modality.shape
+        stride = 2 ** max(0, (max(sides) // 28).bit_length() - 1)
         channels = min(channels, width)
-        blocks += [nn.Conv2d(n, channels, 3, padding=1), nn.GroupNorm(1, channels), nn.GELU()]
-        while max(height, wide) > 4 or len(blocks) < 6:
+        blocks = _convolution(n, channels, stride)
+        sides = [-(-side // stride) for side in sides]
+        while max(sides) > 4 or len(blocks) == 3:
             wider = min(2 * channels, width)
-            blocks += [nn.Conv2d(channels, wider, 3, padding=1), nn.GroupNorm(1, wider), nn.GELU()]
-            if max(height, wide) > 2:
-                blocks.append(nn.AvgPool2d(2, ceil_mode=True))
-                height, wide = -(-height // 2), -(-wide // 2)
+            blocks += _convolution(channels, wider)
             channels = wider
+            if max(sides) > 2:
+                blocks.append(nn.AvgPool2d(2, ceil_mode=True))
+                sides = [-(-side // 2) for side in sides]
         self.stem = nn.Sequential(*blocks)
-        self._n_tokens = height * wide
+        self._n_tokens = sides[0] * sides[1]
         self.token = nn.Linear(channels, width)
         self.position = nn.Parameter(0.02 * torch.randn(self._n_tokens, width))
         self.block = ResidualBlock(width, dropout=dropout)
@@ -64,6 +74,12 @@ class ConvNet(Encoder):
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """A linear map of all cells."""
         return self.join(F.gelu(torch.where(valid[..., None], tokens, 0.0)).flatten(1))
+
+
+def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
+    size = 3 if stride == 1 else 2 * stride - 1
+    convolution = nn.Conv2d(n_in, n_out, size, stride=stride, padding=size // 2)
+    return [convolution, nn.GroupNorm(1, n_out), nn.GELU()]
 
 
 class LeNet(StagedEncoder):

@@ -16,8 +16,9 @@ __all__ = ["FeatureTokens", "LinearEmbedding", "TabularMLP"]
 class FeatureTokens(Encoder):
     r"""One token a feature, then a small transformer.
 
-    A measured feature j with (softly clipped) value x becomes the token :math:`x\,w_j + b_j`; a feature that was not
-    measured becomes its own learned token :math:`u_j`, so that "not measured" is never mistaken for the mean.
+    A measured feature j with (softly clipped) value x becomes the token :math:`W_j s(x) + b_j`, with s the value beside
+    soft steps of it; a feature that was not measured becomes its own learned token :math:`u_j`, so that "not measured"
+    is never mistaken for the mean.
 
     Args:
         modality: A tabular modality (D,).
@@ -26,14 +27,16 @@ class FeatureTokens(Encoder):
         heads: Attention heads; None: chosen from the width.
         dropout: Dropout of the transformer.
         clip: Scale of the soft clipping of values, in standard deviations.
+        steps: Whether the values stand beside soft steps of themselves (see `soft_steps`); else :math:`s(x) = x`.
 
     Source:
         :cite:`gorishniy2021revisiting`, section 3.3. Deviations: the pooled vector is the mean of the feature tokens
         instead of a class token, and unmeasured features, which the paper does not treat, have tokens of their own.
+        The steps are a smooth form of the encoding of :cite:`gorishniy2022embeddings`.
     """
 
     kinds = ("tabular",)
-    references = ("gorishniy2021revisiting", "vaswani2017attention")
+    references = ("gorishniy2021revisiting", "gorishniy2022embeddings", "vaswani2017attention")
 
     def __init__(
         self,
@@ -44,12 +47,15 @@ class FeatureTokens(Encoder):
         heads: int | None = None,
         dropout: float = 0.1,
         clip: float = 3.0,
+        steps: bool = True,
     ):
         super().__init__(modality, width=width)
         n = modality.n_features
         bound = width**-0.5
         self.clip = clip
-        self.weight = nn.Parameter(torch.empty(n, width).uniform_(-bound, bound))
+        self.steps = steps
+        expansion = 1 + len(SOFT_STEP_CUTS) if steps else 1
+        self.weight = nn.Parameter(torch.empty(n, expansion, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n, width).uniform_(-bound, bound))
         self.unmeasured = nn.Parameter(torch.empty(n, width).uniform_(-bound, bound))
         self.transformer = TransformerTrunk(width, layers=layers, heads=heads, dropout=dropout)
@@ -63,8 +69,10 @@ class FeatureTokens(Encoder):
         """Values (P, D) to one token a feature."""
         if measured is None:
             measured = torch.ones_like(values, dtype=torch.bool)
-        values = soft_clip(torch.where(measured, values, 0.0), self.clip)
-        tokens = values[..., None] * self.weight + self.bias  # (P, D, width)
+        values = soft_clip(torch.where(measured, values, 0.0), self.clip)[..., None]  # (P, D, 1)
+        if self.steps:
+            values = soft_steps(values)
+        tokens = torch.einsum("pdk,dkw->pdw", values, self.weight) + self.bias  # (P, D, width)
         tokens = torch.where(measured[..., None], tokens, self.unmeasured)
         return Tokens(tokens, torch.ones_like(measured))
 
