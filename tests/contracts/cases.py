@@ -24,6 +24,7 @@ from amodal.schema import Modality, Schema, Task
 SMALL: dict[str, dict] = {
     "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
     "per_pattern": {"min_rows": 1},
+    "primo": {"hidden": 32, "latent": 4},
     "cepa": {"directions": 8, "frequencies": 4, "layers": 1},
     "fills": {"drop": 0.35, "form": "radial"},
 }
@@ -61,6 +62,8 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "cepa, paper": ("cepa", {"preset": "paper", "dropout": 0.0, "heads": 2}),
     "cepa, block masks": ("cepa", {"masking": "block", "context": "transformer", "context_to_fusion": True}),
     "fusion, transformer": ("fusion", {"fusion": {"name": "transformer", "dropout": 0.0}}),
+    "primo, paper": ("primo", {"preset": "paper", "w_anchor": 0.1, "w_tie": 0.1}),  # at 1, it stays unsure on purpose
+    "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
 }
 
 CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in METHODS} | VARIANTS

@@ -10,6 +10,7 @@ from amodal.methods.fusion import JointFusion
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.per_pattern import PerPattern
+from amodal.methods.primo import PRIMO
 from amodal.methods.unimodal import Unimodal
 
 __all__ = ["METHODS"]
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "late_fusion": LateFusion,
     "per_pattern": PerPattern,
     "boosting": Boosting,
+    "primo": PRIMO,
     "fills": Fills,
     "cepa": CEPA,
 }

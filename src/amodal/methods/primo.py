@@ -1,0 +1,430 @@
+"""PRIMO: what a missing modality could still say about the target is a latent variable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from amodal.batch import Batch
+from amodal.distributions.diagonal_gaussian import (
+    DiagonalGaussian,
+    DiagonalMixture,
+    kl_from_standard_nats,
+    kl_of_mixtures_nats,
+    kl_to_mixture_nats,
+)
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.losses.masked import mean_over_rows, select
+from amodal.losses.task import task_loss
+from amodal.method import LossTerms, SamplingMethod
+from amodal.schema import Schema
+
+__all__ = ["PRIMO"]
+
+LOG_VAR_RANGE = (-10.0, 5.0)
+"""Range of the log variances of priors and posterior: a tiny variance would make divergences explode."""
+
+LOG_NOISE_RANGE = (-7.0, 5.0)
+"""Range of the log variance of a regression's target around the decoder's mean."""
+
+CHUNK = 2**22
+"""Numbers of a layer in work at a time when draws are decoded (16 MiB in single precision)."""
+
+
+class _Preset(NamedTuple):
+    w_kl: float
+    w_anchor: float
+    w_tie: float
+    w_predict: float
+    tie_moves: str
+    components: int
+    availability: bool
+    tie_warmup: int
+
+
+_PRESETS = {
+    "default": _Preset(0.5, 0.01, 0.1, 1.0, "missing", 4, True, 500),
+    "paper": _Preset(1.0, 1.0, 1.0, 0.0, "both", 1, False, 0),
+}
+
+
+class PRIMO(SamplingMethod):
+    r"""One latent variable for each modality that may be missing; the target depends on that modality through it alone.
+
+    A latent :math:`z_u` stands for what modality u can say about the target. Two networks are shared by all patterns of
+    presence a, absent features being zero: the prior :math:`p(z_u \mid x_a)` and the posterior
+    :math:`q(z_u \mid x_a, y)`, both factorised over u. The decoder :math:`p(y \mid x_O, z)` sees the modalities O of
+    `always_observed` and the latents, never another modality. Minimised is the mean over rows of
+
+    .. math::
+        - \mathbb{E}_q \log p(y \mid x_O, z)
+        + w_\mathrm{kl} \sum_u \mathrm{KL}\big(q(z_u \mid x_a, y) \,\|\, p(z_u \mid x_a)\big)
+        + w_\mathrm{anchor} \sum_u \mathrm{KL}\big(p(z_u \mid x_O) \,\|\, N(0, I)\big)
+        + w_\mathrm{tie} \sum_{u \in W} \mathrm{KL}\big(p(z_u \mid x_a) \,\|\, p(z_u \mid x_{a \setminus W})\big)
+        - w_\mathrm{predict} \log \mathbb{E}_{p(z \mid x_a)} p(y \mid x_O, z),
+
+    where W is a random non-empty subset of the row's maskable modalities (none: no tie), its size uniform. Predictions
+    are means over draws from the prior. With one maskable modality, ``preset="paper"`` is equations 2 to 7 exactly.
+
+    At the paper's weights a latent that carries the target pays off at best break-even, so that the prior given
+    everything stays nearly as wide as the prior without (see the method's page). The default makes draws mean
+    what they are taken for, predictions under plausible completions: `w_kl` below one makes an informative latent pay
+    off, the prior is a mixture that can cover several outcomes, the tie moves the prior that knows less (which then
+    fits the average of those that know more) and not the one that knows more, and what is used at prediction is
+    trained too.
+
+    The posterior's mean is normalised over the batch, with a fixed scale, so that it cannot ignore its inputs: rows of
+    a batch influence one another in training (a batch of one row uses running statistics), never in prediction.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality; None: the defaults.
+        always_observed: Modalities that get no latent and go to the decoder; None: all are maskable. A row that lacks
+            one all the same is treated as if its features were zero.
+        preset: What the weights, `tie_moves`, `tie_warmup`, `components` and `availability` are unless given:
+            "default" (0.5, 0.01, 0.1, 1, missing, 500, 4, True), or "paper" (1, 1, 1, 0, both, 0, 1, False).
+        latent: Width of each latent.
+        hidden: Width of the hidden layers of prior, posterior and decoder.
+        dropout: Dropout of these hidden layers.
+        gamma: Fixed scale of the normalised posterior mean; None: not normalised.
+        w_kl: Weight of the divergence of the posterior from the prior.
+        w_anchor: Weight of the anchor of the prior with everything maskable absent.
+        w_tie: Weight of the tie between priors of a row.
+        w_predict: Weight of the predictive term.
+        tie_moves: Which prior the tie trains: "both", or the one with more "missing".
+        tie_warmup: Steps over which the tie's weight rises from zero. A tie that is strong before the priors have
+            learnt anything keeps them from it: they agree on being the same everywhere.
+        components: Gaussians in each prior.
+        availability: Whether the networks are told what is present, beside zeros where it is not.
+        also_masked: Whether each row adds a second bound, without the modalities W.
+        training_draws: Draws of each row in training that the likelihood is averaged over.
+        prediction_draws: Draws that a prediction averages over.
+
+    Raises:
+        UnknownNameError: If a modality, the preset or what the tie moves is not known.
+        ConfigurationError: If nothing is maskable, or a number is out of range.
+
+    Source:
+        :cite:`madaan2026primo`, for several modalities as it suggests; the normalised posterior is that of
+        :cite:`zhu2020batch`, the predictive term that of :cite:`sohn2015learning`, section 4.2. Deviations: the paper
+        gives no value of gamma; targets other than classes: binary likelihoods of the known labels, added up, and a
+        normal likelihood with a learned variance; mixtures are compared as in :cite:`hershey2007approximating`.
+    """
+
+    steps: Tensor
+
+    summary = "a latent variable for what each missing modality could still say about the target"
+    references = ("madaan2026primo", "zhu2020batch", "sohn2015learning", "hershey2007approximating")
+    couples_rows = True
+    accepts_empty = True
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        always_observed: Sequence[str] | None = None,
+        preset: Literal["default", "paper"] = "default",
+        latent: int = 8,
+        hidden: int = 128,
+        dropout: float = 0.0,
+        gamma: float | None = 0.6,
+        w_kl: float | None = None,
+        w_anchor: float | None = None,
+        w_tie: float | None = None,
+        w_predict: float | None = None,
+        tie_moves: Literal["both", "missing"] | None = None,
+        tie_warmup: int | None = None,
+        components: int | None = None,
+        availability: bool | None = None,
+        also_masked: bool = False,
+        training_draws: int = 1,
+        prediction_draws: int = 64,
+    ):
+        super().__init__(schema)
+        if preset not in _PRESETS:
+            raise UnknownNameError("preset of primo", preset, _PRESETS)
+        given = {"w_kl": w_kl, "w_anchor": w_anchor, "w_tie": w_tie, "w_predict": w_predict, "tie_moves": tie_moves}
+        given |= {"components": components, "availability": availability, "tie_warmup": tie_warmup}
+        chosen = _PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
+        sizes = {"latent": latent, "hidden": hidden, "components": chosen.components}
+        sizes |= {"training_draws": training_draws, "prediction_draws": prediction_draws}
+        _check_options(chosen, sizes, gamma)
+        self.weights = {"kl": chosen.w_kl, "anchor": chosen.w_anchor, "tie": chosen.w_tie, "predict": chosen.w_predict}
+        self.tie_moves, self.availability, self.also_masked = chosen.tie_moves, chosen.availability, also_masked
+        self.tie_warmup = chosen.tie_warmup
+        self.register_buffer("steps", torch.tensor(0))
+        self.training_draws, self.prediction_draws = training_draws, prediction_draws
+        self.maskable = _maskable(schema, always_observed or ())
+        self._columns = [schema.names.index(name) for name in self.maskable]
+        self._rest = [m for m in range(len(schema.names)) if m not in self._columns]
+
+        self.encoders = encoders_for(schema, encoders)
+        width = width_of(self.encoders) + self.availability
+        n, task = len(schema.names), schema.task
+        target_width = {"multilabel": 2 * task.n_outputs, "regression": 1}.get(task.kind, task.n_outputs)
+        self.latent_shape = (len(self.maskable), latent)
+        prior_shape = (len(self.maskable), chosen.components, latent)
+        self.prior = _Prior(n * width, prior_shape, hidden=hidden, dropout=dropout)
+        self.posterior = _Posterior(n * width + target_width, self.latent_shape, gamma, hidden=hidden, dropout=dropout)
+        self.decoder = _Decoder(
+            len(self._rest) * width, len(self.maskable) * latent, task.n_outputs, hidden=hidden, dropout=dropout
+        )
+        self.log_noise = nn.Parameter(torch.zeros(())) if task.kind == "regression" else None
+
+    # Training ----------------------------------------------------------------------------------------------------
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The bound, its regularisers and the predictive term, each a mean over all rows; see `Method.objective`."""
+        assert batch.target is not None
+        n, target = len(batch), batch.target
+        features, observed = self._encode(batch)
+        views = 1 + self.also_masked
+        noise = self._normal(self.training_draws, views * n, generator, features)
+        taken = _draw_subset(observed[:, self._columns], generator)  # W, (B, U)
+        fewer, none = observed.clone(), observed.clone()
+        fewer[:, self._columns] &= ~taken
+        none[:, self._columns] = False
+        fused = torch.cat([self._fuse(features, seen) for seen in (observed, fewer, none)])
+        prior = self.prior(fused)
+        p, p_fewer, p_none = (prior.rows(slice(i * n, (i + 1) * n)) for i in range(3))
+
+        condition = self._condition(features, observed)  # (B, O), the same with fewer
+        encoded = self._encode_target(target).repeat(views, 1)
+        q = self.posterior(torch.cat([fused[: views * n], encoded], dim=1))
+        outputs = self.decoder(condition.repeat(views, 1), q.draw(noise).flatten(2))  # (K, views * B, C)
+        task = self._negative_log_likelihood(outputs, target.repeat(views, *[1] * (target.ndim - 1))).mean(0)
+        kl = kl_to_mixture_nats(q, prior.rows(slice(views * n))).sum(1)
+        if views == 2:  # a row from which nothing can be taken counts once
+            task, kl = (part[:n] + select(part[n:], taken.any(1)) for part in (task, kl))
+        more = p.detached() if self.tie_moves == "missing" else p
+        tie = torch.where(taken, kl_of_mixtures_nats(more, p_fewer), 0.0).sum(1)
+        terms = {"task": task, "kl": kl, "anchor": kl_from_standard_nats(p_none).sum(1), "tie": tie}
+        if self.weights["predict"] > 0:
+            terms["predict"] = self._predictive_loss(p, condition, target, generator)
+        weights = {name: weight for name, weight in self.weights.items() if name in terms}
+        if self.tie_warmup:
+            weights["tie"] *= min(1.0, int(self.steps) / self.tie_warmup)
+        return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, weights)
+
+    def after_step(self, step: int) -> None:
+        """Counts the steps, for the tie's weight."""
+        self.steps += 1
+
+    def _predictive_loss(
+        self, prior: DiagonalMixture, condition: Tensor, target: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        r""":math:`-\log` of the likelihood averaged over draws from the prior, (B,).
+
+        The choice of a component is not differentiable; weighing each draw by its probability over itself, which is
+        one, gives the weights their gradient, and dividing by the sum of these lowers its variance.
+        """
+        draws = 8 * self.training_draws
+        noise = self._normal(draws, len(target), generator, condition)
+        uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
+        z, log_weight = prior.draw_weighted(uniform, noise)
+        likelihood = -self._negative_log_likelihood(self.decoder(condition, z.flatten(2)), target)  # (K, B)
+        one = log_weight.sum(-1)
+        one = one - one.detach()
+        return one.logsumexp(0) - (one + likelihood).logsumexp(0)
+
+    def _negative_log_likelihood(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Of targets (B, …) under outputs (K, B, C): (K, B), in nats; a regression's up to a constant."""
+        draws, n = outputs.shape[:2]
+        repeated = target.repeat(draws, *[1] * (target.ndim - 1))
+        loss = task_loss(outputs.flatten(0, 1), repeated, self.schema.task.kind, over_labels="sum").view(draws, n)
+        if self.log_noise is None:
+            return loss
+        log_noise = self.log_noise.clamp(*LOG_NOISE_RANGE)
+        return 0.5 * (loss * (-log_noise).exp() + log_noise)
+
+    # Prediction --------------------------------------------------------------------------------------------------
+
+    def draw_outputs(
+        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
+    ) -> Tensor:
+        """Outputs (S, B, C) for latents drawn from the prior given what is present; see `SamplingMethod`.
+
+        The latents of all maskable modalities vary, also those of present ones: what the prior given a modality leaves
+        open is part of V (the paper's V on complete cases). Beyond the result and the encoders, memory is bounded.
+
+        Args:
+            batch: B rows.
+            draws: Number of draws S.
+            generator: Source of the draws, on the batch's device.
+            vary: Modalities whose latent varies; the others' is drawn once and kept. None: all.
+        """
+        self.schema.check_names(list(vary or ()))
+        features, observed = self._encode(batch)
+        noise = self._normal(draws, 1, generator, features)
+        uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
+        kept = [u for u, name in enumerate(self.maskable) if vary is not None and name not in vary]
+        noise[:, :, kept], uniform[:, :, kept] = noise[:1, :, kept], uniform[:1, :, kept]
+        prior, condition = self.prior(self._fuse(features, observed)), self._condition(features, observed)
+        outputs = features.new_empty(draws, len(batch), self.schema.task.n_outputs)
+        widest = max(self.decoder.out.in_features, self.latent_shape[0] * self.latent_shape[1])
+        step = max(1, CHUNK // (draws * widest))
+        for start in range(0, len(batch), step):
+            rows = slice(start, start + step)
+            z = prior.rows(rows).draw(uniform, noise)  # (S, b, U, Z)
+            outputs[:, rows] = self.decoder(condition[rows], z.flatten(2))
+        return outputs
+
+    # Inputs of the networks --------------------------------------------------------------------------------------
+
+    def _normal(self, draws: int, n: int, generator: torch.Generator, like: Tensor) -> Tensor:
+        """Standard normal noise (K, n, U, Z)."""
+        return torch.randn(draws, n, *self.latent_shape, generator=generator, device=like.device, dtype=like.dtype)
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (B, M, H), zero where absent, and presence (B, M)."""
+        features, observed = encode_pooled(self.encoders, batch)
+        return features.to(self.decoder.out.weight.dtype), observed
+
+    def _fuse(self, features: Tensor, seen: Tensor) -> Tensor:
+        """Features (B, M, H) of the modalities that may be seen (B, M), zero elsewhere, side by side."""
+        fused = torch.where(seen[..., None], features, 0.0)
+        if self.availability:
+            fused = torch.cat([fused, seen[..., None].to(fused.dtype)], dim=2)
+        return fused.flatten(1)
+
+    def _condition(self, features: Tensor, observed: Tensor) -> Tensor:
+        """What the decoder may see beside the latents: (B, O)."""
+        return self._fuse(features[:, self._rest], observed[:, self._rest])
+
+    def _encode_target(self, target: Tensor) -> Tensor:
+        """The target as an input of the posterior: (B, T)."""
+        kind, dtype = self.schema.task.kind, self.decoder.out.weight.dtype
+        if kind == "regression":
+            return target[:, None].to(dtype)
+        if kind == "multilabel":
+            known = ~target.isnan()
+            return torch.cat([torch.where(known, target, 0.0), known], dim=1).to(dtype)
+        if target.is_floating_point():
+            return target.to(dtype)
+        return functional.one_hot(target, self.schema.task.n_outputs).to(dtype)
+
+
+class _Prior(nn.Module):
+    """One hidden layer, then weights, means and log variances of U mixtures of K Gaussians in Z dimensions."""
+
+    def __init__(self, in_width: int, shape: tuple[int, int, int], *, hidden: int, dropout: float):
+        super().__init__()
+        self.shape, n_latents, n_components = shape, shape[0], shape[1]
+        self.layers = _hidden_layer(in_width, hidden, dropout)
+        self.log_weights = nn.Linear(hidden, n_latents * n_components) if n_components > 1 else None
+        self.mean, self.log_var = _gaussian_heads(hidden, n_latents * n_components * shape[2])
+        if n_components > 1:
+            nn.init.normal_(self.mean.bias, std=0.5)  # components that start alike stay alike
+
+    def forward(self, fused: Tensor) -> DiagonalMixture:
+        """Of (B, …) inputs."""
+        h = self.layers(fused)
+        mean, log_var = self.mean(h).unflatten(1, self.shape), self.log_var(h).clamp(*LOG_VAR_RANGE)
+        logits = h.new_zeros(len(h), self.shape[0]) if self.log_weights is None else self.log_weights(h)
+        log_weights = logits.unflatten(1, self.shape[:2]).log_softmax(-1)
+        return DiagonalMixture(log_weights, mean, log_var.unflatten(1, self.shape))
+
+
+class _Posterior(nn.Module):
+    """One hidden layer, then means, normalised over the batch, and log variances of U Gaussians in Z dimensions."""
+
+    def __init__(self, in_width: int, shape: tuple[int, int], gamma: float | None, *, hidden: int, dropout: float):
+        super().__init__()
+        self.shape = shape
+        self.layers = _hidden_layer(in_width, hidden, dropout)
+        self.mean, self.log_var = _gaussian_heads(hidden, shape[0] * shape[1])
+        self.norm = None if gamma is None else _FixedScaleNorm(shape[0] * shape[1], gamma)
+
+    def forward(self, fused: Tensor) -> DiagonalGaussian:
+        """Of (B, …) inputs."""
+        h = self.layers(fused)
+        mean, log_var = self.mean(h), self.log_var(h).clamp(*LOG_VAR_RANGE)
+        if self.norm is not None:
+            mean = self.norm(mean)
+        return DiagonalGaussian(mean.unflatten(1, self.shape), log_var.unflatten(1, self.shape))
+
+
+class _FixedScaleNorm(nn.Module):
+    """Batch normalisation with a scale that is not learned and an offset that is."""
+
+    def __init__(self, width: int, gamma: float):
+        super().__init__()
+        self.gamma = gamma
+        self.statistics = nn.BatchNorm1d(width, affine=False)
+        self.offset = nn.Parameter(torch.zeros(width))
+
+    def forward(self, mean: Tensor) -> Tensor:
+        """Means (B, D), by the batch's statistics in training if there are two rows or more."""
+        own = self.statistics
+        if self.training and len(mean) < 2:
+            standard = functional.batch_norm(mean, own.running_mean, own.running_var, eps=own.eps)
+        else:
+            standard = own(mean)
+        return self.gamma * standard + self.offset
+
+
+class _Decoder(nn.Module):
+    """A condition (B, O) and latents (S, B, D) to outputs (S, B, C).
+
+    The first layer's product with the condition is computed once for all draws.
+    """
+
+    def __init__(self, condition: int, latents: int, n_outputs: int, *, hidden: int, dropout: float):
+        super().__init__()
+        self.condition = nn.Linear(condition, hidden, bias=False) if condition else None
+        self.latents = nn.Linear(latents, hidden)
+        self.activation = nn.Sequential(nn.GELU(), nn.Dropout(dropout))
+        self.out = nn.Linear(hidden, n_outputs)
+
+    def forward(self, condition: Tensor, z: Tensor) -> Tensor:
+        h = self.latents(z)  # (S, B, hidden)
+        if self.condition is not None:
+            h = h + self.condition(condition)
+        return self.out(self.activation(h))
+
+
+def _hidden_layer(in_width: int, hidden: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(dropout))
+
+
+def _gaussian_heads(hidden: int, width: int) -> tuple[nn.Linear, nn.Linear]:
+    mean, log_var = nn.Linear(hidden, width), nn.Linear(hidden, width)
+    nn.init.zeros_(log_var.bias)
+    return mean, log_var
+
+
+def _draw_subset(available: Tensor, generator: torch.Generator) -> Tensor:
+    """A non-empty subset of each row's available entries (B, U), its size uniform; empty where nothing is there."""
+    draws = torch.rand(len(available), 1 + available.shape[1], generator=generator, device=available.device)
+    size = 1 + (draws[:, 0] * available.sum(1)).floor()  # (B,)
+    rank = torch.where(available, draws[:, 1:], 2.0).argsort(1).argsort(1)  # unavailable ones last
+    return available & (rank < size[:, None])
+
+
+def _maskable(schema: Schema, always_observed: Sequence[str]) -> tuple[str, ...]:
+    schema.check_names(list(always_observed))
+    maskable = tuple(name for name in schema.names if name not in always_observed)
+    if not maskable:
+        raise ConfigurationError(
+            "primo has nothing to do: every modality is always observed", hint="Leave one out of always_observed."
+        )
+    return maskable
+
+
+def _check_options(chosen: _Preset, sizes: dict[str, int], gamma: float | None) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
+    for name in ("w_kl", "w_anchor", "w_tie", "w_predict", "tie_warmup"):
+        if not getattr(chosen, name) >= 0:
+            raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=getattr(chosen, name))
+    if gamma is not None and not gamma > 0:
+        raise ConfigurationError("gamma is out of range", expected="more than 0, or None", got=gamma)
+    if chosen.tie_moves not in ("both", "missing"):
+        raise UnknownNameError("value of tie_moves", chosen.tie_moves, ("both", "missing"))
