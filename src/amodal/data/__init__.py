@@ -14,6 +14,7 @@ from amodal.data.ring import ring_cohort
 from amodal.data.scale import Scaling
 from amodal.data.split import folds, split_groups
 from amodal.data.synthetic import gaussian_cohort
+from amodal.data.xor import xor_cohort
 from amodal.errors import DataError, UnknownNameError
 
 __all__ = [
@@ -31,6 +32,7 @@ COHORTS: dict[str, Callable[..., Cohort]] = {
     "digits": digit_quadrants,
     "ring": ring_cohort,
     "synthetic": gaussian_cohort,
+    "xor": xor_cohort,
 }
 """Cohorts that need no file, by name."""
 
