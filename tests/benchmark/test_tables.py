@@ -46,3 +46,14 @@ def test_tables_are_written(results, tmp_path):
     written = save_tables(results, tmp_path, ["b"])
     assert [path.name for path in written] == ["methods.csv", "methods.tex", "differences.csv"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "methods.csv"), method_table(results))
+
+
+def test_settings_stand_below_one_another(make_run):
+    runs = [make_run(name, presence_seed=i, setting=f"setting {i}") for i in (1, 2) for name in ("a", "b")]
+    results = Results(runs)
+    table = method_table(results, ["auroc"])
+    assert table[["setting", "name"]].to_numpy().tolist() == [[f"setting {i}", n] for i in (1, 2) for n in ("a", "b")]
+    alone = results.of_setting("setting 2").summary("b", "auroc").interval.estimate
+    assert table["auroc"].iloc[3] == alone
+    assert difference_table(results, ["a"])["setting"].tolist() == ["setting 1", "setting 2"]
+    assert to_latex(results).startswith(r"\begin{tabular}{llcc}")

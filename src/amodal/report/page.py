@@ -71,6 +71,6 @@ def write_page(subject: Subject, path: str | Path, builders: Sequence[Builder] =
 
 def _fill(title: str, kicker: str, sections: Sequence[Section]) -> str:
     files = resources.files("amodal.report")
-    style, script = (Markup(files.joinpath(name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))
-    values = {"title": title, "kicker": kicker, "sections": sections, "style": style, "script": script}
+    style = Markup(files.joinpath("style.css").read_text(encoding="utf-8"))
+    values = {"title": title, "kicker": kicker, "sections": sections, "style": style}
     return str(render("page.html", values | {"version": versions().get("amodal", "")}))

@@ -17,7 +17,15 @@ from amodal.report import figures
 from amodal.report.figures import Series
 from amodal.report.parts import Drawing, Table
 from amodal.report.subject import Subject
-from amodal.report.words import difference_cell, format_difference, format_interval, format_value, join_words, percent
+from amodal.report.words import (
+    difference_cell,
+    format_difference,
+    format_interval,
+    format_value,
+    interval_cell,
+    join_words,
+    percent,
+)
 
 __all__ = [
     "Win",
@@ -56,8 +64,7 @@ def metric_series(subject: Subject, metric: Metric, groups: Sequence[Sequence[st
 def series_table(head: str, positions: Sequence[str], series: Sequence[Series], metric: Metric) -> Table:
     """The numbers of a figure: a row a position, a column a method."""
     rows = [
-        [position, *(format_interval(one.intervals[i], metric) for one in series)]
-        for i, position in enumerate(positions)
+        [position, *(interval_cell(one.intervals[i], metric) for one in series)] for i, position in enumerate(positions)
     ]
     return Table([head, *(one.name for one in series)], rows, f"{metric.label} with 95 % intervals")
 
@@ -83,7 +90,7 @@ def difference_forest(subject: Subject, metric: Metric) -> Drawing:
             for reference in subject.references
         ]
         rows.append(Series(name, subject.marks[name], [_as_interval(one) for one in found]))
-        cells.append([name, *("–" if one is None else format_difference(one.difference, metric) for one in found)])
+        cells.append([name, *("–" if one is None else difference_cell(one.difference, metric) for one in found)])
     titles = [f"less {name}" for name in subject.references]
     better = "right" if metric.higher_is_better else "left"
     svg = figures.draw_forest(
