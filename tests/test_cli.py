@@ -106,3 +106,29 @@ def test_help_imports_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("method", ["fusion", "primo"])
+def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str):
+    run, common = tmp_path / "run", ["--data", str(cohort)]
+    words = ["--out", str(run), "--epochs", "1", "--width", "8", "--device", "cpu", "--quiet"]
+    assert main(["fit", method, *common, *words]) == 0
+    capsys.readouterr()
+    asked = ["impact", str(run), *common, "--draws", "20", "--missingness", "pattern:a"]
+    assert main([*asked, "--out", str(tmp_path / "new" / "v.csv")]) == 0
+    printed = capsys.readouterr().out
+    source = "40 most similar of 40 training cases" if method == "fusion" else "drawn by the method itself"
+    assert source in printed
+    assert "V, something missing: mean" in printed
+    frame = pd.read_csv(tmp_path / "new" / "v.csv")
+    assert len(frame) == 40
+    assert (frame["observed"] == "a").all()
+    assert frame["variability"].is_monotonic_decreasing
+    assert {"predicted", "plausible", "variability[b]"} <= set(frame)
+    assert main([*asked[:-2], "--out", str(tmp_path / "v.txt")]) == 2
+    assert ".csv or .parquet, got v.txt" in capsys.readouterr().err
+    assert main([*asked, "--draws", "0"]) == 2
+    assert "number of draws is out of range" in capsys.readouterr().err
+    if method == "fusion":
+        assert main([*asked, "--train_split", ""]) == 2
+        assert "cannot draw completions" in capsys.readouterr().err

@@ -144,3 +144,27 @@ def test_bad_input_at_prediction_is_named():
         clf.predict_proba({"table": np.zeros((2, 5))})
     with pytest.raises(ConfigurationError, match=r"observed\['table'\] must be bool"):
         clf.predict_proba({"table": np.zeros((2, 4))}, observed={"table": np.ones(2)})
+
+
+@pytest.mark.parametrize("method", ["fusion", "primo"])
+def test_impact_of_new_cases(tmp_path: Path, method: str):
+    X, y = made()
+    clf = MissingModalityClassifier(**(QUICK | {"method": method})).fit(X, y)
+    new = {"table": X["table"][:6], "notes": X["notes"][:6]}
+    result = clf.impact(new, draws=20)
+    assert result.variability.shape == (6,)
+    assert (result.variability > 0).all()
+    assert not np.isnan(result.per_modality["image"]).any()
+    assert np.isnan(result.per_modality["notes"]).all()
+    assert set(result.table()["predicted"]) <= set(clf.classes_)
+    with pytest.raises(ConfigurationError, match="number of draws"):
+        clf.impact(new, draws=0)
+    clf.save(tmp_path / "run")
+    again = amodal.load(tmp_path / "run")
+    if method == "primo":
+        np.testing.assert_array_equal(again.impact(new, draws=20).variability, result.variability)
+    else:
+        with pytest.raises(ConfigurationError, match="no training cases to take them from"):
+            again.impact(new, draws=20)
+    with pytest.raises(NotFittedError):
+        MissingModalityClassifier().impact(new)

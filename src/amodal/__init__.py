@@ -42,6 +42,7 @@ __all__ = [
     "compare",
     "evaluate",
     "fit",
+    "impact",
     "load",
     "load_cohort",
 ]
@@ -53,12 +54,15 @@ if TYPE_CHECKING:
     from amodal.data.cohort import Cohort
     from amodal.estimator import MissingModalityClassifier, MissingModalityRegressor, load
     from amodal.evaluation import Evaluation, compare, evaluate
+    from amodal.impact.model import impact
     from amodal.methods import METHODS
     from amodal.schema import Modality, Schema, Task
     from amodal.training import fit
 
 
 def __getattr__(name: str) -> Any:
+    if name == "impact":  # a package that can be called
+        return import_module("amodal.impact")
     if name not in _WHERE:
         raise AttributeError(f"module 'amodal' has no attribute {name!r}")
     value = getattr(import_module(_WHERE[name]), name)

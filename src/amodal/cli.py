@@ -1,4 +1,4 @@
-"""The command line: amodal demo | data | fit | evaluate | predict | report | methods | cite.
+"""The command line: amodal demo | data | fit | evaluate | predict | impact | report | methods | cite.
 
 Nothing heavy is imported at the top, so that `amodal --help` answers at once; for the same reason the commands are not
 named like the package's lazily loaded names, and there are no imports for type checkers only: the argument parser
@@ -231,6 +231,59 @@ def report_command(runs: list[Path], *, out: Path = Path("report.html"), title: 
     print(f"The page is {write_page(subject_of(runs, title=title, data=data), out)}")
 
 
+def impact_command(
+    run: Path,
+    *,
+    data: str,
+    split: str = "test",
+    missingness: str = "natural",
+    draws: int = 500,
+    train_split: str = "train",
+    seed: int = 0,
+    out: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Say for each case how much what is missing could still change its prediction, and which labels stay plausible.
+
+    Args:
+        run: Folder of the run.
+        data: A cohort's folder or name.
+        split: Split to look at; "" takes all cases.
+        missingness: Further removal: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or pattern:A+B.
+        draws: Plausible completions of each case.
+        train_split: Split of the same data that completions are taken from if the method cannot draw any; "": none.
+        seed: Seed of removal and draws.
+        out: File to write, .csv or .parquet, a row a case; null writes none.
+        device: cpu or cuda.
+    """
+    from amodal.files import replace_file
+    from amodal.impact.model import impact as impact_of
+    from amodal.method import SamplingMethod
+    from amodal.missingness import Natural
+    from amodal.removal import draw_presence
+
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
+    model = _trained(run, device)
+    cohort = _cohort(data, split)
+    mechanism = parse_mechanism(missingness)
+    if not isinstance(mechanism, Natural):
+        cohort = cohort.with_observed(draw_presence(mechanism, cohort, seed).observed)
+    train = None
+    if train_split and not isinstance(model.method, SamplingMethod):
+        train = _cohort(data, train_split)
+    result = impact_of(model, cohort, draws=draws, seed=seed, train=train)
+    print(result)
+    frame = result.table().sort_values("variability", ascending=False, kind="stable")
+    shown = [name for name in ("id", "observed", "predicted", "variability", "plausible", "mass") if name in frame]
+    print(_frame(frame[shown].head(10)))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write = frame.to_csv if out.suffix == ".csv" else frame.to_parquet
+        replace_file(out, lambda path: write(path, index=False))
+        print(f"{len(frame)} cases, those with most to gain first, are in {out}")
+
+
 def methods_command() -> None:
     """List the methods."""
     from rich.console import Console
@@ -402,6 +455,7 @@ _COMMANDS: dict[str, Any] = {
     "fit": fit_command,
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "impact": impact_command,
     "report": report_command,
     "methods": methods_command,
     "cite": cite_command,

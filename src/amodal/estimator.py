@@ -13,6 +13,8 @@ from sklearn.exceptions import NotFittedError
 from amodal.checkpoint import TrainedModel, read_experiment
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
+from amodal.impact.model import impact
+from amodal.impact.result import Impact
 from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.schema import ModalityKind, Schema, Task
 from amodal.training import fit
@@ -66,6 +68,7 @@ class _Estimator(BaseEstimator):
             epochs=self.epochs,
             **(self.settings or {}),
         )
+        self._train = cohort
         self.schema_: Schema = self.model_.schema
         self.n_features_in_ = len(cohort.schema.names)
         return self
@@ -82,6 +85,29 @@ class _Estimator(BaseEstimator):
     def _predictions(self, X: Inputs, observed: Inputs | None) -> np.ndarray:
         cohort = self._cohort(X, observed)
         return self.model_.predict(cohort)
+
+    def impact(
+        self, X: Inputs, observed: Inputs | None = None, *, draws: int = 200, seed: int = 0, vary: Any = "missing"
+    ) -> Impact:
+        """How much what is missing could still change each prediction; see `amodal.impact`.
+
+        Args:
+            X: Cases as for `predict`.
+            observed: For some modalities, presence, bool (N,); the others are judged by their NaN.
+            draws: Number of plausible completions of each case.
+            seed: Seed of all draws.
+            vary: Modalities that get a V of their own: "missing", "all", or names.
+
+        Returns:
+            V with its standard error, by case and by modality, and the plausible labels. Methods that cannot draw
+            completions themselves take them from the cases the estimator was fitted on.
+
+        Raises:
+            ConfigurationError: If there are no draws, or the method cannot draw and the estimator was loaded: a
+                folder does not hold the cases it was fitted on.
+        """
+        cohort = self._cohort(X, observed)
+        return impact(self.model_, cohort, draws=draws, seed=seed, vary=vary, train=getattr(self, "_train", None))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the fitted estimator's folder; `amodal.load` gives the estimator back.

@@ -100,7 +100,7 @@ class DonorCompletions:
     def how(self) -> str:
         """Where the completions come from, in words."""
         return (
-            f"completions taken from the {self.neighbours} most similar of {len(self.train)} training cases "
+            f"completions taken from the {min(self.neighbours, len(self.train))} most similar of {len(self.train)} training cases "
             "(similar in standardised summaries of the modalities that both have)"
         )
 
