@@ -48,7 +48,7 @@ def test_windows_at_the_end_are_padded_and_marked():
 
 
 @pytest.mark.parametrize(
-    ("steps", "window", "tokens"), [(4, 1, 4), (16, 1, 16), (17, 2, 9), (48, 3, 16), (500, 32, 16)]
+    ("steps", "window", "tokens"), [(4, 1, 4), (12, 1, 12), (13, 2, 7), (48, 4, 12), (500, 42, 12)]
 )
 def test_long_series_get_windows_so_that_few_tokens_are_left(steps, window, tokens):
     encoder = SeriesTransformer(Modality("s", "series", (steps, 2)), width=4)
@@ -77,6 +77,24 @@ def test_the_summary_is_a_token_in_front_and_part_of_the_pooled_vector():
     assert encoder.join is not None
     expected = encoder.join(torch.cat([tokens[:, 0], tokens[:, -1]], dim=1))
     torch.testing.assert_close(pooled, expected)
+
+
+def test_the_sequence_starts_with_a_tenth_of_the_summary_s_weight():
+    for kind in (LSTMEncoder, GRUEncoder, SeriesTransformer):
+        encoder = kind(SERIES, width=32)
+        assert encoder.join is not None
+        summary, windows = encoder.join.weight.abs().mean(0).split(32)
+        assert 0.08 < windows.mean() / summary.mean() < 0.12
+
+
+def test_the_transformer_joins_the_mean_of_its_windows():
+    encoder = SeriesTransformer(SERIES, width=4).eval()
+    tokens, valid, pooled = encoder(torch.randn(2, 10, 3), None, torch.tensor([10, 4]))
+    assert valid.sum(1).tolist() == [11, 5]
+    assert encoder.join is not None
+    for row, size in enumerate((11, 5)):
+        expected = encoder.join(torch.cat([tokens[row, 0], tokens[row, 1:size].mean(0)]))
+        torch.testing.assert_close(pooled[row], expected)
 
 
 def test_last_valid_of_a_row_without_tokens_is_zero():

@@ -152,7 +152,7 @@ class SeriesSummary(Encoder):
         *,
         width: int,
         layers: int = 1,
-        dropout: float = 0.1,
+        dropout: float = 0.3,
         clip: float = 3.0,
         steps: bool = True,
     ):
