@@ -17,7 +17,7 @@ from amodal.batch import Batch
 from amodal.data.cohort import Cohort
 from amodal.data.loader import CohortDataset
 from amodal.data.scale import Scaling
-from amodal.encoders import build_encoders
+from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
 from amodal.method import Method
@@ -237,6 +237,10 @@ class TrainedModel:
         if self.presence is not None:
             replace_file(folder / "presence.npz", self.presence.save)
         record = {"format": FORMAT, **self.experiment, "schema": self.schema.to_json()}
+        encoders = record.get("spec", {}).get("encoders", {})
+        if encoders.get("choices"):  # pretrained ones are rebuilt from their configuration, not from where they came
+            choices = portable_choices(self.method, encoders["choices"])
+            record["spec"] = record["spec"] | {"encoders": encoders | {"choices": choices}}
         write_json(folder / "experiment.json", record)  # last: its presence says that the folder is complete
 
     @classmethod

@@ -1,13 +1,17 @@
 """Pretrained text networks, folders that cannot be read, and rebuilding: the real code on tiny networks in folders."""
 
 import json
+import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
 from encoders import tiny_networks
 from encoders.tiny_networks import VISION
 
+import amodal
+from amodal.data.cohort import Cohort
 from amodal.encoders import build_encoders, portable_choices
 from amodal.encoders.backbone import load_backbone, load_config, load_tokenizer
 from amodal.encoders.pretrained import PretrainedText
@@ -176,3 +180,20 @@ def test_a_trained_encoder_is_rebuilt_without_its_folder(name, folders):
     ours, theirs = encoders[modality.name](*rows), rebuilt.eval()[modality.name](*rows)
     assert torch.equal(ours.pooled, theirs.pooled)
     assert portable_choices(rebuilt, portable) == portable
+
+
+def test_a_run_is_loaded_after_its_pretrained_folder_is_gone(bert_folder, tmp_path):
+    """The whole way: fit on texts of which some are missing, save, delete the network's folder, load, predict."""
+    texts = ["no acute edema", "the lungs are clear", "effusion", "edema effusion"] * 10
+    cohort = Cohort.from_arrays(
+        {"note": texts, "age": np.linspace(-1, 1, 40, dtype=np.float32)[:, None]},
+        task=Task("binary", classes=("well", "ill")),
+        target=np.array([0, 0, 1, 1] * 10),
+        observed={"note": np.arange(40) % 5 > 0},
+    )
+    encoders = {"note": {"name": "pretrained_text", "model": str(bert_folder)}}
+    model = amodal.fit("fusion", cohort, encoders=encoders, epochs=1, width=8, seed=0)
+    model.save(tmp_path / "run")
+    shutil.rmtree(bert_folder)
+    again = amodal.load(tmp_path / "run")
+    np.testing.assert_array_equal(again.predict(cohort), model.predict(cohort))
