@@ -98,7 +98,7 @@ def test_regression_reaches_least_squares():
 
 @pytest.mark.parametrize("fusion", ["concatenate", "transformer", "lstm", "mean", "gated"])
 def test_every_fusion_learns_from_two_modalities_what_neither_knows(fusion):
-    """The sign of a product (XOR) needs both; one of three starts must find it (gates can stick at 3 of its 4 cells)."""
+    """The sign of a product (XOR) needs both; one of three starts must find it (gates can stick at three cells)."""
     schema = cases.Schema(cases.MODALITIES["tables"][:2], cases.TASKS["binary"])
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (128, 2), generator=generator) * 2.0 - 1
