@@ -99,13 +99,20 @@ class DonorCompletions:
     @property
     def how(self) -> str:
         """Where the completions come from, in words."""
+        k, n = min(self.neighbours, len(self.train)), len(self.train)
         return (
-            f"completions taken from the {min(self.neighbours, len(self.train))} most similar of {len(self.train)} training cases "
+            f"completions taken from the {k} most similar of {n} training cases "
             "(similar in standardised summaries of the modalities that both have)"
         )
 
     def outputs(
-        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
+        self,
+        batch: Batch,
+        draws: int,
+        generator: torch.Generator,
+        *,
+        vary: Sequence[str] | None = None,
+        only: Sequence[str] | None = None,
     ) -> Tensor:
         """Outputs (S, B, C) as those of `SamplingMethod.draw_outputs`, from predictions for completed cases.
 
@@ -116,21 +123,23 @@ class DonorCompletions:
             draws: Number of draws S.
             generator: Source of the draws.
             vary: Modalities whose donor varies; the others have the first draw's. None: all.
+            only: Modalities to complete; what else is missing stays so. None: all.
 
         Raises:
             DataError: If no training case has a modality that a case lacks.
         """
         uniform = torch.rand(draws, len(batch.modalities), generator=generator, device=batch.device)
         outputs = torch.empty(draws, len(batch), self.model.schema.task.n_outputs, device=batch.device)
+        wanted = torch.tensor([only is None or name in only for name in batch.modalities], device=batch.device)
         patterns, which = batch.presence.unique(dim=0, return_inverse=True)
         step = max(1, _PAIRS // max(len(self.train), 1))
         for code, pattern in enumerate(patterns):
             for rows in (which == code).nonzero().squeeze(1).split(step):
-                outputs[:, rows] = self._outputs_of_pattern(batch.take(rows), ~pattern, uniform, vary)
+                outputs[:, rows] = self._outputs_of_pattern(batch.take(rows), ~pattern & wanted, uniform, vary)
         return outputs
 
     def _outputs_of_pattern(self, batch: Batch, missing: Tensor, uniform: Tensor, vary: Sequence[str] | None) -> Tensor:
-        """Outputs (S, b, C) of cases that lack the same modalities (M,)."""
+        """Outputs (S, b, C) of cases in which the same modalities (M,) are to be completed."""
         names = batch.modalities
         lacking = [m for m in range(len(names)) if missing[m]]
         varied = [m for m in lacking if vary is None or names[m] in vary]
