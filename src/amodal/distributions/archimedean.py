@@ -26,12 +26,14 @@ from torch import Tensor, nn
 
 from amodal.distributions.archimedean_tau import theta_from_tau
 from amodal.distributions.copula_abstract import Copula
-from amodal.distributions.log_space import log1mexp
+from amodal.distributions.fused import Kernel, Plain, softplus_and_log
+from amodal.distributions.log_space import log1mexp, logaddexp
 from amodal.errors import ConfigurationError
 
-__all__ = ["NOTHING", "Archimedean", "by_count", "fill", "fold_logaddexp", "log_polynomial", "plus_one"]
+__all__ = ["NOTHING", "Archimedean", "Parameters", "by_count", "fill", "fold_logaddexp", "log_polynomial", "plus_one"]
 
 _LEAST_EXCESS = 1e-30  # theta at the end of its domain: as near to independence as makes no difference
+Parameters = tuple[Tensor, Tensor, Tensor]  # theta, its excess over the least value, the logarithm of that
 NOTHING = -1e30  # log 0, finite so that no gradient is 0 * inf
 
 
@@ -88,11 +90,34 @@ class Archimedean(Copula):
         if self._given is not None:
             excess = self._given - self._least
             return excess, torch.log(excess.clamp_min(_LEAST_EXCESS))
-        excess = nn.functional.softplus(self.raw_theta, threshold=50.0)
-        tiny = self.raw_theta < -16.0
-        return excess, torch.where(tiny, self.raw_theta - 0.5 * excess, torch.log(torch.where(tiny, 1.0, excess)))
+        return softplus_and_log(self.raw_theta)
 
-    def _parameters_like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
+        return self._plain(log_u, log_1mu, self._parameters_like(log_u), observed, count)
+
+    def kernel(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
+        """The kernel of two or three margins; not on a GPU, where the range of the values would have to be awaited."""
+        if self.dim > 3 or log_u.is_cuda:
+            return None
+        excess, log_excess = (x.to(log_u.dtype) for x in self._excess())
+        kernel = self._kernel(log_u, excess)
+
+        def plain(log_u: Tensor, log_1mu: Tensor, excess: Tensor, log_excess: Tensor) -> Tensor:
+            return self._plain(log_u, log_1mu, (excess + self._least, excess, log_excess), None, self.dim)
+
+        return None if kernel is None else (plain, kernel, (excess, log_excess))
+
+    @abstractmethod
+    def _plain(
+        self, log_u: Tensor, log_1mu: Tensor, parameters: Parameters, observed: Tensor | None, count: Tensor | int
+    ) -> Tensor:
+        """Log density in ordinary operations, for any number of margins and any pattern of presence."""
+
+    @abstractmethod
+    def _kernel(self, log_u: Tensor, excess: Tensor) -> Kernel | None:
+        """The kernel of the complete density of two or three margins, where these values are in its range."""
+
+    def _parameters_like(self, x: Tensor) -> Parameters:
         """theta, its excess over the least value, and the logarithm of that, in the dtype of x."""
         excess, log_excess = self._excess()
         return (excess + self._least).to(x.dtype), excess.to(x.dtype), log_excess.to(x.dtype)
@@ -184,7 +209,7 @@ def fold_logaddexp(terms: Sequence[Tensor]) -> Tensor:
     """Log of the sum of exponentials of a few tensors: a chain is faster than a reduction over a short axis."""
     total = terms[0]
     for term in terms[1:]:
-        total = torch.logaddexp(total, term)
+        total = logaddexp(total, term)
     return total
 
 
@@ -195,4 +220,4 @@ def log_polynomial(log_coefficients: Sequence[Tensor | float], log_x: Tensor) ->
 
 def plus_one(log_x: Tensor) -> Tensor:
     r""":math:`\log(1 + x)` from :math:`\log x`, exact at both ends."""
-    return torch.logaddexp(log_x, torch.zeros((), dtype=log_x.dtype, device=log_x.device))
+    return nn.functional.softplus(log_x, threshold=50.0)

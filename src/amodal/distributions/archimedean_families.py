@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from amodal.distributions import copula_kernels
 from amodal.distributions.archimedean import (
     NOTHING,
     Archimedean,
+    Parameters,
     by_count,
     fill,
     fold_logaddexp,
@@ -26,6 +28,7 @@ from amodal.distributions.archimedean import (
 from amodal.distributions.archimedean_tau import frank_tau, joe_tau
 from amodal.distributions.copula_abstract import Copula
 from amodal.distributions.frailty import log_gamma_draw, log_logarithmic, log_sibuya, log_stable
+from amodal.distributions.fused import Kernel
 from amodal.distributions.log_space import (
     eulerian_weights,
     log1mexp,
@@ -34,6 +37,7 @@ from amodal.distributions.log_space import (
     log_expm1_ratio,
     log_neg_log,
     log_stirling_second,
+    logaddexp,
     some_below,
 )
 
@@ -76,8 +80,13 @@ class Clayton(Archimedean):
             total = self._join(total, term)
         return total
 
-    def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
-        theta = self._parameters_like(log_u)[0]
+    def _kernel(self, log_u: Tensor, excess: Tensor) -> Kernel | None:
+        return copula_kernels.clayton
+
+    def _plain(
+        self, log_u: Tensor, log_1mu: Tensor, parameters: Parameters, observed: Tensor | None, count: Tensor | int
+    ) -> Tensor:
+        theta = parameters[0]
         log_t = self._log_one_plus_t(log_u, theta, observed)
         steps = torch.stack([torch.log1p(theta * k) for k in range(self.dim)]).cumsum(0)
         constant = by_count(count, 2, self.dim, lambda k: steps[k - 1])
@@ -145,8 +154,8 @@ class Gumbel(Archimedean):
         log_b = [torch.zeros_like(theta)]  # order 2; index i holds the coefficient of s^{i+1}
         for order in range(2, k):
             grown = [torch.log(excess * order + (order - i - 1)) + b for i, b in enumerate(log_b)]
-            top = torch.logaddexp(log_b[-1], torch.full_like(theta, math.log(order)))
-            log_b = [grown[0], *[torch.logaddexp(grown[i], log_b[i - 1]) for i in range(1, len(log_b))], top]
+            top = logaddexp(log_b[-1], torch.full_like(theta, math.log(order)))
+            log_b = [grown[0], *[logaddexp(grown[i], log_b[i - 1]) for i in range(1, len(log_b))], top]
         return log_b[::-1]
 
     def _log_remainder(self, k: int, log_s: Tensor, parameters: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -155,8 +164,13 @@ class Gumbel(Archimedean):
             return torch.zeros_like(log_s)
         return plus_one(log_excess + log_polynomial(self._log_coefficients(k, theta, excess), -log_s))
 
-    def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
-        parameters = theta, excess, _ = self._parameters_like(log_u)
+    def _kernel(self, log_u: Tensor, excess: Tensor) -> Kernel | None:
+        return copula_kernels.gumbel
+
+    def _plain(
+        self, log_u: Tensor, log_1mu: Tensor, parameters: Parameters, observed: Tensor | None, count: Tensor | int
+    ) -> Tensor:
+        theta, excess, _ = parameters
         log_x = log_neg_log(log_u, log_1mu)  # (M, …)
         log_t = fold_logaddexp(fill(observed, log_x * theta, NOTHING).unbind(0))
         log_s = log_t / theta
@@ -240,13 +254,13 @@ class Frank(Archimedean):
             part._given = self.theta
         return part
 
-    def _pair_logits(self, log_u: Tensor, log_1mu: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _pair_logits(log_u: Tensor, log_1mu: Tensor, target: int, theta: Tensor) -> tuple[Tensor, Tensor]:
         r"""Logarithms of the two positive parts of :math:`(1 - h)(1 - e^{-\theta})/\theta`, for two margins.
 
         :math:`e^{-\theta u}\frac{1 - e^{-\theta v}}{\theta}` and :math:`e^{-\theta v}\frac{1 - e^{-\theta(1-v)}}
         {\theta}`, v the target: their shares are the conditional distribution function and its complement.
         """
-        theta = self._parameters_like(log_u)[0]
         other = 1 - target
         v, rest = theta * torch.exp(log_u[target]), theta * torch.exp(log_1mu[target])
         below = log_u[target] + log_expm1_ratio(v) - theta * torch.exp(log_u[other])
@@ -262,7 +276,7 @@ class Frank(Archimedean):
         """log h and log(1 - h)."""
         log_h, log_q = log1mexp(theta), -theta
         for r, w in zip(log_r.unbind(0), log_w.unbind(0), strict=True):
-            log_q = torch.logaddexp(log_q, log_h + w)
+            log_q = logaddexp(log_q, log_h + w)
             log_h = log_h + r
         return log_h, log_q
 
@@ -276,11 +290,16 @@ class Frank(Archimedean):
             total = total * h + weight
         return torch.log(total) + math.lgamma(order + 1)
 
-    def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
-        theta = self._parameters_like(log_u)[0]
+    def _kernel(self, log_u: Tensor, excess: Tensor) -> Kernel | None:
+        return copula_kernels.frank if copula_kernels.frank_usable(log_u, excess) else None
+
+    def _plain(
+        self, log_u: Tensor, log_1mu: Tensor, parameters: Parameters, observed: Tensor | None, count: Tensor | int
+    ) -> Tensor:
+        theta = parameters[0]
         scale = log_expm1_ratio(theta)
         if self.dim == 2:  # then both margins are observed in every row that counts
-            total = torch.logaddexp(*self._pair_logits(log_u, log_1mu, 1))
+            total = logaddexp(*self._pair_logits(log_u, log_1mu, 1, theta))
             return scale - theta * torch.exp(log_u).sum(0) - 2 * total
         log_r, log_w = self._terms(log_u, log_1mu, theta)
         log_h, log_q = self._fold(fill(observed, log_r, 0.0), fill(observed, log_w, NOTHING), theta)
@@ -296,7 +315,7 @@ class Frank(Archimedean):
         product = log_u.sum(0) + log_expm1_ratio(theta * torch.exp(log_u)).sum(0) - log_expm1_ratio(theta)
         # C = -log(1 - theta g) / theta with g = exp(product); the complement 1 - theta g in its positive parts
         g = torch.exp(product)
-        complement = torch.logaddexp(*self._pair_logits(log_u, log_1mu, 1)) - log_expm1_ratio(theta)
+        complement = logaddexp(*self._pair_logits(log_u, log_1mu, 1, theta)) - log_expm1_ratio(theta)
         small = (theta * g).abs() < 0.5
         near = torch.where(small, theta * g, 0.25)
         ratio = torch.where(near.abs() < 1e-9, 1.0, -torch.log1p(-near) / torch.where(near == 0, 1.0, near))
@@ -307,7 +326,7 @@ class Frank(Archimedean):
     def _conditional(self, log_u: Tensor, log_1mu: Tensor, target: int, observed: Tensor) -> tuple[Tensor, Tensor]:
         count = observed.sum(0)
         if self.dim == 2:
-            below, above = self._pair_logits(log_u, log_1mu, target)
+            below, above = self._pair_logits(log_u, log_1mu, target, self._parameters_like(log_u)[0])
             known = count > 0
             log_h = torch.where(known, logsigmoid(below - above), log_u[target])
             return log_h, torch.where(known, logsigmoid(above - below), log_1mu[target])
@@ -332,7 +351,7 @@ class Frank(Archimedean):
     def _psi_logs(self, log_t: Tensor) -> tuple[Tensor, Tensor]:
         theta = self.theta.detach()
         log_h = log1mexp(theta) - torch.exp(log_t)
-        log_q = torch.logaddexp(-theta, log1mexp(theta) + log1mexp_of_log(log_t))
+        log_q = logaddexp(-theta, log1mexp(theta) + log1mexp_of_log(log_t))
         return _with_complement(log_neg_log(log_q, log_h) - torch.log(theta))
 
     def kendall_tau(self) -> Tensor:
@@ -372,7 +391,7 @@ class Joe(Archimedean):
         """log h and log(1 - h)."""
         log_h, log_q = log_r[0], log_w[0]
         for r, w in zip(log_r[1:], log_w[1:], strict=True):
-            log_q = torch.logaddexp(log_q, log_h + w)
+            log_q = logaddexp(log_q, log_h + w)
             log_h = log_h + r
         return log_h, log_q
 
@@ -389,8 +408,13 @@ class Joe(Archimedean):
             coefficients.append(rising + log_stirling)
         return plus_one(log_excess - torch.log(theta) + log_polynomial(coefficients, log_ratio))
 
-    def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
-        parameters = theta, excess, _ = self._parameters_like(log_u)
+    def _kernel(self, log_u: Tensor, excess: Tensor) -> Kernel | None:
+        return copula_kernels.joe if copula_kernels.joe_usable(log_u) else None
+
+    def _plain(
+        self, log_u: Tensor, log_1mu: Tensor, parameters: Parameters, observed: Tensor | None, count: Tensor | int
+    ) -> Tensor:
+        theta, excess, _ = parameters
         log_r, log_w = self._terms(log_u, log_1mu, theta)
         log_h, log_q = self._fold(fill(observed, log_r, 0.0), fill(observed, log_w, NOTHING))
         polynomial = by_count(count, 2, self.dim, lambda k: self._log_sum(k, log_h - log_q, parameters))

@@ -2,6 +2,7 @@ r"""Kendall's tau of the Archimedean families as differentiable functions of the
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -44,6 +45,15 @@ def frank_tau(theta: Tensor) -> Tensor:
     return torch.where(small, series, torch.sign(theta) * (1 - 4 / size * (1 - debye)))
 
 
+_DIGAMMA_2 = 0.4227843350984671394  # 1 - Euler's constant
+_POLYGAMMA_2 = (  # derivatives of digamma at 2, from values of the zeta function
+    math.pi**2 / 6 - 1,
+    2 - 2 * 1.2020569031595942854,
+    math.pi**4 / 15 - 6,
+    24 - 24 * 1.0369277551433699263,
+)
+
+
 def joe_tau(theta: Tensor) -> Tensor:
     r"""Kendall's tau of the Joe copula.
 
@@ -54,17 +64,16 @@ def joe_tau(theta: Tensor) -> Tensor:
     Next to x = 1 (theta = 2) the divided difference is a series in x - 1.
 
     Example:
-        >>> joe_tau(torch.tensor([1.0, 2.0], dtype=torch.float64)).tolist()
-        [0.0, 0.3550659...]
+        >>> joe_tau(torch.tensor([2.0, 5.0], dtype=torch.float64)).tolist()
+        [0.3550659..., 0.6772...]
     """
     x = 2 / theta
     step = x - 1
     near = step.abs() < 1e-3
-    two = torch.tensor(2.0, dtype=theta.dtype, device=theta.device)
-    first, second, third = (torch.polygamma(n, two) for n in (1, 2, 3))
-    series = first + step * (second / 2 + step * third / 6)
+    first, second, third, fourth = _POLYGAMMA_2
+    series = first + step * (second / 2 + step * (third / 6 + step * fourth / 24))
     safe = torch.where(near, 1.0, step)
-    divided = (torch.digamma(1 + torch.where(near, 2.0, x)) - torch.digamma(two)) / safe
+    divided = (torch.digamma(1 + torch.where(near, 2.0, x)) - _DIGAMMA_2) / safe
     return 1 - x * torch.where(near, series, divided)
 
 

@@ -26,6 +26,7 @@ from amodal.distributions.copula_points import (
     require_inside,
     without_autocast,
 )
+from amodal.distributions.fused import Kernel, Plain, fused
 from amodal.distributions.inversion import attach_root, solve_increasing
 from amodal.distributions.log_space import LOG_HALF
 from amodal.errors import ConfigurationError, DataError, ShapeError
@@ -86,10 +87,25 @@ class Copula(nn.Module, ABC):
         Returns:
             Shape (…,).
         """
-        log_u, log_1mu, observed = self._enter_logs(log_u, log_1mu, observed)
+        return self.log_density_margins_first(*self._enter_logs(log_u, log_1mu, observed))
+
+    def log_density_margins_first(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None = None) -> Tensor:
+        r"""The same with the margins on the *first* axis, for callers that hold them so: nothing is checked or moved.
+
+        Args:
+            log_u: :math:`\log u`, shape (M, …), float32 or float64; finite where absent too.
+            log_1mu: :math:`\log(1-u)`, the same shape.
+            observed: Presence, bool, of as many axes and broadcastable.
+
+        Returns:
+            Shape (…,).
+        """
         with without_autocast(log_u):
             if observed is None:
-                return self._log_density(log_u, log_1mu, None, self.dim)
+                parts = self.kernel(log_u, log_1mu)
+                if parts is None:
+                    return self._log_density(log_u, log_1mu, None, self.dim)
+                return fused(parts[0], parts[1], log_u, log_1mu, *parts[2])
             count = observed.sum(0)
             enough = count >= 2
             used = observed | ~enough  # rows without a pair are evaluated in full at (1/2, …) and then set to zero
@@ -293,6 +309,19 @@ class Copula(nn.Module, ABC):
     _lowest_start: float = 0.02
 
     # ---------------------------------------------------------------- for the families, margins first
+
+    def kernel(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
+        """A fused form of the complete density, where the family has one in the range of these values.
+
+        Args:
+            log_u: Margins first, (M, …).
+            log_1mu: The same shape.
+
+        Returns:
+            The density in ordinary operations, its kernel (see ``fused``), and the parameters; the first two take
+            log u, log(1 - u) and the parameters. None where there is no such form.
+        """
+        return None
 
     @abstractmethod
     def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:

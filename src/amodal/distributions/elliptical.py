@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from amodal.distributions.copula_abstract import Copula
+from amodal.distributions.copula_kernels import Slopes
 from amodal.distributions.elliptical_cdf import separated_log_cdf
+from amodal.distributions.fused import Kernel, Plain
 from amodal.errors import ConfigurationError, ShapeError
 
 __all__ = ["Elliptical", "Factor"]
@@ -100,9 +102,7 @@ class Elliptical(Copula):
     def _factor(self, like: Tensor, observed: Tensor | None = None, order: Sequence[int] | None = None) -> Factor:
         """The factor of R, or of the part of R that each row observes, margins in the given order."""
         if observed is None and order is None and self._given is None:
-            free = self.raw_correlation.to(like.dtype)
-            rows = [[free[..., i * (i - 1) // 2 + j] for j in range(i)] for i in range(self.dim)]
-            return Factor(rows, [_length(row, free) for row in rows])
+            return self._factor_of(self._free_first(like))
         matrix = self.correlation
         if order is not None:
             matrix = matrix[..., list(order), :][..., :, list(order)]
@@ -116,6 +116,15 @@ class Elliptical(Copula):
         scales = scales.to(like.dtype)
         rows = [[unit[..., i, j] for j in range(i)] for i in range(self.dim)]
         return Factor(rows, [scales[..., i] for i in range(self.dim)])
+
+    def _free_first(self, like: Tensor) -> Tensor:
+        """The free entries of the factor, (M(M-1)/2, …), with as many axes as the scores (M, …)."""
+        free = self.raw_correlation.to(like.dtype).movedim(-1, 0)
+        return free.reshape(len(free), *[1] * (like.ndim - free.ndim), *free.shape[1:])
+
+    def _factor_of(self, free: Tensor) -> Factor:
+        rows = [[free[i * (i - 1) // 2 + j] for j in range(i)] for i in range(self.dim)]
+        return Factor(rows, [_length(row, free[0]) for row in rows])
 
     def margin(self, indices: Sequence[int]) -> Self:
         """The copula of some margins: the sub-matrix of R, attached to this one's parameters."""
@@ -160,6 +169,33 @@ class Elliptical(Copula):
         return f"dim={self.dim}, batch_shape={tuple(self.batch_shape)}"
 
     # ---------------------------------------------------------------- shared by both laws
+
+    def kernel(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
+        """The kernel of any number of margins, for parameters of its own; not on a GPU."""
+        if self._given is not None or log_u.is_cuda:
+            return None
+
+        def plain(log_u: Tensor, log_1mu: Tensor, free: Tensor) -> Tensor:
+            return self._plain_of_scores(self._scores(log_u, log_1mu), free)
+
+        def kernel(log_u: Tensor, log_1mu: Tensor, free: Tensor) -> tuple[Tensor, Slopes]:
+            scores, in_log_u, in_log_1mu = self._scores_and_slopes(log_u, log_1mu)
+            value, (in_scores, in_free) = self._kernel_of_scores(scores, free)
+            return value, (in_log_u * in_scores, in_log_1mu * in_scores, in_free)
+
+        return plain, kernel, (self._free_first(log_u),)
+
+    @abstractmethod
+    def _kernel_of_scores(self, scores: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Complete density and its derivatives in the scores and the free entries of the factor."""
+
+    @abstractmethod
+    def _plain_of_scores(self, scores: Tensor, free: Tensor) -> Tensor:
+        """The same in ordinary operations."""
+
+    @abstractmethod
+    def _scores_and_slopes(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores and their derivatives in log u and in log(1 - u), without a graph."""
 
     @abstractmethod
     def _scores(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:
@@ -212,7 +248,7 @@ class Elliptical(Copula):
 
 
 def _length(row: list[Tensor], like: Tensor) -> Tensor:
-    total = torch.ones(like.shape[:-1], dtype=like.dtype, device=like.device)
+    total = torch.ones_like(like)
     for a in row:
         total = total + a * a
     return torch.sqrt(total)

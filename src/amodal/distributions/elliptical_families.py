@@ -8,10 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from amodal.distributions import copula_kernels
+from amodal.distributions.copula_points import full_precision, without_autocast
 from amodal.distributions.elliptical import Elliptical, Factor
 from amodal.distributions.elliptical_cdf import bivariate_normal_log_cdf, bivariate_student_log_cdf
-from amodal.distributions.normal import normal_log_tails, normal_score
-from amodal.distributions.student import log1p_square, student_log_tails, student_score
+from amodal.distributions.fused import Kernel, Plain, fused
+from amodal.distributions.log_space import some_below
+from amodal.distributions.normal import normal_log_tails, normal_score, normal_score_slopes
+from amodal.distributions.student import log1p_square, student_log_tails, student_score, student_score_slopes
 from amodal.errors import ConfigurationError
 
 __all__ = ["GaussianCopula", "StudentTCopula"]
@@ -43,6 +47,12 @@ class GaussianCopula(Elliptical):
     def _mixing(self, n: int, generator: torch.Generator | None) -> Tensor | float:
         return 1.0
 
+    def score_kernel(self, like: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
+        """Like :meth:`kernel`, of the normal scores instead of the logarithms."""
+        if self._given is not None or like.is_cuda:
+            return None
+        return self._plain_of_scores, self._kernel_of_scores, (self._free_first(like),)
+
     def log_density_from_scores(self, scores: Tensor) -> Tensor:
         r"""Log density from the normal scores :math:`\xi`, for those who have them already.
 
@@ -53,7 +63,12 @@ class GaussianCopula(Elliptical):
             Shape (…,).
         """
         self._require_last_axis(scores)
-        return self._of_scores(scores.movedim(-1, 0), self._factor(scores))
+        with without_autocast(scores):
+            scores = full_precision(scores).movedim(-1, 0)
+            parts = self.score_kernel(scores)
+            if parts is None:
+                return self._of_scores(scores, self._factor(scores))
+            return fused(parts[0], parts[1], scores, *parts[2])
 
     @staticmethod
     def _of_scores(scores: Tensor, factor: Factor) -> Tensor:
@@ -67,6 +82,15 @@ class GaussianCopula(Elliptical):
         if observed is not None:
             scores = torch.where(observed, scores, 0.0)
         return self._of_scores(scores, self._factor(scores, observed))
+
+    def _kernel_of_scores(self, scores: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return copula_kernels.gaussian(scores, free)
+
+    def _plain_of_scores(self, scores: Tensor, free: Tensor) -> Tensor:
+        return self._of_scores(scores, self._factor_of(free))
+
+    def _scores_and_slopes(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return normal_score_slopes(log_u, log_1mu)
 
     def _log_cdf(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:
         scores = self._scores(log_u, log_1mu)
@@ -147,7 +171,24 @@ class StudentTCopula(Elliptical):
         scores = self._scores(log_u, log_1mu)
         if observed is not None:
             scores = torch.where(observed, scores, 0.0)
-        factor = self._factor(scores, observed)
+        return self._of_scores(scores, self._factor(scores, observed), count)
+
+    def _kernel_of_scores(self, scores: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return copula_kernels.student(scores, free, self.df, self._constants()[self.dim])
+
+    def _plain_of_scores(self, scores: Tensor, free: Tensor) -> Tensor:
+        return self._of_scores(scores, self._factor_of(free), self.dim)
+
+    def _scores_and_slopes(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return student_score_slopes(log_u, log_1mu, self.df)
+
+    def kernel(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
+        """The kernel, where squares of scores stay in range."""
+        least = -min(30.0 * self.df, 70.0)
+        far = some_below(log_u, least) or some_below(log_1mu, least)
+        return None if far else super().kernel(log_u, log_1mu)
+
+    def _of_scores(self, scores: Tensor, factor: Factor, count: Tensor | int) -> Tensor:
         # Scores reach 1e24: the quadratic form is taken of scores in units of the largest, where that is large.
         unit = scores.detach().abs().amax(0).clamp_min(1.0)
         quadratic = torch.zeros((), dtype=scores.dtype, device=scores.device)
@@ -158,15 +199,16 @@ class StudentTCopula(Elliptical):
         joint = log_unit + torch.log(torch.exp(-log_unit) + quadratic / self.df)
         margins = log1p_square(scores, self.df).sum(0)
         half = self.df / 2
-        return self._constant(count, scores) + log_det - (half + 0.5 * count) * joint + (half + 0.5) * margins
+        constant = torch.tensor(self._constants(), dtype=scores.dtype, device=scores.device)[count]
+        return constant + log_det - (half + 0.5 * count) * joint + (half + 0.5) * margins
 
-    def _constant(self, count: Tensor | int, like: Tensor) -> Tensor:
+    def _constants(self) -> list[float]:
+        """The ratio of gamma functions, by the number of margins."""
         half = self.df / 2
-        each = [
+        return [
             math.lgamma(half + k / 2) + (k - 1) * math.lgamma(half) - k * math.lgamma(half + 0.5)
             for k in range(self.dim + 1)
         ]
-        return torch.tensor(each, dtype=like.dtype, device=like.device)[count]
 
     def _log_cdf(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:
         scores = self._scores(log_u, log_1mu)

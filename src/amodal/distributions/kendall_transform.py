@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from amodal.distributions.log_space import log1mexp
-from amodal.distributions.normal import normal_score
+from amodal.distributions.normal import log_tails_and_hazards, normal_score
 
-__all__ = ["kendall_direction", "kendall_log_cdf", "kendall_score"]
+__all__ = ["kendall_direction", "kendall_log_cdf", "kendall_logs", "kendall_score", "kendall_score_slope"]
 
 _EXACT_UP_TO = 48
+_LEAST = 1e-30  # of -log F: where every coordinate is far above, F rounds to one
 
 
 def kendall_score(log_cdf: Tensor, dim: int) -> Tensor:
@@ -39,7 +40,7 @@ def kendall_score(log_cdf: Tensor, dim: int) -> Tensor:
         >>> kendall_score(torch.tensor([0.3]).log(), 1)  # one dimension: F itself is uniform
         tensor([-0.5244])
     """
-    g = -log_cdf
+    g = (-log_cdf).clamp_min(_LEAST)
     if dim > _EXACT_UP_TO:
         return -math.sqrt(9 * dim) * ((g / dim) ** (1 / 3) - 1 + 1 / (9 * dim))
     log_g = torch.log(g).unsqueeze(-1)
@@ -53,6 +54,35 @@ def kendall_score(log_cdf: Tensor, dim: int) -> Tensor:
     log_u_far = log1mexp(-torch.where(near_one, log_1mu, half))
     log_1mu_far = log1mexp(-torch.where(near_one, half, log_u))
     return normal_score(torch.where(near_one, log_u_far, log_u), torch.where(near_one, log_1mu, log_1mu_far))
+
+
+def kendall_score_slope(log_cdf: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """:func:`kendall_score` and its derivative, without a graph."""
+    if dim <= _EXACT_UP_TO:
+        with torch.enable_grad():
+            free = log_cdf.detach().requires_grad_()
+            score = kendall_score(free, dim)
+            slope = torch.autograd.grad(score.sum(), free)[0]
+        return score.detach(), slope
+    root = math.sqrt(9 * dim)
+    log_cdf = log_cdf.clamp(max=-_LEAST)
+    cube_root = (log_cdf * (-1 / dim)).pow_(1 / 3)
+    return (cube_root * -root).add_(root - 1 / root), cube_root.div_(log_cdf).mul_(-root / 3)
+
+
+def kendall_logs(log_cdf: Tensor, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    r""":math:`\log u` and :math:`\log(1-u)` of the Kendall transform and their derivatives in :math:`\log F`; no graph.
+
+    Args:
+        log_cdf: :math:`\log F(z) < 0`, any shape.
+        dim: D.
+
+    Returns:
+        Two pairs of tensors of the same shape.
+    """
+    score, slope = kendall_score_slope(log_cdf, dim)
+    lower, upper, hazard_lower, hazard_upper = log_tails_and_hazards(score)
+    return (lower, upper), (hazard_lower.mul_(slope), hazard_upper.mul_(slope).neg_())
 
 
 def kendall_log_cdf(score: Tensor, dim: int) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "log_expm1_ratio",
     "log_neg_log",
     "log_stirling_second",
+    "logaddexp",
     "some_above",
     "some_below",
     "switch_at",
@@ -80,6 +81,25 @@ def switch_at(x: Tensor, limit: float, below: Tensor, above: Tensor) -> Tensor:
     At the limit itself the two are averaged, so they must agree there.
     """
     return torch.lerp(above, below, torch.sign(limit - x).add_(1.0).mul_(0.5))
+
+
+class _LogAddExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b):  # type: ignore[override]
+        ctx.save_for_backward(a, b)
+        return torch.logaddexp(a, b)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        a, b = ctx.saved_tensors
+        difference = a - b
+        first, second = grad * torch.sigmoid(difference), grad * torch.sigmoid(-difference)
+        return first.sum_to_size(a.shape), second.sum_to_size(b.shape)
+
+
+def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    r""":math:`\log(e^a + e^b)` whose second derivative is finite too, however far apart a and b are."""
+    return cast(Tensor, _LogAddExp.apply(a, b))
 
 
 def log1mexp_of_log(log_x: Tensor) -> Tensor:

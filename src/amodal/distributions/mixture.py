@@ -14,8 +14,9 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from amodal.distributions.kendall_transform import kendall_logs
 from amodal.distributions.log_space import log1mexp
-from amodal.distributions.mixture_margins import mixture_margins, mixture_quantile
+from amodal.distributions.mixture_margins import component_logs, mixture_margins, mixture_quantile
 from amodal.distributions.mixture_sampling import attach_implicitly, choose_relaxed
 from amodal.distributions.normal import normal_log_tails
 from amodal.errors import ConfigurationError, DataError, ShapeError
@@ -305,6 +306,12 @@ class GaussianMixture(nn.Module):
         Raises:
             ConfigurationError: For low-rank covariances, whose orthant probabilities have no closed form.
         """
+        self._require_diagonal()
+        z = self._points(z)
+        t = (z.unsqueeze(-2) - self._spread(self.means, z)) / self._spread(self.scales, z)
+        return normal_log_tails(t)[0].sum(-1)
+
+    def _require_diagonal(self) -> None:
         if self.rank:
             raise ConfigurationError(
                 "the joint distribution function has no closed form with factors",
@@ -312,9 +319,28 @@ class GaussianMixture(nn.Module):
                 got=f"rank = {self.rank}",
                 hint="Use marginal_logs, or a diagonal mixture.",
             )
+
+    def kendall_logs(self, z: Any) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Of each component, in one pass: log density, and both logarithms of the Kendall transform u.
+
+        :math:`u_k` is uniform on (0, 1) if z comes from component k, as the joint distribution function is not; see
+        ``kendall_transform``.
+
+        Args:
+            z: Points, shape (…, D).
+
+        Returns:
+            :math:`\log N(z; \mu_k, \Sigma_k)`, :math:`\log u_k` and :math:`\log(1 - u_k)`, each of shape (…, K);
+            differentiable once.
+
+        Raises:
+            ConfigurationError: For low-rank covariances.
+        """
+        self._require_diagonal()
         z = self._points(z)
-        t = (z.unsqueeze(-2) - self._spread(self.means, z)) / self._spread(self.scales, z)
-        return normal_log_tails(t)[0].sum(-1)
+        means, scales = self._spread(self.means, z), self._spread(self.scales, z)
+        density, lower, upper = component_logs(z, means, scales, lambda log_cdf: kendall_logs(log_cdf, self.dim))
+        return density, lower, upper
 
     def joint_log_cdf(self, z: Any) -> Tensor:
         r""":math:`\log\sum_k \pi_k \prod_j \Phi\bigl((z_j - \mu_{kj})/\sigma_{kj}\bigr)`, shape (…,)."""

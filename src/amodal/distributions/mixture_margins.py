@@ -7,6 +7,7 @@ underflows, and in log space, component by component, as soon as anything does.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -14,11 +15,81 @@ from torch import Tensor
 
 from amodal.distributions.inversion import attach_root, solve_increasing
 from amodal.distributions.log_space import log1mexp
-from amodal.distributions.normal import LOG_ROOT_TWO_PI, normal_hazards, normal_log_tails, normal_score, two_tails
+from amodal.distributions.normal import (
+    LOG_ROOT_TWO_PI,
+    normal_hazards,
+    normal_log_tails,
+    normal_score,
+    sum_log_lower_tail,
+    two_tails,
+)
 
-__all__ = ["mixture_margins", "mixture_quantile"]
+__all__ = ["component_gradients", "component_logs", "component_sums", "mixture_margins", "mixture_quantile"]
 
+Transform = Callable[[Tensor], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 _SAFE_TAIL = {torch.float32: 1e-30, torch.float64: 1e-250}
+
+
+class _Margins(torch.autograd.Function):
+    """Few large buffers, used in place: allocating them costs more than filling them."""
+
+    @staticmethod
+    def forward(ctx, z, log_weights, means, scales):  # type: ignore[override]
+        ctx.shapes = z.shape, log_weights.shape, means.shape, scales.shape
+        inverse = 1.0 / scales
+        t = (z.unsqueeze(-2) - means).mul_(inverse)  # (…, K, D)
+        result = None if z.is_cuda else _linear(t, torch.exp(log_weights).unsqueeze(-1), inverse)
+        ctx.linear = result is not None
+        values, saved = result or _logarithmic(t, log_weights.unsqueeze(-1), torch.log(scales))
+        ctx.save_for_backward(t, inverse, *saved)
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_density, grad_lower, grad_upper):  # type: ignore[override]
+        t, inverse, of_density, of_lower, of_upper, *rest = ctx.saved_tensors
+        grads = [grad_density.unsqueeze(-2), grad_lower.unsqueeze(-2), grad_upper.unsqueeze(-2)]
+        if ctx.linear:  # what was saved are terms of sums: divide the gradients by the sums
+            weighted, *totals = rest
+            grads = [g / total for g, total in zip(grads, totals, strict=True)]
+            in_t = weighted * (grads[1] - grads[2])
+        else:  # shares already
+            in_t = (rest[0] * grads[1]).addcmul_(rest[1], grads[2], value=-1)
+        own = of_density * grads[0]
+        in_t.addcmul_(own, t, value=-1)
+        in_weight = (of_lower * grads[1]).addcmul_(of_upper, grads[2]).add_(own).sum(-1)
+        in_scale = own.addcmul_(in_t, t).mul_(inverse)
+        in_mean = in_t.mul_(inverse)
+        shapes = ctx.shapes
+        return (
+            in_mean.sum(-2).sum_to_size(shapes[0]),
+            in_weight.sum_to_size(shapes[1]),
+            -in_mean.sum_to_size(shapes[2]),
+            -in_scale.sum_to_size(shapes[3]),
+        )
+
+
+def _linear(t: Tensor, weights: Tensor, inverse: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None:
+    r"""The three results without logarithms of components, and the terms :math:`\pi_k \sigma_k^{-1}\phi(t_k)`,
+    :math:`\pi_k\Phi(t_k)`, :math:`\pi_k\Phi(-t_k)`, :math:`\pi_k\phi(t_k)` with the sums of the first three.
+
+    None if a tail comes near underflow.
+    """
+    of_lower, of_upper, weighted = two_tails(t)
+    of_lower.mul_(weights)
+    of_upper.mul_(weights)
+    below, above = of_lower.sum(-2, keepdim=True), of_upper.sum(-2, keepdim=True)
+    smaller = torch.minimum(below, above)
+    if smaller.numel() and not float(smaller.amin()) > _SAFE_TAIL[t.dtype]:
+        return None
+    weighted.mul_(weights)
+    of_density = weighted * inverse
+    total = of_density.sum(-2, keepdim=True)
+    side = torch.sign(below - above).add_(1.0).mul_(0.5)  # 1 where the lower tail is the larger
+    log_smaller, log_larger = torch.log(smaller), torch.log1p(-smaller)
+    log_lower, log_upper = torch.lerp(log_smaller, log_larger, side), torch.lerp(log_larger, log_smaller, side)
+    values = torch.log(total).squeeze(-2), log_lower.squeeze(-2), log_upper.squeeze(-2)
+    return values, (of_density, of_lower, of_upper, weighted, total, below, above)
 
 
 def _softmax(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,61 +100,8 @@ def _softmax(x: Tensor) -> tuple[Tensor, Tensor]:
     return (top + torch.log(total)).squeeze(-2), shares / total
 
 
-class _Margins(torch.autograd.Function):
-    """Saves, for each component, what the gradient of each result with respect to log weight and t needs."""
-
-    @staticmethod
-    def forward(ctx, z, log_weights, means, scales):  # type: ignore[override]
-        inverse = 1.0 / scales
-        t = (z.unsqueeze(-2) - means) * inverse  # (…, K, D)
-        weights = torch.exp(log_weights).unsqueeze(-1)
-        result = None if z.is_cuda else _linear(t, weights, inverse)
-        if result is None:
-            result = _logarithmic(t, log_weights.unsqueeze(-1), torch.log(scales))
-        values, shares = result
-        ctx.save_for_backward(t, inverse, *shares)
-        ctx.shapes = z.shape, log_weights.shape, means.shape, scales.shape
-        return values
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_density, grad_lower, grad_upper):  # type: ignore[override]
-        t, inverse, of_density, of_lower, of_upper, hazard_lower, hazard_upper = ctx.saved_tensors
-        shapes = ctx.shapes
-        grads = (grad_density.unsqueeze(-2), grad_lower.unsqueeze(-2), grad_upper.unsqueeze(-2))
-        own = grads[0] * of_density
-        in_t = grads[1] * hazard_lower - grads[2] * hazard_upper - own * t
-        in_mean = in_t * inverse
-        in_scale = -(own + in_t * t) * inverse
-        in_weight = own.sum(-1) + (grads[1] * of_lower).sum(-1) + (grads[2] * of_upper).sum(-1)
-        return (
-            in_mean.sum(-2).sum_to_size(shapes[0]),
-            in_weight.sum_to_size(shapes[1]),
-            -in_mean.sum_to_size(shapes[2]),
-            in_scale.sum_to_size(shapes[3]),
-        )
-
-
-def _linear(t: Tensor, weights: Tensor, inverse: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None:
-    """The three results and their shares without logarithms of components; None if a tail comes near underflow."""
-    lower, upper, density = two_tails(t)
-    of_lower, of_upper, weighted = weights * lower, weights * upper, weights * density
-    below, above = of_lower.sum(-2, keepdim=True), of_upper.sum(-2, keepdim=True)
-    smaller = torch.minimum(below, above)
-    if not float(smaller.amin()) > _SAFE_TAIL[t.dtype] if smaller.numel() else False:
-        return None
-    of_density = weighted * inverse
-    total = of_density.sum(-2, keepdim=True)
-    log_smaller, log_larger = torch.log(smaller), torch.log1p(-smaller)
-    side = torch.sign(below - above).add_(1.0).mul_(0.5)  # 1 where the lower tail is the larger
-    log_lower, log_upper = torch.lerp(log_smaller, log_larger, side), torch.lerp(log_larger, log_smaller, side)
-    below, above = 1.0 / below, 1.0 / above
-    values = (torch.log(total).squeeze(-2), log_lower.squeeze(-2), log_upper.squeeze(-2))
-    shares = (of_density / total, of_lower * below, of_upper * above, weighted * below, weighted * above)
-    return values, shares
-
-
 def _logarithmic(t: Tensor, log_weights: Tensor, log_scales: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The three results by components, their shares, and the shares of the tails times their hazards."""
     lower, upper = normal_log_tails(t)
     log_density, of_density = _softmax(log_weights - log_scales - 0.5 * t * t - LOG_ROOT_TWO_PI)
     log_lower, of_lower = _softmax(log_weights + lower)
@@ -96,6 +114,78 @@ def _logarithmic(t: Tensor, log_weights: Tensor, log_scales: Tensor) -> tuple[tu
     hazards = normal_hazards(t)
     shares = (of_density, of_lower, of_upper, of_lower * hazards[0], of_upper * hazards[1])
     return (log_density, log_lower, log_upper), shares
+
+
+def component_sums(z: Tensor, means: Tensor, scales: Tensor) -> tuple[Tensor, ...]:
+    """Log densities and joint log distribution functions of components, and what their gradients need; no graph.
+
+    Args:
+        z: Points, shape (…, D).
+        means: Shape (…, K, D).
+        scales: Shape (…, K, D).
+
+    Returns:
+        Log density and log distribution function, (…, K), then t, the inverse scales and the hazards.
+    """
+    inverse = 1.0 / scales
+    t = (z.unsqueeze(-2) - means).mul_(inverse)
+    log_cdf, hazard = sum_log_lower_tail(t)
+    density = (t * t).sum(-1).mul_(-0.5).add_(torch.log(inverse).sum(-1) - z.shape[-1] * LOG_ROOT_TWO_PI)
+    return density, log_cdf, t, inverse, hazard
+
+
+def component_gradients(
+    saved: Sequence[Tensor], in_density: Tensor, in_log_cdf: Tensor, shapes: Sequence[torch.Size]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in z, means and scales from those in the two results of :func:`component_sums`."""
+    t, inverse, hazard = saved
+    own = in_density.unsqueeze(-1)
+    in_t = (hazard * in_log_cdf.unsqueeze(-1)).addcmul_(t, own, value=-1).mul_(inverse)
+    in_scale = (in_t * t).sum_to_size(shapes[2]) + own.sum_to_size(*shapes[2][:-1], 1) * inverse
+    return in_t.sum(-2).sum_to_size(shapes[0]), -in_t.sum_to_size(shapes[1]), -in_scale
+
+
+class _ComponentLogs(torch.autograd.Function):
+    """Log densities and joint log distribution functions of components, or what a transform makes of the latter."""
+
+    @staticmethod
+    def forward(ctx, z, means, scales, transform):  # type: ignore[override]
+        ctx.shapes = z.shape, means.shape, scales.shape
+        density, log_cdf, *saved = component_sums(z, means, scales)
+        results, slopes = transform(log_cdf)
+        ctx.save_for_backward(*saved, *slopes)
+        return density, *results
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_density, *grads):  # type: ignore[override]
+        saved, slopes = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        in_log_cdf = torch.zeros_like(grad_density)
+        for grad, slope in zip(grads, slopes, strict=True):
+            in_log_cdf.addcmul_(grad, slope)
+        return *component_gradients(saved, grad_density, in_log_cdf, ctx.shapes), None
+
+
+def _untransformed(log_cdf: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    return (log_cdf,), (torch.ones_like(log_cdf),)
+
+
+def component_logs(
+    z: Tensor, means: Tensor, scales: Tensor, transform: Transform = _untransformed
+) -> tuple[Tensor, ...]:
+    r"""Log density and joint log distribution function of diagonal Gaussians, from one pass.
+
+    Args:
+        z: Points, shape (…, D).
+        means: Shape (…, K, D).
+        scales: Shape (…, K, D).
+        transform: Takes the joint log distribution function and returns functions of it, and their derivatives.
+
+    Returns:
+        :math:`\sum_j \log N(z_j; \mu_{kj}, \sigma_{kj}^2)` and :math:`\sum_j \log\Phi((z_j-\mu_{kj})/\sigma_{kj})`, or
+        what the transform makes of the latter, each of shape (…, K); differentiable once.
+    """
+    return cast("tuple[Tensor, ...]", _ComponentLogs.apply(z, means, scales, transform))
 
 
 def mixture_margins(z: Tensor, log_weights: Tensor, means: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:

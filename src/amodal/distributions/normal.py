@@ -14,9 +14,18 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from amodal.distributions.log_space import some_above, some_below
+from amodal.distributions.log_space import some_above, some_below, switch_at
 
-__all__ = ["LOG_ROOT_TWO_PI", "normal_hazards", "normal_log_tails", "normal_score", "two_tails"]
+__all__ = [
+    "LOG_ROOT_TWO_PI",
+    "log_tails_and_hazards",
+    "normal_hazards",
+    "normal_log_tails",
+    "normal_score",
+    "normal_score_slopes",
+    "sum_log_lower_tail",
+    "two_tails",
+]
 
 LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 _ROOT_HALF = math.sqrt(0.5)
@@ -47,10 +56,9 @@ def _tails(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return log_smaller, torch.log1p(-smaller), hazard, density / (1.0 - smaller)
 
 
-def _by_sign(t: Tensor, smaller: Tensor, larger: Tensor) -> tuple[Tensor, Tensor]:
-    """(smaller, larger) where t < 0, (larger, smaller) where t > 0: several times faster than ``torch.where``."""
-    negative = torch.sign(t).sub_(1.0).mul_(-0.5)  # lerp is exact at 0 and 1
-    return torch.lerp(larger, smaller, negative), torch.lerp(smaller, larger, negative)
+def _negative(t: Tensor) -> Tensor:
+    """1 where t < 0, 0 where t > 0, a half at 0: weights of ``lerp``, which is several times faster than ``where``."""
+    return torch.sign(t).sub_(1.0).mul_(-0.5)
 
 
 def two_tails(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,11 +68,37 @@ def two_tails(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         t: Any shape; beyond about 13 (float32) or 38 (float64) in size, the smaller tail is zero.
 
     Returns:
-        Three tensors of the same shape.
+        Three new tensors of the same shape.
     """
-    smaller = torch.erfc(t.abs() * _ROOT_HALF).mul_(0.5)
-    lower, upper = _by_sign(t, smaller, 1.0 - smaller)
-    return lower, upper, torch.exp(t * t * -0.5 - LOG_ROOT_TWO_PI)
+    smaller = t.abs().mul_(_ROOT_HALF).erfc_().mul_(0.5)
+    larger = 1.0 - smaller
+    negative = _negative(t)
+    lower = torch.lerp(larger, smaller, negative)
+    return lower, smaller.lerp_(larger, negative), (t * t).mul_(-0.5).sub_(LOG_ROOT_TWO_PI).exp_()
+
+
+def sum_log_lower_tail(t: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\sum_j \log\Phi(t_j)` over the last axis, and :math:`\phi(t_j)/\Phi(t_j)`, without a graph.
+
+    To absolute precision: where :math:`\Phi(t)` is next to one, its logarithm is its rounding error. Logarithms are
+    taken of products of four where these cannot underflow.
+
+    Args:
+        t: Shape (…, D).
+
+    Returns:
+        Shapes (…,) and (…, D).
+    """
+    lowest = -math.inf if t.is_cuda or not t.numel() else float(t.amin())
+    if lowest < -_FAR[t.dtype] or t.shape[-1] <= 8:  # of few terms, each counts
+        return normal_log_tails(t)[0].sum(-1), normal_hazards(t)[0]
+    tail = (t * -_ROOT_HALF).erfc_().mul_(0.5)
+    hazard = (t * t).mul_(-0.5).sub_(LOG_ROOT_TWO_PI).exp_().div_(tail)
+    quarter = t.shape[-1] // 4
+    if t.shape[-1] % 4 == 0 and lowest > -6.0:
+        tail = tail[..., : 2 * quarter] * tail[..., 2 * quarter :]
+        tail = tail[..., :quarter] * tail[..., quarter:]
+    return tail.log_().sum(-1), hazard
 
 
 def normal_hazards(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,20 +123,26 @@ def normal_hazards(t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(negative, hazard, other), torch.where(negative, other, hazard)
 
 
+def log_tails_and_hazards(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What :func:`normal_log_tails` gives, and its two hazards, without a graph."""
+    log_smaller, log_larger, hazard, other = _tails(t)
+    negative = _negative(t)
+    logs = torch.lerp(log_larger, log_smaller, negative), torch.lerp(log_smaller, log_larger, negative)
+    return *logs, torch.lerp(other, hazard, negative), hazard.lerp_(other, negative)
+
+
 class _NormalLogTails(torch.autograd.Function):
     @staticmethod
     def forward(ctx, t):  # type: ignore[override]
-        log_smaller, log_larger, hazard, other = _tails(t)
-        ctx.save_for_backward(t, hazard, other)
-        return _by_sign(t, log_smaller, log_larger)
+        lower, upper, *hazards = log_tails_and_hazards(t)
+        ctx.save_for_backward(t, *hazards)
+        return lower, upper
 
     @staticmethod
     def backward(ctx, grad_lower, grad_upper):  # type: ignore[override]
-        t, hazard, other = ctx.saved_tensors
+        t, lower, upper = ctx.saved_tensors
         if torch.is_grad_enabled():  # a graph of the gradient is wanted
             lower, upper = normal_hazards(t)
-        else:
-            lower, upper = _by_sign(t, hazard, other)
         return grad_lower * lower - grad_upper * upper
 
 
@@ -133,24 +173,63 @@ def _deep_score(log_p: Tensor) -> Tensor:
     return a
 
 
+def _rational(x: Tensor, top: tuple[float, ...], bottom: tuple[float, ...]) -> Tensor:
+    """Ratio of two polynomials, coefficients from the highest power."""
+    above, below = x * top[0], x * bottom[0]
+    for coefficient in top[1:-1]:
+        above = above.add_(coefficient).mul_(x)
+    for coefficient in bottom[1:-1]:
+        below = below.add_(coefficient).mul_(x)
+    return above.add_(top[-1]).div_(below.add_(bottom[-1]))
+
+
+def _upper_score(log_p: Tensor) -> Tensor:
+    r"""a >= 0 with :math:`\Phi(-a) = p \le 1/2`; in float32 by Wichura's rational functions (AS 241, 1988)."""
+    p = torch.exp(log_p)
+    if p.dtype != torch.float32 or p.is_cuda or some_below(log_p, -24.9):
+        return torch.special.ndtri(p).neg_()
+    q = 0.5 - p
+    centre = _rational(
+        0.180625 - q * q,
+        (59.109374720, 159.29113202, 50.434271938, 3.3871327179),
+        (67.187563600, 78.757757664, 17.895169469, 1.0),
+    ).mul_(q)
+    root = torch.sqrt(-log_p).sub_(1.6)
+    tail = _rational(
+        root, (0.17023821103, 1.3067284816, 2.7568153900, 1.4234372777), (0.12021132975, 0.73700164250, 1.0)
+    )
+    return switch_at(q, 0.425, centre, tail)
+
+
+def normal_score_slopes(log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r""":func:`normal_score` and its derivatives in :math:`\log u` and :math:`\log(1-u)`, without a graph."""
+    log_p = torch.minimum(log_u, log_1mu)
+    a = _upper_score(log_p)
+    slope = (a * a).mul_(0.5).add_(log_p).add_(LOG_ROOT_TWO_PI).exp_()  # p / phi(a): d score / d log p
+    if some_below(log_p, _DEEP[log_p.dtype]):
+        deep = log_p < _DEEP[log_p.dtype]
+        a = torch.where(deep, _deep_score(torch.where(deep, log_p, -1e3)), a)
+        slope = torch.where(deep, _mills_series(torch.where(deep, a * a, 1e4)) / a, slope)
+    side = torch.sign(log_u - log_1mu)  # 1 in the upper half
+    in_log_u = slope * (0.5 - 0.5 * side)
+    return a.mul_(side), in_log_u, in_log_u - slope
+
+
 class _NormalScore(torch.autograd.Function):
     @staticmethod
     def forward(ctx, log_u, log_1mu):  # type: ignore[override]
-        lower = log_u < log_1mu
-        log_p = torch.minimum(log_u, log_1mu)
-        a = -torch.special.ndtri(torch.exp(log_p))
-        if some_below(log_p, _DEEP[log_p.dtype]):
-            deep = log_p < _DEEP[log_p.dtype]
-            a = torch.where(deep, _deep_score(torch.where(deep, log_p, -1e3)), a)
-        score = torch.where(lower, -a, a)
-        ctx.save_for_backward(score, lower)
+        score, *slopes = normal_score_slopes(log_u, log_1mu)
+        ctx.save_for_backward(score, *slopes)
         return score
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        score, lower = ctx.saved_tensors
-        slope = grad / normal_hazards(-score.abs())[0]  # d score / d log p = p / phi(score)
-        return torch.where(lower, slope, 0.0), torch.where(lower, 0.0, -slope)
+        score, in_log_u, in_log_1mu = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a graph of the gradient is wanted
+            upper = in_log_1mu != 0
+            slope = 1 / normal_hazards(torch.where(upper, -score, score))[0]
+            in_log_u, in_log_1mu = torch.where(upper, 0.0, slope), torch.where(upper, -slope, 0.0)
+        return grad * in_log_u, grad * in_log_1mu
 
 
 def normal_score(log_u: Tensor, log_1mu: Tensor) -> Tensor:

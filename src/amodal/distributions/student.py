@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["student_log_density", "student_log_tails", "student_score"]
+from amodal.distributions.log_space import some_below
+
+__all__ = ["student_log_density", "student_log_tails", "student_score", "student_score_slopes"]
 
 _DEEP = -650.0  # log p below which p would underflow in float64
+_SHALLOW = {torch.float32: -75.0, torch.float64: -650.0}  # where the closed forms hold
 
 
 def student_log_density(x: Tensor, df: float | Tensor) -> Tensor:
@@ -116,52 +119,75 @@ def student_log_tails(x: Tensor, df: float | Tensor) -> tuple[Tensor, Tensor]:
     return cast("tuple[Tensor, Tensor]", _StudentLogTails.apply(x, df))
 
 
-def _closed_score(p: Tensor, df: float) -> Tensor:
-    """The upper quantile a of a tail p <= 1/2 for 1, 2 or 4 degrees of freedom."""
+_CLOSED = (1.0, 2.0, 4.0)
+
+
+def _closed_score(log_p: Tensor, df: float) -> tuple[Tensor, Tensor]:
+    """The upper quantile a of a tail p <= 1/2, and -da / d log p, for 1, 2 or 4 degrees of freedom."""
+    p = torch.exp(log_p)
     if df == 1:
-        return torch.cos(math.pi * p) / torch.sin(math.pi * p)
-    spread = 4 * p * (1 - p)
+        sine = torch.sin(math.pi * p)
+        return torch.cos(math.pi * p) / sine, math.pi * p / (sine * sine)
     if df == 2:
-        return (1 - 2 * p) * torch.sqrt(2 / spread)
-    # 4 cos(arccos(sqrt(s)) / 3) / sqrt(s) - 4 = x^2, without its cancellation next to s = 1
-    root = torch.sqrt(spread)
-    angle = torch.atan2(1 - 2 * p, root) / 3  # arccos(root), as 1 - s = (1 - 2p)^2
-    sine = torch.sin(angle)
-    # cos(angle) - cos(3 angle) = 4 sin(angle)^2 cos(angle)
-    return 4 * sine * torch.sqrt(torch.cos(angle) / root)
+        root = torch.rsqrt(2 * p * (1 - p))
+        return (1 - 2 * p) * root, p * root**3
+    # With y = x / sqrt(4 + x^2) and e = 1 - y: e^2 (3 - e) = 4p, by Newton's method from its leading term
+    e = torch.exp(0.5 * (log_p + math.log(4 / 3)))
+    goal = 4 * p
+    for _ in range(3 if p.dtype == torch.float32 else 5):
+        square = e * e
+        e = (3 * square - 2 * square * e + goal).div_(6 * e - 3 * square)
+    root = torch.rsqrt(e * (2 - e))
+    return 2 * (1 - e) * root, (2 / 3) * (3 - e) * (e * root) ** 2 * root**3
+
+
+def student_score_slopes(log_u: Tensor, log_1mu: Tensor, df: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r""":func:`student_score` and its derivatives in :math:`\log u` and :math:`\log(1-u)`, without a graph."""
+    log_p = torch.minimum(log_u, log_1mu)
+    side = torch.sign(log_u - log_1mu)  # 1 in the upper half
+    shallow = _SHALLOW[log_p.dtype]
+    if not isinstance(df, Tensor) and df in _CLOSED and (log_p.is_cuda or not some_below(log_p, shallow)):
+        a, slope = _closed_score(log_p.clamp_min(shallow), df)
+    else:
+        wide = torch.as_tensor(df, dtype=torch.float64, device=log_p.device)
+        a = _general_score(log_p.double(), wide)
+        slope = torch.exp(log_p - student_log_density(a, wide))
+        limit = torch.finfo(log_u.dtype).max / 1e3
+        a, slope = a.clamp(max=limit).to(log_u.dtype), slope.clamp(max=limit).to(log_u.dtype)
+    in_log_u = slope * (0.5 - 0.5 * side)
+    return a * side, in_log_u, in_log_u - slope
 
 
 class _StudentScore(torch.autograd.Function):
     @staticmethod
     def forward(ctx, log_u, log_1mu, df):  # type: ignore[override]
-        from scipy.special import stdtrit
-
-        lower = log_u < log_1mu
-        log_p = torch.minimum(log_u, log_1mu).double()
-        value = float(df) if df.ndim == 0 else math.nan
-        if value in (1.0, 2.0, 4.0):
-            a = _closed_score(torch.exp(log_p.clamp_min(_DEEP)), value)
-        else:
-            clamped, nu = np.broadcast_arrays(log_p.clamp_min(_DEEP).cpu().numpy(), df.double().cpu().numpy())
-            a = torch.as_tensor(-stdtrit(nu, np.exp(clamped)), device=log_u.device)
-        deep = log_p < _DEEP
-        if bool(deep.any()):
-            nu = df.double().expand(a.shape)[deep.expand(a.shape)].cpu().numpy()
-            far = _far_log_score(log_p.expand(a.shape)[deep.expand(a.shape)].cpu().numpy(), nu)
-            a = a.clone()
-            a[deep.expand(a.shape)] = torch.as_tensor(np.exp(np.minimum(far, 700.0)), device=a.device)
-        limit = torch.finfo(log_u.dtype).max / 1e3
-        score = torch.where(lower, -a, a).clamp(-limit, limit).to(log_u.dtype)
-        ctx.save_for_backward(log_u, log_1mu, df, score, lower)
+        score, *slopes = student_score_slopes(log_u, log_1mu, df)
+        ctx.df, ctx.shape = df, log_u.shape
+        ctx.save_for_backward(score, *slopes)
         return score
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[override]
-        log_u, log_1mu, df, score, lower = ctx.saved_tensors
-        log_p = torch.where(lower, log_u, log_1mu)
-        slope = grad * torch.exp(log_p - student_log_density(score, df))  # |dx / d log p| = p / t(x)
-        slope = slope.sum_to_size(log_u.shape)
-        return torch.where(lower, slope, 0.0), torch.where(lower, 0.0, -slope), None
+        score, in_log_u, in_log_1mu = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a graph of the gradient is wanted
+            upper = in_log_1mu != 0
+            log_p = torch.where(upper, student_log_tails(-score, ctx.df)[0], student_log_tails(score, ctx.df)[0])
+            slope = torch.exp(log_p - student_log_density(score, ctx.df))
+            in_log_u, in_log_1mu = torch.where(upper, 0.0, slope), torch.where(upper, -slope, 0.0)
+        return (grad * in_log_u).sum_to_size(ctx.shape), (grad * in_log_1mu).sum_to_size(ctx.shape), None
+
+
+def _general_score(log_p: Tensor, df: Tensor) -> Tensor:
+    """The upper quantile of a tail for any degrees of freedom, in float64: SciPy, and beyond its range a series."""
+    from scipy.special import stdtrit
+
+    tail, nu = np.broadcast_arrays(log_p.cpu().numpy(), df.cpu().numpy())
+    a = -stdtrit(nu, np.exp(np.maximum(tail, _DEEP)))
+    deep = tail < _DEEP
+    if deep.any():
+        a = np.array(a)
+        a[deep] = np.exp(np.minimum(_far_log_score(tail[deep], nu[deep]), 700.0))
+    return torch.as_tensor(a, device=log_p.device)
 
 
 def student_score(log_u: Tensor, log_1mu: Tensor, df: float | Tensor) -> Tensor:
@@ -184,5 +210,4 @@ def student_score(log_u: Tensor, log_1mu: Tensor, df: float | Tensor) -> Tensor:
         >>> student_score(u.log(), torch.log1p(-u), 4.0).tolist()
         [-0.7406..., 0.0, 2.7764...]
     """
-    df = torch.as_tensor(df, dtype=log_u.dtype, device=log_u.device)
     return cast(Tensor, _StudentScore.apply(log_u, log_1mu, df))

@@ -141,7 +141,7 @@ def findings(subject: Subject) -> list[Markup]:
         sentence = {
             "better": "Beyond noise, that is better than <b>{}</b>: {}.",
             "worse": "Beyond noise, that is worse than <b>{}</b>: {}.",
-            "unclear": "From <b>{}</b> no difference can be told: {}.",
+            "unclear": "No difference from <b>{}</b> can be told from noise: {}.",
         }[found.verdict]
         said.append(Markup(sentence).format(other, format_difference(found.difference, metric)))
     return said + _of_patterns(subject, others) + _of_rates(subject)

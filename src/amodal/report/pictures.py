@@ -99,7 +99,7 @@ def _quadrants(schema: Schema, batch: Batch, row: int, seen: NDArray[np.bool_]) 
     hidden = [name.replace("_", " ") for name, present in zip(schema.names, seen) if not present]
     alt = "A scanned digit" + (f"; greyed out, because it was absent: {join_words(hidden)}" if hidden else "")
     state = "seen" if not hidden else "part"
-    return Exhibit("picture", "", state, picture=_png(scan / 16, visible), alt=f"{alt}.", size=(96, 96))
+    return Exhibit("picture", "", state, picture=_png(scan / 16, visible), alt=f"{alt}.", size=(88, 88))
 
 
 def _image(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:

@@ -1,0 +1,183 @@
+"""XOR: does PRIMO say what a missing number could still change? Accuracy and V where both are known exactly.
+
+Command:  python recipes/xor.py --out runs/xor
+Time:     TIME
+Expected: TABLE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import amodal
+from amodal.data.xor import XorClusters, xor_cohort
+from amodal.files import replace_file
+from amodal.missingness import MCAR, Natural
+from amodal.removal import draw_presence
+
+PRIMO = {"always_observed": ["x_o"], "latent": 2, "prediction_draws": 200}
+PAPER = {"learning_rate": 1e-3, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.0, "clip": None}
+# method, its options, whether complete rows only, settings of training (the others: the library's)
+MODELS: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
+    "unimodal": ("unimodal", {"modality": "x_o"}, False, {}),
+    "multimodal": ("fusion", {"dropout": 0.0}, True, {}),
+    "modality_dropout": ("modality_dropout", {"dropout": 0.0}, False, {}),
+    "primo, paper": ("primo", {**PRIMO, "preset": "paper"}, False, PAPER),
+    "primo": ("primo", PRIMO, False, {}),
+}
+SIDES = ("L", "R")
+
+
+def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: int) -> dict[str, float]:
+    """Accuracy, likelihood and, for PRIMO, V of one model, with x_m missing and present, by side of x_o."""
+    left = test.batch(np.arange(len(test))).values["x_o"].numpy()[:, 0] < 0
+    rows = {"missing": np.tile([True, False], (len(test), 1)), "complete": np.ones((len(test), 2), dtype=bool)}
+    found: dict[str, float] = {}
+    for state, presence in rows.items():
+        if (name, state) in (("unimodal", "complete"), ("multimodal", "missing")):
+            continue
+        cases = test.with_observed(presence)
+        if name.startswith("primo"):
+            result = amodal.impact(model, cases, draws=draws, plausible=False, vary=[])
+            predicted = result.prediction
+            for side, chosen in zip(SIDES, (left, ~left)):
+                found[f"V {state} {side}"] = float(result.variability[chosen].mean())
+        else:
+            predicted = model.predict(cases)
+        correct = predicted.argmax(1) == test.target
+        found[f"accuracy {state}"] = float(correct.mean())
+        found[f"NLL {state}"] = float(-np.log(np.clip(predicted[np.arange(len(test)), test.target], 1e-12, 1)).mean())
+        if state == "complete":
+            found |= {f"{state} {side}": float(correct[chosen].mean()) for side, chosen in zip(SIDES, (left, ~left))}
+    return found
+
+
+def ideal(test: amodal.Cohort, world: XorClusters) -> dict[str, float]:
+    """The same of exact predictions."""
+    batch = test.batch(np.arange(len(test)))
+    x_o, x_m = (batch.values[name].numpy()[:, 0] for name in ("x_o", "x_m"))
+    left, found = x_o < 0, {}
+    for state, known in (("missing", None), ("complete", x_m)):
+        predicted = world.bayes_predictions(x_o, known)
+        correct = predicted.argmax(1) == test.target
+        found[f"accuracy {state}"] = correct.mean()
+        found[f"NLL {state}"] = -np.log(predicted[np.arange(len(test)), test.target]).mean()
+        for side, chosen in zip(SIDES, (left, ~left)):
+            found[f"V {state} {side}"] = world.ideal_variability(x_o, known)[chosen].mean()
+            if state == "complete":
+                found[f"{state} {side}"] = correct[chosen].mean()
+    return {key: float(value) for key, value in found.items()}
+
+
+def run(
+    out: Path,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    points: int = 40_000,
+    labels: str = "drawn",
+    draws: int = 200,
+    epochs: int = 20,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Trains each model for each seed and measures it.
+
+    Args:
+        out: Folder of the results, one file a run.
+        names: Keys of `MODELS`.
+        seeds: Seeds of points, removal and training.
+        points: Number of points drawn.
+        labels: "drawn" or "centre"; see `XorClusters`.
+        draws: Draws of V and of PRIMO's predictions.
+        epochs: Passes over the training points.
+        **settings: Further arguments of `amodal.fit`, for all models.
+
+    Returns:
+        One row a model and seed.
+    """
+    for seed in seeds:
+        cohort = xor_cohort(n=points, labels=labels, seed=seed)  # type: ignore[arg-type]
+        train, test = cohort.split("train"), cohort.split("test")
+        train = train.with_observed(draw_presence(MCAR({"x_o": 0.0, "x_m": 0.5}), train, seed).observed)
+        optimal = out / f"bayes-seed{seed}.json"
+        if not optimal.is_file():
+            write(optimal, {"model": "bayes", "seed": seed, **ideal(test, XorClusters(labels=labels))})  # type: ignore[arg-type]
+        for name in names:
+            file = out / f"{name.replace(', ', '-')}-seed{seed}.json"
+            if file.is_file():
+                continue
+            method, options, complete_only, own = MODELS[name]
+            rows = train.take(train.observed.all(axis=1)) if complete_only else train
+            started = time.time()
+            model = amodal.fit(
+                method,
+                rows,
+                missingness=Natural(),
+                options=options,
+                encoders={part: {"name": "mlp", "dropout": 0.0} for part in ("x_o", "x_m")},
+                width=128,
+                seed=seed,
+                **{"epochs": epochs, "batch_size": 256, "patience": None, **own, **settings},
+            )
+            record = {
+                "model": name,
+                "seed": seed,
+                **measure(name, model, test, draws),
+                "seconds": time.time() - started,
+            }
+            write(file, record)
+            shown = "  ".join(f"{key} {value:.3f}" for key, value in record.items() if isinstance(value, float))
+            print(f"{name} seed {seed}: {shown}", flush=True)
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
+    return pd.DataFrame(records)
+
+
+def write(file: Path, record: Mapping[str, Any]) -> None:
+    replace_file(file, lambda path: Path(path).write_text(json.dumps(record, indent=1), encoding="utf-8"))
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and sample standard deviation over seeds, one row a model."""
+    grouped = frame.drop(columns="seed").groupby("model", sort=False)
+    mean, spread = grouped.mean(), grouped.std()
+    result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
+    result = result.where(mean.notna(), "")
+    result.insert(0, "seeds", grouped.size())
+    return result.reindex([name for name in ("bayes", *MODELS) if name in result.index])
+
+
+def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/xor"))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3])
+    parser.add_argument("--points", type=int, default=40_000)
+    parser.add_argument("--labels", choices=("drawn", "centre"), default="drawn")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=200)
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    frame = run(
+        given.out,
+        given.models,
+        given.seeds,
+        points=given.points,
+        labels=given.labels,
+        epochs=given.epochs,
+        draws=given.draws,
+    )
+    found = table(frame)
+    print(found.T.to_string())
+    return found
+
+
+if __name__ == "__main__":
+    main()
