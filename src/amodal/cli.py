@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from amodal.data_commands import DATA_COMMANDS
 from amodal.errors import AmodalError, ConfigurationError, UnknownNameError
 
 __all__ = ["main", "parse_mechanism"]
@@ -299,49 +300,6 @@ def methods_command() -> None:
     Console().print(table)
 
 
-def data_list_command() -> None:
-    """List the built-in cohorts and the sources that can be prepared."""
-    from amodal.data import COHORTS
-
-    for name, function in COHORTS.items():
-        print(f"{name:<12} built in   {_first_line(function)}")
-    for name, function in _PREPARE.items():
-        print(f"{name:<12} prepare    {_first_line(function)}")
-
-
-def prepare_cinc2012_command(
-    *,
-    source: Path,
-    out: Path,
-    task: Literal["death", "length_of_stay"] = "death",
-    seed: int = 0,
-    overwrite: bool = False,
-) -> None:
-    """PhysioNet 2012 ICU data: vital signs and laboratory panels over 48 hours, with natural absence.
-
-    Args:
-        source: Folder or archive in the layout of PhysioNet (sets a, b, c alike), outcomes files included or beside it.
-        out: Folder of the cohort.
-        task: What is predicted.
-        seed: Seed of the split.
-        overwrite: Replace a cohort that is there.
-    """
-    from amodal.data.cinc2012 import prepare
-
-    cohort = prepare(source, out, task=task, seed=seed, overwrite=overwrite)
-    print(_description(cohort))
-    print(f"The cohort is {out}")
-
-
-def data_describe_command(data: str) -> None:
-    """Say what a cohort holds: sizes, splits, presence patterns and rates.
-
-    Args:
-        data: A cohort's folder or name.
-    """
-    print(_description(_cohort(data, "")))
-
-
 def cite_command(run: Path) -> None:
     """Print the BibTeX of the papers that a run uses.
 
@@ -410,48 +368,15 @@ def _cohort(data: str, split: str) -> Any:
     return cohort.split(split) if split else cohort
 
 
-def _description(cohort: Any) -> str:
-    """What a cohort holds, in lines: sizes, splits, target, presence."""
-    import numpy as np
-
-    from amodal.missingness import Natural
-    from amodal.removal import draw_presence
-
-    task = cohort.schema.task
-    lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]
-    splits, sizes = np.unique(cohort.splits, return_counts=True)
-    lines.append("splits: " + ", ".join(f"{name or 'none'} {size:,}" for name, size in zip(splits, sizes)))
-    if cohort.target is not None and task.is_classification:
-        sizes = np.bincount(cohort.target, minlength=task.n_outputs)
-        shares = ", ".join(f"{c} {n:,} ({n / len(cohort):.1%})" for c, n in zip(task.classes, sizes))
-        lines.append(f"{task.name} ({task.kind}): {shares}")
-    elif cohort.target is not None and task.kind == "regression":
-        low, middle, high = np.quantile(cohort.target, [0.05, 0.5, 0.95])
-        lines.append(
-            f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"
-        )
-    else:
-        lines.append(f"{task.name} ({task.kind})")
-    lines += [f"  {m.name}: {m.kind} {m.shape or ''}" for m in cohort.schema.modalities]
-    lines.append(draw_presence(Natural(), cohort, 0).describe())
-    return "\n".join(line for line in lines if line)
-
-
 def _frame(frame: Any) -> str:
     return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
 
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").strip().partition("\n")[0]
-
-
-_PREPARE: dict[str, Any] = {"cinc2012": prepare_cinc2012_command}
 
 _SWITCHES = ("--overwrite", "--quick", "--quiet", "--resume")
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo_command,
-    "data": {"list": data_list_command, "prepare": _PREPARE, "describe": data_describe_command},
+    "data": DATA_COMMANDS,
     "fit": fit_command,
     "evaluate": evaluate_command,
     "predict": predict_command,

@@ -1,0 +1,95 @@
+"""The commands `amodal data …`: listing, preparing and describing cohorts.
+
+As in `amodal.cli`, nothing heavy is imported at the top, and there are no imports for type checkers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["DATA_COMMANDS", "describe_cohort"]
+
+
+def data_list_command() -> None:
+    """List the built-in cohorts and the sources that can be prepared."""
+    from amodal.data import COHORTS
+
+    for name, function in COHORTS.items():
+        print(f"{name:<12} built in   {_first_line(function)}")
+    for name, function in PREPARE.items():
+        print(f"{name:<12} prepare    {_first_line(function)}")
+
+
+def prepare_cinc2012_command(
+    *,
+    source: Path,
+    out: Path,
+    task: Literal["death", "length_of_stay"] = "death",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """PhysioNet 2012 ICU data: vital signs and laboratory panels over 48 hours, with natural absence.
+
+    Args:
+        source: Folder or archive in the layout of PhysioNet (sets a, b, c alike), outcomes files included or beside it.
+        out: Folder of the cohort.
+        task: What is predicted.
+        seed: Seed of the split.
+        overwrite: Replace a cohort that is there.
+    """
+    from amodal.data.cinc2012 import prepare
+
+    cohort = prepare(source, out, task=task, seed=seed, overwrite=overwrite)
+    print(describe_cohort(cohort))
+    print(f"The cohort is {out}")
+
+
+def data_describe_command(data: str) -> None:
+    """Say what a cohort holds: sizes, splits, presence patterns and rates.
+
+    Args:
+        data: A cohort's folder or name.
+    """
+    from amodal.data import load_cohort
+
+    print(describe_cohort(load_cohort(data)))
+
+
+def describe_cohort(cohort: Any) -> str:
+    """What a cohort holds, in lines: sizes, splits, target, presence."""
+    import numpy as np
+
+    from amodal.missingness import Natural
+    from amodal.removal import draw_presence
+
+    task = cohort.schema.task
+    lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]
+    splits, sizes = np.unique(cohort.splits, return_counts=True)
+    lines.append("splits: " + ", ".join(f"{name or 'none'} {size:,}" for name, size in zip(splits, sizes)))
+    if cohort.target is not None and task.is_classification:
+        sizes = np.bincount(cohort.target, minlength=task.n_outputs)
+        shares = ", ".join(f"{c} {n:,} ({n / len(cohort):.1%})" for c, n in zip(task.classes, sizes))
+        lines.append(f"{task.name} ({task.kind}): {shares}")
+    elif cohort.target is not None and task.kind == "regression":
+        low, middle, high = np.quantile(cohort.target, [0.05, 0.5, 0.95])
+        lines.append(
+            f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"
+        )
+    else:
+        lines.append(f"{task.name} ({task.kind})")
+    lines += [f"  {m.name}: {m.kind} {m.shape or ''}" for m in cohort.schema.modalities]
+    lines.append(draw_presence(Natural(), cohort, 0).describe())
+    return "\n".join(line for line in lines if line)
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+PREPARE: dict[str, Any] = {"cinc2012": prepare_cinc2012_command}
+"""How each source is prepared, by name."""
+
+DATA_COMMANDS: dict[str, Any] = {"list": data_list_command, "prepare": PREPARE, "describe": data_describe_command}
+"""The subcommands of `amodal data`."""
