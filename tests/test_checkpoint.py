@@ -105,10 +105,10 @@ def _truncate(path: Path) -> None:
 
 def test_empty_cases(model: TrainedModel, cohort: Cohort):
     nothing = cohort.take(np.arange(3)).with_observed(np.array([[True, True], [False, False], [False, True]]))
-    with pytest.warns(UserWarning, match=f"1 cases have nothing observed.*{nothing.ids[1]}"):
+    with pytest.warns(UserWarning, match=f"nothing observed get the training prior: {nothing.ids[1]} .1 of 3"):
         predicted = model.predict(nothing)
     np.testing.assert_allclose(predicted[1], model.prior)
-    with pytest.raises(DataError, match=f"1 cases have nothing observed: {nothing.ids[1]}.*on_empty='warn'"):
+    with pytest.raises(DataError, match=f"nothing observed: {nothing.ids[1]} .1 of 3.*on_empty='warn'"):
         model.predict(nothing, on_empty="error")
     np.testing.assert_array_equal(model.predict(nothing, on_empty="silent"), predicted)
     with pytest.raises(UnknownNameError, match="unknown value of on_empty 'warm'.*Did you mean 'warn'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -66,7 +67,7 @@ def test_cases_may_lack_whole_modalities_and_rows_say_so_by_nan_or_by_observed()
 def test_a_case_of_which_nothing_is_known_gets_the_training_prior_with_a_warning():
     X, y = made()
     clf = MissingModalityClassifier(**QUICK).fit(X, y)
-    with pytest.warns(UserWarning, match="1 cases have nothing observed and get the training prior: 0"):
+    with pytest.warns(UserWarning, match="nothing observed get the training prior: 0 "):
         predicted = clf.predict_proba({"table": np.full((1, 4), np.nan)})
     # a tenth of the rows is held back for early stopping, so that the prior is that of the others
     np.testing.assert_allclose(predicted[0], [(y == c).mean() for c in clf.classes_], atol=0.06)
@@ -126,7 +127,12 @@ X_, Y_ = made()
         ({"a": np.zeros((80, 2))}, Y_[:79], ShapeError, "79"),
         ({"a": np.full((80, 2), None)}, Y_, DataError, "'a'.*object"),
         ({"a": np.ones((80, 2))}, np.repeat("x", 80), DataError, "one class only"),
-        ({"a": np.ones((80, 2))}, np.where(Y_ == "low", np.nan, 1.0), DataError, "labels are missing"),
+        (
+            {"a": np.ones((80, 2))},
+            np.where(Y_ == "low", np.nan, 1.0),
+            DataError,
+            "labels are missing in rows: .*Leave these rows out",
+        ),
         ({"a": np.where(np.eye(80, 2) > 0, np.inf, 1.0)}, Y_, DataError, "'a'.*infinite"),
         ({"a b": np.ones((80, 2))}, Y_, SchemaError, "name is not usable.*'a b'"),
     ],
@@ -134,6 +140,41 @@ X_, Y_ = made()
 def test_bad_input_is_named(X: object, y: np.ndarray, kind: type, words: str):
     with pytest.raises(kind, match=words):
         MissingModalityClassifier(**QUICK).fit(X, y)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        ({"seed": -1}, ConfigurationError, "the seed is out of range .expected a whole number, 0 or more, got -1"),
+        ({"seed": "a"}, ConfigurationError, "the seed is out of range.*got 'a'"),
+        ({"epochs": "3"}, ConfigurationError, "epochs is out of range .expected a whole number, got '3'"),
+        ({"settings": {"batch_size": 2.5}}, ConfigurationError, "batch_size is out of range.*whole number or None"),
+        ({"settings": {"weight_decay": np.nan}}, ConfigurationError, "weight_decay is out of range.*finite.*nan"),
+        ({"settings": {"precision": "7"}}, UnknownNameError, "unknown precision '7'.*32-true"),
+        ({"options": {"fil": "zero"}}, UnknownNameError, "unknown option of fusion 'fil'.*Did you mean 'fill'"),
+    ],
+)
+def test_bad_settings_are_named(given: dict, kind: type, words: str):
+    with pytest.raises(kind, match=words):
+        MissingModalityClassifier(**{"method": "fusion", **QUICK, **given}).fit({"a": np.ones((80, 2))}, Y_)
+
+
+def test_bad_targets_of_a_regression_are_named():
+    target = np.where(np.arange(80) == 4, np.nan, 1.0)
+    with pytest.raises(DataError, match="targets are missing or infinite in rows: 4 .*Leave these rows out"):
+        MissingModalityRegressor(**QUICK).fit({"a": np.ones((80, 2))}, target)
+
+
+@pytest.mark.parametrize("container", [list, pd.Series], ids=["list", "pandas"])
+def test_texts_may_lack_entries(container: type):
+    """None is absence, at prediction even where every text is absent and nothing shows that it is text."""
+    notes = [None if i % 3 == 0 else "ill" if label == "low" else "well" for i, label in enumerate(Y_)]
+    clf = MissingModalityClassifier(**QUICK).fit({"note": container(notes), "a": np.ones((80, 2))}, Y_)
+    assert clf.model_.experiment["data"]["rows"] == {"train": 72, "valid": 8}
+    without = clf.predict_proba({"a": np.ones((4, 2))})
+    np.testing.assert_array_equal(clf.predict_proba({"note": container([None] * 4), "a": np.ones((4, 2))}), without)
+    with pytest.raises(DataError, match="'note' has texts that are no text in rows: 0, 1.*int"):
+        clf.predict_proba({"note": container([3, 4])})
 
 
 def test_bad_input_at_prediction_is_named():

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,8 +47,8 @@ def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
         The method, with weights drawn from torch's global generator.
 
     Raises:
-        UnknownNameError: If the method is not known.
-        ConfigurationError: If it does not take one of the options.
+        UnknownNameError: If the method is not known, or does not have one of the options.
+        ConfigurationError: If an option's value is of the wrong type.
     """
     name = spec["method"]
     if name not in METHODS:
@@ -56,6 +57,10 @@ def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
     try:
         return cast(Callable[..., Method], METHODS[name])(schema, encoders, **spec.get("options", {}))
     except TypeError as error:
+        taken = [option for option in signature(METHODS[name]).parameters if option not in ("schema", "encoders")]
+        for option in spec.get("options", {}):
+            if option not in taken:
+                raise UnknownNameError(f"option of {name}", option, taken) from error
         raise ConfigurationError(f"method {name!r} does not take these options: {error}") from error
 
 
@@ -179,12 +184,13 @@ class TrainedModel:
         ids = ", ".join(map(str, cohort.ids[empty][:5])) + (" …" if empty.sum() > 5 else "")
         if on_empty == "error":
             raise DataError(
-                f"{int(empty.sum())} cases have nothing observed: {ids}",
+                f"cases with nothing observed: {ids} ({int(empty.sum())} of {len(cohort)})",
                 hint="Leave them out, or use on_empty='warn' to predict the training prior for them.",
             )
         if on_empty == "warn":
             warnings.warn(
-                f"{int(empty.sum())} cases have nothing observed and get the training prior: {ids}", stacklevel=3
+                f"cases with nothing observed get the training prior: {ids} ({int(empty.sum())} of {len(cohort)})",
+                stacklevel=3,
             )
 
     def _conform(self, batch: Batch) -> Batch:

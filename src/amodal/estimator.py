@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
 
 from amodal.checkpoint import TrainedModel, read_experiment
+from amodal.data.checks import name_rows
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
 from amodal.impact.model import impact
@@ -54,7 +55,12 @@ class _Estimator(BaseEstimator):
 
     def _fit(self, X: Inputs, task: Task, target: np.ndarray, observed: Inputs | None, groups: Any) -> Self:
         cohort = Cohort.from_arrays(
-            _named(X), task=task, target=target, observed=_presence(observed), groups=groups, kinds=self.kinds
+            _named(X, self.kinds or {}),
+            task=task,
+            target=target,
+            observed=_presence(observed),
+            groups=groups,
+            kinds=self.kinds,
         )
         self.model_ = fit(
             self.method,
@@ -77,8 +83,9 @@ class _Estimator(BaseEstimator):
         """New cases as a cohort; a modality they lack altogether is absent for all."""
         if not hasattr(self, "model_"):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet; call fit first.")
-        values = _named(X)
-        self.schema_.check_names(list(values))
+        if isinstance(X, Mapping):
+            self.schema_.check_names(list(X))
+        values = _named(X, {name: self.schema_[name].kind for name in self.schema_.names})
         kinds: dict[str, ModalityKind] = {name: self.schema_[name].kind for name in values}
         return Cohort.from_arrays(values, task=self.schema_.task, observed=_presence(observed), kinds=kinds)
 
@@ -190,7 +197,8 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
             return self._fit(X, task, labels.astype(np.float32), observed, groups)
         labels = labels.reshape(-1)
         if _any_missing(labels):
-            raise DataError("labels are missing", got=f"{int(_missing(labels).sum())} of {len(labels)}")
+            rows = name_rows(_missing(labels), np.arange(len(labels)))
+            raise DataError(f"labels are missing in rows: {rows}", hint="Leave these rows out.")
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError("there is one class only", expected="two or more", got=list(map(str, self.classes_)))
@@ -242,8 +250,11 @@ class MissingModalityRegressor(RegressorMixin, _Estimator):
         """Trains on N cases; see `MissingModalityClassifier.fit`. `y` are N finite numbers."""
         target = np.asarray(y, dtype=np.float64).reshape(-1)
         if not np.isfinite(target).all():
+            bad = ~np.isfinite(target)
             raise DataError(
-                "targets are missing or infinite", got=f"{int((~np.isfinite(target)).sum())} of {len(target)}"
+                f"targets are missing or infinite in rows: {name_rows(bad, np.arange(len(target)))}",
+                expected="finite numbers",
+                hint="Leave these rows out.",
             )
         return self._fit(X, Task("regression"), target, observed, groups)
 
@@ -278,7 +289,7 @@ def load(
     return kinds[record["class"]](**params)._restore(model)
 
 
-def _named(X: Inputs) -> dict[str, Any]:
+def _named(X: Inputs, kinds: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(X, Mapping):
         raise SchemaError(
             "X is not a dictionary of modalities",
@@ -288,15 +299,19 @@ def _named(X: Inputs) -> dict[str, Any]:
         )
     if not X:
         raise SchemaError("X has no modality")
-    return {name: _array(name, value) for name, value in X.items()}
+    return {name: _array(name, value, kinds.get(name)) for name, value in X.items()}
 
 
-def _array(name: str, value: Any) -> Any:
-    if isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(v, str) for v in value):
-        return list(value)
+def _array(name: str, value: Any, kind: str | None) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        entries = value
+    else:
+        array = np.asarray(value)
+        flat = array.ndim == 1 and (kind == "text" or array.dtype.kind in "UTO")
+        entries = array.tolist() if flat else ()
+    if len(entries) and (kind == "text" or any(isinstance(entry, str) for entry in entries)):
+        return list(entries)  # None = absent
     array = np.asarray(value)
-    if array.dtype.kind in "UT":
-        return array.tolist()
     if array.ndim < 2:
         raise ShapeError(
             f"modality {name!r} has the wrong number of axes",

@@ -340,7 +340,7 @@ def test_two_processes_train_one_model(tmp_path: Path):
         ({"epoch": 3}, UnknownNameError, "unknown setting of fit 'epoch'.*Did you mean 'epochs'"),
         ({"optimiser": "sgdd"}, UnknownNameError, "unknown optimiser 'sgdd'"),
         ({"missingness": "balance"}, UnknownNameError, "unknown missingness 'balance'"),
-        ({"options": {"depht": 3}}, ConfigurationError, "'fusion' does not take these options.*depht"),
+        ({"options": {"hiden": 3}}, UnknownNameError, "unknown option of fusion 'hiden'.*Did you mean 'hidden'"),
         ({"encoders": {"c": "mlp"}}, UnknownNameError, "'c'.*expected one of a, b"),
         ({"device": "tpu0"}, ConfigurationError, "device"),
         ({"loggers": ["csvv"], "out": "x"}, UnknownNameError, "unknown logger 'csvv'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from amodal.checkpoint import TrainedModel, resolve_device
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
-from amodal.errors import DataError, RunError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import write_json
 from amodal.method import EstimatedMethod, Method
 from amodal.methods import METHODS
@@ -84,6 +85,7 @@ def fit(
         10
     """
     settings_ = settings_from(settings)
+    seed = _check_seed(seed)
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
     device = resolve_device(settings_.device)
@@ -118,6 +120,12 @@ def fit(
         else:
             run.optimise(tuple(loggers), progress)
     return run.finish()
+
+
+def _check_seed(seed: Any) -> int:
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise ConfigurationError("the seed is out of range", expected="a whole number, 0 or more", got=repr(seed))
+    return int(seed)
 
 
 def _mechanisms(

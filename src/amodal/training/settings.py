@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from amodal.errors import ConfigurationError, UnknownNameError
 
 __all__ = ["TrainingSettings", "settings_from"]
+
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,16 @@ class TrainingSettings:
     redraw: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "devices", "nodes", "workers", "batch_size", "patience"):
+            value = getattr(self, name)
+            optional = name in ("batch_size", "patience")
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            expected = "a whole number or None" if optional else "a whole number"
+            _require(whole or (optional and value is None), name, expected, repr(value))
+        for name in ("learning_rate", "weight_decay", "warmup", "clip"):
+            value = getattr(self, name)
+            finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            _require(finite or (name == "clip" and value is None), name, "a finite number", repr(value))
         at_least = {"epochs": 1, "devices": 1, "nodes": 1, "workers": 0, "weight_decay": 0}
         for name, low in at_least.items():
             _require(getattr(self, name) >= low, name, f"{low} or more", getattr(self, name))
@@ -61,7 +75,7 @@ class TrainingSettings:
         for name in ("batch_size", "patience", "clip"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, "None or more than 0", value)
-        for name, known in (("optimiser", ("adamw", "adam")), ("schedule", ("cosine", "constant"))):
+        for name, known in (("optimiser", ("adamw", "adam")), ("schedule", ("cosine", "constant")), ("precision", _PRECISIONS)):
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, getattr(self, name), known)
 
