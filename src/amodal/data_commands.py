@@ -46,6 +46,68 @@ def prepare_cinc2012_command(
     print(f"The cohort is {out}")
 
 
+def prepare_avmnist_command(
+    *,
+    out: Path,
+    mnist: Path | None = None,
+    fsdd: Path | None = None,
+    esc50: Path | None = None,
+    multibench: Path | None = None,
+    energy: float = 0.25,
+    components: int | None = None,
+    noise_power: float = 1.0,
+    valid_sounds: Literal["own", "shared"] = "own",
+    limit: int | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    overwrite: bool = False,
+) -> None:
+    """AV-MNIST: degraded written digits, each with a spoken digit in noise.
+
+    Args:
+        out: Folder of the cohort.
+        mnist: Folder of MNIST's four files.
+        fsdd: FSDD's folder, or an archive of it.
+        esc50: ESC-50's folder, or a folder with archives of it.
+        multibench: Folder of MultiBench's own files, instead of the three above.
+        energy: Share of the images' variance after which no further principal component is kept.
+        components: Number of principal components kept instead.
+        noise_power: Factor on the noise; 0: clean speech.
+        valid_sounds: Whether validation has recordings of its own, or shares those of training.
+        limit: Rows of each split, at most.
+        seed: Seed of the choice of noises.
+        workers: Threads.
+        overwrite: Replace a cohort that is there.
+    """
+    from amodal.data.avmnist import prepare, read_multibench
+    from amodal.errors import ConfigurationError
+
+    if multibench is not None:
+        cohort = read_multibench(multibench, out, overwrite=overwrite)
+    elif mnist is None or fsdd is None or esc50 is None:
+        upstream = {"--mnist": mnist, "--fsdd": fsdd, "--esc50": esc50}
+        lacking = ", ".join(name for name, folder in upstream.items() if folder is None)
+        raise ConfigurationError(f"avmnist also needs {lacking}", hint="Or give --multibench alone.")
+    else:
+        cohort = prepare(
+            mnist,
+            fsdd,
+            esc50,
+            out,
+            energy=energy,
+            components=components,
+            noise_power=noise_power,
+            valid_sounds=valid_sounds,
+            limit=limit,
+            seed=seed,
+            workers=workers,
+            overwrite=overwrite,
+            say=print,
+        )
+    print(describe_cohort(cohort))
+    print(f"The cohort is {out}")
+
+
 def data_describe_command(data: str) -> None:
     """Say what a cohort holds: sizes, splits, presence patterns and rates.
 
@@ -88,7 +150,7 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip().partition("\n")[0]
 
 
-PREPARE: dict[str, Any] = {"cinc2012": prepare_cinc2012_command}
+PREPARE: dict[str, Any] = {"avmnist": prepare_avmnist_command, "cinc2012": prepare_cinc2012_command}
 """How each source is prepared, by name."""
 
 DATA_COMMANDS: dict[str, Any] = {"list": data_list_command, "prepare": PREPARE, "describe": data_describe_command}
