@@ -95,7 +95,7 @@ def test_reconstruction_by_hand():
     predicted = {
         n: torch.randn(z.values.shape, generator=generator(m)) for m, (n, z) in enumerate(passes.clean.items())
     }
-    value, counted = method._reconstruction(predicted, passes.clean, passes.own, passes.hidden)
+    value, counted = method._reconstruction(predicted, passes, passes.hidden)
     for row in range(len(batch)):
         parts = []
         for name, hide in passes.hidden.items():
@@ -112,10 +112,10 @@ def test_reconstruction_is_zero_at_the_target_and_ignores_what_was_not_hidden():
     method, batch = method_of(masking="random"), batch_of()
     passes = method._passes(batch, generator())
     perfect = {name: tokens.detach().clone() for name, (tokens, _) in passes.clean.items()}
-    assert not method._reconstruction(perfect, passes.clean, passes.own, passes.hidden)[0].any()
+    assert not method._reconstruction(perfect, passes, passes.hidden)[0].any()
     for name, hide in passes.hidden.items():
         perfect[name][:, : hide.shape[1]][~hide] = 1e6
-    assert not method._reconstruction(perfect, passes.clean, passes.own, passes.hidden)[0].any()
+    assert not method._reconstruction(perfect, passes, passes.hidden)[0].any()
 
 
 @pytest.mark.parametrize("leave_target_out", [False, True])
@@ -164,14 +164,14 @@ def test_complete_rows_are_encoded_pooled_and_fused_only():
     """With nothing absent the prediction is encoders, pooling, fusion: the predictor has no say."""
     method = method_of().eval()
     other = copy.deepcopy(method)
-    for parameter in [*other.predictor.parameters(), *other.stand_in.parameters(), *other.scores.parameters()]:
+    for parameter in [*other.predictor.parameters(), *other.sequences.stand_in.parameters(), *other.masks.parameters()]:
         parameter.data.normal_(generator=generator())
     assert torch.equal(method.predict(batch_of(ALL)), other.predict(batch_of(ALL)))
     assert not torch.equal(method.predict(batch_of()), other.predict(batch_of()))
     features = []
     for name, encoder in method.encoders.items():
         tokens, valid, _ = encode_all(method.encoders, batch_of(ALL))[name]
-        features.append(method.pool[name](encoder, method.project[name](tokens), valid))
+        features.append(method.pool[name](encoder, method.sequences.project[name](tokens), valid))
     state = method.fusion(torch.stack(features, 1) + method.slot, torch.ones(8, 4, dtype=torch.bool))
     torch.testing.assert_close(method.head(state.flatten(1)).softmax(1), method.predict(batch_of(ALL)))
 
@@ -179,21 +179,21 @@ def test_complete_rows_are_encoded_pooled_and_fused_only():
 @pytest.mark.parametrize(("decay", "share"), [(0.996, 0.996), (0.0, 0.0), (1.0, 1.0)])
 def test_the_moving_average_follows_exactly_and_is_never_trained(decay, share):
     method = method_of(ema_decay=decay)
-    before = [p.clone() for p in method.average.network.parameters()]
+    before = [p.clone() for p in method.masks.average.network.parameters()]
     optimiser = torch.optim.SGD(list(method.parameters_of("main")), lr=0.1)
     method.objective(batch_of(), generator()).total.backward()
     optimiser.step()
     method.after_step(0)
-    for old, mine, new in zip(before, method.average.network.parameters(), method.predictor.parameters()):
+    for old, mine, new in zip(before, method.masks.average.network.parameters(), method.predictor.parameters()):
         torch.testing.assert_close(mine, share * old + (1 - share) * new)
         assert not mine.requires_grad
-    followed = {id(p) for p in method.average.parameters()}
+    followed = {id(p) for p in method.masks.average.parameters()}
     assert not followed & {id(p) for p in method.parameters_of("main")}
 
 
 def test_the_moving_average_has_no_dropout():
     method = method_of(dropout=0.5).train()
-    assert not any(module.training for module in method.average.modules())
+    assert not any(module.training for module in method.masks.average.modules())
     assert method.predictor.training
     with pytest.raises(ConfigurationError, match=r"decay of a moving average.*got 1.5"):
         MovingAverage(torch.nn.Linear(1, 1), 1.5)
@@ -201,7 +201,7 @@ def test_the_moving_average_has_no_dropout():
 
 def task_gradient(method, batch):
     loss = method.objective(batch, generator()).terms["task"]
-    gradients = torch.autograd.grad(loss, list(method.scores.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(loss, list(method.masks.scores.parameters()), allow_unused=True)
     return (
         torch.cat([g.flatten() for g in gradients if g is not None]) if any(g is not None for g in gradients) else None
     )
@@ -223,7 +223,7 @@ def test_adversarial_scores_learn_the_opposite_of_cooperative_ones():
     )
     torch.testing.assert_close(ours, -theirs)
     frozen = method_of(mask_objective="frozen")
-    assert not any(p.requires_grad for p in frozen.scores.parameters())
+    assert not any(p.requires_grad for p in frozen.masks.scores.parameters())
 
 
 def test_masks_do_not_depend_on_absent_slots():
@@ -240,7 +240,7 @@ def test_targets_of_the_reconstruction(detach):
     method, batch = method_of(detach_targets=detach, masking="random"), batch_of()
     passes = method._passes(batch, generator())
     predicted = {name: torch.zeros_like(tokens) for name, (tokens, _) in passes.clean.items()}
-    value, _ = method._reconstruction(predicted, passes.clean, passes.own, passes.hidden)
+    value, _ = method._reconstruction(predicted, passes, passes.hidden)
     assert value.requires_grad != detach
 
 
@@ -262,8 +262,8 @@ def test_the_bank_remembers_rows_that_have_a_modality_in_training_only():
 
 def test_presets_set_what_is_not_given():
     literal, mixed = method_of(preset="paper"), method_of(preset="paper", detach_targets=True, distance="per_dimension")
-    assert (literal.mask_objective, literal.detach_targets, literal.distance) == ("cooperative", False, "raw")
-    assert (mixed.mask_objective, mixed.detach_targets, mixed.distance) == ("cooperative", True, "per_dimension")
+    assert (literal.masks.objective, literal.detach_targets, literal.alignment.distance) == ("cooperative", False, "raw")
+    assert (mixed.masks.objective, mixed.detach_targets, mixed.alignment.distance) == ("cooperative", True, "per_dimension")
     assert set(PRESETS["paper"]) == set(PRESETS["default"])
 
 

@@ -1,17 +1,18 @@
-"""Encoding one modality several times in one call: clean, and with some of its tokens hidden."""
+"""Encoding modalities several times in one call: clean, and with some of their tokens hidden."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amodal.batch import Batch
-from amodal.encoders.encoder import Encoder
+from amodal.encoders.encoder import Encoder, PerModality, Tokens, scatter
+from amodal.encoders.latent_prediction import fill_sequence
 
-__all__ = ["Embedded", "embed_present", "encode_passes"]
+__all__ = ["Embedded", "TokenSequences", "embed_present", "encode_passes"]
 
 
 class Embedded(NamedTuple):
@@ -77,3 +78,72 @@ def encode_passes(
             inputs.append(tokens * (1 - h) + placeholder.to(tokens.dtype) * h)
     stacked = torch.cat(inputs) if len(inputs) > 1 else inputs[0]
     return list(encoder.trunk(stacked, embedded.valid.repeat(len(inputs), 1)).chunk(len(inputs)))
+
+
+class TokenSequences(nn.Module):
+    """Token sequences of all modalities and rows: their own tokens where present, learned stand-ins where absent.
+
+    Args:
+        encoders: An encoder for each modality, all of one width D.
+        lengths: For each modality the number of stand-in tokens.
+        hides: Whether tokens will be hidden; then each modality has a learned placeholder for hidden tokens.
+    """
+
+    def __init__(self, encoders: PerModality, lengths: Mapping[str, int], *, hides: bool):
+        super().__init__()
+        self.lengths = dict(lengths)
+        parts = {name: encoder for name, encoder in encoders.items() if isinstance(encoder, Encoder)}
+        self.project = PerModality({name: nn.Linear(encoder.width, encoder.width) for name, encoder in parts.items()})
+        self.stand_in = nn.ParameterList(0.02 * torch.randn(encoder.width) for encoder in parts.values())
+        self.placeholder = None
+        if hides:
+            self.placeholder = nn.ParameterList(0.02 * torch.randn(encoder.embed_width) for encoder in parts.values())
+
+    def embed(self, encoders: PerModality, batch: Batch) -> dict[str, Embedded | None]:
+        """The first stage of all encoders, which every later pass shares."""
+        found = {}
+        for name, encoder in encoders.items():
+            assert isinstance(encoder, Encoder)
+            found[name] = embed_present(encoder, batch, name)
+        return found
+
+    def own(self, embedded: Mapping[str, Embedded | None], batch: Batch) -> dict[str, Tensor]:
+        """Which tokens are a row's own, bool (B, L_m): neither stand-ins nor padding."""
+        return {
+            name: torch.zeros(len(batch), self.lengths[name], dtype=torch.bool, device=batch.device)
+            if part is None
+            else scatter(part.valid, part.rows, len(batch))
+            for name, part in embedded.items()
+        }
+
+    def forward(
+        self,
+        encoders: PerModality,
+        embedded: Mapping[str, Embedded | None],
+        size: int,
+        *hides: Mapping[str, Tensor] | None,
+    ) -> list[dict[str, Tokens]]:
+        """Sequences under each of some masks, one call of each encoder's trunk for all of them.
+
+        Args:
+            encoders: The encoders.
+            embedded: What `embed` returns.
+            size: Number of rows B.
+            *hides: For each pass which tokens are hidden, of shape (B, L_m); None: none are.
+
+        Returns:
+            For each pass tokens (B, L, D) of every modality.
+        """
+        passes: list[dict[str, Tokens]] = [{} for _ in hides]
+        for m, (name, present) in enumerate(embedded.items()):
+            tokens: list[Tensor | None] = [None] * len(hides)
+            encoder = encoders[name]
+            assert isinstance(encoder, Encoder)
+            if present is not None:
+                blank = present.tokens.new_zeros(()) if self.placeholder is None else self.placeholder[m]
+                masks = [None if hide is None else hide[name][present.rows] for hide in hides]
+                tokens = [self.project[name](z) for z in encode_passes(encoder, present, blank, masks)]
+            for sequences, z in zip(passes, tokens):
+                part = None if present is None or z is None else (present.rows, z, present.valid)
+                sequences[name] = fill_sequence(part, self.stand_in[m], self.lengths[name], size)
+        return passes

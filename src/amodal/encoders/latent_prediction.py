@@ -14,7 +14,14 @@ from amodal.attention import TransformerTrunk, sinusoidal_positions
 from amodal.encoders.encoder import Encoder, Tokens, scatter
 from amodal.errors import ConfigurationError
 
-__all__ = ["ContextEncoder", "LatentPredictor", "MovingAverage", "TokenPooling", "TokenScores", "fill_sequence"]
+__all__ = [
+    "ContextEncoder",
+    "LatentPredictor",
+    "MovingAverage",
+    "TokenPooling",
+    "TokenScores",
+    "fill_sequence",
+]
 
 
 class LatentPredictor(nn.Module):
@@ -51,6 +58,17 @@ class LatentPredictor(nn.Module):
         states = torch.where(valid[..., None], states, 0.0)
         lengths = [tokens.shape[1] for tokens in placed]
         return dict(zip(self.names, states.split(lengths, dim=1)))
+
+    def predict_passes(self, *passes: Mapping[str, Tokens]) -> list[dict[str, Tensor]]:
+        """Predictions from several passes over the same rows, stacked along the rows into one call."""
+        if len(passes) == 1:
+            return [self(passes[0])]
+        stacked = {
+            name: Tokens(*(torch.cat(parts) for parts in zip(*(sequences[name] for sequences in passes))))
+            for name in self.names
+        }
+        predicted = {name: tokens.chunk(len(passes)) for name, tokens in self(stacked).items()}
+        return [{name: chunks[i] for name, chunks in predicted.items()} for i in range(len(passes))]
 
 
 class TokenScores(nn.Module):

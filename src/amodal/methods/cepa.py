@@ -11,36 +11,18 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk
 from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
-from amodal.encoders.encoder import scatter
-from amodal.encoders.hiding import Embedded, embed_present, encode_passes
-from amodal.encoders.latent_prediction import (
-    ContextEncoder,
-    LatentPredictor,
-    MovingAverage,
-    TokenPooling,
-    TokenScores,
-    fill_sequence,
-)
-from amodal.encoders.masking import (
-    block_scores,
-    count_hidden,
-    hide_tokens,
-    random_scores,
-    reverse_gradient,
-    straight_through,
-)
+from amodal.encoders.hiding import TokenSequences
+from amodal.encoders.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
+from amodal.encoders.token_masks import TokenMasks
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion import MeanOfPresent
-from amodal.losses.characteristic_function import (
-    Form,
-    conditional_cf_rows,
-    random_directions,
-    random_frequencies,
-)
+from amodal.losses.characteristic_function import Form
+from amodal.losses.context_alignment import ContextAlignment
 from amodal.losses.feature_bank import FeatureBank
-from amodal.losses.kernel_weights import Bandwidth, Distance, neighbour_weights
-from amodal.losses.masked import mean_over_observed, mean_over_rows, mean_over_terms
+from amodal.losses.kernel_weights import Distance
+from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.losses.token_reconstruction import hidden_token_error
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import representation_numbers, weight_numbers
@@ -230,35 +212,41 @@ class CEPA(Method):
         chosen = _resolved(preset, given)
         _check(observed_ratio, cross_ratio, (observed_weight, cross_weight, cf_weight), stand_in_tokens, bank)
         self.weights = {"observed": observed_weight, "cross": cross_weight, "cf": cf_weight}
-        self.ratios = (observed_ratio, cross_ratio)
-        self.masking, self.mask_objective = chosen["masking"], chosen["mask_objective"]
         self.mask_in_loss, self.cross_rows = mask_in_loss, chosen["cross_rows"]
-        self.detach_targets, self.detach_observed = chosen["detach_targets"], chosen["detach_observed"]
-        self.detach_weights, self.leave_target_out = detach_weights, leave_target_out
+        self.detach_targets, self.leave_target_out = chosen["detach_targets"], leave_target_out
         self.clean_prediction, self.context_to_fusion = chosen["clean_prediction"], context_to_fusion
-        self.bandwidth: Bandwidth = bandwidth
-        self.distance: Distance = chosen["distance"]
-        self.form: Form = form
-        self.n_directions, self.n_frequencies, self.max_frequency = directions, frequencies, max_frequency
-
+        self.alignment = ContextAlignment(
+            bandwidth=bandwidth,
+            distance=chosen["distance"],
+            detach_weights=detach_weights,
+            detach_observed=chosen["detach_observed"],
+            form=form,
+            directions=directions,
+            frequencies=frequencies,
+            max_frequency=max_frequency,
+        )
         self.encoders = encoders_for(schema, encoders)
         names, d = schema.names, width_of(self.encoders)
-        network = {"layers": layers, "heads": chosen["heads"], "dropout": chosen["dropout"]}
         small = {"heads": chosen["heads"], "dropout": chosen["dropout"]}
+        network = {"layers": layers, **small}
+        images = [modality.name for modality in schema.modalities if modality.kind == "image"]
         fixed = {name for name in names if pooling == "encoder" and schema[name].kind != "text"}
-        self.lengths = {
-            name: self._encoder(name).n_tokens if name in fixed else min(self._encoder(name).n_tokens, stand_in_tokens)
-            for name in names
-        }
-        self.project = PerModality({name: nn.Linear(d, d) for name in names})
-        self.stand_in = nn.ParameterList(0.02 * torch.randn(d) for _ in names)
+        lengths = {n: self._encoder(n).n_tokens for n in names}
+        lengths = {n: length if n in fixed else min(length, stand_in_tokens) for n, length in lengths.items()}
+        self.sequences = TokenSequences(self.encoders, lengths, hides=chosen["masking"] != "none")
         self.predictor = LatentPredictor(names, d, **network)
-        self.scores = self.average = self.placeholder = None
-        if self.masking != "none":
-            self.placeholder = nn.ParameterList(0.02 * torch.randn(self._encoder(n).embed_width) for n in names)
-        if self.masking == "cross_modal":
-            self.scores = TokenScores(d, **network).requires_grad_(self.mask_objective != "frozen")
-            self.average = MovingAverage(self.predictor, ema_decay)
+        self.masks = None
+        if chosen["masking"] != "none":
+            self.masks = TokenMasks(
+                self.predictor,
+                d,
+                strategy=chosen["masking"],
+                objective=chosen["mask_objective"],
+                ratios=(observed_ratio, cross_ratio),
+                on_grid=images,
+                decay=ema_decay,
+                **network,
+            )
         self.pool = PerModality({name: TokenPooling(d, pooling=pooling) for name in names})
         self.mean = MeanOfPresent(len(names), d)
         self.context = ContextEncoder(d, **small) if chosen["context"] == "transformer" else None
@@ -270,8 +258,6 @@ class CEPA(Method):
         self.fusion = TransformerTrunk(d, layers=1, feedforward=4.0, **small)
         self.head = nn.Linear(slots * d, schema.task.n_outputs)
         self.banks = PerModality({name: FeatureBank(bank, d, d) for name in names}) if bank else None
-
-    # Encoding --------------------------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> CEPA:
         """Training or evaluation mode; the moving average stays in the latter, and so does a fixed context encoder."""
@@ -285,75 +271,24 @@ class CEPA(Method):
         assert isinstance(encoder, Encoder)
         return encoder
 
-    def _encoded(
-        self, embedded: Mapping[str, Embedded | None], size: int, *hides: Mapping[str, Tensor] | None
-    ) -> list[dict[str, Tokens]]:
-        """Sequences of all modalities under each of some masks, one call of each encoder for all of them."""
-        passes: list[dict[str, Tokens]] = [{} for _ in hides]
-        for m, (name, own) in enumerate(embedded.items()):
-            tokens: list[Tensor | None] = [None] * len(hides)
-            if own is not None:
-                blank = own.tokens.new_zeros(()) if self.placeholder is None else self.placeholder[m]
-                masks = [None if hide is None else hide[name][own.rows] for hide in hides]
-                tokens = [self.project[name](z) for z in encode_passes(self._encoder(name), own, blank, masks)]
-            for sequences, z in zip(passes, tokens):
-                present = None if own is None or z is None else (own.rows, z, own.valid)
-                sequences[name] = fill_sequence(present, self.stand_in[m], self.lengths[name], size)
-        return passes
-
-    def _hides(
-        self, own: dict[str, Tensor], scores: Mapping[str, Tensor], generator: torch.Generator
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The smaller and the larger mask: bool, or 0/1 with a gradient to the scores."""
-        ranked = {name: s.detach() + 1e-4 * random_scores(own[name], generator) for name, s in scores.items()}
-        less, more = (hide_tokens(ranked, own, ratio) for ratio in self.ratios)
-        if self.masking != "cross_modal" or self.mask_objective == "frozen":
-            return less, more
-        through = {
-            name: reverse_gradient(s) if self.mask_objective == "adversarial" else s for name, s in scores.items()
-        }
-        return tuple({n: straight_through(hide[n], through[n]) for n in own} for hide in (less, more))  # type: ignore
-
-    def _plain_scores(self, own: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        if self.masking == "random":
-            return {name: random_scores(valid, generator) for name, valid in own.items()}
-        scores = {}
-        for name, valid in own.items():
-            side = round(valid.shape[1] ** 0.5)
-            square = self.schema[name].kind == "image" and side * side == valid.shape[1]
-            count = count_hidden(valid, self.ratios[1]).clamp(min=1)
-            scores[name] = block_scores(valid, count, generator, grid=(side, side) if square else None)
-        return scores
+    # Tokens, pooled vectors and outputs ------------------------------------------------------------------------------
 
     def _passes(self, batch: Batch, generator: torch.Generator) -> _Passes:
-        """Encodes a batch clean and under both masks."""
-        size = len(batch)
-        embedded = {name: embed_present(self._encoder(name), batch, name) for name in self.schema.names}
-        own = {
-            name: torch.zeros(size, self.lengths[name], dtype=torch.bool, device=batch.device)
-            if part is None
-            else scatter(part.valid, part.rows, size)
-            for name, part in embedded.items()
-        }
-        if self.masking == "none":
-            (clean,) = self._encoded(embedded, size, None)
+        """Encodes a batch clean and, if anything needs them, under both masks."""
+        size, embedded = len(batch), self.sequences.embed(self.encoders, batch)
+        own = self.sequences.own(embedded, batch)
+        masked_needed = self.weights["observed"] or self.weights["cross"] or not self.clean_prediction
+        if self.masks is None or not masked_needed:
+            (clean,) = self.sequences(self.encoders, embedded, size, None)
             return _Passes(clean, clean, clean, own, own, own)
-        if self.masking != "cross_modal":
-            less, more = self._hides(own, self._plain_scores(own, generator), generator)
-            clean, masked, crossed = self._encoded(embedded, size, None, less, more)
-            return _Passes(clean, masked, crossed, own, less, more)
-        # The scores look at the clean tokens: these come first, and both masked passes are one more call.
-        assert self.scores is not None
-        assert self.average is not None
-        (clean,) = self._encoded(embedded, size, None)
-        seen: Any = self.average({name: Tokens(z.detach(), valid) for name, (z, valid) in clean.items()})
-        scores = self.scores({name: Tokens(seen[name], valid) for name, (_, valid) in clean.items()})
-        scores = {name: s[:, : own[name].shape[1]] for name, s in scores.items()}
-        less, more = self._hides(own, scores, generator)
-        masked, crossed = self._encoded(embedded, size, less, more)
+        if self.masks.reads_tokens:  # the clean tokens come first, and both masked passes are one more call
+            (clean,) = self.sequences(self.encoders, embedded, size, None)
+            less, more = self.masks(own, clean, generator)
+            masked, crossed = self.sequences(self.encoders, embedded, size, less, more)
+        else:
+            less, more = self.masks(own, None, generator)
+            clean, masked, crossed = self.sequences(self.encoders, embedded, size, None, less, more)
         return _Passes(clean, masked, crossed, own, less, more)
-
-    # Pooled vectors and outputs --------------------------------------------------------------------------------------
 
     def _pooled(self, batch: Batch, clean: Mapping[str, Tokens], predicted: Mapping[str, Tensor]) -> Tensor:
         """Pooled vectors (B, M, D): of a row's own tokens where present, of predicted ones where absent."""
@@ -377,8 +312,8 @@ class CEPA(Method):
         return self.fusion(slots + self.slot, valid).flatten(1)
 
     def _clean_features(self, batch: Batch) -> Tensor:
-        embedded = {name: embed_present(self._encoder(name), batch, name) for name in self.schema.names}
-        (clean,) = self._encoded(embedded, len(batch), None)
+        embedded = self.sequences.embed(self.encoders, batch)
+        (clean,) = self.sequences(self.encoders, embedded, len(batch), None)
         return self._pooled(batch, clean, self.predictor(clean))
 
     # Training and prediction -----------------------------------------------------------------------------------------
@@ -386,84 +321,67 @@ class CEPA(Method):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, both reconstructions and alignment; see `Method.objective`."""
         assert batch.target is not None
-        passes = self._passes(batch, generator)
-        predicted = self.predictor(passes.masked)
-        terms = {"task": passes.clean[self.schema.names[0]].values.new_zeros(())}
-        value, _ = self._reconstruction(predicted, passes.clean, passes.own, passes.hidden)
-        terms["observed"] = mean_over_rows(value)
+        passes, observed, terms = self._passes(batch, generator), batch.presence, {}
+        if self.clean_prediction and passes.masked is not passes.clean:
+            predicted, used = self.predictor.predict_passes(passes.masked, passes.clean)
+        else:
+            predicted = used = self.predictor(passes.masked)
+        if self.weights["observed"]:
+            terms["observed"] = mean_over_rows(self._reconstruction(predicted, passes, passes.hidden)[0])
+        if self.weights["cross"]:
+            terms["cross"] = self._cross_reconstruction(batch, predicted, passes)
+        features = self._pooled(batch, passes.clean, used)
+        if self.weights["cf"]:
+            terms["cf"] = self._alignment(features, observed, generator)
+        loss = task_loss(self.head(self._fused(features, observed)), batch.target, self.schema.task.kind)
+        return LossTerms({"task": mean_over_rows(loss), **terms}, {name: self.weights[name] for name in terms})
+
+    def _reconstruction(
+        self, predicted: Mapping[str, Tensor], passes: _Passes, hidden: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Equation 4 of each row, and which rows have something hidden."""
+        target = {name: z.detach() if self.detach_targets else z for name, (z, _) in passes.clean.items()}
+        hidden = hidden if self.mask_in_loss else {name: hide.detach() for name, hide in hidden.items()}
+        return hidden_token_error(predicted, target, passes.own, hidden)
+
+    def _cross_reconstruction(self, batch: Batch, predicted: Mapping[str, Tensor], passes: _Passes) -> Tensor:
+        """Equation 6: what was hidden of the present modalities, from the rest of them and the predicted ones."""
         again = {
             name: Tokens(torch.where(batch.observed[name][:, None, None], tokens, predicted[name]), valid)
             for name, (tokens, valid) in passes.crossed.items()
         }
-        value, counted = self._reconstruction(self.predictor(again), passes.clean, passes.own, passes.hidden_more)
-        rows = counted if self.cross_rows == "all" else counted & ~batch.presence.all(1)
-        terms["cross"] = mean_over_observed(value, rows) if self.cross_rows != "all" else mean_over_rows(value)
-        used = self.predictor(passes.clean) if self.clean_prediction else predicted
-        features, observed = self._pooled(batch, passes.clean, used), batch.presence
-        terms["cf"] = self._alignment(features, observed, generator)
-        loss = task_loss(self.head(self._fused(features, observed)), batch.target, self.schema.task.kind)
-        terms["task"] = mean_over_rows(loss)
-        return LossTerms(terms, self.weights)
-
-    def _reconstruction(
-        self, predicted: dict[str, Tensor], clean: dict[str, Tokens], own: dict[str, Tensor], hidden: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Equation 4 for each row, a mean over its modalities of which something is hidden, and rows that have one."""
-        values, counted = [], []
-        for name, valid in own.items():
-            length = valid.shape[1]
-            target = clean[name].values[:, :length]
-            target = target.detach() if self.detach_targets else target
-            hide = hidden[name] if self.mask_in_loss else hidden[name].detach()
-            error = (predicted[name][:, :length] - target).square().sum(2)  # (B, L)
-            count = hide.detach().sum(1)
-            values.append((torch.where(valid, error, 0.0) * hide.to(error.dtype)).sum(1) / count.clamp(min=1))
-            counted.append(count > 0)
-        some = torch.stack(counted, dim=1)  # (B, M)
-        total = torch.where(some, torch.stack(values, dim=1), 0.0).sum(1)
-        return total / some.sum(1).clamp(min=1), some.any(1)
+        value, counted = self._reconstruction(self.predictor(again), passes, passes.hidden_more)
+        if self.cross_rows == "all":
+            return mean_over_rows(value)
+        return mean_over_observed(value, counted & ~batch.presence.all(1))
 
     def _alignment(self, features: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
         """Equation 12, averaged over the rows that lack a modality, then over the modalities."""
-        context, d, device = self.contexts(features, observed), features.shape[2], features.device
-        directions = frequencies = None
-        if self.form != "radial":
-            directions = random_directions(d, self.n_directions, generator=generator, device=device)
-            frequencies = random_frequencies(self.n_frequencies, self.max_frequency, generator=generator, device=device)
-        values, counted = {}, {}
-        for m, name in enumerate(self.schema.names):
-            seen, own, reference = observed[:, m], None, None
-            if self.leave_target_out:
-                others = observed.clone()
-                others[:, m] = False
-                own, reference = self.contexts(features, others), others.any(1)
-            bank = None if self.banks is None else self.banks[name]
-            values[name], counted[name], _ = conditional_cf_rows(
-                features[:, m],
-                features[:, m],
-                context,
-                seen,
-                self.bandwidth,
-                directions=directions,
-                frequencies=frequencies,
-                reference_context=own,
-                reference=reference,
-                remembered=bank.rows() if isinstance(bank, FeatureBank) else None,
-                detach_observed=self.detach_observed,
-                distance=self.distance,
-                detach_weights=self.detach_weights,
-                form=self.form,
-                max_frequency=self.max_frequency,
-            )
-            if isinstance(bank, FeatureBank) and self.training:
-                rows = seen if reference is None else seen & reference
-                bank.push(features[rows, m].detach(), (context if own is None else own)[rows].detach())
-        return mean_over_terms(values, counted)
+        context, without = self.contexts(features, observed), None
+        n_modalities = observed.shape[1]
+        if self.leave_target_out:
+            others = ~torch.eye(n_modalities, dtype=torch.bool, device=observed.device)
+            without = torch.stack([self.contexts(features, observed & kept) for kept in others], dim=1)
+        banks = None if self.banks is None else [bank for _, bank in self.banks.items()]
+        value = self.alignment(
+            features,
+            features,
+            context,
+            observed,
+            generator,
+            contexts_without=without,
+            remembered=None if banks is None else [bank.rows() for bank in banks],  # type: ignore[operator]
+        )
+        for m, bank in enumerate(banks or () if self.training else ()):
+            rows = observed[:, m] if without is None else observed[:, m] & (observed.sum(1) > 1)
+            seen = context if without is None else without[:, m]
+            bank.push(features[rows, m].detach(), seen[rows].detach())  # type: ignore[operator]
+        return value
 
     def after_step(self, step: int) -> None:
         """Moves the moving average of the predictor; see `Method.after_step`."""
-        if self.average is not None:
-            self.average.follow(self.predictor)
+        if self.masks is not None:
+            self.masks.follow(self.predictor)
 
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
@@ -478,9 +396,7 @@ class CEPA(Method):
         numbers |= representation_numbers("predicted", features[~observed])
         if len(batch) > 1:
             numbers["context_diversity"] = context_diversity(context)
-        split = [seen for seen in observed.unbind(1) if bool(seen.any()) and not bool(seen.all())]
-        weights = [neighbour_weights(context[s], context[~s], self.bandwidth, distance=self.distance) for s in split]
-        return numbers | weight_numbers([reference for reference, _ in weights])
+        return numbers | weight_numbers(self.alignment.weights(context, observed))
 
 
 def _resolved(preset: str, given: dict[str, Any]) -> dict[str, Any]:

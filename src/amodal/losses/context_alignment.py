@@ -1,0 +1,119 @@
+"""Alignment of predicted with present features given the context, over all modalities of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amodal.losses.characteristic_function import Form, conditional_cf_rows, random_directions, random_frequencies
+from amodal.losses.kernel_weights import Bandwidth, Distance, neighbour_weights
+from amodal.losses.masked import mean_over_terms
+
+__all__ = ["ContextAlignment"]
+
+
+@dataclass(frozen=True)
+class ContextAlignment:
+    r"""The conditional characteristic function loss, averaged over rows that lack a modality, then over modalities.
+
+    .. math::
+        L_{CF} = \frac{1}{|\mathcal M|} \sum_{m \in \mathcal M} \frac{1}{|B_m^c|} \sum_{i \in B_m^c} \ell_i^{(m)},
+        \qquad \mathcal M = \{m : B_m \ne \emptyset, B_m^c \ne \emptyset\}
+
+    Args:
+        bandwidth: Width of the kernel on contexts, or "median".
+        distance: "raw", or "per_dimension" to divide squared distances of contexts by their width.
+        detach_weights: Whether the kernel's weights are constants.
+        detach_observed: Whether the observed side is constant.
+        form: How directions and frequencies are averaged; see `amodal.losses.characteristic_function`.
+        directions: Number of random directions drawn for each batch, unless the form is "radial".
+        frequencies: Number of random frequencies drawn for each batch, unless the form is "radial".
+        max_frequency: Largest frequency.
+
+    Source:
+        :cite:`choi2025cepa`, eqs. 9 to 12. The paper does not say what eq. 12 is averaged over.
+
+    Example:
+        >>> alignment = ContextAlignment(directions=4, frequencies=2)
+        >>> features, observed = torch.randn(6, 2, 8), torch.rand(6, 2) < 0.5
+        >>> alignment(features, features, features.mean(1), observed, torch.Generator()).shape
+        torch.Size([])
+    """
+
+    bandwidth: Bandwidth = 1.0
+    distance: Distance = "raw"
+    detach_weights: bool = True
+    detach_observed: bool = True
+    form: Form = "products"
+    directions: int = 128
+    frequencies: int = 64
+    max_frequency: float = 5.0
+
+    def __call__(
+        self,
+        features: Tensor,
+        predicted: Tensor,
+        context: Tensor,
+        observed: Tensor,
+        generator: torch.Generator,
+        *,
+        contexts_without: Tensor | None = None,
+        remembered: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            features: Features of the present modalities, of shape (B, M, D), never read where absent.
+            predicted: Features predicted for the absent ones, of shape (B, M, D), never read where present.
+            context: Contexts, of shape (B, E).
+            observed: Presence, bool, of shape (B, M).
+            generator: Source of directions and frequencies, on the features' device.
+            contexts_without: For each modality contexts computed without it, of shape (B, M, E), to be used for the
+                rows that have it; rows that have nothing else do not count then. None: `context`.
+            remembered: For each modality features (n, D) and contexts (n, E) of earlier rows that have it.
+
+        Returns:
+            A scalar; zero, connected to the graph, if no modality is present for some rows and absent for others.
+        """
+        directions = frequencies = None
+        if self.form != "radial":
+            like = {"generator": generator, "device": features.device}
+            directions = random_directions(features.shape[2], self.directions, **like)
+            frequencies = random_frequencies(self.frequencies, self.max_frequency, **like)
+        several = observed.sum(1) > 1
+        values, counted = {}, {}
+        for m in range(observed.shape[1]):
+            values[str(m)], counted[str(m)], _ = conditional_cf_rows(
+                features[:, m],
+                predicted[:, m],
+                context,
+                observed[:, m],
+                self.bandwidth,
+                directions=directions,
+                frequencies=frequencies,
+                reference_context=None if contexts_without is None else contexts_without[:, m],
+                reference=None if contexts_without is None else several,
+                remembered=None if remembered is None else remembered[m],
+                detach_observed=self.detach_observed,
+                distance=self.distance,
+                detach_weights=self.detach_weights,
+                form=self.form,
+                max_frequency=self.max_frequency,
+            )
+        return mean_over_terms(values, counted)
+
+    def weights(self, context: Tensor, observed: Tensor) -> list[Tensor]:
+        """Kernel weights (Q, N) of the rows that have a modality around those that lack it, where there are both.
+
+        Args:
+            context: Contexts, of shape (B, E).
+            observed: Presence, bool, of shape (B, M).
+        """
+        split = [seen for seen in observed.unbind(1) if bool(seen.any()) and not bool(seen.all())]
+        return [
+            neighbour_weights(context[seen], context[~seen], self.bandwidth, distance=self.distance)[0]
+            for seen in split
+        ]
