@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test quick check format bench clean
+.PHONY: help demo test quick check format bench docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -39,6 +39,10 @@ format: $(READY)  ## format and repair what can be repaired
 
 bench: $(READY)  ## measure speed, as ratios
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+docs: $(READY)  ## build the documentation into runs/docs, failing on the first warning
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs runs/docs
+	@echo "The documentation is runs/docs/index.html"
 
 clean:  ## remove the environment and caches
 	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis

@@ -34,7 +34,7 @@ class BoostedTrees(nn.Module):
         n_outputs: Number of outputs K.
 
     Source:
-        :cite:`friedman2001greedy` for the model, :cite:`ke2017lightgbm` for the way its trees are grown.
+        :cite:`friedman2001gradient` for the model, :cite:`ke2017lightgbm` for the way its trees are grown.
     """
 
     baseline: Tensor

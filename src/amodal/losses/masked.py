@@ -2,11 +2,11 @@
 
 Three denominators are easily mistaken for each other, and the mistake passes most tests:
 
-=========================  ==========================================================================
+==========================  ==========================================================================
 :func:`mean_over_rows`      all rows of the batch; a row that lacks the modality adds zero
 :func:`mean_over_observed`  the rows that have the modality
 :func:`mean_over_terms`     the rows that count, modality by modality, then the modalities that have one
-=========================  ==========================================================================
+==========================  ==========================================================================
 
 A term of a likelihood belongs to the first: the batch's objective is then the mean of its samples' objectives, and
 single-row batches add up to it. A modality's own score, reported or balanced for itself, belongs to the second.
