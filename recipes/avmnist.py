@@ -1,0 +1,244 @@
+"""AV-MNIST: one of two modalities is missing for half of the training cases, and for all or none of the test cases.
+
+Command:  amodal data prepare avmnist --mnist DIR --fsdd DIR --esc50 DIR --out data/avmnist
+          python recipes/avmnist.py --data data/avmnist --out runs/avmnist
+Time:     TIME
+Expected: TABLE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import amodal
+from amodal.files import replace_file
+from amodal.impact.bias import distance_table
+from amodal.missingness import MCAR, Natural
+from amodal.removal import draw_presence
+
+NAMES = ("vision", "audio")
+# method, its options, whether it learns from complete rows only
+MODELS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "unimodal": ("unimodal", {"dropout": 0.0}, False),
+    "multimodal": ("i2m2", {"dropout": 0.0}, True),
+    "modality_dropout": ("modality_dropout", {"dropout": 0.0}, False),
+    "primo, paper": ("primo", {"preset": "paper"}, False),
+    "primo": ("primo", {}, False),
+    "mvae": ("mvae", {}, False),
+    "mmvae": ("mmvae", {}, False),
+}
+DEFAULT = ["unimodal", "multimodal", "modality_dropout", "primo, paper", "primo"]
+TRAINING = {"learning_rate": 5e-4, "weight_decay": 1e-2, "batch_size": 128, "clip": 8.0, "patience": None}
+
+
+def options_for(name: str, present: str) -> dict[str, Any]:
+    """Options of a model when `present` is the modality that is always there."""
+    method, options, _ = MODELS[name]
+    if method == "unimodal":
+        return {**options, "modality": present}
+    return {**options, "always_observed": [present]} if method == "primo" else options
+
+
+def train(name: str, rows: amodal.Cohort, valid: amodal.Cohort, present: str, seed: int, epochs: int):
+    """Trains one model of `MODELS` on rows that lack what they lack."""
+    method, _, complete_only = MODELS[name]
+    if complete_only:
+        rows, valid = (some.take(some.observed.all(axis=1)) for some in (rows, valid))
+    return amodal.fit(
+        method,
+        rows,
+        valid,
+        missingness=Natural() if method != "modality_dropout" else "auto",
+        valid_missingness=Natural(),
+        options=options_for(name, present),
+        encoders=dict.fromkeys(NAMES, "lenet"),
+        width=128,
+        seed=seed,
+        epochs=epochs,
+        **TRAINING,
+    )
+
+
+def states(cohort: amodal.Cohort, absent: str) -> dict[str, amodal.Cohort]:
+    """All cases with one modality withheld, and with both."""
+    kept = np.tile([name != absent for name in NAMES], (len(cohort), 1))
+    return {"missing": cohort.with_observed(kept), "complete": cohort}
+
+
+def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, absent: str, draws: int, cases: int):
+    """Accuracy and likelihood, and for models that draw, V and plausible labels of the first `cases` test cases."""
+    found: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for state, rows in states(test, absent).items():
+        if (name, state) in (("unimodal", "complete"), ("multimodal", "missing")):
+            continue
+        predicted = model.predict(rows)
+        likelihood = np.clip(predicted[np.arange(len(test)), test.target], 1e-12, 1)
+        found[f"accuracy {state}"] = float((predicted.argmax(1) == test.target).mean())
+        found[f"NLL {state}"] = float(-np.log(likelihood).mean())
+        arrays[f"predicted {state}"] = predicted.astype(np.float32)
+        if name.startswith("primo") and cases:
+            result = amodal.impact(model, rows.take(np.arange(min(cases, len(rows)))), draws=draws, vary=[])
+            found[f"V {state}"] = float(result.variability.mean())
+            arrays[f"V {state}"], arrays[f"mass {state}"] = result.variability, result.plausible_labels.mass
+    return found, arrays
+
+
+def masked(cohort: amodal.Cohort, absent: str, seed: int) -> amodal.Cohort:
+    """Half of the rows lack a modality, once and for all."""
+    rates = {name: 0.5 if name == absent else 0.0 for name in NAMES}
+    return cohort.with_observed(draw_presence(MCAR(rates), cohort, seed).observed)
+
+
+def run(given: argparse.Namespace) -> pd.DataFrame:
+    """Table 1: every model, direction and seed; what is there already is kept."""
+    cohort = limited(amodal.load_cohort(given.data), given.limit)
+    for seed in given.seeds:
+        for absent in given.absent:
+            present = NAMES[1 - NAMES.index(absent)]
+            rows, valid = (masked(cohort.split(split), absent, seed) for split in ("train", "valid"))
+            for name in given.models:
+                file = given.out / f"{absent}-{name.replace(', ', '-')}-seed{seed}.json"
+                if file.is_file():
+                    continue
+                started = time.time()
+                model = train(name, rows, valid, present, seed, given.epochs)
+                trained = time.time() - started
+                found, arrays = measure(name, model, cohort.split("test"), absent, given.draws, given.cases)
+                replace_file(file.with_suffix(".npz"), lambda path, arrays=arrays: save_arrays(path, arrays))
+                epochs = model.experiment["result"]["epochs"]
+                record = {"absent": absent, "model": name, "seed": seed, **found}
+                record |= {"rows": len(rows), "epochs": epochs, "seconds an epoch": trained / epochs}
+                replace_file(file, lambda path, record=record: path.write_text(json.dumps(record, indent=1)))
+                shown = "  ".join(f"{key} {value:.3f}" for key, value in record.items() if isinstance(value, float))
+                print(f"{absent} absent, {name}, seed {seed}: {shown}", flush=True)
+    files = sorted(given.out.glob("*-seed*.json"))
+    return pd.DataFrame([json.loads(file.read_text(encoding="utf-8")) for file in files])
+
+
+def bias(given: argparse.Namespace) -> pd.DataFrame:
+    """Figure 10: oracles learn from one half of the training rows, complete; PRIMO from the other, half masked."""
+    cohort, seed = limited(amodal.load_cohort(given.data), given.limit), given.seeds[0]
+    rows, valid, test = (cohort.split(split) for split in ("train", "valid", "test"))
+    order = np.random.default_rng(seed).permutation(len(rows))
+    ours, theirs = (rows.take(np.sort(half)) for half in np.array_split(order, 2))
+    tables = []
+    for absent in given.absent:
+        present = NAMES[1 - NAMES.index(absent)]
+        view = states(test, absent)
+        oracles = {
+            (name, s): train(name, theirs, valid, present, seed + s, given.epochs).predict(view[state])
+            for name, state in (("unimodal", "missing"), ("multimodal", "complete"))
+            for s in (0, 1)
+        }
+        model = train("primo", masked(ours, absent, seed), masked(valid, absent, seed), present, seed, given.epochs)
+        table = distance_table(
+            {
+                "PRIMO, missing": model.predict(view["missing"]),
+                "PRIMO, complete": model.predict(view["complete"]),
+                "unimodal oracle": oracles["unimodal", 0],
+                "multimodal oracle": oracles["multimodal", 0],
+            },
+            repeats={f"{name} oracle": [oracles[name, 1]] for name in ("unimodal", "multimodal")},
+        )
+        tables.append(table.assign(absent=absent))
+    found = pd.concat(tables, ignore_index=True)
+    replace_file(given.out / "bias.csv", lambda path: found.to_csv(path, index=False))
+    return found
+
+
+def limited(cohort: amodal.Cohort, limit: int | None) -> amodal.Cohort:
+    """The first rows of each split."""
+    if limit is None:
+        return cohort
+    return cohort.take(np.concatenate([np.flatnonzero(cohort.splits == s)[:limit] for s in ("train", "valid", "test")]))
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **{key.replace(" ", "_"): value for key, value in arrays.items()})  # type: ignore[arg-type]
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and sample standard deviation over seeds, a row a direction and model."""
+    shown = ["accuracy missing", "accuracy complete", "NLL missing", "NLL complete", "V missing", "V complete"]
+    shown = [name for name in [*shown, "seconds an epoch"] if name in frame]
+    grouped = frame.groupby(["absent", "model"])[shown]
+    mean, spread = grouped.mean(), grouped.std()
+    result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
+    result = result.where(mean.notna(), "")
+    result.insert(0, "seeds", grouped.size())
+    return result
+
+
+def gallery(given: argparse.Namespace, cohort: amodal.Cohort, n: int = 4) -> pd.DataFrame:
+    """Figure 6: the test cases of largest and of smallest V, with the labels that stay plausible and their mass."""
+    rows, test = [], limited(cohort, given.limit).split("test")
+    for absent in given.absent:
+        file = given.out / f"{absent}-primo-seed{given.seeds[0]}.npz"
+        if not file.is_file():
+            continue
+        with np.load(file, allow_pickle=False) as arrays:
+            if "V_missing" not in arrays:
+                continue
+            value, mass = arrays["V_missing"], arrays["mass_missing"]
+        order = value.argsort()
+        for case in [*order[::-1][:n], *order[:n]]:
+            labels = [f"{c} {mass[case, c]:.0%}" for c in mass[case].argsort()[::-1] if mass[case, c] > 0]
+            rows.append((absent, test.ids[case], int(test.target[case]), value[case], ", ".join(labels)))
+    return pd.DataFrame(rows, columns=["absent", "case", "truth", "V missing", "plausible labels"])
+
+
+def draw_figures(out: Path, absent: Sequence[str], seed: int) -> None:
+    """Figures 4 and 5: the distributions of V, missing and complete."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(absent), 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(absent), squeeze=False)[0], absent):
+        file = out / f"{name}-primo-seed{seed}.npz"
+        if not file.is_file():
+            continue
+        with np.load(file, allow_pickle=False) as arrays:
+            for state in ("missing", "complete"):
+                if f"V_{state}" in arrays:
+                    axes.hist(arrays[f"V_{state}"], bins=np.linspace(0, 1, 41), alpha=0.5, density=True, label=state)
+        axes.set(title=f"{name} maskable", xlabel="V")
+        axes.legend()
+    figure.savefig(out / "variability.png", dpi=150)
+
+
+def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the cohort")
+    parser.add_argument("--out", type=Path, default=Path("runs/avmnist"))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=DEFAULT)
+    parser.add_argument("--absent", nargs="+", choices=NAMES, default=["audio", "vision"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--cases", type=int, default=1000, help="test cases that get a V")
+    parser.add_argument("--limit", type=int, help="rows of each split, at most")
+    parser.add_argument("--bias", action="store_true", help="also the analysis of bias")
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    found = table(run(given))
+    print(found.to_string())
+    examples = gallery(given, amodal.load_cohort(given.data))
+    if len(examples):
+        print(examples.to_string(index=False, float_format="{:.3f}".format))
+        draw_figures(given.out, given.absent, given.seeds[0])
+    if given.bias:
+        print(bias(given).to_string(index=False, float_format="{:.3f}".format))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The recipe of AV-MNIST runs one step on made pictures and sounds, and goes on where it stopped."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amodal.data.avmnist import TASK
+from amodal.data.cohort import Cohort
+
+FILE = Path(__file__).resolve().parents[2] / "recipes" / "avmnist.py"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("avmnist_recipe", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    draw = np.random.default_rng(0)
+    labels = np.arange(48) % 10
+    vision = draw.normal(size=(10, 1, 28, 28))[labels] + draw.normal(size=(48, 1, 28, 28))
+    audio = (draw.integers(0, 200, (10, 1, 112, 112))[labels] + draw.integers(0, 55, (48, 1, 112, 112))).astype(
+        np.uint8
+    )
+    folder = tmp_path_factory.mktemp("data") / "avmnist"
+    Cohort.from_arrays(
+        {"vision": vision.astype(np.float32), "audio": audio},
+        task=TASK,
+        target=labels,
+        splits=np.repeat(["train", "valid", "test"], [28, 10, 10]),
+    ).save(folder)
+    return folder
+
+
+def test_one_step_of_every_model(recipe, data, tmp_path, capsys):
+    words = [f"--data={data}", f"--out={tmp_path}", "--epochs=1", "--draws=20", "--cases=6", "--bias", "--seeds", "3"]
+    words += ["--absent", "vision", "--models", *recipe.MODELS]
+    found = recipe.main(words)
+    assert set(found.index) == {("vision", name) for name in recipe.MODELS}
+    assert found.loc[("vision", "unimodal"), "accuracy complete"] == ""
+    assert found.loc[("vision", "multimodal"), "accuracy missing"] == ""
+    assert 0 <= float(found.loc[("vision", "primo"), "V missing"]) < 1
+    distances = pd.read_csv(tmp_path / "bias.csv")
+    assert len(distances) == 6
+    assert distances["noise_floor"].notna().sum() == 5  # all pairs but the one of PRIMO with itself
+    assert (tmp_path / "variability.png").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert printed.count("seed 3:") == len(recipe.MODELS)
+    again = recipe.main([word for word in words if word != "--bias"])
+    assert "seed 3:" not in capsys.readouterr().out  # nothing was trained a second time
+    pd.testing.assert_frame_equal(again, found)
+
+
+def test_half_of_the_training_rows_lack_the_modality_for_good(recipe, data):
+    cohort = Cohort.open(data)
+    lacking = recipe.masked(cohort, "audio", 0)
+    assert lacking.observed[:, 0].all()
+    assert lacking.observed[:, 1].mean() == pytest.approx(0.5, abs=0.15)
+    assert (recipe.masked(cohort, "audio", 0).observed == lacking.observed).all()
+    assert len(recipe.limited(cohort, 4)) == 12
