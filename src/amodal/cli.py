@@ -1,4 +1,4 @@
-"""The command line: amodal demo | data | fit | evaluate | predict | impact | report | methods | cite.
+"""The command line: amodal demo | data | fit | evaluate | predict | impact | run | report | methods | cite.
 
 Nothing heavy is imported at the top, so that `amodal --help` answers at once; for the same reason the commands are not
 named like the package's lazily loaded names, and there are no imports for type checkers only: the argument parser
@@ -182,19 +182,23 @@ def evaluate_command(
 def predict_command(
     run: Path,
     *,
-    data: str,
     out: Path,
+    data: str = "",
+    manifest: Path | None = None,
+    root: Path | None = None,
     split: str = "",
     on_empty: Literal["warn", "silent", "error"] = "warn",
     device: str = "cpu",
 ) -> None:
-    """Predict the cases of a cohort, whatever they lack, into a CSV or Parquet file.
+    """Predict cases, whatever they lack, into a CSV or Parquet file: those of a cohort, or of a new table.
 
     Args:
         run: Folder of the run.
-        data: A cohort's folder or name.
         out: File to write, .csv or .parquet.
-        split: Split to predict; "" takes all cases.
+        data: A cohort's folder or name.
+        manifest: Instead, a table of new cases (CSV, Parquet, Excel) with any columns of the one trained on.
+        root: Data folder that all files of the manifest must lie in; null takes the manifest's.
+        split: Split of the cohort to predict; "" takes all cases.
         on_empty: For cases of which nothing is observed: warn or silent (predict the training prior), or error.
         device: cpu or cuda.
     """
@@ -205,19 +209,48 @@ def predict_command(
 
     if out.suffix not in (".csv", ".parquet"):
         raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
+    if bool(data) == (manifest is not None):
+        raise ConfigurationError(
+            "cases to predict are either a cohort or a table",
+            expected="--data or --manifest",
+            got="both" if data else "neither",
+        )
     model = _trained(run, device)
-    cohort = _cohort(data, split)
-    values = model.predict(cohort, on_empty=on_empty)
-    frame = pd.DataFrame(values, columns=prediction_columns(model.schema.task))
-    frame.insert(0, "id", cohort.ids)
-    if model.schema.task.is_classification:
-        frame["predicted"] = [str(model.schema.task.classes[i]) for i in values.argmax(1)]
+    if manifest is not None:
+        frame = _predicted_table(model, manifest, root)
+    else:
+        cohort = _cohort(data, split)
+        values = model.predict(cohort, on_empty=on_empty)
+        frame = pd.DataFrame(values, columns=prediction_columns(model.schema.task))
+        frame.insert(0, "id", cohort.ids)
+        if model.schema.task.is_classification:
+            frame["predicted"] = [str(model.schema.task.classes[i]) for i in values.argmax(1)]
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda path: frame.to_csv(path, index=False) if out.suffix == ".csv" else frame.to_parquet(path))
     print(f"{len(frame)} predictions are in {out}")
 
 
-def report_command(runs: list[Path], *, out: Path = Path("report.html"), title: str = "", data: str = "") -> None:
+def _predicted_table(model: Any, manifest: Path, root: Path | None) -> Any:
+    from amodal.data.table import open_table
+    from amodal.prediction import predict_table
+
+    frame = predict_table(model, open_table(manifest), root=root or manifest.parent)
+    told = frame[frame["notes"] != ""]
+    for row, notes in list(zip(told["id"], told["notes"]))[:10]:
+        print(f"  {row}: {notes}")
+    if len(told):
+        print(f"{len(told)} of {len(frame)} rows have notes, in the column `notes`")
+    return frame
+
+
+def report_command(
+    runs: list[Path],
+    *,
+    out: Path = Path("report.html"),
+    title: str = "",
+    data: str = "",
+    tables: Path | None = None,
+) -> None:
     """Write one page about evaluated runs: presence, comparison, patterns, calibration, cases.
 
     Args:
@@ -225,11 +258,75 @@ def report_command(runs: list[Path], *, out: Path = Path("report.html"), title: 
         out: The page, one file that needs nothing beside itself.
         title: Its title.
         data: A cohort's folder or name, for pictures of cases; "" takes the one that the runs name.
+        tables: Folder for the tables as CSV and LaTeX (methods.csv, methods.tex, differences.csv); null writes none.
     """
+    from amodal.benchmark import save_tables
     from amodal.report.page import write_page
     from amodal.report.subject import subject_of
 
-    print(f"The page is {write_page(subject_of(runs, title=title, data=data), out)}")
+    subject = subject_of(runs, title=title, data=data)
+    print(f"The page is {write_page(subject, out)}")
+    if tables is not None:
+        tables.mkdir(parents=True, exist_ok=True)
+        written = save_tables(subject.results, tables, subject.references or subject.results.names[:1])
+        print(f"The tables are {', '.join(map(str, written))}")
+
+
+def run_command(
+    methods: list[str],
+    *,
+    data: str,
+    out: Path,
+    train_missingness: str = "natural",
+    test_missingness: str = "natural",
+    rates: str = "",
+    seeds: str = "0",
+    options: dict[str, dict[str, Any]] | None = None,
+    settings: dict[str, Any] | None = None,
+    references: str = "",
+    resamples: int = 1000,
+    jobs: int = 1,
+) -> None:
+    """Compare methods under exactly equal conditions: train, evaluate, tables and a page; goes on where it stopped.
+
+    Args:
+        methods: Names of methods, or NAME=METHOD for a variant.
+        data: A cohort's folder or name.
+        out: Folder of the runs, tables and page.
+        train_missingness: What training data lack, drawn once: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE,
+            count:K, or pattern:A+B.
+        test_missingness: What test data lack, drawn once for each seed, the same for all methods.
+        rates: Rates of the degradation curve, such as 0,0.25,0.5.
+        seeds: Seeds, such as 0,1,2.
+        options: Keyword arguments of methods by name.
+        settings: Settings of training, the same for all, such as {"epochs": 30}.
+        references: Names of those to compare with, such as boosting,per_pattern; "" takes these two where they are.
+        resamples: Number of bootstrap resamples.
+        jobs: How many to train at a time.
+    """
+    from amodal.report.comparison import compare_methods
+
+    compare_methods(
+        methods,
+        data,
+        out,
+        train_missingness=parse_mechanism(train_missingness),
+        test_missingness=parse_mechanism(test_missingness),
+        rates=_numbers("rates", rates, float),
+        seeds=_numbers("seeds", seeds, int),
+        options=options,
+        settings=settings,
+        references=[name for name in references.split(",") if name],
+        resamples=resamples,
+        jobs=jobs,
+    )
+
+
+def _numbers(what: str, text: str, convert: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [convert(word) for word in text.split(",") if word.strip()]
+    except ValueError as error:
+        raise ConfigurationError(f"{what} cannot be read", expected="numbers with commas between", got=text) from error
 
 
 def impact_command(
@@ -239,12 +336,13 @@ def impact_command(
     split: str = "test",
     missingness: str = "natural",
     draws: int = 500,
+    advice_draws: int = 50,
     train_split: str = "train",
     seed: int = 0,
     out: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """Say for each case how much what is missing could still change its prediction, and which labels stay plausible.
+    """Say for each case how much what is missing could still change, which labels stay plausible, and where to look next.
 
     Args:
         run: Folder of the run.
@@ -252,14 +350,15 @@ def impact_command(
         split: Split to look at; "" takes all cases.
         missingness: Further removal: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or pattern:A+B.
         draws: Plausible completions of each case.
-        train_split: Split of the same data that completions are taken from if the method cannot draw any; "": none.
+        advice_draws: Plausible values of each missing modality behind the advice where to look next; 0: no advice.
+        train_split: Split of the same data whose cases lend plausible values: for the advice, and for completions if
+            the method cannot draw any; "": none.
         seed: Seed of removal and draws.
         out: File to write, .csv or .parquet, a row a case; null writes none.
         device: cpu or cuda.
     """
     from amodal.files import replace_file
     from amodal.impact.model import impact as impact_of
-    from amodal.method import SamplingMethod
     from amodal.missingness import Natural
     from amodal.removal import draw_presence
 
@@ -270,14 +369,19 @@ def impact_command(
     mechanism = parse_mechanism(missingness)
     if not isinstance(mechanism, Natural):
         cohort = cohort.with_observed(draw_presence(mechanism, cohort, seed).observed)
-    train = None
-    if train_split and not isinstance(model.method, SamplingMethod):
-        train = _cohort(data, train_split)
+    train = _lenders(model, data, train_split)
     result = impact_of(model, cohort, draws=draws, seed=seed, train=train)
     print(result)
-    frame = result.table().sort_values("variability", ascending=False, kind="stable")
-    shown = [name for name in ("id", "observed", "predicted", "variability", "plausible", "mass") if name in frame]
-    print(_frame(frame[shown].head(10)))
+    frame = result.table()
+    if advice_draws and model.schema.task.is_classification and not result.complete.all():
+        from amodal.impact.acquisition import advise
+
+        advice = advise(model, cohort, draws=advice_draws, seed=seed, train=train)
+        frame["next"], frame["gain"] = advice.next()
+        print(f"Where to look next: {advice.how}; the gain is in log-likelihood (nats).")
+    frame = frame.sort_values("variability", ascending=False, kind="stable")
+    columns = ("id", "observed", "predicted", "variability", "plausible", "mass", "next", "gain")
+    print(_frame(frame[[name for name in columns if name in frame]].head(10)))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write = frame.to_csv if out.suffix == ".csv" else frame.to_parquet
@@ -368,11 +472,25 @@ def _cohort(data: str, split: str) -> Any:
     return cohort.split(split) if split else cohort
 
 
+def _lenders(model: Any, data: str, train_split: str) -> Any:
+    """The cases that lend plausible values; None where there are none and the method can do without."""
+    from amodal.method import SamplingMethod
+
+    if not train_split:
+        return None
+    try:
+        return _cohort(data, train_split)
+    except UnknownNameError:
+        if isinstance(model.method, SamplingMethod):
+            return None
+        raise
+
+
 def _frame(frame: Any) -> str:
     return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
 
 
-_SWITCHES = ("--overwrite", "--quick", "--quiet", "--resume")
+_SWITCHES = ("--overwrite", "--quick", "--quiet", "--restart", "--resume")
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo_command,
@@ -381,6 +499,7 @@ _COMMANDS: dict[str, Any] = {
     "evaluate": evaluate_command,
     "predict": predict_command,
     "impact": impact_command,
+    "run": run_command,
     "report": report_command,
     "methods": methods_command,
     "cite": cite_command,
@@ -420,14 +539,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _with_runs(words: list[str]) -> list[str]:
-    """Lets `report` take its runs one after the other: the parser wants one list."""
-    if words[:1] != ["report"] or any(word in ("--help", "-h") for word in words):
+    """Lets `report` and `run` take runs or methods one after the other: the parser wants one list."""
+    if words[:1] not in (["report"], ["run"]) or any(word in ("--help", "-h") for word in words):
         return words
     runs, options = [], []
     for before, word in pairwise(words):
         is_value = before.startswith("--") and "=" not in before
         (options if is_value or word.startswith("-") else runs).append(word)
-    return ["report", *options, *([json.dumps(runs)] if runs else [])]
+    return [words[0], *options, *([json.dumps(runs)] if runs else [])]
 
 
 def _with_flags(words: list[str]) -> list[str]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from amodal.benchmark import Experiment, FinishedRun, Progress, Results, run_all, save_tables
+from amodal.benchmark import Experiment, FinishedRun, Results, run_all, save_tables
 from amodal.data import load_cohort
 from amodal.missingness import MCAR
+from amodal.report.comparison import progress_line
 from amodal.report.page import write_page
 from amodal.report.subject import Subject
-from amodal.report.words import duration, format_interval
+from amodal.report.words import duration
 
 __all__ = ["demo_experiments", "run_demo"]
 
@@ -82,20 +83,12 @@ def run_demo(
     say(f"Training {len(ordered)} models on handwritten digits in four quadrants, {jobs} at a time.")
     say("Half of the quadrants of the test digits are removed (MCAR 0.5), the same for every model.")
     with _waiting(say):
-        found = run_all(ordered, out, jobs=jobs, tell=lambda progress: say(_line(progress)))
+        found = run_all(ordered, out, jobs=jobs, tell=lambda progress: say(progress_line(progress)))
         results = _chosen(found, experiments)
         save_tables(results, out, [name for name in ("per_pattern", "boosting") if name in results.names])
         page = write_page(_subject(results, experiments, seed=seed, quick=quick), out / "index.html")
     say(f"Trained, evaluated and written in {duration(perf_counter() - started)}.")
     return page
-
-
-def _line(progress: Progress) -> str:
-    run = progress.run
-    results = Results([run])
-    value = format_interval(results.summary(run.name, results.headline.name).interval)
-    took = duration(progress.seconds) if progress.seconds else "there already"
-    return f"[{progress.done:>2}/{progress.total}] {run.name:<24} {took:>13}   {results.headline.label.lower()} {value}"
 
 
 def _chosen(found: Results, experiments: list[Experiment]) -> Results:

@@ -1,0 +1,123 @@
+"""A comparison in one call: methods on one cohort under one removal and several seeds, to tables and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from amodal.benchmark import Experiment, Progress, Results, run_all, save_tables
+from amodal.data import load_cohort
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.missingness import Mechanism, Natural
+from amodal.report.page import write_page
+from amodal.report.subject import Subject
+from amodal.report.words import duration, format_interval
+
+__all__ = ["compare_methods", "progress_line"]
+
+
+def compare_methods(
+    methods: Sequence[str],
+    data: str,
+    out: Path,
+    *,
+    train_missingness: Mechanism | None = None,
+    test_missingness: Mechanism | None = None,
+    rates: Sequence[float] = (),
+    seeds: Sequence[int] = (0,),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resamples: int = 1000,
+    references: Sequence[str] = (),
+    jobs: int = 1,
+    say: Callable[[str], object] = print,
+) -> Results:
+    """Trains and evaluates methods under exactly equal conditions, and writes tables and a page about them.
+
+    What is in `out` from an earlier call is used and not computed again: an interrupted comparison goes on, and a
+    method or a seed is added by asking for it.
+
+    Args:
+        methods: Names in `amodal.METHODS`, or "name=method" for a variant whose options stand under its name.
+        data: A cohort's folder, or the name of a built-in one.
+        out: Folder of the runs, of results.csv, methods.csv, methods.tex, differences.csv and index.html.
+        train_missingness: What training and validation data lack beyond natural absence, drawn once; None: nothing.
+        test_missingness: What test data lack, drawn once for each seed, the same for all methods; None: nothing.
+        rates: Rates of the degradation curve.
+        seeds: Seeds; each gives all methods the same presence.
+        options: Keyword arguments by name.
+        settings: Fields of `amodal.training.TrainingSettings`, for all.
+        resamples: Number of bootstrap resamples.
+        references: Whom to compare with; none: the yardsticks that are there.
+        jobs: How many to train at a time.
+        say: Takes one line of text for each step.
+
+    Returns:
+        The results.
+
+    Raises:
+        UnknownNameError: If a method is not known, or `options` or `references` name one that is not compared.
+        ConfigurationError: If two methods have the same name, or a value is out of range.
+        RunError: If `out` cannot be written.
+    """
+    started, out, options = perf_counter(), Path(out), dict(options or {})
+    named = _named(methods)
+    for name in (*options, *references):
+        if name not in named:
+            raise UnknownNameError("method in this comparison", name, named)
+    experiments = [
+        Experiment(
+            method,
+            cohort=data,
+            name=name,
+            options=options.get(name, {}),
+            train_missingness=train_missingness or Natural(),
+            test_missingness=test_missingness or Natural(),
+            rates=tuple(rates),
+            seed=seed,
+            settings=dict(settings or {}),
+            resamples=resamples,
+        )
+        for seed in seeds
+        for name, method in named.items()
+    ]
+    cohort = load_cohort(data)
+    say(f"{len(experiments)} models: {', '.join(named)}, with seeds {', '.join(map(str, seeds))}; {jobs} at a time")
+    results = run_all(experiments, out, jobs=jobs, tell=lambda progress: say(progress_line(progress)))
+    subject = Subject(
+        results, title=f"{len(named)} methods on {cohort.name or data}", cohort=cohort, references=references
+    )
+    save_tables(results, out, subject.references or results.names[:1])
+    page = write_page(subject, out / "index.html")
+    say(f"Trained, evaluated and written in {duration(perf_counter() - started)}. The page is {page}")
+    return results
+
+
+def progress_line(progress: Progress) -> str:
+    """One line about a run that has finished: who, how long it took, and its headline with interval."""
+    run = progress.run
+    results = Results([run])
+    value = format_interval(results.summary(run.name, results.headline.name).interval)
+    took = duration(progress.seconds) if progress.seconds else "there already"
+    seed = f" seed {run.experiment.seed}" if run.experiment.seed else ""
+    label = results.headline.label.lower()
+    return f"[{progress.done:>2}/{progress.total}] {run.name + seed:<24} {took:>13}   {label} {value}"
+
+
+def _named(methods: Sequence[str]) -> dict[str, str]:
+    from amodal.methods import METHODS
+
+    if not methods:
+        raise ConfigurationError("there is nothing to compare", expected="at least one method")
+    named: dict[str, str] = {}
+    for given in methods:
+        name, _, method = given.partition("=")
+        method = method or name
+        if method not in METHODS:
+            raise UnknownNameError("method", method, METHODS)
+        if name in named:
+            raise ConfigurationError("two methods have the same name", got=name, hint="Tell them apart: NAME=METHOD.")
+        named[name] = method
+    return named
