@@ -22,6 +22,49 @@ def data_list_command() -> None:
         print(f"{name:<12} prepare    {_first_line(function)}")
 
 
+def prepare_table_command(
+    *,
+    manifest: Path,
+    schema: Path,
+    out: Path,
+    root: Path | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Your own data: a table of cases (CSV, Parquet, Excel) and the files it names, read as a schema says.
+
+    Args:
+        manifest: The table of cases, a row each.
+        schema: How it is read; `amodal data schema` writes a first one.
+        out: Folder of the cohort.
+        root: Data folder that all files must lie in; null takes the manifest's.
+        workers: Threads that read files; null chooses.
+        overwrite: Replace a cohort that is there.
+        restart: Begin anew instead of taking up an interrupted preparation.
+        quiet: No progress bar.
+    """
+    from amodal.data.table import prepare
+    from amodal.progress import progress_bar
+
+    with progress_bar("preparing", quiet=quiet) as progress:
+        prepared = prepare(
+            manifest,
+            schema,
+            out,
+            root=root,
+            overwrite=overwrite,
+            resume=not restart,
+            workers=workers,
+            progress=progress,
+        )
+    print(describe_cohort(prepared.cohort))
+    if prepared.problems.counts:
+        print(f"odd, but no error (more in {out / 'preparation.json'}):\n{prepared.problems.describe()}")
+    print(f"The cohort is {out}")
+
+
 def prepare_cinc2012_command(
     *,
     source: Path,
@@ -150,7 +193,11 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip().partition("\n")[0]
 
 
-PREPARE: dict[str, Any] = {"avmnist": prepare_avmnist_command, "cinc2012": prepare_cinc2012_command}
+PREPARE: dict[str, Any] = {
+    "table": prepare_table_command,
+    "avmnist": prepare_avmnist_command,
+    "cinc2012": prepare_cinc2012_command,
+}
 """How each source is prepared, by name."""
 
 DATA_COMMANDS: dict[str, Any] = {"list": data_list_command, "prepare": PREPARE, "describe": data_describe_command}

@@ -43,6 +43,7 @@ class Cohort:
         name: A short name.
         description: One line for people.
         rows: Rows of the stores, int64, of shape (N,); None: all, in order.
+        source: How it was read, as plain JSON values, so that new data can be read the same way; None: not known.
     """
 
     schema: Schema
@@ -56,6 +57,7 @@ class Cohort:
     name: str = ""
     description: str = ""
     rows: np.ndarray | None = None
+    source: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -350,6 +352,7 @@ class Cohort:
             self.extras,
             self.name,
             self.description,
+            self.source,
         )
         rows = np.arange(len(self)) if self.rows is None else self.rows
         write_folder(Path(folder), parts, rows, overwrite=overwrite)

@@ -48,6 +48,7 @@ class Parts(NamedTuple):
         extras: Small columns (N,).
         name: A short name.
         description: One line for people.
+        source: How it was read, as plain JSON values; None: not known.
     """
 
     schema: Schema
@@ -60,6 +61,7 @@ class Parts(NamedTuple):
     extras: Mapping[str, np.ndarray]
     name: str
     description: str
+    source: Mapping[str, Any] | None = None
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
@@ -143,6 +145,8 @@ def _write_files(folder: Path, parts: Parts, rows: np.ndarray) -> None:
         "stores": {name: _describe(store) for name, store in parts.stores.items()},
         "files": files,
     }
+    if parts.source is not None:
+        record["source"] = dict(parts.source)
     record["checksum"] = _checksum(record)
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / _RECORD).write_text(text + "\n", encoding="utf-8")
@@ -294,6 +298,7 @@ def _read_manifest(path: Path, schema: Schema, stores: dict[str, Store], record:
         extras={name[6:]: _to_numpy(column) for name, column in columns.items() if name.startswith("extra_")},
         name=record["name"],
         description=record["description"],
+        source=record.get("source"),
     )
 
 

@@ -108,6 +108,8 @@ def fit(
             "fingerprint": _fingerprint(train, valid),
         },
     }
+    if train.source is not None:
+        plan["data"]["source"] = dict(train.source)  # new tables are read as the training data were
     folder = None if out is None else Path(out)
     if folder is not None and process_rank() == 0:
         _open_folder(folder, plan, resume)

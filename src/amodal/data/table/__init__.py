@@ -1,0 +1,195 @@
+"""A user's own table and the files it names, to a cohort: `amodal data prepare table`.
+
+A *manifest* (CSV, Parquet, Excel) has a row for each case; a *schema* (YAML) says which columns are the id, the group,
+the split and the target, and how the modalities are read (`SOURCES`: one file of this folder for each kind). Nothing
+is guessed when a cohort is prepared: `amodal.data.table.guess` writes a first schema, which people correct.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from amodal.data.cohort import Cohort
+from amodal.data.table.build import Ranges, build_stores, chunk_rows, fingerprint, places, working_folder
+from amodal.data.table.index import read_ids, read_index
+from amodal.data.table.manifest import MemoryTable, Table, open_table
+from amodal.data.table.schema import SOURCES, TableSchema
+from amodal.data.table.source import Problems
+from amodal.errors import DataError, RunError
+from amodal.files import write_json
+
+__all__ = [
+    "SOURCES",
+    "MemoryTable",
+    "Prepared",
+    "Problems",
+    "Table",
+    "TableSchema",
+    "open_cases",
+    "open_table",
+    "prepare",
+    "table_source",
+]
+
+
+class Prepared(NamedTuple):
+    """A cohort on disk and what was odd on the way.
+
+    Attributes:
+        cohort: The cohort, memory-mapped.
+        problems: Counts and first rows of everything odd.
+    """
+
+    cohort: Cohort
+    problems: Problems
+
+
+def prepare(
+    manifest: str | Path,
+    schema: str | Path | TableSchema | Mapping[str, Any],
+    out: str | Path,
+    *,
+    root: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+    workers: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Prepared:
+    """Makes a cohort folder of a table and the files it names.
+
+    Memory stays bounded however many rows there are: ids, groups, targets and presence are held, values are written
+    chunk by chunk to a folder beside `out`, which is taken up again after an interruption. The cohort appears complete
+    or not at all, and keeps the schema, so that new cases can be read the same way (`open_cases`).
+
+    Args:
+        manifest: The table of cases: .csv, .tsv, .parquet or .xlsx.
+        schema: A YAML or JSON file, or its content.
+        out: Folder of the cohort.
+        root: The data folder, which all files must lie in; None: the manifest's.
+        overwrite: Replace a cohort that is there.
+        resume: Take up an interrupted preparation.
+        workers: Threads that read files; None chooses.
+        progress: Called with rows done and all rows after each chunk.
+
+    Returns:
+        The cohort and the problems that were counted; both are in the folder (preparation.json).
+
+    Raises:
+        SchemaError: If the schema cannot be used, or names a column that is not there.
+        DataError: If the data do not fit the schema; nothing is written then.
+    """
+    out, table = Path(out), open_table(Path(manifest))
+    rules = _rules(schema)
+    rules.check(table)
+    _check_free(out, overwrite)
+    base = Path(root) if root is not None else table.path.parent
+    problems = Problems()
+    index = read_index(table, rules, problems)
+    with (
+        working_folder(out, fingerprint(table, rules, base), resume) as work,
+        places(table, rules, base, work, index.ids, problems, workers=workers) as place,
+    ):
+        rules = rules.with_sources(tuple(source.surveyed(place) for source in rules.sources))
+        place = replace(place, chunk=chunk_rows(rules.sources))
+        train = index.splits == "train"
+        ranges = Ranges(rules.sources, train if train.any() else np.ones(len(train), bool))
+        built = build_stores(rules, place, index.kept, ranges, progress)
+        cohort = Cohort(
+            schema=rules.schema,
+            stores=built.stores,
+            ids=index.ids,
+            groups=index.groups,
+            splits=index.splits,
+            target=index.target,
+            observed=built.observed,
+            extras=index.extras,
+            name=rules.name or table.path.stem,
+            description=rules.description,
+            source={"table": rules.to_json(), "ranges": built.ranges},
+        )
+        cohort.save(out, overwrite=overwrite)
+        write_json(out / "preparation.json", problems.to_json())
+    return Prepared(Cohort.open(out), problems)
+
+
+@contextmanager
+def open_cases(
+    table: Table,
+    source: Mapping[str, Any] | None,
+    *,
+    root: Path,
+    problems: Problems,
+    workers: int | None = None,
+) -> Iterator[Cohort]:
+    """New cases, read as a cohort's table was; any column and any file may be lacking.
+
+    Args:
+        table: The new cases, with any subset of the columns; ids are optional.
+        source: A cohort's or a run's record of its table (`Cohort.source`).
+        root: Folder that all files must lie in.
+        problems: Takes what is odd, row by row: `Problems(strict=False, by_row=True)`.
+        workers: Threads that read files.
+
+    Yields:
+        A cohort without target, on temporary files that are gone afterwards.
+
+    Raises:
+        RunError: If the record is none of a table.
+        DataError: If there are no rows, or ids come twice.
+    """
+    if not source or "table" not in source:
+        raise RunError(
+            "the run was not trained on a table, so that new tables cannot be read for it",
+            hint="Prepare the data with `amodal data prepare table`, train on that, or predict with --data.",
+        )
+    rules = TableSchema.from_json(source["table"])
+    known = set(rules.value_columns())
+    if known and not known & set(table.names) and not any(s.tables() for s in rules.sources):
+        raise DataError(
+            f"{table.path.name or 'the table'} has none of the columns that the model knows",
+            expected=f"some of {', '.join(sorted(known)[:12])}",
+            got=", ".join(table.names[:12]),
+        )
+    ids = read_ids(table, rules, lenient=True)
+    with tempfile.TemporaryDirectory(prefix="amodal-") as work, places(
+        table, rules, root, Path(work), ids, problems, lenient=True, workers=workers
+    ) as place:  # fmt: skip
+        place = replace(place, chunk=chunk_rows(rules.sources))
+        ranges = Ranges(rules.sources, np.zeros(len(ids), bool))
+        built = build_stores(rules, place, np.ones(len(ids), bool), ranges, None)
+        yield Cohort(
+            schema=rules.schema,
+            stores=built.stores,
+            ids=ids,
+            groups=ids,
+            splits=np.full(len(ids), ""),
+            target=None,
+            observed=built.observed,
+            source=dict(source),
+        )
+
+
+def table_source(experiment: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of the table that a run was trained on, from the run's experiment; None if it was no table."""
+    return experiment.get("data", {}).get("source")
+
+
+def _rules(schema: str | Path | TableSchema | Mapping[str, Any]) -> TableSchema:
+    if isinstance(schema, TableSchema):
+        return schema
+    return TableSchema.from_json(schema) if isinstance(schema, Mapping) else TableSchema.load(Path(schema))
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Refuses a place that is taken before hours of work, not after."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file", expected="a folder to make")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise DataError(f"there is something in {out} already", hint="Choose another folder, or pass --overwrite.")

@@ -1,0 +1,248 @@
+"""Arrays made elsewhere: one .npy or .npz file a case, or one bank with a row for each, embeddings among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from amodal.data.table.cells import texts
+from amodal.data.table.files import FileRule, load_array, open_bank, read_files, within
+from amodal.data.table.section import Section
+from amodal.data.table.source import Piece, Place, Reader, Rows, Source
+from amodal.errors import DataError, SchemaError
+from amodal.schema import Modality, ModalityKind
+
+__all__ = ["Array", "Embedding"]
+
+_N_AXES = {"tabular": 1, "series": 2, "image": 3}
+
+
+@dataclass(frozen=True)
+class Array(Source):
+    """A modality of ready arrays.
+
+    Either `column` names a file for each case, or `file` is one bank for all, whose rows belong to the cases by `ids`
+    (an array of names in the same .npz file), met by the manifest's column `match`.
+
+    Attributes:
+        as_kind: What they are: "tabular" (D,), "series" (T, D) or "image" (C, H, W); of an image (H, W) will do.
+        column: The manifest's column with the names of files.
+        folder: Folder they lie in.
+        file: The bank.
+        key: Name of the array in .npz files; None: the only one.
+        ids: Name of the array with the names of a bank's rows.
+        match: The manifest's column that these names stand in; "" = the id.
+        shape: Shape of one; (): that of the first. Series may be shorter, and are filled up as not measured.
+        missing_file: "error" or "absent": what a name without a file (or a row of the bank) means.
+        unreadable_file: "error" or "absent".
+        description: One line for people.
+    """
+
+    kind: ClassVar[str] = "array"
+
+    as_kind: ModalityKind = "tabular"
+    column: str = ""
+    folder: str = ""
+    file: str = ""
+    key: str | None = None
+    ids: str = ""
+    match: str = ""
+    shape: tuple[int, ...] = ()
+    missing_file: str = "error"
+    unreadable_file: str = "error"
+    description: str = ""
+
+    @classmethod
+    def read(cls, name: str, section: Section) -> Array:
+        """Reads it from a schema; see `Source.read`."""
+        kind = "tabular" if cls.kind == "embedding" else section.choice("as", _N_AXES)
+        shape = section.raw("shape", [])
+        if not isinstance(shape, list) or any(type(n) is not int or n < 1 for n in shape):
+            raise section.wrong("shape", f"a list of {_N_AXES[kind]} whole numbers", shape)
+        source = cls(
+            name,
+            kind,
+            section.text("column", ""),
+            section.text("folder", ""),
+            section.text("file", ""),
+            section.text("key", None),
+            section.text("ids", ""),
+            section.text("match", ""),
+            tuple(shape),
+            section.choice("missing_file", ("error", "absent"), "error"),
+            section.choice("unreadable_file", ("error", "absent"), "error"),
+            section.text("description", ""),
+        )
+        section.done()
+        if bool(source.column) == bool(source.file):
+            raise SchemaError(
+                f"{section.where} needs either `column` (a file for each case) or `file` (one for all)",
+                got="both" if source.column else "neither",
+            )
+        if source.file and not source.ids:
+            raise SchemaError(
+                f"{section.where} lacks the key 'ids'",
+                expected="the name of the array in the same file that says whose rows they are",
+            )
+        if source.shape and len(source.shape) != _N_AXES[kind]:
+            raise section.wrong("shape", f"{_N_AXES[kind]} whole numbers for a {kind} modality", shape)
+        return source
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values that `read` takes."""
+        keys = ("column", "folder", "file", "key", "ids", "match", "missing_file", "unreadable_file", "description")
+        record = {key: getattr(self, key) for key in keys if getattr(self, key)}
+        kind = {} if self.kind == "embedding" else {"as": self.as_kind}
+        return {"kind": self.kind, **kind, **record, "shape": list(self.shape)}
+
+    def columns(self) -> tuple[str, ...]:
+        """The manifest's columns that it reads."""
+        return tuple(column for column in (self.column, self.match if self.file else "") if column)
+
+    def tables(self) -> tuple[str, ...]:
+        """The files with rows of all cases that it reads."""
+        return (self.file,) if self.file else ()
+
+    def surveyed(self, place: Place) -> Array:
+        """Itself with the shape of the first array that is there."""
+        if self.shape:
+            return self
+        shape = self._bank(place)[0].shape[1:] if self.file else self._first_shape(place)
+        if self.as_kind == "image" and len(shape) == 2:
+            shape = (1, *shape)
+        if len(shape) != _N_AXES[self.as_kind] or 0 in shape:
+            raise SchemaError(
+                f"modalities.{self.name}: the first array has the shape {shape}",
+                expected=f"{_N_AXES[self.as_kind]} axes for a {self.as_kind} modality",
+            )
+        return replace(self, shape=tuple(int(n) for n in shape))
+
+    def _first_shape(self, place: Place) -> tuple[int, ...]:
+        for chunk in place.manifest.chunks([self.column], 1024):
+            for cell in texts(chunk[self.column], place.missing):
+                if cell is None:
+                    continue
+                path = within(place.root, self.folder, cell)
+                try:
+                    if path.is_file():
+                        return load_array(path, self.key).shape
+                except DataError:
+                    continue
+        raise DataError(
+            f"modalities.{self.name}: no file that the column {self.column!r} names can be read",
+            hint="Are they in `folder`, relative to the data folder (--root)?",
+        )
+
+    def _bank(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
+        path = within(place.root, "", self.file)
+        if not path.is_file():
+            raise DataError(f"modalities.{self.name}: there is no file {self.file!r} in {place.root}")
+        if path.suffix.lower() != ".npz":
+            raise DataError(f"modalities.{self.name}: the bank {self.file} is no .npz file")
+        values, names = open_bank(path, self.key, place.work), open_bank(path, self.ids, place.work)
+        if names.ndim != 1 or len(names) != len(values):
+            raise DataError(
+                f"modalities.{self.name}: {self.file} does not have one name for each row",
+                expected=f"{len(values)} names in {self.ids!r}",
+                got=names.shape,
+            )
+        return values, names
+
+    def modality(self) -> Modality:
+        """Name, kind and shape."""
+        return Modality(self.name, self.as_kind, self.shape, description=self.description)
+
+    def reader(self, place: Place) -> Reader:
+        """Opens what it reads."""
+        return _BankReader(self, place) if self.file else _FileReader(self, place)
+
+    def fitted(self, array: np.ndarray) -> np.ndarray:
+        """One array as float32 of this source's shape.
+
+        Raises:
+            DataError: If it has another shape or holds infinite values.
+        """
+        array = np.asarray(array, dtype=np.float32)
+        if self.as_kind == "image" and array.ndim == 2:
+            array = array[None]
+        if self.as_kind == "series" and array.ndim == 2 and array.shape[1] == self.shape[1]:
+            blank = np.full(self.shape, np.nan, np.float32)
+            blank[: len(array)] = array[: self.shape[0]]
+            array = blank
+        if array.shape != self.shape:
+            raise DataError(f"the array has the shape {array.shape}", expected=self.shape)
+        if np.isinf(array).any() or (self.as_kind == "image" and np.isnan(array).any()):
+            raise DataError("the array holds infinite values" + (" or NaN" if self.as_kind == "image" else ""))
+        return array
+
+
+@dataclass(frozen=True)
+class Embedding(Array):
+    """Vectors computed elsewhere: arrays (D,)."""
+
+    kind: ClassVar[str] = "embedding"
+
+
+class _FileReader(Reader):
+    def __init__(self, source: Array, place: Place):
+        self.source, self.place = source, place
+
+    def read(self, rows: Rows) -> Piece:
+        source = self.source
+        rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file)
+
+        def decode(path: Path) -> np.ndarray:
+            return source.fitted(load_array(path, source.key))
+
+        found, observed = read_files(self.place, rows, rule, source.name, decode)
+        values = np.zeros((len(rows.ids), *source.shape), np.float32)
+        for i in np.flatnonzero(observed):
+            values[i] = found[i]
+        if source.as_kind != "image":
+            observed = observed & ~np.isnan(values).all(tuple(range(1, values.ndim)))
+        return Piece(values, observed)
+
+
+class _BankReader(Reader):
+    def __init__(self, source: Array, place: Place):
+        self.source, self.place = source, place
+        self.values, self.places = None, {}
+        path = within(place.root, "", source.file)
+        if place.lenient and not path.is_file():
+            place.problems.add(f"modalities.{source.name}: {source.file} is not there", place.ids)
+            return
+        self.values, names = source._bank(place)
+        words = [str(name) for name in names]
+        self.places = {name: i for i, name in enumerate(words)}
+        if len(self.places) != len(words):
+            twice = next(name for i, name in enumerate(words) if self.places[name] != i)
+            raise DataError(f"modalities.{source.name}: {source.file} has the name {twice!r} twice")
+
+    def read(self, rows: Rows) -> Piece:
+        source, problems = self.source, self.place.problems
+        wanted = rows.ids
+        if source.match:
+            lacking = source.match not in rows.columns
+            wanted = [None] * len(rows.ids) if lacking else texts(rows.columns[source.match], self.place.missing)
+        at = np.array([-1 if name is None else self.places.get(str(name), -1) for name in wanted])
+        lacking = (at < 0) & np.array([name is not None for name in wanted])
+        if self.values is not None and lacking.any():
+            what = f"{source.name}: no row of {source.file} has this name"
+            names = [wanted[i] for i in np.flatnonzero(lacking)]
+            if source.missing_file == "absent":
+                problems.add(what, rows.ids[lacking], names)
+            else:
+                hint = "Correct it, or write `missing_file: absent` to take such rows as absent."
+                problems.grave(what, rows.ids[lacking].tolist(), names, expected="one of its names", hint=hint)
+        values = np.zeros((len(rows.ids), *source.shape), np.float32)
+        observed = at >= 0
+        for i in np.flatnonzero(observed):
+            assert self.values is not None
+            try:
+                values[i] = source.fitted(self.values[at[i]])
+            except DataError as error:
+                raise DataError(f"modalities.{source.name}: {source.file}, row {rows.ids[i]}: {error}") from error
+        return Piece(values, observed)

@@ -1,0 +1,136 @@
+"""Who the cases of a manifest are: ids, groups, splits, targets."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from amodal.data.checks import check_distinct, check_groups, name_rows
+from amodal.data.columns import read_target
+from amodal.data.split import split_groups
+from amodal.data.table.cells import texts
+from amodal.data.table.manifest import Table
+from amodal.data.table.schema import TableSchema
+from amodal.data.table.source import Problems
+from amodal.errors import DataError
+
+__all__ = ["Index", "read_ids", "read_index"]
+
+_CHUNK = 65536
+
+
+class Index(NamedTuple):
+    """The small columns of a cohort.
+
+    Attributes:
+        kept: Which rows of the manifest are cases, bool (R,).
+        ids: Str (N,).
+        groups: Str (N,).
+        splits: Str (N,).
+        target: As in `Cohort.target`.
+        extras: Str (N,) by column.
+    """
+
+    kept: np.ndarray
+    ids: np.ndarray
+    groups: np.ndarray
+    splits: np.ndarray
+    target: np.ndarray
+    extras: dict[str, np.ndarray]
+
+
+def read_ids(manifest: Table, schema: TableSchema, *, lenient: bool = False) -> np.ndarray:
+    """The ids of a manifest alone, as prediction needs them; positions if it has none.
+
+    Raises:
+        DataError: If there is no row, or an id is missing or comes twice.
+    """
+    has = bool(schema.id) and (not lenient or schema.id in manifest.names)
+    column = schema.id if has else manifest.names[0]
+    parts, n = [], 0
+    for chunk in manifest.chunks([column], _CHUNK):
+        cells = chunk[column]
+        parts.append(texts(cells, frozenset({""})) if has else np.arange(n, n + len(cells)).astype(str).astype(object))
+        n += len(cells)
+    if not n:
+        raise DataError(f"{manifest.path} has no rows", expected="one row for each case beneath the columns' names")
+    return _distinct(np.concatenate(parts), column, manifest)
+
+
+def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Index:
+    """Reads the columns that say who the cases are, draws splits where they are to be drawn, and leaves rows out.
+
+    Raises:
+        DataError: If there are no rows; an id is missing or comes twice; a group is missing or in two splits; a target
+            is missing (unless such rows are left out) or is none.
+    """
+    missing = frozenset(schema.missing)
+    ids = read_ids(manifest, schema)
+    targets, columns = [], {name: [] for name in (schema.group, schema.split.column, *schema.extras) if name}
+    start = 0
+    for chunk in manifest.chunks(list({**schema.task.cells(), **dict.fromkeys(columns)}), _CHUNK):
+        n = len(next(iter(chunk.values())))
+        targets.append(schema.task.values(chunk, ids[start : start + n], missing))
+        for name, parts in columns.items():
+            parts.append(texts(chunk[name], missing if name != schema.split.column else frozenset({""})))
+        start += n
+    target = np.concatenate(targets)
+    found = {name: np.concatenate(parts) for name, parts in columns.items()}
+    unknown = np.asarray(np.isnan(target).reshape(len(target), -1).all(1))
+    if unknown.any():
+        _tell_unknown(schema, ids, unknown, problems)
+    kept = np.asarray(~unknown)
+    ids, target = ids[kept], target[kept]
+    if not len(ids):
+        raise DataError(f"no row of {manifest.path} has a target", hint="Are all its words under `unknown`?")
+    found = {name: column[kept] for name, column in found.items()}
+    groups = _groups(found[schema.group], schema.group, ids) if schema.group else ids
+    task = schema.task.task
+    column: Any = target.astype(np.int64) if task.is_classification else target
+    answers = read_target([task.classes[i] for i in column], task, ids) if task.is_classification else read_target(
+        column, task, ids
+    )  # fmt: skip
+    if schema.split.column:
+        splits = np.array(["" if s is None else s for s in found[schema.split.column]], dtype=str)
+    else:
+        splits = split_groups(
+            groups, answers, schema.split.fractions, seed=schema.split.seed, stratify=schema.split.stratify
+        )
+    check_groups(groups, splits)
+    extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
+    return Index(kept, ids, groups, splits, answers, extras)
+
+
+def _distinct(ids: np.ndarray, column: str, manifest: Table) -> np.ndarray:
+    empty = np.array([row is None for row in ids], dtype=bool)
+    if empty.any():
+        line = f"in row {int(empty.argmax()) + 2}"
+        raise DataError(
+            f"the id column {column!r} of {manifest.path.name} is empty in {int(empty.sum())} rows, first {line}",
+            expected="an id for every case",
+        )
+    found = ids.astype(str)
+    check_distinct(found)
+    return found
+
+
+def _groups(column: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:
+    empty = np.array([group is None for group in column], dtype=bool)
+    if empty.any():
+        raise DataError(
+            f"the group column {name!r} is empty in rows: {name_rows(empty, ids)}",
+            expected="a group (patient) for every case",
+            hint="Fill it in: cases of one patient in two splits would make every result too good.",
+        )
+    return column.astype(str)
+
+
+def _tell_unknown(schema: TableSchema, ids: np.ndarray, unknown: np.ndarray, problems: Problems) -> None:
+    if not schema.task.leave_out:
+        raise DataError(
+            f"the target {schema.task.task.name!r} is missing in rows: {name_rows(unknown, ids)}",
+            expected="a target for every case",
+            hint="Write `without_target: leave_out` under `task` to leave such rows out.",
+        )
+    problems.add("no target, left out", ids[unknown])
