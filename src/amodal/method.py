@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.batch import Batch
+from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
 from amodal.losses.task import logits_to_predictions
 from amodal.schema import Schema
@@ -137,8 +138,21 @@ class Method(nn.Module, ABC):
         """
         return {}
 
+    def representations(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Vectors that are watched for collapse in every epoch (evaluation mode, one batch).
+
+        Args:
+            batch: Validation rows.
+
+        Returns:
+            For each name vectors of shape (B, M, D), and which of them count, bool (B, M). By default "pooled", the
+            pooled vectors of the method's submodule `encoders`, where present; nothing without such a submodule.
+        """
+        encoders = dict(self.named_children()).get("encoders")
+        return {"pooled": encode_pooled(encoders, batch)} if isinstance(encoders, PerModality) else {}
+
     def monitor(self, batch: Batch) -> dict[str, float]:
-        """Quantities beside losses and metrics that are worth a column in the history (evaluation mode, one batch)."""
+        """Further quantities that are worth a column in the history (evaluation mode, one batch)."""
         return {}
 
 

@@ -471,6 +471,23 @@ def test_monitor_gives_numbers(name):
     assert all(isinstance(key, str) and isinstance(value, float) for key, value in values.items())
 
 
+@every_gradient_method
+def test_representations_are_watched_for_collapse(name):
+    """Vectors of each modality and which of them count; what is absent is not among the pooled ones."""
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    watched = method.representations(batch)
+    parts = dict(method.named_children())
+    assert ("encoders" in parts) <= ("pooled" in watched)
+    for vectors, counted in watched.values():
+        assert vectors.shape[:2] == counted.shape
+        assert vectors.ndim == 3
+        assert counted.dtype == torch.bool
+        assert torch.isfinite(vectors[counted]).all()
+    if "pooled" in watched and cases.CASES[name][0] not in cases.READS:
+        assert torch.equal(watched["pooled"][1], batch.presence)
+
+
 @pytest.mark.parametrize("name", cases.BY_ESTIMATE)
 def test_an_estimated_method_says_that_it_has_no_objective(name):
     method = cases.make_method(name)

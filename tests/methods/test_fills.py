@@ -147,7 +147,7 @@ def test_weights_send_a_gradient_into_the_context_only_without_the_stop_gradient
     kept = drop_modalities(SOME, 0.5, generator())
     features, _ = encode_pooled(method.encoders, batch_of(kept))
     _, predicted, context = method.fill(features, kept)
-    loss = method._matching(features, predicted.detach(), context, kept, generator())
+    loss = method.alignment(features, predicted.detach(), context, kept, generator())
     if detach:
         assert not loss.requires_grad
     else:
@@ -199,7 +199,14 @@ def test_monitor_knows_contexts_and_neighbours():
     wide = method_of("cf", bandwidth=1e6).eval().monitor(batch_of(SOME))
     assert wide["effective_sample_size"] == pytest.approx(wide["neighbours"])
     assert wide["context_diversity"] == numbers["context_diversity"] > 0
-    assert set(method_of("zero").eval().monitor(batch_of(SOME))) == {"pooled_rank", "pooled_spread"}
+    assert method_of("zero").eval().monitor(batch_of(SOME)) == {}
+
+
+def test_embeddings_fused_vectors_and_predictions_are_watched():
+    assert set(method_of("zero").eval().representations(batch_of(SOME))) == {"pooled", "fused"}
+    watched = method_of("cf").eval().representations(batch_of(SOME))
+    assert torch.equal(watched["predicted"][1], ~SOME)
+    assert watched["fused"][0].shape == (15, 1, 8)
 
 
 def test_errors_say_what_was_expected():

@@ -16,6 +16,21 @@ def test_numbers_of_two_independent_equal_dimensions():
     assert representation_numbers("pooled", grid[:1]) == {}
 
 
+def test_several_modalities_are_centred_one_by_one():
+    """Their offsets are neither spread nor rank, and one that has collapsed shows whatever the others do."""
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(400, 2, 3, generator=draw) + 100 * torch.tensor([[0.0], [1.0]])
+    counted = torch.rand(400, 2, generator=draw) < 0.7
+    numbers = representation_numbers("pooled", features, counted)
+    assert numbers["pooled_rank"] == pytest.approx(3, abs=0.02)
+    assert numbers["pooled_spread"] == pytest.approx(1, abs=0.1)
+    features[:, 1] = 7.0
+    assert representation_numbers("pooled", features, counted)["pooled_spread"] == 0
+    features[~counted] = math.nan  # what does not count is not read
+    assert math.isfinite(representation_numbers("pooled", features, counted)["pooled_rank"])
+    assert representation_numbers("predicted", features, counted & False) == {}
+
+
 def test_weights_of_a_softmax_by_hand():
     weights = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
     expected = np.mean([1 / (0.75**2 + 0.25**2), 2.0])

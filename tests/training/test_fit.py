@@ -63,6 +63,24 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others():
     assert any(not torch.equal(a, b) for a, b in zip(state(first).values(), state(other).values()))
 
 
+def test_every_method_with_encoders_is_watched_for_collapse(monkeypatch, tmp_path):
+    train, valid = parts(made_cohort())
+    model = amodal.fit("fusion", train, valid, **SETTINGS, out=tmp_path / "run")
+    stored = pd.read_csv(tmp_path / "run" / "history.csv")
+    for history in (model.history, stored):
+        assert (history["pooled_rank"] > 1).all()
+        assert (history["pooled_spread"] > 0).all()
+    calls = iter(range(3))
+
+    def collapsing(self, batch):
+        vectors = torch.randn(20, 1, 4, generator=torch.Generator().manual_seed(0)) * 1e-3 ** next(calls)
+        return {"pooled": (vectors, torch.ones(20, 1, dtype=torch.bool))}
+
+    monkeypatch.setattr(METHODS["fusion"], "representations", collapsing)
+    with pytest.warns(UserWarning, match="epoch 1: pooled representations have collapsed to a point"):
+        amodal.fit("fusion", train, valid, **SETTINGS)
+
+
 def test_the_global_generators_are_left_alone():
     train, valid = parts(made_cohort())
     torch.manual_seed(5)

@@ -12,7 +12,7 @@ from amodal.batch import Batch
 from amodal.encoders.encoder import Encoder, PerModality, Tokens, scatter
 from amodal.encoders.latent_prediction import fill_sequence
 
-__all__ = ["Embedded", "TokenSequences", "embed_present", "encode_passes"]
+__all__ = ["Embedded", "Passes", "TokenSequences", "embed_present", "encode_passes"]
 
 
 class Embedded(NamedTuple):
@@ -27,6 +27,26 @@ class Embedded(NamedTuple):
     rows: Tensor
     tokens: Tensor
     valid: Tensor
+
+
+class Passes(NamedTuple):
+    """One batch encoded clean and with tokens hidden; every tensor has all B rows.
+
+    Attributes:
+        clean: Tokens of every modality, stand-ins where it is absent.
+        masked: The same with the smaller mask.
+        crossed: The same with the larger one.
+        own: Which tokens are the row's own, bool (B, L_m): neither stand-ins nor padding.
+        hidden: Tokens to reconstruct from `masked`, (B, L_m), bool or 0/1 with a gradient.
+        hidden_more: Tokens to reconstruct from `crossed`.
+    """
+
+    clean: dict[str, Tokens]
+    masked: dict[str, Tokens]
+    crossed: dict[str, Tokens]
+    own: dict[str, Tensor]
+    hidden: dict[str, Tensor]
+    hidden_more: dict[str, Tensor]
 
 
 def embed_present(encoder: Encoder, batch: Batch, name: str) -> Embedded | None:
@@ -87,13 +107,14 @@ class TokenSequences(nn.Module):
         encoders: An encoder for each modality, all of one width D.
         lengths: For each modality the number of stand-in tokens.
         hides: Whether tokens will be hidden; then each modality has a learned placeholder for hidden tokens.
+        normalise: Whether tokens are standardised (each over its own coordinates), so that their scale is fixed.
     """
 
-    def __init__(self, encoders: PerModality, lengths: Mapping[str, int], *, hides: bool):
+    def __init__(self, encoders: PerModality, lengths: Mapping[str, int], *, hides: bool, normalise: bool = False):
         super().__init__()
         self.lengths = dict(lengths)
         parts = {name: encoder for name, encoder in encoders.items() if isinstance(encoder, Encoder)}
-        self.project = PerModality({name: nn.Linear(encoder.width, encoder.width) for name, encoder in parts.items()})
+        self.project = PerModality({name: _projection(encoder.width, normalise) for name, encoder in parts.items()})
         self.stand_in = nn.ParameterList(0.02 * torch.randn(encoder.width) for encoder in parts.values())
         self.placeholder = None
         if hides:
@@ -147,3 +168,8 @@ class TokenSequences(nn.Module):
                 part = None if present is None or z is None else (present.rows, z, present.valid)
                 sequences[name] = fill_sequence(part, self.stand_in[m], self.lengths[name], size)
         return passes
+
+
+def _projection(width: int, normalise: bool) -> nn.Module:
+    linear = nn.Linear(width, width)
+    return nn.Sequential(linear, nn.LayerNorm(width, elementwise_affine=False)) if normalise else linear

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from amodal.losses.characteristic_function import Form, conditional_cf_rows, random_directions, random_frequencies
+from amodal.losses.characteristic_function import (
+    Form,
+    conditional_cf_rows,
+    marginal_cf_loss,
+    random_directions,
+    random_frequencies,
+)
 from amodal.losses.kernel_weights import Bandwidth, Distance, neighbour_weights
 from amodal.losses.masked import mean_over_terms
 
@@ -32,6 +39,7 @@ class ContextAlignment:
         directions: Number of random directions drawn for each batch, unless the form is "radial".
         frequencies: Number of random frequencies drawn for each batch, unless the form is "radial".
         max_frequency: Largest frequency.
+        conditional: False compares the two samples as wholes, without a context.
 
     Source:
         :cite:`choi2025cepa`, eqs. 9 to 12. The paper does not say what eq. 12 is averaged over.
@@ -51,6 +59,7 @@ class ContextAlignment:
     directions: int = 128
     frequencies: int = 64
     max_frequency: float = 5.0
+    conditional: bool = True
 
     def __call__(
         self,
@@ -78,30 +87,32 @@ class ContextAlignment:
         Returns:
             A scalar; zero, connected to the graph, if no modality is present for some rows and absent for others.
         """
-        directions = frequencies = None
+        how: dict[str, Any] = {"form": self.form, "max_frequency": self.max_frequency}
         if self.form != "radial":
             like = {"generator": generator, "device": features.device}
-            directions = random_directions(features.shape[2], self.directions, **like)
-            frequencies = random_frequencies(self.frequencies, self.max_frequency, **like)
+            how["directions"] = random_directions(features.shape[2], self.directions, **like)
+            how["frequencies"] = random_frequencies(self.frequencies, self.max_frequency, **like)
         several = observed.sum(1) > 1
         values, counted = {}, {}
         for m in range(observed.shape[1]):
+            if not self.conditional:
+                h, seen = features[:, m].detach() if self.detach_observed else features[:, m], observed[:, m]
+                values[str(m)] = marginal_cf_loss(h[seen], predicted[~seen, m], **how).expand(len(h))
+                counted[str(m)] = ~seen & seen.any()
+                continue
             values[str(m)], counted[str(m)], _ = conditional_cf_rows(
                 features[:, m],
                 predicted[:, m],
                 context,
                 observed[:, m],
                 self.bandwidth,
-                directions=directions,
-                frequencies=frequencies,
                 reference_context=None if contexts_without is None else contexts_without[:, m],
                 reference=None if contexts_without is None else several,
                 remembered=None if remembered is None else remembered[m],
                 detach_observed=self.detach_observed,
                 distance=self.distance,
                 detach_weights=self.detach_weights,
-                form=self.form,
-                max_frequency=self.max_frequency,
+                **how,
             )
         return mean_over_terms(values, counted)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk
 from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
-from amodal.encoders.hiding import TokenSequences
+from amodal.encoders.hiding import Passes, TokenSequences
 from amodal.encoders.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
 from amodal.encoders.token_masks import TokenMasks
 from amodal.errors import ConfigurationError, UnknownNameError
@@ -25,7 +25,7 @@ from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.losses.token_reconstruction import hidden_token_error
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
-from amodal.metrics.monitor import representation_numbers, weight_numbers
+from amodal.metrics.monitor import weight_numbers
 from amodal.schema import Schema
 
 __all__ = ["CEPA", "PRESETS"]
@@ -35,12 +35,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "masking": "cross_modal",
         "mask_objective": "adversarial",
         "detach_targets": True,
+        "normalise_tokens": True,
         "detach_observed": True,
         "distance": "per_dimension",
         "context": "mean",
         "cross_rows": "incomplete",
         "mark_absent": True,
         "clean_prediction": True,
+        "layers": 1,
         "heads": None,
         "dropout": 0.1,
     },
@@ -48,12 +50,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "masking": "cross_modal",
         "mask_objective": "cooperative",
         "detach_targets": False,
+        "normalise_tokens": False,
         "detach_observed": False,
         "distance": "raw",
         "context": "transformer",
         "cross_rows": "all",
         "mark_absent": False,
         "clean_prediction": False,
+        "layers": 2,
         "heads": 8,
         "dropout": 0.3,
     },
@@ -67,26 +71,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "cross_rows": ("incomplete", "all"),
     "distance": ("raw", "per_dimension"),
 }
-
-
-class _Passes(NamedTuple):
-    """One batch encoded clean and with tokens hidden; every tensor has all B rows.
-
-    Attributes:
-        clean: Tokens of every modality, stand-ins where it is absent.
-        masked: The same with the smaller mask.
-        crossed: The same with the larger one.
-        own: Which tokens are the row's own, bool (B, L_m): neither stand-ins nor padding.
-        hidden: Tokens to reconstruct from `masked`, (B, L_m), bool or 0/1 with a gradient.
-        hidden_more: Tokens to reconstruct from `crossed`.
-    """
-
-    clean: dict[str, Tokens]
-    masked: dict[str, Tokens]
-    crossed: dict[str, Tokens]
-    own: dict[str, Tensor]
-    hidden: dict[str, Tensor]
-    hidden_more: dict[str, Tensor]
 
 
 class CEPA(Method):
@@ -121,6 +105,8 @@ class CEPA(Method):
         cross_ratio: Fraction of tokens hidden for the second one, at least as large.
         cross_rows: Rows that the second one averages over: "incomplete", those that lack a modality, or "all".
         detach_targets: Whether the tokens to reconstruct are constants.
+        normalise_tokens: Whether tokens are standardised over their coordinates, which fixes the scale of what is to be
+            reconstructed.
         detach_observed: Whether the observed side of the alignment is constant.
         detach_weights: Whether the kernel's weights are constants.
         context: "mean" of the present pooled vectors, or "transformer" over them, which stays as it was initialised
@@ -142,7 +128,7 @@ class CEPA(Method):
         pooling: "encoder", as the modality's encoder pools its tokens, "mean" of the tokens, or "attention" (whatever
             parameters an encoder pools with are then left unused).
         stand_in_tokens: Most tokens that stand for an absent modality, where its encoder can pool any number.
-        layers: Layers of the predictor, and of the network that scores tokens.
+        layers: Layers of the predictor, and of the network that scores tokens; None: the preset's.
         heads: Attention heads; None: the preset's, which may leave them to the width.
         dropout: Dropout of predictor, scores, context and fusion.
 
@@ -174,6 +160,7 @@ class CEPA(Method):
         cross_ratio: float = 0.6,
         cross_rows: Literal["incomplete", "all"] | None = None,
         detach_targets: bool | None = None,
+        normalise_tokens: bool | None = None,
         detach_observed: bool | None = None,
         detach_weights: bool = True,
         context: Literal["mean", "transformer"] | None = None,
@@ -191,7 +178,7 @@ class CEPA(Method):
         ema_decay: float = 0.996,
         pooling: Literal["encoder", "mean", "attention"] = "encoder",
         stand_in_tokens: int = 16,
-        layers: int = 2,
+        layers: int | None = None,
         heads: int | None = None,
         dropout: float | None = None,
     ):
@@ -200,12 +187,14 @@ class CEPA(Method):
             "masking": masking,
             "mask_objective": mask_objective,
             "detach_targets": detach_targets,
+            "normalise_tokens": normalise_tokens,
             "detach_observed": detach_observed,
             "distance": distance,
             "context": context,
             "cross_rows": cross_rows,
             "mark_absent": mark_absent,
             "clean_prediction": clean_prediction,
+            "layers": layers,
             "heads": heads,
             "dropout": dropout,
         }
@@ -228,15 +217,16 @@ class CEPA(Method):
         self.encoders = encoders_for(schema, encoders)
         names, d = schema.names, width_of(self.encoders)
         small = {"heads": chosen["heads"], "dropout": chosen["dropout"]}
-        network = {"layers": layers, **small}
+        network = {"layers": chosen["layers"], **small}
         images = [modality.name for modality in schema.modalities if modality.kind == "image"]
         fixed = {name for name in names if pooling == "encoder" and schema[name].kind != "text"}
         lengths = {n: self._encoder(n).n_tokens for n in names}
         lengths = {n: length if n in fixed else min(length, stand_in_tokens) for n, length in lengths.items()}
-        self.sequences = TokenSequences(self.encoders, lengths, hides=chosen["masking"] != "none")
+        hides, normalise = chosen["masking"] != "none", chosen["normalise_tokens"]
+        self.sequences = TokenSequences(self.encoders, lengths, hides=hides, normalise=normalise)
         self.predictor = LatentPredictor(names, d, **network)
         self.masks = None
-        if chosen["masking"] != "none":
+        if hides:
             self.masks = TokenMasks(
                 self.predictor,
                 d,
@@ -273,14 +263,14 @@ class CEPA(Method):
 
     # Tokens, pooled vectors and outputs ------------------------------------------------------------------------------
 
-    def _passes(self, batch: Batch, generator: torch.Generator) -> _Passes:
+    def _passes(self, batch: Batch, generator: torch.Generator) -> Passes:
         """Encodes a batch clean and, if anything needs them, under both masks."""
         size, embedded = len(batch), self.sequences.embed(self.encoders, batch)
         own = self.sequences.own(embedded, batch)
         masked_needed = self.weights["observed"] or self.weights["cross"] or not self.clean_prediction
         if self.masks is None or not masked_needed:
             (clean,) = self.sequences(self.encoders, embedded, size, None)
-            return _Passes(clean, clean, clean, own, own, own)
+            return Passes(clean, clean, clean, own, own, own)
         if self.masks.reads_tokens:  # the clean tokens come first, and both masked passes are one more call
             (clean,) = self.sequences(self.encoders, embedded, size, None)
             less, more = self.masks(own, clean, generator)
@@ -288,7 +278,7 @@ class CEPA(Method):
         else:
             less, more = self.masks(own, None, generator)
             clean, masked, crossed = self.sequences(self.encoders, embedded, size, None, less, more)
-        return _Passes(clean, masked, crossed, own, less, more)
+        return Passes(clean, masked, crossed, own, less, more)
 
     def _pooled(self, batch: Batch, clean: Mapping[str, Tokens], predicted: Mapping[str, Tensor]) -> Tensor:
         """Pooled vectors (B, M, D): of a row's own tokens where present, of predicted ones where absent."""
@@ -337,14 +327,14 @@ class CEPA(Method):
         return LossTerms({"task": mean_over_rows(loss), **terms}, {name: self.weights[name] for name in terms})
 
     def _reconstruction(
-        self, predicted: Mapping[str, Tensor], passes: _Passes, hidden: Mapping[str, Tensor]
+        self, predicted: Mapping[str, Tensor], passes: Passes, hidden: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Equation 4 of each row, and which rows have something hidden."""
         target = {name: z.detach() if self.detach_targets else z for name, (z, _) in passes.clean.items()}
         hidden = hidden if self.mask_in_loss else {name: hide.detach() for name, hide in hidden.items()}
         return hidden_token_error(predicted, target, passes.own, hidden)
 
-    def _cross_reconstruction(self, batch: Batch, predicted: Mapping[str, Tensor], passes: _Passes) -> Tensor:
+    def _cross_reconstruction(self, batch: Batch, predicted: Mapping[str, Tensor], passes: Passes) -> Tensor:
         """Equation 6: what was hidden of the present modalities, from the rest of them and the predicted ones."""
         again = {
             name: Tokens(torch.where(batch.observed[name][:, None, None], tokens, predicted[name]), valid)
@@ -388,15 +378,16 @@ class CEPA(Method):
         outputs = self.head(self._fused(self._clean_features(batch), batch.presence))
         return logits_to_predictions(outputs, self.schema.task.kind)
 
-    def monitor(self, batch: Batch) -> dict[str, float]:
-        """Rank and spread of pooled and predicted vectors, diversity and neighbours of contexts."""
+    def representations(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Pooled vectors where present, and predicted ones where absent; see `Method.representations`."""
         features, observed = self._clean_features(batch), batch.presence
-        context = self.contexts(features, observed)
-        numbers = representation_numbers("pooled", features[observed])
-        numbers |= representation_numbers("predicted", features[~observed])
-        if len(batch) > 1:
-            numbers["context_diversity"] = context_diversity(context)
-        return numbers | weight_numbers(self.alignment.weights(context, observed))
+        return {"pooled": (features, observed), "predicted": (features, ~observed)}
+
+    def monitor(self, batch: Batch) -> dict[str, float]:
+        """Diversity of the contexts and effective number of their neighbours; see `Method.monitor`."""
+        context = self.contexts(self._clean_features(batch), batch.presence)
+        numbers = {"context_diversity": context_diversity(context)} if len(batch) > 1 else {}
+        return numbers | weight_numbers(self.alignment.weights(context, batch.presence))
 
 
 def _resolved(preset: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -12,19 +12,14 @@ from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion import Concatenate, MeanOfPresent
-from amodal.losses.characteristic_function import (
-    Form,
-    conditional_cf_rows,
-    marginal_cf_loss,
-    random_directions,
-    random_frequencies,
-)
-from amodal.losses.kernel_weights import Bandwidth, Distance, neighbour_weights
-from amodal.losses.masked import mean_over_observed, mean_over_rows, mean_over_terms
+from amodal.losses.characteristic_function import Form
+from amodal.losses.context_alignment import ContextAlignment
+from amodal.losses.kernel_weights import Distance
+from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
-from amodal.metrics.monitor import representation_numbers, weight_numbers
+from amodal.metrics.monitor import weight_numbers
 from amodal.schema import Schema
 
 __all__ = ["Fills"]
@@ -123,11 +118,18 @@ class Fills(Method):
             raise ConfigurationError("the auxiliary weight is out of range", expected="0 or more", got=weight)
         self.encoders = encoders_for(schema, encoders)
         self.strategy, self.weight, self.drop = strategy, weight, drop
-        self.bandwidth: Bandwidth = bandwidth
-        self.distance: Distance = distance
-        self.form: Form = form
-        self.detach_weights, self.detach_observed = detach_weights, detach_observed
-        self.n_directions, self.n_frequencies, self.max_frequency = directions, frequencies, max_frequency
+        self.detach_observed = detach_observed
+        self.alignment = ContextAlignment(
+            bandwidth=bandwidth,
+            distance=distance,
+            detach_weights=detach_weights,
+            detach_observed=detach_observed,
+            form=form,
+            directions=directions,
+            frequencies=frequencies,
+            max_frequency=max_frequency,
+            conditional=strategy != "ep",
+        )
         m, d = len(self.encoders), width_of(self.encoders)
         self.static = Concatenate(m, d, fill=strategy) if strategy in _STATIC else None
         self.mean = MeanOfPresent(m, d)
@@ -183,67 +185,29 @@ class Fills(Method):
             error = (predicted - target).square().mean(2)  # (B, M)
             terms["mse"] = mean_over_observed(error.flatten(), (batch.presence & ~kept).flatten())
         else:
-            terms[self.strategy] = self._matching(features, predicted, context, kept, generator)
+            terms[self.strategy] = self.alignment(features, predicted, context, kept, generator)
         return LossTerms(terms, {self.strategy: self.weight})
-
-    def _matching(
-        self, features: Tensor, predicted: Tensor, context: Tensor, observed: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """The characteristic function loss, averaged over the modalities that some rows have and others lack."""
-        directions, frequencies, device = None, None, features.device
-        if self.form != "radial":
-            directions = random_directions(features.shape[2], self.n_directions, generator=generator, device=device)
-            frequencies = random_frequencies(self.n_frequencies, self.max_frequency, generator=generator, device=device)
-        values, counted = {}, {}
-        for m, name in enumerate(self.encoders):
-            h, h_hat, seen = features[:, m], predicted[:, m], observed[:, m]
-            if self.strategy == "cf":
-                values[name], counted[name], _ = conditional_cf_rows(
-                    h,
-                    h_hat,
-                    context,
-                    seen,
-                    self.bandwidth,
-                    directions=directions,
-                    frequencies=frequencies,
-                    detach_observed=self.detach_observed,
-                    distance=self.distance,
-                    detach_weights=self.detach_weights,
-                    form=self.form,
-                    max_frequency=self.max_frequency,
-                )
-            else:
-                target = h.detach() if self.detach_observed else h
-                value = marginal_cf_loss(
-                    target[seen],
-                    h_hat[~seen],
-                    directions=directions,
-                    frequencies=frequencies,
-                    form=self.form,
-                    max_frequency=self.max_frequency,
-                )
-                values[name], counted[name] = value.expand(len(h)), ~seen & seen.any()
-        return mean_over_terms(values, counted)
 
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
         slots, _, _ = self.fill(*encode_pooled(self.encoders, batch))
         return logits_to_predictions(self.head(self.fused(slots)), self.schema.task.kind)
 
-    def monitor(self, batch: Batch) -> dict[str, float]:
-        """Effective rank and spread of the fused vectors, of the fills and of the contexts; see `Method.monitor`."""
+    def representations(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """The embeddings, the fused vectors, and predicted embeddings where absent; see `Method.representations`."""
         features, observed = encode_pooled(self.encoders, batch)
-        slots, predicted, context = self.fill(features, observed)
-        fused = self.fused(slots)
-        numbers = representation_numbers("pooled", fused)
-        if predicted is None or context is None:
-            return numbers
-        numbers |= representation_numbers("predicted", predicted[~observed])
-        if len(batch) > 1:
-            numbers["context_diversity"] = context_diversity(context)
-        split = [seen for seen in observed.unbind(1) if bool(seen.any()) and not bool(seen.all())]
-        weights = [neighbour_weights(context[s], context[~s], self.bandwidth, distance=self.distance) for s in split]
-        return numbers | weight_numbers([reference for reference, _ in weights])
+        slots, predicted, _ = self.fill(features, observed)
+        fused = self.fused(slots)[:, None]
+        watched = {"pooled": (features, observed), "fused": (fused, torch.ones_like(observed[:, :1]))}
+        return watched if predicted is None else watched | {"predicted": (predicted, ~observed)}
+
+    def monitor(self, batch: Batch) -> dict[str, float]:
+        """Diversity of the contexts and effective number of their neighbours; see `Method.monitor`."""
+        if self.context is None:
+            return {}
+        context = self.contexts(*encode_pooled(self.encoders, batch))
+        numbers = {"context_diversity": context_diversity(context)} if len(batch) > 1 else {}
+        return numbers | weight_numbers(self.alignment.weights(context, batch.presence))
 
 
 def drop_modalities(observed: Tensor, probability: float, generator: torch.Generator) -> Tensor:

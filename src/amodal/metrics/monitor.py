@@ -18,23 +18,38 @@ _ONE_NEIGHBOUR = 1.5  # cases, where there are at least as many as:
 _NEIGHBOURS = 8.0
 
 
-def representation_numbers(name: str, features: Tensor) -> dict[str, float]:
-    """Effective rank and mean spread of a set of representations, as columns of a history.
+def representation_numbers(name: str, features: Tensor, counted: Tensor | None = None) -> dict[str, float]:
+    """Effective rank and spread of a set of representations, as columns of a history.
+
+    The spread is the mean over the dimensions of the standard deviation over the rows. Vectors of several modalities
+    are centred modality by modality, so that a different offset of each is neither spread nor rank; the rank is that of
+    all of them together, the spread that of the modality where it is least: one that has collapsed to a point shows,
+    whatever the others do.
 
     Args:
         name: What is represented, the columns' prefix.
-        features: Representations, of shape (N, D).
+        features: Representations, of shape (N, D), or (B, M, D) for M modalities.
+        counted: Of several modalities, which vectors count, bool, of shape (B, M).
 
     Returns:
-        `<name>_rank` and `<name>_spread`; nothing for fewer than two rows.
+        `<name>_rank` and `<name>_spread`; nothing where no modality has two rows.
 
     Example:
         >>> representation_numbers("pooled", torch.tensor([[0.0, 2.0], [2.0, 0.0]]))
         {'pooled_rank': 1.0, 'pooled_spread': 1.0}
+        >>> apart = torch.tensor([[[0.0], [5.0]], [[2.0], [5.0]]])  # the second modality is the same in both rows
+        >>> representation_numbers("pooled", apart, torch.ones(2, 2, dtype=torch.bool))
+        {'pooled_rank': 1.0, 'pooled_spread': 0.0}
     """
-    if len(features) < 2:
+    parts = [features] if counted is None else [features[rows, m] for m, rows in enumerate(counted.unbind(1))]
+    parts = [part.detach() for part in parts if len(part) > 1]
+    if not parts:
         return {}
-    return {f"{name}_rank": effective_rank(features), f"{name}_spread": float(spread(features).mean())}
+    centred = torch.cat([part - part.mean(0) for part in parts])
+    return {
+        f"{name}_rank": effective_rank(centred, centre=False),
+        f"{name}_spread": min(float(spread(part).mean()) for part in parts),
+    }
 
 
 def weight_numbers(weights: Sequence[Tensor]) -> dict[str, float]:

@@ -30,6 +30,7 @@ from amodal.report.parts import Drawing, Section, Table, section
 from amodal.report.pictures import Exhibit, exhibit_case
 from amodal.report.references import read_bibtex
 from amodal.report.reliability import calibration
+from amodal.report.representations import collapse_warnings, representation_table
 from amodal.report.subject import Subject
 from amodal.report.words import duration, format_value, interval_cell, percent, plain_text, sort_verdicts
 
@@ -259,8 +260,8 @@ def degradation(subject: Subject) -> Section | None:
 
 
 def training(subject: Subject) -> Section:
-    """How training went: losses, epochs, time."""
-    drawings, rows = [], []
+    """How training went: losses, epochs, time, and whether a representation collapsed."""
+    drawings, rows, histories = [], [], {}
     for i, name in enumerate(subject.results.names):
         run = subject.results.runs_of(name)[0]
         result, history = run.record["result"], run.history
@@ -276,6 +277,7 @@ def training(subject: Subject) -> Section:
             ]
         )
         if len(history) > 1:
+            histories[name] = (history, best)
             epochs = history["epoch"].to_numpy(dtype=float) + 1
             curves = {}
             if "train_task" in history:  # what an objective has beside it is not comparable with validation
@@ -290,7 +292,15 @@ def training(subject: Subject) -> Section:
                 )
             )
     table = Table(["method", "parameters", "epochs", "best epoch", "validation loss", "time"], rows)
-    return section("training", "Training", drawings=drawings, table=table, seed=subject.results.seeds[0])
+    return section(
+        "training",
+        "Training",
+        drawings=drawings,
+        table=table,
+        seed=subject.results.seeds[0],
+        representations=representation_table(histories),
+        warnings=collapse_warnings(histories),
+    )
 
 
 def cases(subject: Subject) -> Section | None:

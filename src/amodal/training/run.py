@@ -25,7 +25,7 @@ from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.files import replace_file
 from amodal.losses.task import prediction_loss
 from amodal.method import EstimatedMethod, Method
-from amodal.metrics.monitor import signs_of_collapse
+from amodal.metrics.monitor import representation_numbers, signs_of_collapse
 from amodal.missingness import Mechanism, Natural, Presence
 from amodal.removal import draw_presence
 from amodal.training.settings import TrainingSettings
@@ -172,11 +172,13 @@ class Run:
             self.save_state(optimisers)
 
     def monitored(self) -> dict[str, float]:
-        """What the method watches, on the first validation rows; see `Method.monitor`."""
+        """Whether representations collapse, and what the method watches itself, on the first validation rows."""
         seen = np.flatnonzero(self.valid_rows.observed.any(axis=1))[:256]
         with inference(self.method):
             for batch in self.model.batches(self.valid_rows, 256, seen):
-                return self.method.monitor(batch)
+                watched = self.method.representations(batch)
+                numbers = [representation_numbers(name, *vectors) for name, vectors in watched.items()]
+                return {k: v for part in numbers for k, v in part.items()} | self.method.monitor(batch)
         return {}
 
     def _warn_of_collapse(self) -> None:
