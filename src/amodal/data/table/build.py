@@ -18,7 +18,7 @@ from amodal.data.store import ArrayStore, RaggedStore, Store
 from amodal.data.table.manifest import MemoryTable, Table
 from amodal.data.table.schema import TableSchema
 from amodal.data.table.source import Piece, Place, Problems, Rows, Source
-from amodal.errors import DataError
+from amodal.errors import AmodalError, DataError
 from amodal.files import write_json
 
 __all__ = ["Built", "Ranges", "build_stores", "chunk_rows", "fingerprint", "places", "working_folder"]
@@ -126,7 +126,7 @@ def working_folder(out: Path, mark: str, resume: bool) -> Iterator[Path]:
         raise DataError(f"cannot write to {work}: {error.strerror or error}") from error
     try:
         yield work
-    except DataError:
+    except AmodalError:
         shutil.rmtree(work, ignore_errors=True)  # the data are wrong: nothing to go on with
         raise
     shutil.rmtree(work, ignore_errors=True)
@@ -148,11 +148,11 @@ def build_stores(
         DataError: If something cannot be read; what was read before stays in the work folder.
     """
     n = len(place.ids)
+    readers = {source.name: source.reader(place) for source in schema.sources}
     writers = {source.name: _Writer(place.work, source, n) for source in schema.sources}
     seen = _Raw(place.work / "observed.raw", np.dtype(bool), (len(schema.sources),))
-    readers = {source.name: source.reader(place) for source in schema.sources}
-    done = _restore(place, writers, seen, ranges)  # after the readers, whose problems were counted then
     try:
+        done = _restore(place, writers, seen, ranges)  # after the readers, whose problems were counted then
         for rows in _cases(place, kept, list(schema.value_columns()), done):
             observed = np.zeros((len(rows.ids), len(schema.sources)), bool)
             for column, (name, reader) in enumerate(readers.items()):

@@ -229,6 +229,8 @@ def _load(file: Any, path: Path, size: int) -> np.ndarray:
         if needed > min(size, _LARGEST_ARRAY):
             raise DataError(f"{path.name} is smaller than its header says", expected=f"{needed} bytes", got=size)
         content = file.read(needed)
+        if len(content) < needed:
+            raise DataError(f"{path.name} is smaller than its header says", expected=needed, got=len(content))
         array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):

@@ -70,7 +70,7 @@ class Image(Source):
             section.choice("fit", ("pad", "crop", "stretch"), "pad"),
             section.choice("missing_file", ("error", "absent"), "error"),
             section.choice("unreadable_file", ("error", "absent"), "error"),
-            section.integer("most_pixels", _MOST_PIXELS, most=2**32),
+            section.integer("most_pixels", _MOST_PIXELS, most=178_000_000),
             section.text("description", ""),
         )
         section.done()
@@ -147,7 +147,13 @@ def decode_image(path: Path, source: Image) -> np.ndarray:
                 return _fitted(turned, source)
     except UnidentifiedImageError as error:
         raise DataError("it is no PNG or JPEG image", hint="DICOM files end in .dcm.") from error
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
+    except Pillow.DecompressionBombError as error:
+        raise DataError(
+            f"the image has too many pixels: {error}",
+            expected=f"{source.most_pixels:,} pixels or fewer",
+            hint="It is refused as a decompression bomb.",
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"it cannot be decoded: {error}", hint="Is it truncated?") from error
 
 
