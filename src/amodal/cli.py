@@ -286,6 +286,7 @@ def run_command(
     references: str = "",
     resamples: int = 1000,
     jobs: int = 1,
+    where: Literal["here", "ray"] = "here",
 ) -> None:
     """Compare methods under exactly equal conditions: train, evaluate, tables and a page; goes on where it stopped.
 
@@ -303,6 +304,7 @@ def run_command(
         references: Names of those to compare with, such as boosting,per_pattern; "" takes these two where they are.
         resamples: Number of bootstrap resamples.
         jobs: How many to train at a time.
+        where: here, or ray for a cluster (RAY_ADDRESS names it; `out` must be on a disk that its machines share).
     """
     from amodal.report.comparison import compare_methods
 
@@ -319,6 +321,7 @@ def run_command(
         references=[name for name in references.split(",") if name],
         resamples=resamples,
         jobs=jobs,
+        where=where,
     )
 
 
@@ -342,7 +345,7 @@ def impact_command(
     out: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """Say for each case how much what is missing could still change, which labels stay plausible, and where to look next.
+    """Say how much what is missing could still change, which labels stay plausible, and where to look next.
 
     Args:
         run: Folder of the run.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from amodal.benchmark.experiment import Experiment
 from amodal.benchmark.results import Results
 from amodal.benchmark.stored import FinishedRun, read_run
 from amodal.data import Cohort, load_cohort
-from amodal.errors import RunError
+from amodal.errors import ConfigurationError, RunError, UnknownNameError
 from amodal.evaluation import Evaluation, evaluate
 from amodal.files import replace_file, write_json
 from amodal.missingness import MCAR, all_patterns, pattern_codes, pattern_label
@@ -107,6 +107,7 @@ def run_all(
     *,
     cohort: Cohort | None = None,
     jobs: int = 1,
+    where: Literal["here", "ray"] = "here",
     tell: Callable[[Progress], object] | None = None,
 ) -> Results:
     """Runs experiments, each into its own folder under `out`; those that are there already are not run again.
@@ -118,7 +119,11 @@ def run_all(
         experiments: What to do; see `amodal.benchmark.grid`.
         out: Folder of the folders.
         cohort: The cohort of all of them, if it is loaded already.
-        jobs: How many to run at a time, each in a process with one thread; 1 runs them here, one after the other.
+        jobs: How many to run at a time, each in a process with one thread; 1 runs them here, one after the other. On
+            Ray, the cluster's processors and GPUs decide.
+        where: "here", or "ray": on the Ray cluster that RAY_ADDRESS names (one is started on this machine if none is
+            named), an experiment a task, with a GPU of its own where the cluster has any. `out` must be on a disk that
+            all machines share.
         tell: Called after each one.
 
     Returns:
@@ -126,8 +131,12 @@ def run_all(
 
     Raises:
         RunError: If `out` cannot be written, or methods did not meet the same conditions.
+        ConfigurationError: If Ray is asked for and not installed.
+        UnknownNameError: If `where` is not known.
         AmodalError: Of the first experiment that fails; what was finished before stays.
     """
+    if where not in ("here", "ray"):
+        raise UnknownNameError("value of where", where, ("here", "ray"))
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -148,7 +157,8 @@ def run_all(
             note(experiment.key, 0.0)
         else:
             waiting.append(experiment)
-    for key, seconds in _execute(waiting, places, cohort, jobs):
+    execute = _on_ray(waiting, places, cohort) if where == "ray" else _execute(waiting, places, cohort, jobs)
+    for key, seconds in execute:
         note(key, seconds)
     return Results([finished[experiment.key] for experiment in experiments])
 
@@ -163,6 +173,32 @@ def _execute(experiments: list[Experiment], places: dict[str, Path], cohort: Coh
 
     parallel = Parallel(n_jobs=min(jobs, len(experiments)), return_as="generator_unordered")
     yield from parallel(delayed(_in_process)(e, places[e.key], cohort) for e in experiments)  # type: ignore[misc]
+
+
+def _on_ray(experiments: list[Experiment], places: dict[str, Path], cohort: Cohort | None) -> Any:
+    """Runs experiments as tasks of a Ray cluster, and yields (key, seconds) as they finish."""
+    if not experiments:
+        return
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigurationError(
+            "running on a cluster needs the package ray", hint="pip install 'amodal[ray]'"
+        ) from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus)(_in_process)
+    shared = None if cohort is None else ray.put(cohort)
+    running = [task.remote(e, places[e.key].resolve(), shared) for e in experiments]
+    while running:
+        done, running = ray.wait(running)
+        try:
+            yield ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            for other in running:
+                ray.cancel(other)
+            raise error.cause from error
 
 
 def _in_process(experiment: Experiment, folder: Path, cohort: Cohort | None) -> tuple[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from amodal.benchmark import Experiment, Progress, Results, run_all, save_tables
 from amodal.data import load_cohort
@@ -32,6 +32,7 @@ def compare_methods(
     resamples: int = 1000,
     references: Sequence[str] = (),
     jobs: int = 1,
+    where: Literal["here", "ray"] = "here",
     say: Callable[[str], object] = print,
 ) -> Results:
     """Trains and evaluates methods under exactly equal conditions, and writes tables and a page about them.
@@ -52,6 +53,7 @@ def compare_methods(
         resamples: Number of bootstrap resamples.
         references: Whom to compare with; none: the yardsticks that are there.
         jobs: How many to train at a time.
+        where: "here", or "ray" for a cluster; see `amodal.benchmark.run_all`.
         say: Takes one line of text for each step.
 
     Returns:
@@ -85,7 +87,7 @@ def compare_methods(
     ]
     cohort = load_cohort(data)
     say(f"{len(experiments)} models: {', '.join(named)}, with seeds {', '.join(map(str, seeds))}; {jobs} at a time")
-    results = run_all(experiments, out, jobs=jobs, tell=lambda progress: say(progress_line(progress)))
+    results = run_all(experiments, out, jobs=jobs, where=where, tell=lambda progress: say(progress_line(progress)))
     subject = Subject(
         results, title=f"{len(named)} methods on {cohort.name or data}", cohort=cohort, references=references
     )
