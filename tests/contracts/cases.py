@@ -26,6 +26,7 @@ SMALL: dict[str, dict] = {
     "per_pattern": {"min_rows": 1},
     "primo": {"hidden": 32, "latent": 4},
     "cepa": {"directions": 8, "frequencies": 4, "layers": 1},
+    "cm2": {"hidden": 32, "latent": 6, "components": 2, "prediction_draws": 4, "training_draws": 2},
     "fills": {"drop": 0.35, "form": "radial"},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
@@ -62,6 +63,8 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "cepa, paper": ("cepa", {"preset": "paper", "dropout": 0.0, "heads": 2}),
     "cepa, block masks": ("cepa", {"masking": "block", "context": "transformer", "context_to_fusion": True}),
     "fusion, transformer": ("fusion", {"fusion": {"name": "transformer", "dropout": 0.0}}),
+    "cm2, paper": ("cm2", {"preset": "paper", "fusion": {"name": "lstm", "layers": 2}, "w_alignment": 0.01}),
+    "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 1, "fusion": "lstm"}),
     "primo, paper": ("primo", {"preset": "paper", "w_anchor": 0.1, "w_tie": 0.1}),  # at 1, it stays unsure on purpose
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
 }

@@ -260,6 +260,28 @@ class Copula(nn.Module, ABC):
             drawn = into_open_interval(drawn.exp()).movedim(0, -1)
             return torch.where(observed, u, drawn.to(u.dtype))
 
+    def complete_margins_first(
+        self, log_u: Tensor, log_1mu: Tensor, observed: Tensor, uniform: Tensor, order: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Absent margins given the observed ones from uniforms that are handed in (inverse Rosenblatt transform).
+
+        For callers that want the same noise for several rows, or gradients through a draw; nothing is checked.
+
+        Args:
+            log_u: :math:`\log u`, shape (M, …), float32 or float64; finite where absent too.
+            log_1mu: :math:`\log(1-u)`, the same shape.
+            observed: Presence, bool, broadcastable to the same shape.
+            uniform: Independent uniforms inside (0, 1), the same shape; those of observed margins are not used.
+            order: In which order the margins are drawn, each given those before; None: as they come.
+
+        Returns:
+            Both logarithms, completed; differentiable.
+        """
+        observed = observed.expand(log_u.shape)
+        log_u, log_1mu = torch.where(observed, log_u, LOG_HALF), torch.where(observed, log_1mu, LOG_HALF)
+        with without_autocast(log_u):
+            return self._fill_in(log_u, log_1mu, observed, uniform, range(self.dim) if order is None else order)
+
     # ---------------------------------------------------------------- parameters and fitting
 
     @property
@@ -368,17 +390,20 @@ class Copula(nn.Module, ABC):
         log_u: Tensor,
         log_1mu: Tensor,
         observed: Tensor,
-        generator: torch.Generator | None,
+        source: torch.Generator | Tensor | None,
         order: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
-        """Margin after margin from its law given all that is known by then (inverse Rosenblatt transform)."""
+        """Margin after margin from its law given all that is known by then (inverse Rosenblatt transform).
+
+        ``source`` is a generator, or the uniforms themselves, shape (M, …).
+        """
         log_us, log_1mus, known = list(log_u.unbind(0)), list(log_1mu.unbind(0)), list(observed.unbind(0))
         shape = log_u.shape[1:]
         for target in order:
             wanted = ~known[target]
             if not bool(wanted.any()):
                 continue
-            w = open_uniform(shape, log_u, generator)
+            w = source[target] if isinstance(source, Tensor) else open_uniform(shape, log_u, source)
             points = torch.stack(log_us), torch.stack(log_1mus)
             drawn = self._conditional_quantile(torch.log(w), torch.log1p(-w), *points, target, torch.stack(known))
             log_us[target] = torch.where(wanted, drawn[0], log_us[target])

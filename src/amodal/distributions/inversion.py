@@ -45,6 +45,7 @@ def solve_increasing(
         a, b = upper.clone(), lower.clone()
         at_a, at_b = _bounded(function(a)), _bounded(function(b))
         outside = at_a.sign() * at_b.sign() > 0
+        done = outside  # once done, always done: steps inside a bracket of a few roundings lead out of it again
         fallback = torch.where(at_b > 0, lower, upper)
         step = torch.full_like(a, 0.5)
         best = a
@@ -56,11 +57,13 @@ def solve_increasing(
             c, at_c = torch.where(same, a, b), torch.where(same, at_a, at_b)
             b, at_b = torch.where(same, b, a), torch.where(same, at_b, at_a)
             a, at_a = trial, at_trial
-            best = torch.where(at_a.abs() < at_b.abs(), a, b)
+            best = torch.where(done, best, torch.where(at_a.abs() < at_b.abs(), a, b))
             at_best = torch.minimum(at_a.abs(), at_b.abs())
-            least = (epsilon * best.abs() + torch.finfo(a.dtype).tiny) / (b - c).abs().clamp_min(1e-300)
-            if bool(((least > 0.5) | (at_best == 0) | outside).all()):
+            least = (2 * epsilon * best.abs() + torch.finfo(a.dtype).tiny) / (b - c).abs().clamp_min(1e-300)
+            done = done | (least > 0.5) | (at_best == 0)
+            if bool(done.all()):
                 break
+            least = least.clamp(max=0.5)
             step = _next_step(a, b, c, at_a, at_b, at_c).clamp(0.0, 1.0)
             step = torch.minimum(torch.maximum(step, least), 1.0 - least)
         return torch.where(outside, fallback, best)
@@ -80,12 +83,14 @@ def _next_step(a: Tensor, b: Tensor, c: Tensor, at_a: Tensor, at_b: Tensor, at_c
     return torch.where(safe & torch.isfinite(step), step, 0.5)
 
 
-def attach_root(function: Callable[[Tensor], Tensor], root: Tensor) -> Tensor:
+def attach_root(function: Callable[[Tensor], Tensor], root: Tensor, *, least_slope: float = 0.0) -> Tensor:
     r"""The same root with gradients: :math:`dx = -\frac{\partial_p f\, dp}{\partial_x f}`.
 
     Args:
         function: The function whose root was found, elementwise, its parameters carrying a graph.
         root: The root, without a graph.
+        least_slope: Slopes :math:`\partial_x f` below this count as this, which bounds the gradient (and biases it
+            there). 0 changes nothing.
 
     Returns:
         The same values; differentiable once with respect to whatever ``function`` depends on.
@@ -104,7 +109,7 @@ def attach_root(function: Callable[[Tensor], Tensor], root: Tensor) -> Tensor:
         return root
     free = root.detach().requires_grad_()
     again = function(free)
-    slope = torch.autograd.grad(again, free, torch.ones_like(again))[0]
+    slope = torch.autograd.grad(again, free, torch.ones_like(again))[0].clamp_min(least_slope)
     usable = torch.isfinite(slope) & (slope != 0)
     correction = (value - value.detach()) / torch.where(usable, slope, 1.0)
     return root - torch.where(usable, correction, 0.0)

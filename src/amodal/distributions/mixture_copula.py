@@ -28,7 +28,13 @@ from amodal.distributions.mixture import GaussianMixture
 from amodal.distributions.mixture_margins import component_gradients, component_sums, mixture_margins
 from amodal.errors import ShapeError
 
-__all__ = ["coordinatewise_log_density", "kendall_log_density", "projection_log_density"]
+__all__ = [
+    "component_tuples",
+    "coordinatewise_log_density",
+    "kendall_log_density",
+    "projection_log_density",
+    "tuple_log_terms",
+]
 
 
 def _prepare(mixture: GaussianMixture, copula: Copula, z: Tensor, observed: Tensor | None) -> Tensor:
@@ -52,10 +58,16 @@ def _prepare(mixture: GaussianMixture, copula: Copula, z: Tensor, observed: Tens
 
 
 @lru_cache(maxsize=32)
+def component_tuples(modalities: int, components: int) -> Tensor:
+    """Each modality's component in each tuple of components: shape (M, K^M)."""
+    return torch.cartesian_prod(*[torch.arange(components)] * modalities).reshape(-1, modalities).T
+
+
+@lru_cache(maxsize=32)
 def _tuples(modalities: int, components: int) -> Tensor:
     """For each modality and each tuple of components, the row of (modality, component): shape (M K^M,)."""
-    choices = torch.cartesian_prod(*[torch.arange(components)] * modalities).reshape(-1, modalities)
-    return (choices.T + components * torch.arange(modalities).unsqueeze(1)).reshape(-1)
+    offsets = components * torch.arange(modalities).unsqueeze(1)
+    return (component_tuples(modalities, components) + offsets).reshape(-1)
 
 
 def kendall_log_density(mixture: GaussianMixture, copula: Copula, z: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -78,20 +90,39 @@ def kendall_log_density(mixture: GaussianMixture, copula: Copula, z: Tensor, obs
         ShapeError: If the three do not fit each other.
     """
     z = _prepare(mixture, copula, z, observed)
-    modalities, rows = z.shape[:2]
-    index = _tuples(modalities, mixture.components).to(z.device)
+    index = _tuples(z.shape[0], mixture.components).to(z.device)
     if observed is None and torch.is_grad_enabled() and not mixture.rank:
         fast = _fast_kendall(mixture, copula, z, index)
         if fast is not None:
             return fast
-    density, lower, upper = mixture.kendall_logs(z)  # (M, B, K)
+    return torch.logsumexp(tuple_log_terms(mixture, copula, z, observed)[0], 0)
+
+
+def tuple_log_terms(
+    mixture: GaussianMixture, copula: Copula, z: Tensor, observed: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    r"""The logarithm of each term of the sum in :func:`kendall_log_density`; their softmax is the tuples' posterior.
+
+    Args:
+        mixture: Diagonal mixtures with ``batch_shape`` (M,).
+        copula: Of M margins, without a batch shape.
+        z: Points, shape (M, B, D), finite where absent too.
+        observed: Presence, bool (M, B). An absent modality enters by the weight of its component alone.
+
+    Returns:
+        The terms, of shape (K^M, B), in the order of :func:`component_tuples`; and :math:`\log u_{mk}` and
+        :math:`\log(1 - u_{mk})`, each of shape (M, B, K).
+    """
+    modalities, rows = z.shape[:2]
+    index = _tuples(modalities, mixture.components).to(z.device)
+    density, *logs = mixture.kendall_logs(z)  # (M, B, K)
     if observed is not None:
         density = torch.where(observed.unsqueeze(-1), density, 0.0)
     density = density + mixture.log_weights.unsqueeze(-2)
-    parts = torch.stack([density, lower, upper]).mT.reshape(3, -1, rows)  # (3, M K, B)
+    parts = torch.stack([density, *logs]).mT.reshape(3, -1, rows)  # (3, M K, B)
     density, lower, upper = parts.index_select(1, index).reshape(3, modalities, -1, rows).unbind(0)  # (M, K^M, B)
     log_c = copula.log_density_margins_first(lower, upper, None if observed is None else observed.unsqueeze(1))
-    return torch.logsumexp(density.sum(0) + log_c, 0)
+    return density.sum(0) + log_c, (logs[0], logs[1])
 
 
 def _fast_kendall(mixture: GaussianMixture, copula: Copula, z: Tensor, index: Tensor) -> Tensor | None:

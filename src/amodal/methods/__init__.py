@@ -5,6 +5,7 @@ from __future__ import annotations
 from amodal.method import Method
 from amodal.methods.boosting import Boosting
 from amodal.methods.cepa import CEPA
+from amodal.methods.cm2 import CM2
 from amodal.methods.fills import Fills
 from amodal.methods.fusion import JointFusion
 from amodal.methods.late_fusion import LateFusion
@@ -25,4 +26,5 @@ METHODS: dict[str, type[Method]] = {
     "primo": PRIMO,
     "fills": Fills,
     "cepa": CEPA,
+    "cm2": CM2,
 }

@@ -1,0 +1,400 @@
+"""CM2: latent vectors of the modalities follow Gaussian mixtures that a copula joins; completions are drawn from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from amodal.batch import Batch
+from amodal.distributions.joint_law import CompletionNoise, JointLaw
+from amodal.distributions.joint_variants import joint_law
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.fusion.late import average_predictions
+from amodal.fusion.network import FusionNetwork, build_fusion
+from amodal.losses.alignment import cosine_alignment, kl_alignment
+from amodal.losses.masked import mean_over_rows
+from amodal.losses.task import task_loss
+from amodal.method import LossTerms, SamplingMethod
+from amodal.schema import Schema
+
+__all__ = ["CM2"]
+
+CHUNK = 2**22
+"""Numbers of completions in work at a time (16 MiB in single precision)."""
+
+START_ROWS = 2000
+"""Training rows that the components are placed by."""
+
+
+class _Preset(NamedTuple):
+    variant: str
+    family: str
+    latent: int
+    normalise: str
+    scale_floor: float
+    completion: str
+    alignment: str
+    w_alignment: float
+    warmup: int
+    fusion: str | Mapping[str, Any]
+    hidden: int
+    removal: bool
+    training_draws: int
+    law_rate: float
+
+
+_PRESETS = {
+    "default": _Preset(
+        "coordinatewise",
+        "gaussian",
+        32,
+        "layer",
+        0.05,
+        "conditional",
+        "copula",
+        0.01,
+        200,
+        "concatenate",
+        128,
+        True,
+        1,
+        5.0,
+    ),
+    "paper": _Preset(
+        "printed",
+        "gumbel",
+        256,
+        "sphere",
+        1e-3,
+        "marginal",
+        "likelihood",
+        256e-6,
+        0,
+        {"name": "lstm", "layers": 2, "hidden": 512},
+        0,
+        False,
+        1,
+        1.0,
+    ),
+}
+_COMPLETIONS = ("conditional", "marginal", "none")
+_ALIGNMENTS = ("copula", "likelihood", "cosine", "kl", "none")
+
+
+class CM2(SamplingMethod):
+    r"""Latent vectors with Gaussian-mixture margins joined by a copula; what is absent is drawn from that joint law.
+
+    Each encoder's feature is projected to a vector :math:`z_m` of one latent space and normalised. The joint law
+    :math:`p(z_1, …, z_M)` has a Gaussian mixture :math:`f_m` for each modality and a copula between them. An absent
+    modality's vector is drawn from :math:`p(z_m \mid z_O)`, given the vectors O that are there; the fusion always reads
+    what was drawn, and a head predicts. Minimised is the mean over rows of
+
+    .. math::
+        -\log \tfrac1S \sum_s p(y \mid z_O, \tilde z_s)
+        - \tfrac1D \log p(\bar z_O)
+        - \tfrac{w}{D} \Bigl[\log \bar p(z_O) - \sum_{m \in O} \log \bar f_m(z_m)\Bigr],
+
+    where the bar holds fixed: the second term fits the law to the vectors, the third one, the alignment, moves the
+    encoders to make the modalities dependent under the law (its mean is their mutual information). Only what a row
+    observes enters. With `removal`, the completions replace random further modalities too, so that every pattern of
+    presence is met; likelihood and alignment see all that the row has.
+
+    The default's law joins coordinate by coordinate (`variant`), because its completions are exact, carry unbiased
+    gradients, and did best in validation; see the method's page for the comparison. The formula as printed in the paper
+    takes the joint distribution function of a vector as an argument of the copula and is no density; the variant
+    "printed" keeps it, and ``preset="paper"`` uses it.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality; None: the defaults.
+        preset: "default", or "paper": variant "printed", family "gumbel", latent 256 on the unit sphere, completion
+            "marginal", alignment "likelihood" with weight 256e-6 (1e-6 a vector), fusion by a two-layer LSTM with a
+            linear head, one draw, no removal (pass `missingness` to `amodal.fit`). An option that is given wins.
+        variant: What the copula joins: "coordinatewise", "kendall", "projection" or "printed"; see
+            `amodal.distributions.joint_variants`.
+        family: "gaussian", "student_t", "gumbel", "clayton", "frank", "joe", or "independence" for no copula.
+        components: Gaussians K in each modality's mixture.
+        shared: Whether all coordinates share one copula (variant "coordinatewise").
+        latent: Width D of the vectors.
+        normalise: "layer" (mean 0 and variance 1 over a vector's coordinates), "sphere" (length 1) or "none".
+        scale_floor: Least standard deviation of a component: the likelihood is unbounded as one goes to zero.
+        completion: "conditional" (given what is observed), "marginal" (from the modality's own mixture), or "none":
+            the fusion is told what is absent and fills it in its own way.
+        sample_gradient: Whether gradients of the task reach the law through completions: "reparameterised", as the
+            paper says, or "detached", as its code does.
+        alignment: What moves the encoders beside the task: "copula" (the term above), "likelihood" (the whole log
+            likelihood, margins included, as in the paper), "cosine", "kl" or "none".
+        w_alignment: Weight w of the alignment.
+        warmup: Steps over which w rises from zero.
+        decay: w is multiplied by exp(-decay) every 1000 steps (the paper's temperature: it raises the task's
+            weight instead).
+        fusion: A name in `amodal.fusion.FUSIONS`, or {"name": …, option: …}.
+        hidden: Width of the head's hidden layer; 0: a linear head.
+        dropout: Dropout of the head.
+        removal: Whether random further modalities are removed in the task's term.
+        training_draws: Completions S that the likelihood of the target is averaged over.
+        prediction_draws: Completions that a prediction averages over.
+        law_rate: Factor on the learning rate of the law's parameters, which have to keep up with the encoders.
+
+    Raises:
+        UnknownNameError: If a name is not known.
+        ConfigurationError: If a number is out of range, or completions are asked for that the variant does not have.
+
+    Source:
+        :cite:`wu2025cm2`. Deviations of the default: proper densities; completions given what is observed; loss per
+        dimension; components that start apart, at data; the margins' likelihood does not move the encoders (it could
+        be raised without bound by making all vectors alike); the head is told what is present; mixture weights are
+        parameters, as in the paper's code, not the output of a network.
+    """
+
+    steps: Tensor
+
+    summary = "mixtures joined by a copula; absent modalities are drawn given the present ones"
+    references = ("wu2025cm2",)
+    accepts_empty = True
+    meets_all_patterns = True
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        preset: Literal["default", "paper"] = "default",
+        variant: str | None = None,
+        family: str | None = None,
+        components: int = 3,
+        shared: bool = False,
+        latent: int | None = None,
+        normalise: Literal["layer", "sphere", "none"] | None = None,
+        scale_floor: float | None = None,
+        completion: Literal["conditional", "marginal", "none"] | None = None,
+        sample_gradient: Literal["reparameterised", "detached"] = "reparameterised",
+        alignment: Literal["copula", "likelihood", "cosine", "kl", "none"] | None = None,
+        w_alignment: float | None = None,
+        warmup: int | None = None,
+        decay: float = 0.0,
+        fusion: str | Mapping[str, Any] | None = None,
+        hidden: int | None = None,
+        dropout: float = 0.1,
+        removal: bool | None = None,
+        training_draws: int | None = None,
+        prediction_draws: int = 16,
+        law_rate: float | None = None,
+    ):
+        super().__init__(schema)
+        if preset not in _PRESETS:
+            raise UnknownNameError("preset", preset, _PRESETS)
+        given = {name: value for name, value in locals().items() if name in _Preset._fields and value is not None}
+        chosen = _PRESETS[preset]._replace(**given)
+        _check_options(chosen, sample_gradient, decay, prediction_draws)
+        self.completion, self.alignment, self.normalise = chosen.completion, chosen.alignment, chosen.normalise
+        self.sample_gradient, self.removal = sample_gradient, chosen.removal
+        self.w_alignment, self.warmup, self.decay = float(chosen.w_alignment), chosen.warmup, float(decay)
+        self.training_draws, self.prediction_draws = chosen.training_draws, prediction_draws
+        self.law_rate = float(chosen.law_rate)
+        self.register_buffer("steps", torch.tensor(0))
+
+        self.encoders = encoders_for(schema, encoders)
+        n, width, latent = len(schema.names), width_of(self.encoders), chosen.latent
+        self.projections = nn.ModuleList(nn.Linear(width, latent) for _ in range(n))
+        self.law: JointLaw | None = None
+        if chosen.completion != "none" or chosen.alignment in ("copula", "likelihood"):
+            self.law = joint_law(
+                chosen.variant,
+                n,
+                latent,
+                components=components,
+                family=chosen.family,
+                shared=shared,
+                scale_floor=chosen.scale_floor,
+            )
+            if chosen.completion == "conditional" and not self.law.conditional:
+                raise ConfigurationError(
+                    f'the variant "{chosen.variant}" has no conditional law to draw completions from',
+                    expected='completion="marginal" or "none"',
+                    got='completion="conditional"',
+                )
+        fused = build_fusion(chosen.fusion, n, latent)
+        self.network = FusionNetwork(fused, schema.task.n_outputs, hidden=chosen.hidden, dropout=dropout)
+
+    # Training ----------------------------------------------------------------------------------------------------
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Places the components at training rows, apart from one another; see `Method.prepare`."""
+        if self.law is None:
+            return
+        training, found, rows = self.training, [], 0
+        self.eval()
+        with torch.no_grad():
+            for batch in batches:
+                found.append(self.vectors(batch))
+                rows += len(batch)
+                if rows >= START_ROWS:
+                    break
+            z, observed = (torch.cat(parts) for parts in zip(*found))  # (N, M, D), (N, M)
+            points = [z[observed[:, m], m] for m in range(z.shape[1])]
+            generator = torch.Generator(z.device).manual_seed(0)
+            self.law.start_at(points, generator)
+        self.train(training)
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """Task, the law's likelihood and alignment, each a mean over all rows; see `Method.objective`."""
+        assert batch.target is not None
+        z, observed = self.vectors(batch)
+        kept = _draw_kept(observed, generator) if self.removal else observed
+        noise = None
+        if self.law is not None and self.completion != "none":
+            noise = self.law.noise(self.training_draws, len(batch), generator, z)
+        outputs = self._outputs(z, kept, noise).movedim(0, 1)  # (B, S, C)
+        everyone = torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
+        mean = average_predictions(outputs, everyone, self.schema.task.kind)
+        terms = {"task": mean_over_rows(task_loss(mean, batch.target, self.schema.task.kind))}
+        weights: dict[str, float] = {}
+        if self.law is not None:
+            first, seen = z.movedim(1, 0), observed.T
+            whole = self.alignment == "likelihood"
+            log_density = self.law.log_density(first if whole else first.detach(), seen)
+            terms["likelihood"] = mean_over_rows(-log_density / self.law.dim)
+            weights["likelihood"] = self._weight() if whole else 1.0
+        if self.alignment in ("copula", "cosine", "kl") and len(self.schema.names) > 1:
+            terms["alignment"] = mean_over_rows(self._alignment(z, observed))
+            weights["alignment"] = self._weight()
+        return LossTerms(terms, weights)
+
+    def after_step(self, step: int) -> None:
+        """Counts the steps, for the alignment's weight."""
+        self.steps += 1
+
+    def learning_rate_scale(self, parameter_name: str) -> float:
+        """The law's parameters learn faster than the others."""
+        return self.law_rate if parameter_name.startswith("law.") else 1.0
+
+    def monitor(self, batch: Batch) -> dict[str, float]:
+        """Kendall's tau, the parameter and the spread of the components, and the correlation of the vectors."""
+        if self.law is None:
+            return {}
+        with torch.no_grad():
+            z, observed = self.vectors(batch)
+            return self.law.describe() | {"latent_correlation": _mean_correlation(z, observed)}
+
+    def _weight(self) -> float:
+        """The alignment's weight at this step."""
+        steps = int(self.steps)
+        rise = min(1.0, steps / self.warmup) if self.warmup else 1.0
+        return self.w_alignment * rise * math.exp(-self.decay * steps / 1000)
+
+    def _alignment(self, z: Tensor, observed: Tensor) -> Tensor:
+        """What moves the encoders, (B,)."""
+        if self.alignment == "copula":
+            assert self.law is not None
+            fixed = {name: parameter.detach() for name, parameter in self.law.named_parameters()}
+            return -functional_call(self.law, fixed, (z.movedim(1, 0), observed.T)) / self.law.dim
+        vectors = dict(zip(self.schema.names, z.unbind(1)))
+        present = dict(zip(self.schema.names, observed.unbind(1)))
+        return cosine_alignment(vectors, present) if self.alignment == "cosine" else kl_alignment(vectors, present)
+
+    # Prediction --------------------------------------------------------------------------------------------------
+
+    def draw_outputs(
+        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
+    ) -> Tensor:
+        """Outputs (S, B, C) for completions of what is absent; see `SamplingMethod`.
+
+        Args:
+            batch: B rows.
+            draws: Number of draws S.
+            generator: Source of the draws, on the batch's device.
+            vary: Modalities whose completion varies; the others are drawn first, once, and kept. None: all.
+        """
+        self.schema.check_names(list(vary or ()))
+        z, observed = self.vectors(batch)
+        if self.law is None or self.completion == "none":
+            return self._outputs(z, observed, None).expand(draws, -1, -1)
+        noise = self.law.noise(draws, 1, generator, z)
+        if vary is not None:
+            noise = noise.keeping([m for m, name in enumerate(self.schema.names) if name not in vary])
+        step = max(1, CHUNK // (draws * z.shape[1] * z.shape[2]))
+        parts = [self._outputs(z[i : i + step], observed[i : i + step], noise) for i in range(0, len(z), step)]
+        return torch.cat(parts, dim=1) if parts else z.new_zeros(draws, 0, self.schema.task.n_outputs)
+
+    def vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latent vectors (B, M, D), zero where absent, and presence (B, M)."""
+        features, observed = encode_pooled(self.encoders, batch)
+        projected = [projection(feature) for projection, feature in zip(self.projections, features.unbind(1))]
+        z = self._normalised(torch.stack(projected, dim=1))
+        return torch.where(observed[..., None], z, 0.0), observed
+
+    def complete(self, z: Tensor, observed: Tensor, noise: CompletionNoise) -> Tensor:
+        """Vectors (S, B, M, D): those of `vectors` where observed, normalised draws from the law elsewhere."""
+        assert self.law is not None
+        drawn = self.law.complete(z.movedim(1, 0), observed.T, noise, given=self.completion == "conditional")
+        drawn = drawn.movedim(0, 2)
+        if self.sample_gradient == "detached":
+            drawn = drawn.detach()
+        return torch.where(observed[..., None], z, self._normalised(drawn).to(z.dtype))
+
+    def _outputs(self, z: Tensor, observed: Tensor, noise: CompletionNoise | None) -> Tensor:
+        """Outputs (S, B, C); (1, B, C) without completions."""
+        if noise is None:
+            return self.network(z, observed)[None]
+        completed = self.complete(z, observed, noise)  # (S, B, M, D)
+        flat = completed.flatten(0, 1)
+        fused = self.network.fusion(flat, torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device))
+        told = observed.to(fused.dtype).repeat(len(completed), 1)
+        return self.network.head(torch.cat([fused, told], dim=1)).unflatten(0, completed.shape[:2])
+
+    def _normalised(self, z: Tensor) -> Tensor:
+        if self.normalise == "layer":
+            return functional.layer_norm(z, z.shape[-1:])
+        return functional.normalize(z, dim=-1) if self.normalise == "sphere" else z
+
+
+def _draw_kept(observed: Tensor, generator: torch.Generator) -> Tensor:
+    """Removes a uniform number of each row's modalities, fewer than all, and uniformly which: (B, M)."""
+    draws = torch.rand(len(observed), 1 + observed.shape[1], generator=generator, device=observed.device)
+    removed = (draws[:, 0] * observed.sum(1)).floor()  # (B,)
+    rank = torch.where(observed, draws[:, 1:], 2.0).argsort(1).argsort(1)  # absent ones last
+    return observed & (rank >= removed[:, None])
+
+
+def _mean_correlation(z: Tensor, observed: Tensor) -> float:
+    """Mean over pairs of modalities and coordinates of the correlation over the rows that have both; 0 if none do."""
+    found = []
+    for m in range(z.shape[1]):
+        for n in range(m):
+            both = observed[:, m] & observed[:, n]
+            if int(both.sum()) < 3:
+                continue
+            a, b = (z[both, i] - z[both, i].mean(0) for i in (m, n))
+            found.append(functional.cosine_similarity(a, b, dim=0).mean())
+    return float(torch.stack(found).mean()) if found else 0.0
+
+
+def _check_options(chosen: _Preset, sample_gradient: str, decay: float, prediction_draws: int) -> None:
+    for name, value, known in (
+        ("completion", chosen.completion, _COMPLETIONS),
+        ("alignment", chosen.alignment, _ALIGNMENTS),
+        ("normalise", chosen.normalise, ("layer", "sphere", "none")),
+        ("sample_gradient", sample_gradient, ("reparameterised", "detached")),
+    ):
+        if value not in known:
+            raise UnknownNameError(f"value of {name}", value, known)
+    for name, value, least in (
+        ("latent", chosen.latent, 2),
+        ("training_draws", chosen.training_draws, 1),
+        ("prediction_draws", prediction_draws, 1),
+        ("w_alignment", chosen.w_alignment, 0),
+        ("warmup", chosen.warmup, 0),
+        ("decay", decay, 0),
+    ):
+        if not value >= least:
+            raise ConfigurationError(f"{name} is out of range", expected=f"{least} or more", got=value)
+    if not chosen.law_rate > 0:
+        raise ConfigurationError("law_rate is out of range", expected="more than 0", got=chosen.law_rate)
