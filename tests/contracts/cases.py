@@ -28,9 +28,13 @@ SMALL: dict[str, dict] = {
     "cepa": {"directions": 8, "frequencies": 4, "layers": 1},
     "cm2": {"hidden": 32, "latent": 6, "components": 2, "prediction_draws": 4, "training_draws": 2},
     "fills": {"drop": 0.35, "form": "radial"},
+    "mvae": {"hidden": 32, "latent": 4},
+    "mmvae": {"hidden": 32, "latent": 4},
+    "cmmd": {"hidden": 32, "latent": 4},
+    "lvae": {"hidden": 32, "latent": 4},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
-READS: dict[str, int] = {"unimodal": 0}
+READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
 
 
 class Identity(Encoder):

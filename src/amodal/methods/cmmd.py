@@ -1,0 +1,176 @@
+"""CMMD: a conditional prior that learns, from what is there in training only, to classify without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from amodal.batch import Batch
+from amodal.distributions.diagonal_gaussian import DiagonalGaussian, kl_nats
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.encoders.decoders import (
+    GaussianNetwork,
+    build_decoders,
+    reconstruction_nats,
+    target_features,
+    target_width,
+)
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.fusion.network import Head
+from amodal.losses.kernel_discrepancy import maximum_mean_discrepancy
+from amodal.losses.likelihood import target_nats
+from amodal.losses.masked import mean_over_rows
+from amodal.method import LossTerms, SamplingMethod
+from amodal.schema import Schema
+
+__all__ = ["CMMD"]
+
+
+class CMMD(SamplingMethod):
+    r"""A latent classifier of the modalities O that are always there, taught by the others, which only training has.
+
+    With U the other modalities, networks :math:`p(z \mid x_O)` (the conditional prior), :math:`q(z \mid x_O, x_U, y)`,
+    :math:`p(x_U \mid z, x_O)` and a classifier of the prior's mean, minimised is
+
+    .. math::
+        -\lambda_x \, \mathbb{E}_q \log p(x_U \mid z, x_O) + \omega \, \mathrm{KL}(q \,\|\, p(z \mid x_O))
+        + (1 - \omega) \, \lambda \, \mathrm{MMD}(z_p, z_q) - \alpha \log p(y \mid \mu_p(x_O))
+
+    where the maximum mean discrepancy between draws of prior and posterior, with the same noise, is over the batch.
+
+    Predictions never look at U, whether it is there or not: for complete cases they are the same as without it.
+    Draws, for V, push draws of the prior through the classifier. It was trained on means, so that they
+    are less sure than the predictions; `predict` takes the mean, as published.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality; None: the defaults.
+        always_observed: The modalities O; None: the first of the schema.
+        rows: "all", in which posterior and reconstruction of a row that lacks some of U go by what it has, and one that
+            lacks all of it only trains the classifier; "complete": as published, others are left out.
+        latent: Width of z.
+        hidden: Width of the hidden layers.
+        dropout: Dropout of the hidden layers.
+        omega: Weight :math:`\omega` of the divergence against the discrepancy.
+        mmd: Weight :math:`\lambda` of the discrepancy.
+        label_weight: Weight :math:`\alpha` of the target's log-likelihood, on the scale of a mean over the batch (the
+            paper's code adds it up over a batch of 100: its 10 is 1000 here).
+        reconstruction: Weight :math:`\lambda_x` of the modalities' log-likelihoods, averages over their cells.
+
+    Raises:
+        UnknownNameError: If a modality is not known, or `rows` is neither.
+        ConfigurationError: If O is empty or a number is out of range.
+
+    Source:
+        :cite:`mancisidor2024cmmd`. Deviations: the divergence has the factor ½ that the paper's code lacks in its
+        trace; any number of modalities; `rows="all"`.
+    """
+
+    summary = "a classifier of what is always there, taught by what only training has"
+    references = ("mancisidor2024cmmd",)
+    couples_rows = True
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        always_observed: Sequence[str] | None = None,
+        rows: Literal["all", "complete"] = "all",
+        latent: int = 16,
+        hidden: int = 128,
+        dropout: float = 0.0,
+        omega: float = 0.5,
+        mmd: float = 10.0,
+        label_weight: float = 10.0,
+        reconstruction: float = 1.0,
+    ):
+        super().__init__(schema)
+        kept = list(schema.names[:1] if always_observed is None else always_observed)
+        schema.check_names(kept)
+        if not kept:
+            raise ConfigurationError("cmmd needs a modality that is always observed", got="always_observed=[]")
+        if rows not in ("all", "complete"):
+            raise UnknownNameError("value of rows", rows, ("all", "complete"))
+        for name, size in (("latent", latent), ("hidden", hidden)):
+            if size < 1:
+                raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
+        if not 0 <= omega <= 1:
+            raise ConfigurationError("omega is out of range", expected="0 to 1", got=omega)
+        weights = {"mmd": mmd, "label_weight": label_weight, "reconstruction": reconstruction}
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=weight)
+        self.weights = {"task": label_weight, "reconstruction": reconstruction, "kl": omega, "mmd": (1 - omega) * mmd}
+        self.rows, self.latent = rows, latent
+        self._kept = [m for m, name in enumerate(schema.names) if name in kept]
+        self._others = [m for m, name in enumerate(schema.names) if name not in kept]
+        self.encoders = encoders_for(schema, encoders)
+        width = width_of(self.encoders) + 1
+        condition = len(self._kept) * width
+        networks = {"hidden": hidden, "dropout": dropout}
+        self.prior = GaussianNetwork(condition, latent, **networks)
+        self.head = Head(latent, schema.task.n_outputs, **networks)
+        self.posterior, self.decoders = None, None
+        if self._others:
+            given = len(schema.names) * width + target_width(schema.task)
+            self.posterior = GaussianNetwork(given, latent, **networks)
+            others = Schema(tuple(schema.modalities[m] for m in self._others), schema.task)
+            self.decoders = build_decoders(others, latent=latent + condition, hidden=hidden)
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """Classifier, reconstruction and divergence as means over all rows, and the discrepancy; see `Method`."""
+        assert batch.target is not None
+        features, observed = self._encode(batch)
+        condition = features[:, self._kept].flatten(1)
+        prior = self.prior(condition)
+        task = target_nats(self.head(prior.mean)[None], batch.target, self.schema.task.kind)[0]
+        noise = torch.randn(prior.mean.shape, generator=generator, device=batch.device, dtype=prior.mean.dtype)
+        there = observed[:, self._others]
+        learnt = there.any(1) if self.rows == "all" else observed.all(1)
+        terms = {"task": mean_over_rows(task, None if self.rows == "all" else learnt | (not self._others))}
+        rows = learnt.nonzero(as_tuple=True)[0]
+        if self.posterior is None or self.decoders is None or len(rows) == 0:
+            return LossTerms(terms, {"task": self.weights["task"]})
+        target = target_features(batch.target[rows], self.schema.task).to(features.dtype)
+        q = self.posterior(torch.cat([features[rows].flatten(1), target], dim=1))
+        p = DiagonalGaussian(prior.mean[rows], prior.log_var[rows])
+        z_q, z_p = q.draw(noise[rows]), p.draw(noise[rows])
+        some = batch.take(rows)
+        known = torch.cat([z_q, condition[rows]], dim=1)[None]
+        likelihood = reconstruction_nats(self.decoders, some, known, there[rows])[0]
+        share = len(rows) / len(batch)
+        terms["reconstruction"] = -share * mean_over_rows(likelihood)
+        terms["kl"] = share * mean_over_rows(kl_nats(q, p))
+        terms["mmd"] = share * maximum_mean_discrepancy(z_p, z_q)
+        return LossTerms(terms, self.weights)
+
+    def predict(self, batch: Batch) -> Tensor:
+        """What the classifier says of the prior's mean; see `Method.predict`."""
+        return self.to_predictions(self.head(self._prior(batch).mean))
+
+    def draw_outputs(
+        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
+    ) -> Tensor:
+        """Outputs (S, B, C) for latents drawn from the conditional prior; see `SamplingMethod`.
+
+        There is one latent for all modalities, so that it varies as a whole, or, if `vary` names none, not at all.
+        """
+        self.schema.check_names(list(vary or ()))
+        prior = self._prior(batch)
+        shape = (draws, 1, self.latent)
+        noise = torch.randn(shape, generator=generator, device=batch.device, dtype=prior.mean.dtype)
+        if vary is not None and not vary:
+            noise = noise[:1].expand_as(noise)
+        return self.head(prior.draw(noise))
+
+    def _prior(self, batch: Batch) -> DiagonalGaussian:
+        return self.prior(self._encode(batch)[0][:, self._kept].flatten(1))
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features with presence beside them (B, M, H + 1), zero where absent, and presence (B, M)."""
+        features, observed = encode_pooled(self.encoders, batch)
+        return torch.cat([features, observed[..., None].to(features.dtype)], dim=2), observed

@@ -1,0 +1,153 @@
+"""I2M2: one classifier for each modality, one for all together, and their product."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from amodal.batch import Batch
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.fusion.network import Head
+from amodal.losses.masked import mean_over_rows, select
+from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.method import LossTerms, Method
+from amodal.schema import Schema
+
+__all__ = ["I2M2"]
+
+
+class I2M2(Method):
+    r"""A product of experts: a classifier for each modality, and a joint one that sees how they interact.
+
+    .. math:: \log p(y \mid x) = \log p_0(y \mid x_1, \dots, x_M) + \sum_m \log p_m(y \mid x_m) + \text{const}
+
+    No expert shares an encoder with another. The published method needs all modalities. Here an expert that needs an
+    absent one drops out: a case that lacks something is predicted by the experts of what it has, without the joint one
+    (``joint="complete"``), or with a joint one that is given zeros and what is present (``joint="any"``).
+
+    Of a multilabel task, each label is such a product. For regression the experts are normal with equal variance, whose
+    product has the average of their means.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality, of which each expert gets its own copy; None: the defaults.
+        joint: Whether the joint expert counts in "complete" rows only or in "any".
+        hidden: Width of the heads' hidden layers.
+        dropout: Dropout of the heads.
+        pretrain_steps: So many first steps train every expert by itself instead of their product.
+
+    Raises:
+        UnknownNameError: If `joint` is neither.
+        ConfigurationError: If the number of steps is negative.
+
+    Source:
+        :cite:`madaan2024i2m2`. Deviations: dropping experts under absence is an extension; pretraining counts steps of
+        the same optimiser instead of training apart with learning rates of their own.
+    """
+
+    steps: Tensor
+
+    summary = "the product of a classifier for each modality and one for all together"
+    references = ("madaan2024i2m2",)
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        joint: Literal["complete", "any"] = "complete",
+        hidden: int = 128,
+        dropout: float = 0.1,
+        pretrain_steps: int = 0,
+    ):
+        super().__init__(schema)
+        if joint not in ("complete", "any"):
+            raise UnknownNameError("value of joint", joint, ("complete", "any"))
+        if pretrain_steps < 0:
+            raise ConfigurationError("pretrain_steps is out of range", expected="0 or more", got=pretrain_steps)
+        self.joint, self.pretrain_steps = joint, pretrain_steps
+        self.register_buffer("steps", torch.tensor(0))
+        self.encoders = encoders_for(schema, encoders)
+        self.joint_encoders = copy.deepcopy(self.encoders)
+        width, n_outputs, m = width_of(self.encoders), schema.task.n_outputs, len(schema.names)
+        self.heads = PerModality(
+            {name: Head(width, n_outputs, hidden=hidden, dropout=dropout) for name in schema.names}
+        )
+        flags = m if joint == "any" else 0
+        self.joint_head = Head(m * width + flags, n_outputs, hidden=hidden, dropout=dropout)
+
+    def experts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs of every expert, the joint one last, and which of them count.
+
+        Args:
+            batch: B rows.
+
+        Returns:
+            Outputs (B, M + 1, C), meaningless where the expert does not count, and bool (B, M + 1).
+        """
+        features, observed = encode_pooled(self.encoders, batch)
+        parts = [head(features[:, m]) for m, (_, head) in enumerate(self.heads.items())]
+        whole = observed.any(1) if self.joint == "any" else observed.all(1)
+        rows = whole.nonzero(as_tuple=True)[0]
+        together = torch.zeros_like(parts[0])
+        if len(rows):
+            seen, presence = encode_pooled(self.joint_encoders, batch.take(rows))
+            fused = seen.flatten(1)
+            if self.joint == "any":
+                fused = torch.cat([fused, presence.to(fused.dtype)], dim=1)
+            together = together.index_copy(0, rows, self.joint_head(fused).to(together.dtype))
+        counted = torch.cat([observed, whole[:, None]], dim=1)
+        return torch.stack([*parts, together], dim=1), counted
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Outputs of the product (B, C): normalised log-probabilities, sums of logits (multilabel), or means."""
+        outputs, counted = self.experts(batch)
+        return combine_experts(outputs, counted, self.schema.task.kind)
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The product's loss, or at first each expert's own, as a mean over all rows; see `Method.objective`."""
+        assert batch.target is not None
+        kind, target = self.schema.task.kind, batch.target
+        outputs, counted = self.experts(batch)
+        if int(self.steps) < self.pretrain_steps:
+            own = [
+                select(task_loss(part, target, kind), seen) for part, seen in zip(outputs.unbind(1), counted.unbind(1))
+            ]
+            return LossTerms({"own": mean_over_rows(torch.stack(own).sum(0))})
+        return LossTerms({"task": mean_over_rows(task_loss(combine_experts(outputs, counted, kind), target, kind))})
+
+    def after_step(self, step: int) -> None:
+        """Counts the steps, for pretraining."""
+        self.steps += 1
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
+        return logits_to_predictions(self.outputs(batch), self.schema.task.kind)
+
+
+def combine_experts(outputs: Tensor, counted: Tensor, kind: str) -> Tensor:
+    """The product of the experts that count.
+
+    Args:
+        outputs: Their outputs, of shape (B, E, C).
+        counted: Which of them count, bool, of shape (B, E).
+        kind: Kind of task.
+
+    Returns:
+        Of shape (B, C): normalised log-probabilities (classes), sums of logits (labels), or averages (regression).
+
+    Example:
+        >>> outputs = torch.tensor([[[0.0, 1.0], [5.0, 5.0], [9.0, 0.0]]])  # the second knows nothing
+        >>> combine_experts(outputs, torch.tensor([[True, True, False]]), "binary").exp()  # sigmoid(1)
+        tensor([[0.2689, 0.7311]])
+    """
+    kept = counted[..., None]
+    if kind == "regression":
+        return torch.where(kept, outputs, 0.0).sum(1) / counted.sum(1, keepdim=True).clamp_min(1)
+    if kind == "multilabel":
+        return torch.where(kept, outputs, 0.0).sum(1)
+    return torch.where(kept, outputs.log_softmax(-1), 0.0).sum(1).log_softmax(-1)

@@ -1,0 +1,202 @@
+"""LVAE: what is missing is imputed by a distribution of its own, and marginalised out of a conditional autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from amodal.batch import Batch
+from amodal.distributions.diagonal_gaussian import DiagonalGaussian, kl_nats
+from amodal.distributions.experts import log_normal_nats
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.encoders.decoders import GaussianNetwork, target_features, target_width
+from amodal.errors import ConfigurationError
+from amodal.fusion.network import Head
+from amodal.losses.likelihood import target_nats
+from amodal.losses.masked import mean_over_rows
+from amodal.method import LossTerms, SamplingMethod
+from amodal.schema import Schema
+
+__all__ = ["LVAE"]
+
+LOWEST_LOG_VAR = -6.0
+"""Least log variance of imputed features (a deviation of 0.05): few complete rows would make it vanish."""
+
+
+class LVAE(SamplingMethod):
+    r"""A conditional variational autoencoder of the target, whose inputs may be missing and are then latent too.
+
+    The inputs are the encoders' features h. A missing one has an imputer :math:`p_\psi(h_u \mid h_a)` given what is
+    present, a, and an amortised posterior :math:`q(h_u \mid h_a, y)`; given all features, z has a prior
+    :math:`p(z \mid h)` and a posterior :math:`q(z \mid h, y)`, and the target is decoded by
+    :math:`p(y \mid z, h_O)` from z and the modalities O of `always_observed`. With A the absent modalities, the mean
+    over rows is minimised of
+
+    .. math::
+        \mathbb{E}_{q(h_A \mid h_a, y)} \Big[ -\mathbb{E}_{q(z \mid h, y)} \log p(y \mid z, h_O)
+        + \mathrm{KL}(q(z \mid h, y) \,\|\, p(z \mid h)) \Big]
+        + \mathrm{KL}(q(h_A \mid h_a, y) \,\|\, p_\psi(h_A \mid h_a))
+        - w \log p_\psi(h_W \mid h_{a \setminus W})
+
+    The last term teaches the imputer: W is a random non-empty part of the row's own maskable modalities, hidden from
+    it, whose features are targets without a gradient (with one, they would collapse to a constant). A prediction
+    draws absent features from the imputer and z from its prior. Posteriors, which know the target, are never used.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality; None: the defaults.
+        always_observed: Modalities that go to the decoder and have no imputer; None: none. A row that lacks one all
+            the same is treated as if its features were zero.
+        latent: Width of z.
+        hidden: Width of the hidden layers.
+        dropout: Dropout of the hidden layers.
+        imputation: Weight :math:`w` of the imputer's log-likelihood, an average over features.
+        prediction_draws: Draws that a prediction averages over.
+
+    Raises:
+        UnknownNameError: If a modality is not known.
+        ConfigurationError: If a number is out of range.
+
+    Source:
+        :cite:`ramchandran2024lvae`, turned to the prediction of a target as :cite:`madaan2026primo` use it: the target
+        is what is generated, modalities are the covariates. Deviations: the paper's variant without Gaussian processes;
+        covariates are features; several absent ones are independent given what is present.
+    """
+
+    summary = "a conditional autoencoder of the target whose absent inputs are imputed and marginalised"
+    references = ("ramchandran2024lvae", "madaan2026primo")
+    accepts_empty = True
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        always_observed: Sequence[str] | None = None,
+        latent: int = 8,
+        hidden: int = 128,
+        dropout: float = 0.0,
+        imputation: float = 1.0,
+        prediction_draws: int = 64,
+    ):
+        super().__init__(schema)
+        for name, size in (("latent", latent), ("hidden", hidden), ("prediction_draws", prediction_draws)):
+            if size < 1:
+                raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
+        if not imputation >= 0:
+            raise ConfigurationError("imputation is out of range", expected="0 or more", got=imputation)
+        schema.check_names(list(always_observed or ()))
+        maskable = [m for m, name in enumerate(schema.names) if name not in (always_observed or ())]
+        if not maskable:
+            raise ConfigurationError(
+                "lvae has nothing to impute: every modality is always observed",
+                hint="Leave one out of always_observed.",
+            )
+        self._maskable, self._rest = maskable, [m for m in range(len(schema.names)) if m not in maskable]
+        self.latent, self.imputation, self.prediction_draws = latent, imputation, prediction_draws
+        self.encoders = encoders_for(schema, encoders)
+        self.width = width_of(self.encoders)
+        n, task = len(schema.names), schema.task
+        fused, label = n * (self.width + 1), target_width(task)
+        networks = {"hidden": hidden, "dropout": dropout}
+        imputed = len(maskable) * self.width
+        self.imputer = GaussianNetwork(fused, imputed, lowest=LOWEST_LOG_VAR, **networks)
+        self.imputed_posterior = GaussianNetwork(fused + label, imputed, lowest=LOWEST_LOG_VAR, **networks)
+        self.prior = GaussianNetwork(fused, latent, **networks)
+        self.posterior = GaussianNetwork(fused + label, latent, **networks)
+        self.head = Head(latent + len(self._rest) * (self.width + 1), task.n_outputs, **networks)
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The parts of the bound, each a mean over all rows; see `Method.objective`."""
+        assert batch.target is not None
+        features, observed = self._encode(batch)
+        target = target_features(batch.target, self.schema.task).to(features.dtype)
+        n, n_maskable = len(batch), len(self._maskable)
+        noise = torch.randn(
+            n, n_maskable * self.width + self.latent, generator=generator, device=batch.device, dtype=features.dtype
+        )
+        fused = self._fuse(features, observed)
+        imputer = self._by_modality(self.imputer(fused))
+        guess = self._by_modality(self.imputed_posterior(torch.cat([fused, target], dim=1)))
+        drawn = guess.draw(noise[:, self.latent :].unflatten(1, (n_maskable, self.width)))
+        completed = self._fuse(self._complete(features, observed, drawn), observed)
+        prior, q = self.prior(completed), self.posterior(torch.cat([completed, target], dim=1))
+        outputs = self._decode(q.draw(noise[:, : self.latent])[None], features, observed)
+        absent = ~observed[:, self._maskable]
+        taken = self._hidden_part(~absent, generator)
+        hidden = observed.clone()
+        hidden[:, self._maskable] &= ~taken
+        learnt = self._by_modality(self.imputer(self._fuse(features, hidden, blank=True)))
+        likelihood = log_normal_nats(features[:, self._maskable].detach(), learnt) / self.width  # (B, U)
+        terms = {
+            "task": target_nats(outputs, batch.target, self.schema.task.kind)[0],
+            "kl": kl_nats(q, prior),
+            "imputed_kl": torch.where(absent, kl_nats(guess, imputer), 0.0).sum(1),
+            "imputation": -torch.where(taken, likelihood, 0.0).sum(1),
+        }
+        return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, {"imputation": self.imputation})
+
+    def draw_outputs(
+        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
+    ) -> Tensor:
+        """Outputs (S, B, C): absent features drawn from the imputer, then z from its prior; see `SamplingMethod`.
+
+        Args:
+            batch: B rows.
+            draws: Number of draws S.
+            generator: Source of the draws, on the batch's device.
+            vary: Modalities whose features vary; the others', and z if none is named, are drawn once. None: all.
+        """
+        self.schema.check_names(list(vary or ()))
+        features, observed = self._encode(batch)
+        like = {"generator": generator, "device": batch.device, "dtype": features.dtype}
+        feature_noise = torch.randn(draws, 1, len(self._maskable), self.width, **like)
+        latent_noise = torch.randn(draws, 1, self.latent, **like)
+        if vary is not None:
+            names = [self.schema.names[m] for m in self._maskable]
+            kept = [u for u, name in enumerate(names) if name not in vary]
+            feature_noise[:, :, kept] = feature_noise[:1, :, kept]
+            latent_noise = latent_noise if vary else latent_noise[:1].expand_as(latent_noise)
+        imputer = self._by_modality(self.imputer(self._fuse(features, observed)))
+        outputs = []
+        for i in range(draws):
+            filled = self._complete(features, observed, imputer.draw(feature_noise[i]))
+            z = self.prior(self._fuse(filled, observed)).draw(latent_noise[i])
+            outputs.append(self._decode(z[None], features, observed))
+        return torch.cat(outputs)
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (B, M, H), zero where absent, and presence (B, M)."""
+        return encode_pooled(self.encoders, batch)
+
+    def _complete(self, features: Tensor, observed: Tensor, drawn: Tensor) -> Tensor:
+        """Features (B, M, H) in which those of absent maskable modalities are drawn ones (B, U, H)."""
+        filled = features.clone()
+        seen = observed[:, self._maskable, None]
+        filled[:, self._maskable] = torch.where(seen, features[:, self._maskable], drawn)
+        return filled
+
+    def _fuse(self, features: Tensor, seen: Tensor, *, blank: bool = False) -> Tensor:
+        """Features (B, M, H) side by side with what is seen (B, M); zero where it is not, if they are to be blanked."""
+        if blank:
+            features = torch.where(seen[..., None], features, 0.0)
+        return torch.cat([features, seen[..., None].to(features.dtype)], dim=2).flatten(1)
+
+    def _decode(self, z: Tensor, features: Tensor, observed: Tensor) -> Tensor:
+        """Latents (K, B, Z) and the modalities that are always observed to outputs (K, B, C)."""
+        condition = torch.cat([features, observed[..., None].to(features.dtype)], dim=2)[:, self._rest].flatten(1)
+        return self.head(torch.cat([z, condition.expand(len(z), *condition.shape)], dim=2))
+
+    def _by_modality(self, gaussian: DiagonalGaussian) -> DiagonalGaussian:
+        """(B, U · H) as (B, U, H)."""
+        shape = (len(self._maskable), self.width)
+        return DiagonalGaussian(gaussian.mean.unflatten(1, shape), gaussian.log_var.unflatten(1, shape))
+
+    def _hidden_part(self, available: Tensor, generator: torch.Generator) -> Tensor:
+        """W: a random non-empty part of each row's available entries (B, U), its size uniform; empty without any."""
+        draws = torch.rand(len(available), 1 + available.shape[1], generator=generator, device=available.device)
+        size = 1 + (draws[:, 0] * available.sum(1)).floor()
+        rank = torch.where(available, draws[:, 1:], 2.0).argsort(1).argsort(1)
+        return available & (rank < size[:, None])

@@ -1,0 +1,186 @@
+"""MVAE: one latent whose posterior is the product of what each observed modality says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from amodal.batch import Batch
+from amodal.distributions.diagonal_gaussian import DiagonalGaussian, kl_nats
+from amodal.distributions.experts import product_of_experts
+from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.encoders.decoders import (
+    GaussianNetwork,
+    build_decoders,
+    reconstruction_nats,
+    target_features,
+    target_width,
+)
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.fusion.network import Head
+from amodal.losses.likelihood import target_nats
+from amodal.losses.masked import mean_over_rows, select
+from amodal.method import LossTerms, SamplingMethod
+from amodal.schema import Schema
+
+__all__ = ["MVAE"]
+
+
+class MVAE(SamplingMethod):
+    r"""A variational autoencoder of all modalities at once, whose posterior is a product of experts.
+
+    With a standard normal prior and a Gaussian expert for each modality, the posterior of a set S of modalities is
+
+    .. math:: q(z \mid x_S) \propto p(z) \prod_{m \in S} \tilde q_m(z \mid x_m)
+
+    so that an absent modality simply drops out. Minimised is the mean over rows of the sum, over some sets S of a row's
+    observed modalities, of
+
+    .. math::
+        -\lambda_y \, \mathbb{E}_q \log p(y \mid z) - \lambda_x \sum_{m \in S} \mathbb{E}_q \log p(x_m \mid z)
+        + \beta \, \mathrm{KL}(q(z \mid x_S) \,\|\, N(0, I))
+
+    The sets are all that is observed, each modality alone, and `random_sets` random ones. Log-likelihoods of modalities
+    are averages over their cells.
+
+    The original is not a classifier. With ``label="head"`` the target is decoded from z in every term, so that each
+    posterior learns to predict; with ``label="modality"`` it is, as in the original's experiments, one more modality:
+    it has an expert, is decoded only in terms that are given it, and is predicted from the others' product. The latter
+    is faithful, and predicts much worse: nothing asks the other modalities' posteriors to agree on it.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality; None: the defaults.
+        label: "head" or "modality"; see above.
+        latent: Width of z.
+        hidden: Width of the hidden layers of experts and decoders.
+        dropout: Dropout of the hidden layers of experts and head.
+        random_sets: Random sets of each row, drawn anew for each batch, if it has three or more to choose from.
+        label_weight: Weight :math:`\lambda_y` of the target's log-likelihood.
+        reconstruction: Weight :math:`\lambda_x` of the modalities' log-likelihoods.
+        kl: Weight :math:`\beta` of the divergence.
+        prediction_draws: Draws of z that a prediction averages over.
+
+    Raises:
+        UnknownNameError: If `label` is neither.
+        ConfigurationError: If a number is out of range.
+
+    Source:
+        :cite:`wu2018mvae`. Deviations: `label="head"`, after :cite:`liang2021multibench`; no annealing; likelihoods
+        are averaged over cells; a row with one modality counts its one set once.
+    """
+
+    summary = "a variational autoencoder whose posterior is a product of the observed modalities' experts"
+    references = ("wu2018mvae", "liang2021multibench")
+    accepts_empty = True
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        label: Literal["head", "modality"] = "head",
+        latent: int = 16,
+        hidden: int = 128,
+        dropout: float = 0.0,
+        random_sets: int = 1,
+        label_weight: float = 10.0,
+        reconstruction: float = 1.0,
+        kl: float = 1.0,
+        prediction_draws: int = 64,
+    ):
+        super().__init__(schema)
+        if label not in ("head", "modality"):
+            raise UnknownNameError("value of label", label, ("head", "modality"))
+        sizes = {"latent": latent, "hidden": hidden, "prediction_draws": prediction_draws}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
+        weights = {"label_weight": label_weight, "reconstruction": reconstruction, "kl": kl}
+        for name, number in (weights | {"random_sets": random_sets}).items():
+            if not number >= 0:
+                raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=number)
+        self.weights = {"task": label_weight, "reconstruction": reconstruction, "kl": kl}
+        self.label, self.latent, self.random_sets = label, latent, random_sets
+        self.prediction_draws = prediction_draws
+        self.encoders = encoders_for(schema, encoders)
+        width = width_of(self.encoders)
+        self.experts = PerModality(
+            {name: GaussianNetwork(width, latent, hidden=hidden, dropout=dropout) for name in schema.names}
+        )
+        self.label_expert = None
+        if label == "modality":
+            self.label_expert = GaussianNetwork(target_width(schema.task), latent, hidden=hidden, dropout=dropout)
+        self.decoders = build_decoders(schema, latent=latent, hidden=hidden)
+        self.head = Head(latent, schema.task.n_outputs, hidden=hidden, dropout=dropout)
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The bounds of the sets of each row, added up, each part a mean over all rows; see `Method.objective`."""
+        assert batch.target is not None
+        experts, observed = self._experts(batch)
+        if self.label_expert is not None:
+            said = self.label_expert(target_features(batch.target, self.schema.task).to(experts.mean.dtype))
+            experts = DiagonalGaussian(*(torch.cat([a, b[:, None]], 1) for a, b in zip(experts, said)))
+            observed = torch.cat([observed, torch.ones_like(observed[:, :1])], dim=1)
+        terms = {name: torch.zeros_like(experts.mean[:, 0, 0]) for name in self.weights}
+        for members in self._sets(observed, generator):
+            for name, part in self._bound(batch, experts, members, generator).items():
+                terms[name] = terms[name] + part
+        return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, self.weights)
+
+    def _sets(self, observed: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Sets of each row's observed columns (B, M): all, each alone, random ones; empty where they do not count."""
+        n = observed.sum(1, keepdim=True)
+        chosen = [observed]
+        for column in range(observed.shape[1]):
+            alone = torch.zeros_like(observed)
+            alone[:, column] = observed[:, column]
+            chosen.append(alone & (n > 1))
+        for _ in range(self.random_sets if observed.shape[1] > 2 else 0):
+            draws = torch.rand(observed.shape, generator=generator, device=observed.device)
+            chosen.append(observed & (draws < 0.5) & (n > 2))
+        return chosen
+
+    def _bound(
+        self, batch: Batch, experts: DiagonalGaussian, members: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Parts (B,) of the negative bound of one set a row (B, M); zero for rows whose set is empty."""
+        assert batch.target is not None
+        posterior = product_of_experts(experts, members)
+        counts = members.any(1)
+        shape = (1, *posterior.mean.shape)
+        noise = torch.randn(shape, generator=generator, device=counts.device, dtype=posterior.mean.dtype)
+        z = posterior.draw(noise)  # (1, B, Z)
+        task = target_nats(self.head(z), batch.target, self.schema.task.kind)[0]
+        decoded = counts if self.label_expert is None else members[:, -1]
+        standard = DiagonalGaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.log_var))
+        inputs = members[:, : len(self.schema.names)]
+        return {
+            "task": select(task, decoded),
+            "reconstruction": -reconstruction_nats(self.decoders, batch, z, inputs)[0],
+            "kl": select(kl_nats(posterior, standard), counts),
+        }
+
+    def draw_outputs(
+        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
+    ) -> Tensor:
+        """Outputs (S, B, C) for latents drawn from the posterior given what is present; see `SamplingMethod`.
+
+        There is one latent for all modalities, so that it varies as a whole, or, if `vary` names none, not at all.
+        """
+        self.schema.check_names(list(vary or ()))
+        posterior = product_of_experts(*self._experts(batch))
+        shape = (draws, 1, self.latent)
+        noise = torch.randn(shape, generator=generator, device=batch.device, dtype=posterior.mean.dtype)
+        if vary is not None and not vary:
+            noise = noise[:1].expand_as(noise)
+        return self.head(posterior.draw(noise))
+
+    def _experts(self, batch: Batch) -> tuple[DiagonalGaussian, Tensor]:
+        """Each modality's Gaussian (B, M, Z), and presence (B, M)."""
+        features, observed = encode_pooled(self.encoders, batch)
+        found = [expert(features[:, m]) for m, (_, expert) in enumerate(self.experts.items())]
+        return DiagonalGaussian(*(torch.stack(parts, dim=1) for parts in zip(*found))), observed

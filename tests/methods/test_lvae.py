@@ -1,0 +1,110 @@
+"""LVAE: its bound by hand, and that it is one."""
+
+import pytest
+import torch
+from contracts import cases
+from torch.distributions import Categorical, Normal, kl_divergence
+
+from amodal.encoders.decoders import target_features
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.methods.lvae import LVAE
+
+
+def case(pattern=None, **options):
+    schema = cases.make_schema("multiclass", "tables")
+    schema = type(schema)(schema.modalities[:2], schema.task)
+    torch.manual_seed(0)
+    method = LVAE(schema, cases.identities(schema), hidden=6, latent=2, always_observed=["a"], **options).eval()
+    observed = torch.tensor(pattern).bool()
+    batch = cases.make_batch(schema, observed, seed=1)
+    measured = {name: torch.ones_like(value) for name, value in batch.measured.items()}
+    return method, type(batch)(batch.values, batch.observed, measured, {}, batch.target)
+
+
+def normal(gaussian):
+    return Normal(gaussian.mean, (gaussian.log_var / 2).exp())
+
+
+def fused(method, a, b, seen):
+    ones = torch.ones(len(a), 1)
+    return torch.cat([a, ones, b, ones * seen], dim=1)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_objective(seen):
+    method, batch = case([[1, seen]] * 4)
+    a, b = batch.values["a"], batch.values["b"]
+    y = target_features(batch.target, method.schema.task)
+    noise = torch.randn(4, 4 + 2, generator=torch.Generator().manual_seed(3))
+    given = fused(method, a, b, seen)
+    imputer = normal(method.imputer(fused(method, a, torch.zeros_like(b), False)))
+    guess = normal(method.imputed_posterior(torch.cat([given, y], dim=1)))
+    filled = fused(method, a, b if seen else guess.mean + guess.stddev * noise[:, 2:], seen)
+    p, q = normal(method.prior(filled)), normal(method.posterior(torch.cat([filled, y], dim=1)))
+    z = q.mean + q.stddev * noise[:, :2]
+    logits = method.head(torch.cat([z, a, torch.ones(4, 1)], dim=1))
+    expected = {
+        "task": -Categorical(logits=logits).log_prob(batch.target).mean(),
+        "kl": kl_divergence(q, p).sum(1).mean(),
+        "imputed_kl": torch.tensor(0.0) if seen else kl_divergence(guess, imputer).sum(1).mean(),
+        "imputation": -imputer.log_prob(b).mean() if seen else torch.tensor(0.0),
+    }
+    found = method.objective(batch, torch.Generator().manual_seed(3)).terms
+    assert {k: v.item() for k, v in found.items()} == pytest.approx(
+        {k: v.item() for k, v in expected.items()}, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_bound_is_below_the_likelihood(seen):
+    """Which is estimated by the average over many draws of what is predicted with."""
+    method, batch = case([[1, seen]] * 6)
+    with torch.no_grad():
+        parts = [method.objective(batch, torch.Generator().manual_seed(s)).terms for s in range(200)]
+        bound = -torch.stack([t["task"] + t["kl"] + t["imputed_kl"] for t in parts]).mean()
+        p = method.draw(batch, 4000, torch.Generator().manual_seed(0)).mean(0)
+    assert bound < p.gather(1, batch.target[:, None]).log().mean()
+
+
+def test_posteriors_are_never_used_for_predictions():
+    method, batch = case([[1, 1], [1, 0]])
+    before = method.predict(batch)
+    with torch.no_grad():
+        for network in (method.posterior, method.imputed_posterior):
+            for parameter in network.parameters():
+                parameter.fill_(torch.nan)
+    assert torch.equal(method.predict(batch), before)
+
+
+def test_imputed_features_do_not_collapse_what_they_are_of():
+    """The encoder of a hidden modality gets no gradient from the imputer's term."""
+    schema = cases.make_schema("multiclass", "tables")
+    method = LVAE(schema, cases.make_encoders(schema), always_observed=["a", "b"], hidden=6, latent=2)
+    batch = cases.make_batch(schema, torch.ones(4, 3, dtype=torch.bool))
+    method.objective(batch, torch.Generator().manual_seed(0)).terms["imputation"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in method.encoders["c"].parameters())
+    assert any(p.grad is not None and p.grad.any() for p in method.encoders["a"].parameters())
+
+
+def test_what_varies():
+    schema = cases.make_schema("multiclass", "tables")
+    torch.manual_seed(0)
+    method = LVAE(schema, cases.identities(schema), hidden=6, latent=2).eval()
+    batch = cases.make_batch(schema, torch.tensor([[1, 0, 0], [1, 1, 0]]).bool())
+    found = {}
+    for vary in (None, [], ["b"], ["c"]):
+        draws = method.draw_outputs(batch, 200, torch.Generator().manual_seed(0), vary=vary)
+        found[str(vary)] = draws.std(0).mean(1)  # (2,)
+    assert (found["[]"] == 0).all()
+    assert (found["None"] > 0).all()
+    assert (found["['b']"] > 0).all()  # z varies, too
+
+
+def test_options_that_cannot_be():
+    schema = cases.make_schema()
+    with pytest.raises(ConfigurationError, match="nothing to impute"):
+        LVAE(schema, always_observed=list(schema.names))
+    with pytest.raises(UnknownNameError, match="modality 'x'"):
+        LVAE(schema, always_observed=["x"])
+    with pytest.raises(ConfigurationError, match="imputation is out of range"):
+        LVAE(schema, imputation=-1.0)

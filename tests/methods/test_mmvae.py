@@ -1,0 +1,126 @@
+"""MMVAE: its bound by hand, and that a draw knows one modality only."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from contracts import cases
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.distributions import Independent as Joint
+
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.methods.mmvae import MMVAE
+
+
+def case(n=2, **options):
+    schema = cases.make_schema("multiclass", "tables")
+    schema = type(schema)(schema.modalities[:n], schema.task)
+    torch.manual_seed(0)
+    method = MMVAE(schema, cases.identities(schema), hidden=6, latent=2, **options).eval()
+    batch = cases.make_batch(schema, cases.mixed_presence(schema, 2), seed=1)
+    measured = {name: torch.ones_like(value) for name, value in batch.measured.items()}
+    return method, type(batch)(batch.values, batch.observed, measured, {}, batch.target)
+
+
+def log_weight(method, batch, i, z, there):
+    experts = [method.experts[name](batch.values[name][i]) for name in there]
+    each = Joint(
+        Normal(torch.stack([e.mean for e in experts]), torch.stack([e.log_var.exp().sqrt() for e in experts])), 1
+    )
+    mixture = MixtureSameFamily(Categorical(torch.ones(len(there))), each)
+    value = Normal(0.0, 1.0).log_prob(z).sum() - mixture.log_prob(z)
+    value += method.label_weight * Categorical(logits=method.head(z)).log_prob(batch.target[i])
+    for name in there:
+        value += Normal(method.decoders[name].layers(z), 1.0).log_prob(batch.values[name][i]).mean()
+    return value
+
+
+@pytest.mark.parametrize("bound", ["looser", "tight"])
+def test_objective(bound):
+    method, batch = case(bound=bound, training_draws=3)
+    names, n = method.schema.names, len(batch)
+    noise = torch.randn(2, 3, n, 2, generator=torch.Generator().manual_seed(3))
+    total = 0.0
+    for i in range(n):
+        there = [name for name in names if batch.observed[name][i]]
+        strata = []
+        for m, name in enumerate(names):
+            if name not in there:
+                continue
+            mean, log_var = method.experts[name](batch.values[name][i])
+            draws = [mean + (log_var / 2).exp() * noise[m, k, i] for k in range(3)]
+            strata.append(torch.stack([log_weight(method, batch, i, z, there) for z in draws]))
+        weights = torch.stack(strata).double().exp()  # (O, K)
+        total += weights.mean(1).log().mean() if bound == "looser" else weights.mean().log()
+    found = method.objective(batch, torch.Generator().manual_seed(3)).terms["bound"]
+    assert found.item() == pytest.approx(-total.item() / n, rel=1e-4)
+
+
+def test_one_modality_and_one_draw_is_an_ordinary_autoencoder():
+    """The single-sample bound: log p(x, y, z) - log q(z | x)."""
+    method, batch = case(n=1)
+    noise = torch.randn(1, 1, len(batch), 2, generator=torch.Generator().manual_seed(3))[0, 0]
+    (name,) = method.schema.names
+    total = 0.0
+    for i in range(len(batch)):
+        mean, log_var = method.experts[name](batch.values[name][i])
+        q = Normal(mean, (log_var / 2).exp())
+        z = q.mean + q.stddev * noise[i]
+        total += Normal(method.decoders[name].layers(z), 1.0).log_prob(batch.values[name][i]).mean()
+        total += 10 * Categorical(logits=method.head(z)).log_prob(batch.target[i])
+        total += (Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum()
+    found = method.objective(batch, torch.Generator().manual_seed(3)).terms["bound"]
+    assert found.item() == pytest.approx(-total.item() / len(batch), rel=1e-5)
+
+
+def test_more_draws_tighten_the_bound():
+    values = []
+    for draws, seeds in ((1, 300), (10, 100), (100, 20)):
+        method, batch = case(training_draws=draws)
+        with torch.no_grad():
+            found = [method.objective(batch, torch.Generator().manual_seed(s)).total for s in range(seeds)]
+        found = torch.stack(found)
+        values.append((found.mean().item(), (found.std() / seeds**0.5).item()))
+    for (loose, e1), (tight, e2) in pairwise(values):
+        assert tight < loose + 2 * (e1**2 + e2**2) ** 0.5
+    assert values[2][0] < values[0][0]
+
+
+def test_a_complete_case_is_predicted_by_the_average_of_its_modalities():
+    method, batch = case()
+    method.prediction_draws = 8000
+    with torch.no_grad():
+        for part in (*(expert for _, expert in method.experts.items()), method.head):
+            for parameter in part.parameters():
+                parameter.mul_(3)
+    rows = batch.presence.all(1)
+    complete = batch.take(rows)
+    absent = torch.zeros(int(rows.sum()), dtype=torch.bool)
+    alone = [method.predict(complete.restrict({name: absent})) for name in method.schema.names]
+    torch.testing.assert_close(method.predict(complete), (alone[0] + alone[1]) / 2, atol=0.01, rtol=0)
+    assert (alone[0] - alone[1]).abs().max() > 0.03
+
+
+def test_draws_are_spread_evenly_over_what_is_observed():
+    """With experts of no spread, every draw is one modality's mean."""
+    method, batch = case(n=3)
+    with torch.no_grad():
+        for _, expert in method.experts.items():
+            expert.out.weight[2:].zero_()
+            expert.out.bias[2:].fill_(-10.0)
+    method.head = torch.nn.Identity()
+    z = method.draw_outputs(batch, 300, torch.Generator().manual_seed(0))  # (S, B, Z)
+    for i in range(len(batch)):
+        there = [name for name in method.schema.names if batch.observed[name][i]]
+        means = torch.stack([method.experts[name](batch.values[name][i]).mean for name in there])
+        nearest = (z[:, i, None] - means).norm(dim=-1).argmin(1)
+        counts = nearest.bincount(minlength=len(there))
+        assert (counts - 300 / len(there)).abs().max() <= 3
+
+
+def test_options_that_cannot_be():
+    schema = cases.make_schema()
+    with pytest.raises(UnknownNameError, match="bound of mmvae 'loose'"):
+        MMVAE(schema, bound="loose")
+    with pytest.raises(ConfigurationError, match="training_draws is out of range"):
+        MMVAE(schema, training_draws=0)
