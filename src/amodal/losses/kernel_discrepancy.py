@@ -32,6 +32,7 @@ def maximum_mean_discrepancy(one: Tensor, other: Tensor) -> Tensor:
         :cite:`mancisidor2024cmmd`, whose code has this kernel.
 
     Example:
+        >>> import torch
         >>> points = torch.tensor([[0.0], [1.0]])
         >>> maximum_mean_discrepancy(points, points).item()
         0.0
