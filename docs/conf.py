@@ -45,6 +45,7 @@ html_title = "amodal"
 html_static_path: list[str] = []
 html_show_sourcelink = False
 html_copy_source = False
+html_show_copyright = False
 linkcheck_ignore = [r"^(?!https?:)"]
 
 
@@ -55,9 +56,10 @@ def write_api_pages(app: Sphinx) -> None:
     package = Path(amodal.__file__).parent
     alone = sorted(path.stem for path in package.glob("*.py") if not path.stem.startswith("_"))
     pages = {"amodal": [f"amodal.{name}" for name in alone if name != "cli"]}
-    for part in sorted(path.parent for path in package.glob("*/__init__.py")):
+    for part in sorted(path.parent for path in package.rglob("*/__init__.py") if path.parent != package):
+        name = ".".join(part.relative_to(package).parts)
         modules = sorted(path.stem for path in part.glob("*.py") if not path.stem.startswith("_"))
-        pages[part.name] = [f"amodal.{part.name}.{name}" for name in modules]
+        pages[name] = [f"amodal.{name}.{module}" for module in modules]
     for name, modules in pages.items():
         title = "amodal" if name == "amodal" else f"amodal.{name}"
         lines = [f"# {title}", ""]
