@@ -1,0 +1,108 @@
+"""CM2 on digits: what aligning by a copula, drawing completions given what is there, K and the family are worth.
+
+Command:  python recipes/cm2.py --out runs/cm2
+Time:     TIME
+Expected: TABLE
+
+Every quadrant of every scan is missing with probability one half (MCAR, drawn once for each seed; training, validation
+and test rows alike), so that all variants meet the same data. The reference of each group of variants is CM2 with its
+defaults; differences are paired by case and seed. Nothing is chosen on test rows: `--choose` trains the default's
+alternatives and prints their validation losses only. Results are written as they come; run the command again to go on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from amodal.benchmark import Progress, Results, difference_table, grid, method_table, run_all
+from amodal.files import replace_file
+
+REFERENCE = "cm2"
+MAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "cm2": ("cm2", {}),
+    "cm2, marginal": ("cm2", {"completion": "marginal"}),
+    "cm2, no completion": ("cm2", {"completion": "none"}),
+    "cm2, cosine": ("cm2", {"alignment": "cosine"}),
+    "cm2, kl": ("cm2", {"alignment": "kl"}),
+    "cm2, no alignment": ("cm2", {"alignment": "none"}),
+    "cm2, neither": ("cm2", {"alignment": "none", "completion": "none"}),
+    "modality_dropout": ("modality_dropout", {}),
+    "fusion": ("fusion", {}),
+    "late_fusion": ("late_fusion", {}),
+    "boosting": ("boosting", {}),
+}
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cm2": ("cm2", {}),
+    "cm2, no copula": ("cm2", {"family": "independence"}),
+    "cm2, detached": ("cm2", {"sample_gradient": "detached"}),
+    "cm2, plain fusion": ("cm2", {"hidden": 0}),
+    **{f"cm2, K={k}": ("cm2", {"components": k}) for k in (1, 2, 4, 5, 6)},
+    **{f"cm2, {f}": ("cm2", {"family": f}) for f in ("student_t", "gumbel", "clayton", "frank", "joe")},
+    "cm2, kendall": ("cm2", {"variant": "kendall"}),
+    "cm2, projection": ("cm2", {"variant": "projection"}),
+    "cm2, printed": ("cm2", {"variant": "printed", "completion": "marginal"}),
+}
+GROUPS = {"main": MAIN, "ablations": ABLATIONS}
+
+
+def experiments(names: Sequence[str], seeds: Sequence[int], cohort: dict[str, Any], **settings: Any) -> list:
+    """One experiment a variant and seed, all under the same presence."""
+    known = MAIN | ABLATIONS
+    methods = [{"name": name, "method": known[name][0], "options": known[name][1]} for name in names]
+    return grid(methods, rates=(0.5,), seeds=seeds, patterns="met", cohort_options=cohort, settings=settings)
+
+
+def validation_losses(results: Results) -> pd.DataFrame:
+    """Best validation loss of each variant, mean and spread over seeds: the only thing choices may look at."""
+    rows = []
+    for name in results.names:
+        found = [float(np.nanmin(run.history["valid_loss"])) for run in results.runs_of(name)]
+        rows.append({"name": name, "valid_loss": np.mean(found), "sd": np.std(found), "seeds": len(found)})
+    return pd.DataFrame(rows).sort_values("valid_loss", ignore_index=True)
+
+
+def tell(progress: Progress) -> None:
+    print(f"{progress.done} of {progress.total}: {progress.run.name} in {progress.seconds:.0f} s", flush=True)
+
+
+def main(words: list[str] | None = None) -> pd.DataFrame:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/cm2"))
+    parser.add_argument("--group", choices=GROUPS, default="main")
+    parser.add_argument("--variants", nargs="+", choices=sorted({**MAIN, **ABLATIONS}))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rows", type=float, default=1.0, help="fraction of the scans to use")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--choose", action="store_true", help="print validation losses and no test result")
+    given = parser.parse_args(words)
+    names = list(given.variants or GROUPS[given.group])
+    share = {"train": 0.6 * given.rows, "valid": 0.1 * given.rows, "test": 0.3 * given.rows}
+    cohort = {} if given.rows == 1 else {"fractions": {**share, "unused": 1 - given.rows}}
+    planned = experiments(names, given.seeds, cohort, epochs=given.epochs, batch_size=given.batch_size)
+    results = run_all(planned, given.out, jobs=given.jobs, tell=tell)
+    if given.choose:
+        table = validation_losses(results)
+        print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+        return table
+    table = method_table(results, ["accuracy", "nll"])
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    if REFERENCE in names and len(names) > 1:
+        differences = difference_table(results, [REFERENCE], ["accuracy", "nll"])
+        print(differences.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+        replace_file(given.out / f"differences-{given.group}.csv", lambda path: differences.to_csv(path, index=False))
+    replace_file(given.out / f"results-{given.group}.csv", lambda path: table.to_csv(path, index=False))
+    print(f"The results are in {given.out / f'results-{given.group}.csv'}")
+    return table
+
+
+if __name__ == "__main__":
+    main()
