@@ -118,13 +118,16 @@ def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main([*asked, "--out", str(tmp_path / "new" / "v.csv")]) == 0
     printed = capsys.readouterr().out
     source = "40 most similar of 40 training cases" if method == "fusion" else "drawn by the method itself"
-    assert source in printed
+    assert source in printed.partition("Where to look next")[0]
+    assert "Where to look next: completions taken from the 40 most similar" in printed
     assert "V, something missing: mean" in printed
     frame = pd.read_csv(tmp_path / "new" / "v.csv")
     assert len(frame) == 40
     assert (frame["observed"] == "a").all()
     assert frame["variability"].is_monotonic_decreasing
     assert {"predicted", "plausible", "variability[b]"} <= set(frame)
+    assert set(frame["next"]) == {"b"}  # nothing else is missing
+    assert frame["gain"].min() > -1e-6
     assert main([*asked[:-2], "--out", str(tmp_path / "v.txt")]) == 2
     assert ".csv or .parquet, got v.txt" in capsys.readouterr().err
     assert main([*asked, "--draws", "0"]) == 2

@@ -115,6 +115,9 @@ def test_the_table_ranks_what_is_missing():
     )
     assert advice.ranking() == [("noise", "decisive"), ()]
     assert advice.ranking("change") == [("decisive", "noise"), ()]
+    names, gain = advice.next()
+    assert names.tolist() == ["noise", ""]
+    np.testing.assert_array_equal(gain, [0.5, np.nan])
     assert advice.table().to_dict("records") == [
         {"id": "x", "rank": 1, "modality": "noise", "gain": 0.5, "change": 0.1},
         {"id": "x", "rank": 2, "modality": "decisive", "gain": 0.4, "change": 0.2},

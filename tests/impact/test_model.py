@@ -247,6 +247,8 @@ def test_the_package_is_a_function_and_a_package():
     assert amodal.impact is sys.modules["amodal.impact"]
     assert amodal.impact.variability is variability
     assert amodal.impact.DonorCompletions is DonorCompletions
+    assert {name for name in amodal.impact.__all__ if not hasattr(amodal.impact, name)} == set()
+    assert amodal.impact.advise.__module__ == "amodal.impact.acquisition"
     np.testing.assert_array_equal(amodal.impact(model, cohort).variability, impact(model, cohort).variability)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = amodal.impact.nothing

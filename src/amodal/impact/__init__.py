@@ -1,8 +1,8 @@
 """What could a missing modality still change? Variability, plausible labels, bias, acquisition.
 
-The package can be called: ``amodal.impact(model, cohort)`` is :func:`amodal.impact.model.impact`, and functions of
-arrays of draws are imported from it, ``from amodal.impact import variability``. What needs a trained model is loaded
-when it is first used.
+The package can be called: ``amodal.impact(model, cohort)`` is :func:`amodal.impact.model.impact`. Functions of arrays
+of draws are imported from it, ``from amodal.impact import variability``, and so is what says which missing modality to
+look at next, ``from amodal.impact import advise``. What needs a trained model is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -29,20 +29,27 @@ from amodal.impact.variability import (
 )
 
 if TYPE_CHECKING:
+    from amodal.impact.acquisition import Advice, acquisition_curve, advise
     from amodal.impact.donors import DonorCompletions
     from amodal.impact.model import impact
     from amodal.impact.result import Impact
 
 _WHERE = {
+    "Advice": "amodal.impact.acquisition",
+    "acquisition_curve": "amodal.impact.acquisition",
+    "advise": "amodal.impact.acquisition",
     "DonorCompletions": "amodal.impact.donors",
     "Impact": "amodal.impact.result",
     "impact": "amodal.impact.model",
 }
 
 __all__ = [
+    "Advice",
     "DonorCompletions",
     "Impact",
     "PlausibleLabels",
+    "acquisition_curve",
+    "advise",
     "change_curve",
     "distance_table",
     "ecdf",

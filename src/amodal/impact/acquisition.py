@@ -65,6 +65,13 @@ class Advice:
         order = np.argsort(-score, axis=1, kind="stable")
         return [tuple(self.names[m] for m in row if not seen[m]) for row, seen in zip(order, self.observed)]
 
+    def next(self) -> tuple[np.ndarray, np.ndarray]:
+        """The modality to look at next and its gain, both of shape (N,): "" and NaN where nothing is missing."""
+        best = np.where(self.observed, -np.inf, self.gain).argmax(axis=1)
+        nothing = self.observed.all(axis=1)
+        names = np.where(nothing, "", np.array(self.names, dtype=object)[best])
+        return names, np.where(nothing, np.nan, self.gain[np.arange(len(best)), best])
+
     def table(self) -> pd.DataFrame:
         """One row for each missing modality of each case, by rank: id, rank, modality, gain, change."""
         import pandas as pd
