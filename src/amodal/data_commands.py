@@ -151,15 +151,90 @@ def prepare_avmnist_command(
     print(f"The cohort is {out}")
 
 
-def data_describe_command(data: str) -> None:
-    """Say what a cohort holds: sizes, splits, presence patterns and rates.
+def prepare_mimic3_command(
+    *,
+    source: Path,
+    out: Path,
+    task: str = "mortality",
+    split: Literal["stratified", "multibench"] = "stratified",
+    zero_unmeasured: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """MIMIC-III in MultiBench's form: five static features and 24 hours of twelve variables.
+
+    Args:
+        source: Folder of MIMIC-III's tables, or MultiBench's im.pk, of which only arrays are read.
+        out: Folder of the cohort.
+        task: mortality, or icd9_0 to icd9_20 (1: neoplasms, 7: respiratory).
+        split: By label, or as MultiBench's loader splits.
+        zero_unmeasured: Variables that were never measured are 0, as in MultiBench's loader.
+        seed: Seed of the split by label.
+        overwrite: Replace a cohort that is there.
+    """
+    from amodal.data.mimic3 import prepare
+
+    cohort = prepare(
+        source, out, task=task, split=split, zero_unmeasured=zero_unmeasured, seed=seed, overwrite=overwrite
+    )
+    print(describe_cohort(cohort))
+    print(f"The cohort is {out}")
+
+
+def data_schema_command(manifest: Path, *, out: Path | None = None, target: str | None = None) -> None:
+    """Write a first schema for a table by looking at it, with comments, to be corrected.
+
+    Args:
+        manifest: The table of cases: CSV, Parquet or Excel.
+        out: File to write; null prints it.
+        target: Column to be predicted; null guesses by its name.
+    """
+    from amodal.data.table.guess import guess_schema
+    from amodal.errors import ConfigurationError
+    from amodal.files import replace_file
+
+    text = guess_schema(manifest, target=target)
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise ConfigurationError(f"there is a file {out} already", hint="It may hold your corrections: choose another.")
+    replace_file(out, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"The schema is {out}: check every line of it")
+
+
+def data_describe_command(data: str, *, out: Path | None = None) -> None:
+    """Say and draw what a cohort holds: counts, presence patterns, rates by class, ranges, and what looks suspicious.
 
     Args:
         data: A cohort's folder or name.
+        out: A page (.html), or a picture of the presence patterns (.svg, .png); null draws nothing.
     """
     from amodal.data import load_cohort
+    from amodal.data.inspection import inspect_cohort
 
-    print(describe_cohort(load_cohort(data)))
+    cohort = load_cohort(data)
+    found = inspect_cohort(cohort)
+    print(describe_cohort(cohort))
+    width = max(len(name) for name in ("modality", *cohort.schema.names))
+    labels = [label[:18] for label in found.rates]
+    print("share of cases that have each modality, by class")
+    print(f"  {'modality':<{width}}  " + "  ".join(f"{label:>7}" for label in labels))
+    for m, name in enumerate(cohort.schema.names):
+        cells = "  ".join(f"{rate[m]:>{max(7, len(label))}.1%}" for label, rate in zip(labels, found.rates.values()))
+        print(f"  {name:<{width}}  {cells}")
+    for f in found.features:
+        print(
+            f"  {f.modality}.{f.name}: {f.low:g} … {f.quantiles[1]:g} … {f.high:g} {f.units}, "
+            f"measured in {f.measured:.0%} of the cases that have {f.modality}"
+        )
+    print("suspicious:" if found.suspicions else "nothing looks suspicious")
+    for suspicion in found.suspicions:
+        print(f"  {suspicion.where}: {suspicion.detail}")
+    if out is not None:
+        from amodal.report.cohort_page import write_cohort_page
+
+        print(f"The page is {write_cohort_page(cohort, out, found)}")
 
 
 def describe_cohort(cohort: Any) -> str:
@@ -197,8 +272,14 @@ PREPARE: dict[str, Any] = {
     "table": prepare_table_command,
     "avmnist": prepare_avmnist_command,
     "cinc2012": prepare_cinc2012_command,
+    "mimic3": prepare_mimic3_command,
 }
 """How each source is prepared, by name."""
 
-DATA_COMMANDS: dict[str, Any] = {"list": data_list_command, "prepare": PREPARE, "describe": data_describe_command}
+DATA_COMMANDS: dict[str, Any] = {
+    "list": data_list_command,
+    "schema": data_schema_command,
+    "prepare": PREPARE,
+    "describe": data_describe_command,
+}
 """The subcommands of `amodal data`."""
