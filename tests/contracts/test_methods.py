@@ -321,7 +321,7 @@ def test_overfits_32_rows_of_all_patterns(name):
     draw = torch.Generator().manual_seed(5)
     values = {m.name: torch.randn(32, *m.shape, generator=draw) for m in schema.modalities}
     batch = type(batch)(values, batch.observed, measured, {}, batch.target)
-    method = cases.train(cases.new_method(name, schema), batch, steps=300, learning_rate=0.01)
+    method = cases.train(cases.new_method(name, schema), batch, steps=cases.steps_of(name), learning_rate=0.01)
     with torch.no_grad():
         probability = method.predict(batch).gather(1, batch.target[:, None])
     assert probability.min() > 0.5

@@ -9,7 +9,7 @@ from contracts import cases
 from amodal.encoders import build_encoders, encode_all
 from amodal.encoders.hiding import embed_present, encode_passes
 from amodal.encoders.latent_prediction import MovingAverage
-from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.losses.characteristic_function import conditional_cf_loss
 from amodal.methods.cepa import CEPA, PRESETS
 
@@ -262,8 +262,16 @@ def test_the_bank_remembers_rows_that_have_a_modality_in_training_only():
 
 def test_presets_set_what_is_not_given():
     literal, mixed = method_of(preset="paper"), method_of(preset="paper", detach_targets=True, distance="per_dimension")
-    assert (literal.masks.objective, literal.detach_targets, literal.alignment.distance) == ("cooperative", False, "raw")
-    assert (mixed.masks.objective, mixed.detach_targets, mixed.alignment.distance) == ("cooperative", True, "per_dimension")
+    assert (literal.masks.objective, literal.detach_targets, literal.alignment.distance) == (
+        "cooperative",
+        False,
+        "raw",
+    )
+    assert (mixed.masks.objective, mixed.detach_targets, mixed.alignment.distance) == (
+        "cooperative",
+        True,
+        "per_dimension",
+    )
     assert set(PRESETS["paper"]) == set(PRESETS["default"])
 
 
@@ -276,6 +284,65 @@ def test_other_poolings_and_lengths_are_finite_on_every_pattern(preset, options)
         gradients = torch.autograd.grad(total, list(method.parameters_of("main")), allow_unused=True)
         assert torch.isfinite(total)
         assert all(g is None or g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("masking", ["random", "block", "cross_modal"])
+@pytest.mark.parametrize("ratio", [1e-6, 1 - 1e-6])
+def test_ratios_that_would_hide_nothing_or_everything_hide_one_token_or_leave_one(masking, ratio):
+    method = method_of(masking=masking, observed_ratio=ratio, cross_ratio=ratio)
+    batch = batch_of()
+    passes = method._passes(batch, generator())
+    several = {name: own.sum(1) > 1 for name, own in passes.own.items()}
+    for name, own in passes.own.items():
+        count = (passes.hidden[name].detach() > 0.5).sum(1)[several[name]]
+        assert torch.equal(count, (torch.ones_like(count) if ratio < 0.5 else own.sum(1)[several[name]] - 1))
+    assert torch.isfinite(method.objective(batch, generator()).total)
+
+
+def test_a_batch_of_one_has_no_alignment_and_one_that_lacks_nothing_no_cross_reconstruction():
+    for pattern in cases.patterns(4):
+        terms = method_of().objective(batch_of(pattern[None]), generator()).terms
+        assert terms["cf"] == 0
+        assert terms["cross"] == 0 if pattern.all() else terms["cross"] >= 0
+        assert all(torch.isfinite(value) for value in terms.values())
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_modality_that_all_or_none_of_a_batch_have(present):
+    observed = cases.mixed_presence(SCHEMA)
+    observed = observed[observed[:, 2] == present]
+    terms = method_of().objective(batch_of(observed), generator()).terms
+    assert terms["cf"] > 0  # of the other modalities
+    assert all(torch.isfinite(value) for value in terms.values())
+
+
+def test_contexts_that_are_not_finite_are_an_error():
+    """What a diverged encoder would give."""
+    method = method_of()
+    features = torch.full((15, 4, 8), torch.nan)
+    with pytest.raises(DataError, match="contexts are not finite, the first in row 0"):
+        method._alignment(features, cases.mixed_presence(SCHEMA), generator())
+
+
+def test_terms_without_weight_are_neither_computed_nor_reported():
+    """The ablations of the losses cost as much as what is left of them."""
+    assert set(method_of(cross_weight=0.0).objective(batch_of(), generator()).terms) == {"task", "observed", "cf"}
+    bare = method_of(observed_weight=0.0, cross_weight=0.0, cf_weight=0.0)
+    assert set(bare.objective(batch_of(), generator()).terms) == {"task"}
+    passes = bare._passes(batch_of(), generator())
+    assert passes.masked is passes.clean
+    literal = method_of(observed_weight=0.0, cross_weight=0.0, clean_prediction=False)
+    assert literal._passes(batch_of(), generator()).masked is not passes.clean  # the fusion sees masked tokens
+
+
+def test_standardised_tokens_have_one_scale_and_the_paper_s_their_own():
+    for preset, same in (("default", True), ("paper", False)):
+        passes = method_of(preset=preset)._passes(batch_of(ALL), generator())
+        tokens = torch.cat(
+            [z[:, : own.shape[1]][own] for (z, _), own in zip(passes.clean.values(), passes.own.values())]
+        )
+        scale = tokens.square().mean(1)
+        assert torch.allclose(scale, torch.ones_like(scale), atol=0.02) == same
 
 
 def test_errors_say_what_was_expected():
