@@ -1,0 +1,144 @@
+"""CEPA against the core's methods and its own ablations, on digits or a prepared cohort (tables 2 and 3, figure 3).
+
+Command:  python recipes/cepa.py --out runs/cepa
+Time:     TIME
+Expected: see docs/log.md, 2026-11-21
+
+Every method of a seed gets the same rows, the same training settings and the same removal from the test rows (MCAR
+0.5, at least one modality kept). Training data are complete (but for natural absence), and what a method removes
+further while it trains is `amodal.fit`'s own choice. The degradation curve predicts the test rows again under MCAR at
+each of the rates, which are *marginal* fractions of removed modalities after the repair that keeps one: at 4
+modalities no rate above 0.75 can be reached, so that the recipe leaves those out. Nothing is chosen on test data.
+Intervals are for test cases and seeds together. Runs that are in the folder are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from amodal.benchmark import Experiment, Progress, Results, difference_table, method_table, run_all, save_tables
+from amodal.data import load_cohort
+from amodal.missingness import MCAR, Mechanism, Natural
+
+CORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "modality_dropout": ("modality_dropout", {}),
+    "fusion": ("fusion", {}),
+    "late_fusion": ("late_fusion", {}),
+    "boosting": ("boosting", {}),
+}
+CEPA: dict[str, tuple[str, dict[str, Any]]] = {
+    "cepa": ("cepa", {}),
+    "cepa, paper": ("cepa", {"preset": "paper"}),
+}
+# Table 2; the full objective is "cepa".
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "cepa, obs": ("cepa", {"cross_weight": 0.0, "cf_weight": 0.0}),
+    "cepa, obs + cross": ("cepa", {"cf_weight": 0.0}),
+    "cepa, obs + CF": ("cepa", {"cross_weight": 0.0}),
+    "cepa, task only": ("cepa", {"observed_weight": 0.0, "cross_weight": 0.0, "cf_weight": 0.0}),
+}
+# Table 3; "cepa" has cross-modal masks whose scores are adversarial.
+MASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cepa, no masks": ("cepa", {"masking": "none"}),
+    "cepa, random masks": ("cepa", {"masking": "random"}),
+    "cepa, block masks": ("cepa", {"masking": "block"}),
+    "cepa, cooperative masks": ("cepa", {"mask_objective": "cooperative"}),
+    "cepa, frozen masks": ("cepa", {"mask_objective": "frozen"}),
+}
+GROUPS = {"core": CORE, "cepa": CEPA, "losses": LOSSES, "masks": MASKS}
+RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def experiments(
+    names: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    cohort: str,
+    rates: Sequence[float],
+    test_missingness: Mechanism,
+    encoders: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> list[Experiment]:
+    """One experiment for each seed and method, seed by seed, so that an interrupted comparison is balanced."""
+    every = {name: choice for group in GROUPS.values() for name, choice in group.items()}
+    return [
+        Experiment(
+            every[name][0],
+            cohort=cohort,
+            name=name,
+            options=every[name][1],
+            encoders=encoders,
+            test_missingness=test_missingness,
+            rates=tuple(rates),
+            patterns="met",
+            seed=seed,
+            settings=settings,
+        )
+        for seed in seeds
+        for name in names
+    ]
+
+
+def degradation(results: Results, metric: str) -> pd.DataFrame:
+    """A metric of every method at every rate, the mean over seeds, one row a method."""
+    rates = results.conditions("rate")
+    rows = {
+        name: {rate: results.summary(name, metric, (rate,)).interval.estimate for rate in rates}
+        for name in results.names
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def main(words: list[str] | None = None) -> Results:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/cepa"))
+    parser.add_argument("--cohort", default="digits", help="a built-in cohort or a cohort's folder")
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
+    parser.add_argument("--methods", nargs="+", help="only these of the groups' methods")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--rates", type=float, nargs="*", default=None, help="rates of the degradation curve")
+    parser.add_argument("--natural", action="store_true", help="remove nothing from the test rows")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--encoders", type=json.loads, default={}, help="encoders by modality, as JSON")
+    parser.add_argument("--settings", type=json.loads, default={}, help="further training settings, as JSON")
+    given = parser.parse_args(words)
+    cohort = load_cohort(given.cohort)
+    most = 1 - 1 / len(cohort.schema.names)
+    rates = [rate for rate in (RATES if given.rates is None else given.rates) if rate <= most]
+    names = [name for group in given.groups for name in GROUPS[group]]
+    names = [name for name in names if given.methods is None or name in given.methods]
+    listed = experiments(
+        names,
+        given.seeds,
+        cohort=given.cohort,
+        rates=rates,
+        test_missingness=Natural() if given.natural else MCAR(0.5),
+        encoders=given.encoders,
+        settings={"epochs": given.epochs, **given.settings},
+    )
+
+    def tell(progress: Progress) -> None:
+        where = f"{progress.done}/{progress.total}"
+        print(f"{where} {progress.run.name} seed {progress.run.seed} ({progress.seconds:.0f} s)", flush=True)
+
+    results = run_all(listed, given.out, cohort=cohort, tell=tell)
+    shown = [results.headline.name]
+    references = [name for name in ("modality_dropout", "cepa") if name in results.names]
+    save_tables(results, given.out, references)
+    print(method_table(results, shown).drop(columns="setting").to_string(index=False, float_format="%.4f"))
+    print(difference_table(results, references).drop(columns="setting").to_string(index=False, float_format="%.4f"))
+    curve = degradation(results, shown[0])
+    curve.to_csv(given.out / "degradation.csv")
+    print(curve.to_string(float_format="%.4f"))
+    print(f"The results are in {given.out}; for figures: amodal report {given.out}/*seed*")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The recipe of CEPA's comparisons runs, goes on where it stopped, and its ablations are what their names say."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[2] / "recipes" / "cepa.py"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("cepa_recipe", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:epoch 0")
+def test_one_epoch_of_two_methods(recipe, tmp_path, capsys):
+    words = ["--out", str(tmp_path), "--epochs", "1", "--seeds", "3", "--rates", "0", "0.5", "0.9"]
+    words += ["--methods", "modality_dropout", "cepa, obs", "--settings", '{"batch_size": 256}']
+    results = recipe.main(words)
+    assert results.names == ("modality_dropout", "cepa, obs")
+    assert results.conditions("rate") == ("rate 0", "rate 0.5")  # 0.9 of four modalities cannot be absent
+    history = results.runs_of("cepa, obs")[0].history
+    assert "train_observed" in history
+    assert "train_cross" not in history
+    assert math.isfinite(history["pooled_rank"][0])
+    table = (tmp_path / "differences.csv").read_text()
+    assert "modality_dropout" in table
+    shown = capsys.readouterr().out
+    assert "2/2 cepa, obs seed 3" in shown
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/model.safetensors")}
+    recipe.main(words)
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/model.safetensors")}
+
+
+def test_names_are_unique_and_options_are_known(recipe):
+    names = [name for group in recipe.GROUPS.values() for name in group]
+    assert len(names) == len(set(names))
+    listed = recipe.experiments(
+        names, [0, 1], cohort="digits", rates=[], test_missingness=recipe.MCAR(0.5), encoders={}, settings={}
+    )
+    assert [experiment.seed for experiment in listed] == [0] * len(names) + [1] * len(names)
+    assert len({experiment.setting for experiment in listed}) == 1
