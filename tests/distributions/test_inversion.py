@@ -49,3 +49,24 @@ def test_gradients_of_a_root():
     with torch.no_grad():
         assert not root(p).requires_grad
     assert not root(p.detach()).requires_grad
+
+
+def test_single_precision_ends_after_few_evaluations():
+    """Once an element is done it stays done: steps inside a bracket of a few roundings would leave it again."""
+    truth = torch.randn(5_000, generator=torch.Generator().manual_seed(0))
+    calls = []
+
+    def excess(x):
+        calls.append(None)
+        return torch.tanh(x) + 0.1 * x - (torch.tanh(truth) + 0.1 * truth)
+
+    root = solve_increasing(excess, torch.full_like(truth, -6.0), torch.full_like(truth, 6.0))
+    assert len(calls) <= 40
+    torch.testing.assert_close(root, truth, rtol=1e-5, atol=1e-6)
+
+
+def test_a_least_slope_bounds_the_gradient_and_leaves_steeper_roots_alone():
+    for slope, gradient in ((1e-8, 1 / 0.05), (2.0, 0.5)):
+        p = torch.tensor(0.3, requires_grad=True)
+        attach_root(lambda x: slope * x - p, torch.tensor(0.3 / slope), least_slope=0.05).backward()  # noqa: B023
+        assert p.grad.item() == pytest.approx(gradient)
