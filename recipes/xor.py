@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 import amodal
+from amodal.checkpoint import inference
 from amodal.data.xor import XorClusters, xor_cohort
 from amodal.files import replace_file
 from amodal.missingness import MCAR, Natural
@@ -134,10 +136,49 @@ def run(
                 "seconds": time.time() - started,
             }
             write(file, record)
+            if name.startswith("primo") and seed == seeds[0]:
+                draw_picture(model, test, XorClusters(labels=labels), file.with_suffix(".svg"))  # type: ignore[arg-type]
             shown = "  ".join(f"{key} {value:.3f}" for key, value in record.items() if isinstance(value, float))
             print(f"{name} seed {seed}: {shown}", flush=True)
     records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
     return pd.DataFrame(records)
+
+
+def draw_picture(model: amodal.TrainedModel, test: amodal.Cohort, world: XorClusters, file: Path) -> None:
+    """Latents and predictions of a PRIMO: where draws lie with x_m missing and present, and V along x_o.
+
+    Args:
+        model: A trained PRIMO with a latent of two dimensions.
+        test: Cases with both numbers.
+        world: The truth.
+        file: An .svg or .png file.
+    """
+    from matplotlib.figure import Figure
+
+    some = test.take(np.arange(min(600, len(test))))
+    numbers = some.batch(np.arange(len(some))).values
+    x_o, x_m = (numbers[name].numpy()[:, 0] for name in ("x_o", "x_m"))
+    order = np.argsort(x_o)
+    figure = Figure(figsize=(10.5, 6.2), layout="constrained")
+    panels = figure.subplots(2, 3)
+    for row, missing in zip(panels, (True, False)):
+        state = "x_m missing" if missing else "complete"
+        cases = some.with_observed(np.tile([True, not missing], (len(some), 1)))
+        result = amodal.impact(model, cases, draws=200, plausible=False, vary=[])
+        with inference(model.method):
+            batch = next(model.batches(cases, len(cases)))
+            latents = model.method.draw_latents(batch, 1, torch.Generator().manual_seed(0))[0, :, 0]  # type: ignore[operator]
+            one = model.method.draw(batch, 1, torch.Generator().manual_seed(0))[0, :, 1]  # type: ignore[operator]
+        row[0].scatter(*latents.numpy().T, c=one.numpy(), s=7, cmap="coolwarm", vmin=0, vmax=1)
+        row[0].set(title=f"{state}: a draw of each case", xlabel="latent 1", ylabel="latent 2")
+        row[1].scatter(x_o, x_m, c=result.prediction[:, 1], s=7, cmap="coolwarm", vmin=0, vmax=1)
+        row[1].set(title="mean prediction of 1", xlabel="x_o", ylabel="x_m")
+        row[2].scatter(x_o, result.variability, s=6, color="#0068a8", label="V")
+        known = None if missing else x_m
+        row[2].plot(x_o[order], world.ideal_variability(x_o, known)[order], color="#c2460b", label="ideal")
+        row[2].set(title="V of each case", xlabel="x_o", ylabel="V", ylim=(-0.02, 0.52))
+        row[2].legend()
+    replace_file(file, lambda path: figure.savefig(path, format=file.suffix[1:]))
 
 
 def write(file: Path, record: Mapping[str, Any]) -> None:
@@ -145,7 +186,9 @@ def write(file: Path, record: Mapping[str, Any]) -> None:
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and sample standard deviation over seeds, one row a model."""
+    """Mean and sample standard deviation over seeds, one row a model; the gap is V missing less V complete."""
+    gaps = {f"gap {side}": frame[f"V missing {side}"] - frame[f"V complete {side}"] for side in SIDES}
+    frame = frame.drop(columns="seconds").assign(**gaps, seconds=frame["seconds"])
     grouped = frame.drop(columns="seed").groupby("model", sort=False)
     mean, spread = grouped.mean(), grouped.std()
     result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")

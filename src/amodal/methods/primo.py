@@ -48,7 +48,7 @@ class _Preset(NamedTuple):
 
 
 _PRESETS = {
-    "default": _Preset(0.5, 0.01, 0.1, 1.0, "missing", 4, True, 500),
+    "default": _Preset(0.25, 0.01, 0.1, 1.0, "missing", 4, True, 500),
     "paper": _Preset(1.0, 1.0, 1.0, 0.0, "both", 1, False, 0),
 }
 
@@ -87,7 +87,7 @@ class PRIMO(SamplingMethod):
         always_observed: Modalities that get no latent and go to the decoder; None: all are maskable. A row that lacks
             one all the same is treated as if its features were zero.
         preset: What the weights, `tie_moves`, `tie_warmup`, `components` and `availability` are unless given:
-            "default" (0.5, 0.01, 0.1, 1, missing, 500, 4, True), or "paper" (1, 1, 1, 0, both, 0, 1, False).
+            "default" (0.25, 0.01, 0.1, 1, missing, 500, 4, True), or "paper" (1, 1, 1, 0, both, 0, 1, False).
         latent: Width of each latent.
         hidden: Width of the hidden layers of prior, posterior and decoder.
         dropout: Dropout of these hidden layers.
@@ -274,6 +274,13 @@ class PRIMO(SamplingMethod):
             z = prior.rows(rows).draw(uniform, noise)  # (S, b, U, Z)
             outputs[:, rows] = self.decoder(condition[rows], z.flatten(2))
         return outputs
+
+    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
+        """Latents (S, B, U, Z) of the maskable modalities, drawn from the prior given what is present."""
+        features, observed = self._encode(batch)
+        noise = self._normal(draws, 1, generator, features)
+        uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
+        return self.prior(self._fuse(features, observed)).draw(uniform, noise)
 
     # Inputs of the networks --------------------------------------------------------------------------------------
 
