@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -16,6 +17,7 @@ from amodal.report.words import format_value, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "GROUP_MARKS",
@@ -26,6 +28,7 @@ __all__ = [
     "draw_history",
     "draw_presence",
     "draw_reliability",
+    "save_presence",
 ]
 
 GROUP_MARKS = tuple(Mark(colour, marker) for colour, marker in zip(COLOURS, MARKERS))
@@ -65,28 +68,55 @@ def draw_presence(patterns: NDArray[np.bool_], counts: Sequence[int], names: Seq
     Returns:
         The figure.
     """
+    with drawing(*_presence_size(patterns, names)) as figure:
+        _fill_presence(figure, patterns, counts, names)
+        shares = ", ".join(f"{_words(names, pattern)}: {n}" for pattern, n in list(zip(patterns, counts))[:6])
+        return inline_svg(
+            figure, key, f"{len(patterns)} presence patterns and the number of cases with each. {shares}."
+        )
+
+
+def save_presence(
+    patterns: NDArray[np.bool_], counts: Sequence[int], names: Sequence[str], path: Path, form: Literal["svg", "png"]
+) -> None:
+    """The picture of `draw_presence` as a file of its own, on white.
+
+    Args:
+        patterns: Bool, of shape (P, M).
+        counts: Cases of each pattern (P,).
+        names: Names of the M modalities.
+        path: The file.
+        form: "svg" or "png".
+    """
+    with drawing(*_presence_size(patterns, names)) as figure:
+        _fill_presence(figure, patterns, counts, names)
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if form == "svg" else None
+        figure.savefig(path, format=form, dpi=192, facecolor="white", metadata=metadata)
+
+
+def _presence_size(patterns: NDArray[np.bool_], names: Sequence[str]) -> tuple[float, float]:
+    return 440, 62 + 17 * len(patterns) + 6 * max(len(short(name)) for name in names)
+
+
+def _fill_presence(figure: Figure, patterns: NDArray[np.bool_], counts: Sequence[int], names: Sequence[str]) -> None:
     n_patterns, n_names = patterns.shape
     total = max(sum(counts), 1)
-    with drawing(440, 62 + 17 * n_patterns + 6 * max(len(short(name)) for name in names)) as figure:
-        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[max(n_names, 3), 9])
-        _dots(left, patterns, names)
-        _names_on_top(left)
-        y = np.arange(n_patterns)
-        right.barh(y, counts, height=0.62, color=COLOURS[0])
-        for row, count in enumerate(counts):
-            right.annotate(
-                f"{count:,}  ({percent(count / total, 0)})",
-                (count, row),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        right.set_xlim(0, max(counts, default=1) * 1.38 or 1)
-        right.set_xlabel("cases")
-        right.tick_params(axis="y", length=0)
-        right.spines["left"].set_visible(False)
-        shares = ", ".join(f"{_words(names, pattern)}: {n}" for pattern, n in list(zip(patterns, counts))[:6])
-        return inline_svg(figure, key, f"{n_patterns} presence patterns and the number of cases with each. {shares}.")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[max(n_names, 3), 9])
+    _dots(left, patterns, names)
+    _names_on_top(left)
+    right.barh(np.arange(n_patterns), counts, height=0.62, color=COLOURS[0])
+    for row, count in enumerate(counts):
+        right.annotate(
+            f"{count:,}  ({percent(count / total, 0)})",
+            (count, row),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    right.set_xlim(0, max(counts, default=1) * 1.38 or 1)
+    right.set_xlabel("cases")
+    right.tick_params(axis="y", length=0)
+    right.spines["left"].set_visible(False)
 
 
 def draw_forest(

@@ -15,7 +15,7 @@ from amodal.report.sections import SECTIONS, Builder
 from amodal.report.subject import Subject
 from amodal.versions import versions
 
-__all__ = ["make_page", "write_page"]
+__all__ = ["fill_page", "make_page", "write_page"]
 
 
 def make_page(subject: Subject, builders: Sequence[Builder] = SECTIONS) -> str:
@@ -43,7 +43,7 @@ def make_page(subject: Subject, builders: Sequence[Builder] = SECTIONS) -> str:
     kicker = (
         f"amodal report · {run.experiment.cohort} · {len(subject.results.names)} methods · {len(run.ids):,} test cases"
     )
-    return _fill(subject.title, kicker, sections)
+    return fill_page(subject.title, kicker, sections)
 
 
 def write_page(subject: Subject, path: str | Path, builders: Sequence[Builder] = SECTIONS) -> Path:
@@ -69,7 +69,14 @@ def write_page(subject: Subject, path: str | Path, builders: Sequence[Builder] =
     return path
 
 
-def _fill(title: str, kicker: str, sections: Sequence[Section]) -> str:
+def fill_page(title: str, kicker: str, sections: Sequence[Section]) -> str:
+    """A page of sections: HTML that needs nothing beside itself.
+
+    Args:
+        title: Its title.
+        kicker: The line above it.
+        sections: What it shows, in order.
+    """
     files = resources.files("amodal.report")
     style = Markup(files.joinpath("style.css").read_text(encoding="utf-8"))
     values = {"title": title, "kicker": kicker, "sections": sections, "style": style}
