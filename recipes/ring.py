@@ -50,6 +50,7 @@ from amodal.encoders import encode_pooled
 from amodal.files import replace_file
 from amodal.methods.fills import Fills
 from amodal.metrics.collapse import context_diversity
+from amodal.schema import Task
 from amodal.training.run import forked_rng, mix_seed
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -63,6 +64,12 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "mean": {"strategy": "mean"},
 }
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+LISTS = ("accuracy", "diversity_by_epoch")  # of a record; the rest are numbers and names
+MAP_COUNTS, MAP_SIDE = (2, 4, 8, 12), 60
+
+
+def file_name(strategy: str) -> str:
+    return strategy.replace(", ", "-").replace(" ", "-")
 
 
 def removals(cohort: Cohort, counts: Sequence[int], draws: int, seed: int) -> dict[int, list[np.ndarray]]:
@@ -92,6 +99,25 @@ def diversity(model: TrainedModel, test: Cohort, seed: int) -> tuple[float, floa
             contexts = [method.contexts(*encode_pooled(method.encoders, batch)) for batch in model.batches(rows)]
         values.append(context_diversity(torch.cat(contexts)))
     return values[1] / values[0], values[1]
+
+
+def plane(world: RingWorld) -> tuple[Cohort, np.ndarray]:
+    """A grid over the plane as every sensor reads it without noise, and the true sector of each point."""
+    axis = np.linspace(-1.6, 1.6, MAP_SIDE)
+    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    readings = world.read(points @ world.directions.T)
+    sectors = world.sector(np.arctan2(points[:, 1], points[:, 0]) % (2 * np.pi))
+    values = {name: readings[:, [m]].astype(np.float32) for m, name in enumerate(world.names)}
+    return Cohort.from_arrays(values, task=Task("multiclass", classes=tuple(range(world.classes)))), sectors
+
+
+def decision_maps(model: TrainedModel, world: RingWorld) -> np.ndarray:
+    """The predicted sector of every point of the grid from k sensors, the same ones for all: (len(k), side, side)."""
+    grid, _ = plane(world)
+    order = np.random.default_rng(20).permutation(world.sensors)
+    seen = [np.tile(np.isin(np.arange(world.sensors), order[:k]), (len(grid), 1)) for k in MAP_COUNTS]
+    sectors = [model.predict(grid.with_observed(observed)).argmax(1) for observed in seen]
+    return np.stack(sectors).reshape(-1, MAP_SIDE, MAP_SIDE)
 
 
 def run(
@@ -124,15 +150,14 @@ def run(
         cohort = ring_cohort(seed=seed, **(points or {}))
         train, valid, test = (cohort.split(name) for name in ("train", "valid", "test"))
         presences = removals(test, counts, draws, seed)
-        optimal = out / f"bayes-seed{seed}.json"
+        optimal, world = out / f"bayes-seed{seed}.json", RingWorld(*_deviations(points or {}))
         if not optimal.is_file():
-            world = RingWorld(*_deviations(points or {}))
             found = {
                 k: accuracies([world.bayes_predictions(test, p) for p in presences[k]], test.target) for k in counts
             }
             write(optimal, {"strategy": "bayes", "seed": seed, "accuracy": found})
         for name in names:
-            file = out / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}.json"
+            file = out / f"{file_name(name)}-seed{seed}.json"
             if file.is_file():
                 continue
             started = time.time()
@@ -159,17 +184,26 @@ def run(
             if isinstance(model.method, Fills) and model.method.context is not None:
                 record["diversity_kept"], record["diversity"] = diversity(model, test, seed)
                 record |= {f"last_{k}": float(model.history.iloc[-1][k]) for k in model.history if "effective" in k}
+                record["diversity_by_epoch"] = [float(value) for value in model.history["context_diversity"]]
+            if seed == min(seeds):
+                maps = decision_maps(model, world)
+                replace_file(file.with_suffix(".npz"), lambda path, maps=maps: save_maps(path, maps))
             write(file, record)
             shown = "  ".join(f"k={k} {100 * value:.1f}" for k, value in record["accuracy"].items())
             print(f"{name} seed {seed}: {shown}  ({seconds:.0f} s)", flush=True)
     records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
     return pd.DataFrame(
         [
-            {**{key: value for key, value in record.items() if key != "accuracy"}, "k": int(k), "accuracy": accuracy}
+            {**{key: value for key, value in record.items() if key not in LISTS}, "k": int(k), "accuracy": accuracy}
             for record in records
             for k, accuracy in record["accuracy"].items()
         ]
     )
+
+
+def save_maps(path: Path, maps: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, maps=maps.astype(np.uint8))
 
 
 def _deviations(points: Mapping[str, Any]) -> tuple[float, float]:
@@ -207,7 +241,7 @@ def differences(frame: pd.DataFrame, one: str, others: Sequence[str]) -> pd.Data
 
 
 def draw(frame: pd.DataFrame, out: Path) -> None:
-    """Accuracy against the number of sensors, as a figure."""
+    """Figure 2 of the paper, its three parts, and accuracy against the number of sensors; SVG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -220,8 +254,67 @@ def draw(frame: pd.DataFrame, out: Path) -> None:
         axes.plot(mean.index, mean, "k--" if optimal else "-", label="optimal" if optimal else name, marker=".")
     axes.set(xlabel="sensors present", ylabel="accuracy in %")
     axes.legend(fontsize=8)
-    replace_file(out / "accuracy.png", lambda path: figure.savefig(path, format="png", dpi=150))
-    pyplot.close(figure)
+    figures = {"accuracy": figure}
+    figures["2a-correlation"] = draw_correlation(pyplot)
+    figures["2b-diversity"] = draw_diversity(pyplot, out)
+    figures["2c-maps"] = draw_maps(pyplot, out)
+    for name, made in figures.items():
+        if made is not None:
+            replace_file(out / f"{name}.svg", lambda path, made=made: made.savefig(path, format="svg"))
+            pyplot.close(made)
+
+
+def draw_correlation(pyplot: Any) -> Any:
+    """Figure 2a: correlation of the sensors' readings over the training points of seed 0."""
+    train = ring_cohort(seed=0).split("train")
+    values = train.batch(np.arange(len(train))).values
+    figure, axes = pyplot.subplots(figsize=(4.6, 4), layout="constrained")
+    readings = np.concatenate([v.numpy() for v in values.values()], axis=1)
+    image = axes.imshow(np.corrcoef(readings.T), vmin=-1, vmax=1, cmap="RdBu_r")
+    axes.set(xlabel="sensor", ylabel="sensor")
+    figure.colorbar(image, label="correlation")
+    return figure
+
+
+def draw_diversity(pyplot: Any, out: Path) -> Any:
+    """Figure 2b: diversity of the contexts of validation points, epoch by epoch, with and without the stop-gradient."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("cf*-seed*.json"))]
+    figure, axes = pyplot.subplots(figsize=(5, 3.5), layout="constrained")
+    shown = {"cf": ("C0", "with stop-gradient"), "cf, moving weights": ("C3", "without")}
+    for name, (colour, label) in shown.items():
+        curves = [r["diversity_by_epoch"] for r in records if r["strategy"] == name and "diversity_by_epoch" in r]
+        for i, curve in enumerate(curves):
+            axes.plot(np.arange(1, len(curve) + 1), curve, colour, alpha=0.7, label=None if i else label)
+    axes.set(xlabel="epoch", ylabel="context diversity", ylim=(0, None))
+    if axes.lines:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def draw_maps(pyplot: Any, out: Path) -> Any:
+    """Figure 2c: decisions over the plane, a row for each strategy and a column for each number of sensors."""
+    files = {}
+    for name in STRATEGIES:
+        found = sorted(out.glob(f"{file_name(name)}-seed*.npz"))
+        if found:
+            files[name] = found[0]
+    if not files:
+        return None
+    truth = plane(RingWorld())[1].reshape(MAP_SIDE, MAP_SIDE)
+    size = (2 * len(MAP_COUNTS), 2 * (len(files) + 1))
+    figure, grid = pyplot.subplots(len(files) + 1, len(MAP_COUNTS), figsize=size, layout="constrained", squeeze=False)
+    look = {"cmap": "twilight", "vmin": 0, "vmax": 16, "origin": "lower", "extent": (-1.6, 1.6, -1.6, 1.6)}
+    for row, name in enumerate([*files, "true sector"]):
+        maps = [truth] * len(MAP_COUNTS)
+        if name in files:
+            with np.load(files[name], allow_pickle=False) as stored:
+                maps = stored["maps"]
+        for column, k in enumerate(MAP_COUNTS):
+            axes = grid[row, column]
+            axes.imshow(maps[column], **look)
+            axes.set(xticks=[], yticks=[], title=f"k = {k}" if row == 0 else "")
+        grid[row, 0].set_ylabel(name)
+    return figure
 
 
 def main(words: list[str] | None = None) -> pd.DataFrame:

@@ -29,7 +29,10 @@ def test_one_step_of_two_strategies(recipe, tmp_path, capsys):
     assert table.loc["bayes", 12] > 60
     assert table[[1, 12]].to_numpy().min() >= 0
     assert table.loc["cf", "diversity_kept"] == pytest.approx(1, abs=0.2)  # one step away from where it began
-    assert (tmp_path / "accuracy.png").stat().st_size > 1000
+    for name in ("accuracy", "2a-correlation", "2b-diversity", "2c-maps"):
+        assert (tmp_path / f"{name}.svg").stat().st_size > 1000
+    with np.load(tmp_path / "cf-seed3.npz", allow_pickle=False) as stored:
+        assert stored["maps"].shape == (4, 60, 60)
     stored = {file: file.read_bytes() for file in tmp_path.glob("*seed3.json")}
     assert len(stored) == 3
     capsys.readouterr()
@@ -44,6 +47,15 @@ def test_presences_have_exactly_k_sensors_and_are_common_to_all(recipe):
     assert all((p.sum(1) == k).all() for k, draws in drawn.items() for p in draws)
     assert not np.array_equal(*drawn[5])
     assert np.array_equal(drawn[5][0], recipe.removals(cohort, [1, 5], 2, seed=0)[5][0])
+
+
+def test_the_plane_is_read_without_noise_and_its_sectors_are_those_of_the_angles(recipe):
+    grid, sectors = recipe.plane(recipe.RingWorld())
+    best = recipe.RingWorld().bayes_predictions(grid).argmax(1)
+    values = grid.batch(np.arange(len(grid))).values
+    away = np.hypot(values["sensor_0"].numpy()[:, 0], values["sensor_6"].numpy()[:, 0])
+    on_ring = (away > 0.7) & (away < 1.3)
+    assert (best == sectors)[on_ring].mean() > 0.85  # all but points at the borders of sectors
 
 
 def test_paired_differences_by_hand(recipe):
