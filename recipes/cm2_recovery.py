@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.batch import Batch
-from amodal.distributions.copula import Copula, copula_family
+from amodal.distributions.copula import Archimedean, Copula, Elliptical, copula_family
 from amodal.distributions.mixture import GaussianMixture
 from amodal.encoders import Encoder, PerModality, Tokens
 from amodal.files import replace_file
@@ -137,8 +137,10 @@ def log_likelihoods(method: CM2, batch: Batch) -> Tensor:
 
 def parameter(copula: Copula) -> Tensor:
     """theta, or the correlation."""
-    theta = getattr(copula, "theta", None)
-    return theta if isinstance(theta, Tensor) else copula.correlation[..., 0, 1]  # type: ignore[index]
+    if isinstance(copula, Elliptical):
+        return copula.correlation[..., 0, 1]
+    assert isinstance(copula, Archimedean)
+    return copula.theta
 
 
 def interval(method: CM2, batch: Batch, rows: int) -> tuple[float, float, float]:

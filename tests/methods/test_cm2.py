@@ -326,3 +326,18 @@ def test_unknown_names_are_refused_with_the_nearest(options, words):
 def test_numbers_out_of_range_are_refused(options, words):
     with pytest.raises(ConfigurationError, match=words):
         made(**options)
+
+
+def test_impact_says_what_absent_modalities_could_change():
+    """Trained through the library: nothing is left open where nothing is absent, and something where something is."""
+    import amodal
+
+    cohort = amodal.load_cohort("digits")
+    train, test = cohort.split("train").take(np.arange(120)), cohort.split("test").take(np.arange(12))
+    model = amodal.fit("cm2", train, train, epochs=1, seed=0, width=8, options={"latent": 4, "hidden": 8})
+    observed = np.ones((12, 4), dtype=bool)
+    observed[:6, 1:] = False
+    result = amodal.impact(model, test.with_observed(observed), draws=20, seed=0, plausible=False)
+    assert (result.variability[:6] > 1e-6).all()
+    assert np.abs(result.variability[6:]).max() < 1e-9
+    assert {"tau", "theta", "components_apart"} & set(model.history.columns) >= {"tau", "components_apart"}

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from amodal.distributions.copula import copula_family
+from amodal.distributions.copula import Archimedean, Elliptical, copula_family
 from amodal.distributions.copula_abstract import Copula
 from amodal.distributions.copula_points import full_precision, open_uniform, without_autocast
 from amodal.distributions.mixture import GaussianMixture
@@ -239,12 +239,10 @@ class JointLaw(nn.Module, ABC):
         if self.copula is None:
             return {"tau": 0.0, "tau_size": 0.0} | found
         tau = self.copula.kendall_tau()
-        correlation = getattr(self.copula, "correlation", None)
-        theta = getattr(self.copula, "theta", None)
-        if isinstance(correlation, Tensor):
+        if isinstance(self.copula, Elliptical):
             above = torch.triu_indices(self.modalities, self.modalities, 1)
             tau = tau[..., above[0], above[1]]
-            found["correlation"] = float(correlation[..., above[0], above[1]].mean())
-        if isinstance(theta, Tensor):
-            found["theta"] = float(theta.mean())
+            found["correlation"] = float(self.copula.correlation[..., above[0], above[1]].mean())
+        elif isinstance(self.copula, Archimedean):
+            found["theta"] = float(self.copula.theta.mean())
         return {"tau": float(tau.mean()), "tau_size": float(tau.abs().mean())} | found
