@@ -25,6 +25,10 @@ LOWEST_LOG_VAR = -6.0
 """Least log variance of imputed features (a deviation of 0.05): few complete rows would make it vanish."""
 
 
+CHUNK = 2**22
+"""Numbers in work at a time when draws are decoded (16 MiB in single precision)."""
+
+
 class LVAE(SamplingMethod):
     r"""A conditional variational autoencoder of the target, whose inputs may be missing and are then latent too.
 
@@ -160,11 +164,13 @@ class LVAE(SamplingMethod):
             feature_noise[:, :, kept] = feature_noise[:1, :, kept]
             latent_noise = latent_noise if vary else latent_noise[:1].expand_as(latent_noise)
         imputer = self._by_modality(self.imputer(self._fuse(features, observed)))
+        step = max(1, CHUNK // (len(batch) * features.shape[1] * (self.width + 1)))
         outputs = []
-        for i in range(draws):
-            filled = self._complete(features, observed, imputer.draw(feature_noise[i]))
-            z = self.prior(self._fuse(filled, observed)).draw(latent_noise[i])
-            outputs.append(self._decode(z[None], features, observed))
+        for start in range(0, draws, step):
+            part = slice(start, start + step)
+            filled = self._complete(features, observed, imputer.draw(feature_noise[part]))  # (s, B, M, H)
+            z = self.prior(self._fuse(filled, observed)).draw(latent_noise[part])
+            outputs.append(self._decode(z, features, observed))
         return torch.cat(outputs)
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -172,21 +178,23 @@ class LVAE(SamplingMethod):
         return encode_pooled(self.encoders, batch)
 
     def _complete(self, features: Tensor, observed: Tensor, drawn: Tensor) -> Tensor:
-        """Features (B, M, H) in which those of absent maskable modalities are drawn ones (B, U, H)."""
-        filled = features.clone()
-        seen = observed[:, self._maskable, None]
-        filled[:, self._maskable] = torch.where(seen, features[:, self._maskable], drawn)
+        """Features (…, B, M, H) in which those of absent maskable modalities are drawn ones (…, B, U, H)."""
+        filled = features.expand(*drawn.shape[:-3], *features.shape).clone()
+        filled[..., self._maskable, :] = torch.where(
+            observed[:, self._maskable, None], features[:, self._maskable], drawn
+        )
         return filled
 
     def _fuse(self, features: Tensor, seen: Tensor, *, blank: bool = False) -> Tensor:
-        """Features (B, M, H) side by side with what is seen (B, M); zero where it is not, if they are to be blanked."""
+        """Features (…, B, M, H) beside what is seen (B, M); zero where it is not, if they are to be blanked."""
         if blank:
             features = torch.where(seen[..., None], features, 0.0)
-        return torch.cat([features, seen[..., None].to(features.dtype)], dim=2).flatten(1)
+        flags = seen[..., None].to(features.dtype).expand(*features.shape[:-1], 1)
+        return torch.cat([features, flags], dim=-1).flatten(-2)
 
     def _decode(self, z: Tensor, features: Tensor, observed: Tensor) -> Tensor:
         """Latents (K, B, Z) and the modalities that are always observed to outputs (K, B, C)."""
-        condition = torch.cat([features, observed[..., None].to(features.dtype)], dim=2)[:, self._rest].flatten(1)
+        condition = self._fuse(features[:, self._rest], observed[:, self._rest])
         return self.head(torch.cat([z, condition.expand(len(z), *condition.shape)], dim=2))
 
     def _by_modality(self, gaussian: DiagonalGaussian) -> DiagonalGaussian:
