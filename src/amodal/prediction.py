@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,57 @@ from amodal.missingness.patterns import pattern_codes, pattern_label
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["predict_table", "row_notes"]
+__all__ = ["Predictions", "predict_cases", "predict_table", "row_notes"]
+
+
+class Predictions(NamedTuple):
+    """Cases predicted, each with what it should be told.
+
+    Attributes:
+        ids: Str (N,).
+        values: As of `TrainedModel.predict`.
+        observed: Presence, bool (N, M).
+        notes: What each case should be told.
+    """
+
+    ids: np.ndarray
+    values: np.ndarray
+    observed: np.ndarray
+    notes: list[list[str]]
+
+
+def predict_cases(
+    model: TrainedModel,
+    table: Table,
+    source: Mapping[str, Any] | None,
+    *,
+    root: Path,
+    batch_size: int = 1024,
+    workers: int | None = None,
+) -> Predictions:
+    """Predicts the cases of a table.
+
+    Args:
+        model: The model.
+        table: The new cases.
+        source: How they are read (`amodal.data.table.table_source`).
+        root: Folder that all files must lie in.
+        batch_size: Rows a batch.
+        workers: Threads that read files; None chooses.
+
+    Returns:
+        The predictions; see `predict_table` for what is told.
+
+    Raises:
+        RunError: If there is no record of a table.
+        DataError: If there are no rows, ids come twice, or no column is known.
+    """
+    problems = Problems(strict=False, by_row=True)
+    with open_cases(table, source, root=root, problems=problems, workers=workers) as cohort:
+        values = model.predict(cohort, batch_size=batch_size, on_empty="silent")
+        notes = row_notes(model, cohort, (source or {}).get("ranges", {}))
+        told = [[*problems.rows.get(str(row), []), *notes.get(str(row), [])] for row in cohort.ids]
+        return Predictions(cohort.ids, values, cohort.observed, told)
 
 
 def predict_table(
@@ -43,20 +93,15 @@ def predict_table(
     """
     import pandas as pd
 
-    problems = Problems(strict=False, by_row=True)
     source = table_source(model.experiment)
-    with open_cases(table, source, root=root, problems=problems, workers=workers) as cohort:
-        values = model.predict(cohort, batch_size=batch_size, on_empty="silent")
-        frame = pd.DataFrame(values, columns=prediction_columns(model.schema.task))
-        frame.insert(0, "id", cohort.ids)
-        if model.schema.task.is_classification:
-            frame["predicted"] = [str(model.schema.task.classes[i]) for i in values.argmax(1)]
-        codes = pattern_codes(cohort.observed)
-        frame["observed"] = [pattern_label(int(code), cohort.schema.names) if code else "" for code in codes]
-        notes = row_notes(model, cohort, (source or {}).get("ranges", {}))
-        told = [*problems.rows]
-        merged = {row: [*problems.rows.get(row, []), *notes.get(row, [])] for row in {*told, *notes}}
-        frame["notes"] = ["; ".join(merged.get(str(row), [])) for row in cohort.ids]
+    found = predict_cases(model, table, source, root=root, batch_size=batch_size, workers=workers)
+    frame = pd.DataFrame(found.values, columns=prediction_columns(model.schema.task))
+    frame.insert(0, "id", found.ids)
+    if model.schema.task.is_classification:
+        frame["predicted"] = [str(model.schema.task.classes[i]) for i in found.values.argmax(1)]
+    codes = pattern_codes(found.observed)
+    frame["observed"] = [pattern_label(int(code), model.schema.names) if code else "" for code in codes]
+    frame["notes"] = ["; ".join(notes) for notes in found.notes]
     return frame
 
 

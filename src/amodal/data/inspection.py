@@ -204,7 +204,7 @@ def _suspect_features(
                     "target", where, f"tells {label!r} by itself (AUROC {auroc:.3f}): is it known before the outcome?"
                 )
         if not labels and target is not None and len(column) >= _LEAST:
-            correlation = float(spearmanr(column, target[known]).statistic)
+            correlation = float(np.asarray(spearmanr(column, target[known]))[0])
             if abs(correlation) >= _CORRELATION:
                 yield Suspicion("target", where, f"is the target in other words (rank correlation {correlation:.4f})")
 

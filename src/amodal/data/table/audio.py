@@ -15,7 +15,7 @@ from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.errors import ConfigurationError, DataError, SchemaError
 from amodal.schema import Modality
 
-__all__ = ["Audio", "log_mel", "mel_bands"]
+__all__ = ["Audio", "decode_sound", "log_mel", "mel_bands"]
 
 _FLOOR = 1e-10
 _LONGEST = 3600.0
@@ -115,15 +115,22 @@ class _AudioReader(Reader):
         source = self.source
         rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file)
 
-        def decode(path: Path) -> np.ndarray:
-            wave, rate = _wave(path, source.seconds)
-            return log_mel(wave, rate, source)
-
-        found, observed = read_files(self.place, rows, rule, source.name, decode)
+        found, observed = read_files(self.place, rows, rule, source.name, lambda path: decode_sound(path, source))
         values = np.zeros((len(rows.ids), 1, source.bands, source.frames), np.float32)
         for i in np.flatnonzero(observed):
             values[i, 0] = found[i]
         return Piece(values, observed)
+
+
+def decode_sound(path: Path, source: Audio) -> np.ndarray:
+    """The log-mel spectrogram of a sound file, float32 (bands, frames).
+
+    Raises:
+        DataError: If it cannot be decoded.
+        ConfigurationError: If it is no WAV file, and soundfile is not installed.
+    """
+    wave, rate = _wave(path, source.seconds)
+    return log_mel(wave, rate, source)
 
 
 def log_mel(wave: np.ndarray, rate: int, source: Audio) -> np.ndarray:
