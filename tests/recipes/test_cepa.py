@@ -45,3 +45,26 @@ def test_names_are_unique_and_options_are_known(recipe):
     )
     assert [experiment.seed for experiment in listed] == [0] * len(names) + [1] * len(names)
     assert len({experiment.setting for experiment in listed}) == 1
+
+
+@pytest.mark.filterwarnings("ignore:epoch 0")
+def test_settings_are_chosen_without_the_test_rows(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("cepa_selection", FILE.with_name("cepa_selection.py"))
+    selection = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(selection)
+    seen = []
+    fit = selection.amodal.fit
+
+    def watched(method, train, valid, **settings):
+        seen.extend(set(train.splits) | set(valid.splits))
+        return fit(method, train, valid, batch_size=256, **settings)
+
+    monkeypatch.setattr(selection.amodal, "fit", watched)
+    words = ["--out", str(tmp_path / "found.jsonl"), "--epochs", "1", "--folds", "2", "--names", "modality_dropout"]
+    words += ["--also", 'bare={"m": "fusion"}']
+    table = selection.main(words)
+    assert list(table["fold"]) == [2, 2]
+    assert set(seen) == {"train", "valid"}
+    capsys.readouterr()
+    selection.main(words)
+    assert len(seen) == 8  # nothing was trained a second time
