@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -134,6 +135,25 @@ def test_a_limit_takes_the_first_rows_of_each_split(cohort, sources, tmp_path):
 def test_options_out_of_range(sources, tmp_path, options, words):
     with pytest.raises(ConfigurationError, match=words):
         prepare(**sources, out=tmp_path / "x", **options)
+
+
+def test_what_is_there_is_kept(sources, cohort, tmp_path):
+    folder = _folder(cohort)
+    before = _bytes(folder)
+    with pytest.raises(DataError, match="there is something in .* already"):
+        prepare(**{**sources, "mnist": tmp_path / "nowhere"}, out=folder)  # before anything is read
+    assert _bytes(folder) == before
+
+
+def test_damage_leaves_nothing_behind(sources, tmp_path):
+    folder = tmp_path / "mnist"
+    shutil.copytree(sources["mnist"], folder)
+    (folder / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(DataError, match="a file of MNIST is missing: .*t10k-images"):
+        prepare(**{**sources, "mnist": folder}, out=tmp_path / "out")
+    with pytest.raises(DataError, match="lacks 500 recordings of spoken digits: 0_lucas_0.wav"):
+        prepare(**sources, out=tmp_path / "out", speakers=["theo", "lucas"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mnist"]
 
 
 def test_on_the_command_line(sources, tmp_path, capsys):

@@ -108,6 +108,8 @@ def prepare(
     """
     _check(energy, components, noise_power, limit, workers, valid_sounds)
     out = Path(out)
+    if not overwrite and out.is_dir() and any(out.iterdir()):  # said before the work, not after
+        raise DataError(f"there is something in {out} already", hint="Pass overwrite=True to replace a cohort.")
     train, test = read_mnist(Path(mnist))
     images = np.concatenate([train.images, test.images])
     labels = np.concatenate([train.labels, test.labels])
