@@ -1,4 +1,4 @@
-"""The command line: amodal demo | data | fit | evaluate | predict | impact | run | report | methods | cite.
+"""The command line: amodal demo | data | fit | evaluate | predict | serve | impact | run | report | methods | cite.
 
 Nothing heavy is imported at the top, so that `amodal --help` answers at once; for the same reason the commands are not
 named like the package's lazily loaded names, and there are no imports for type checkers only: the argument parser
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from amodal.data_commands import DATA_COMMANDS
 from amodal.errors import AmodalError, ConfigurationError, UnknownNameError
+from amodal.prediction_commands import predict_command, serve_command
 
 __all__ = ["main", "parse_mechanism"]
 
@@ -177,70 +178,6 @@ def evaluate_command(
     print(result.presence.describe())
     print(_frame(result.table(shown)))
     print(f"The predictions and metrics are in {result.save(out or run)}")
-
-
-def predict_command(
-    run: Path,
-    *,
-    out: Path,
-    data: str = "",
-    manifest: Path | None = None,
-    root: Path | None = None,
-    split: str = "",
-    on_empty: Literal["warn", "silent", "error"] = "warn",
-    device: str = "cpu",
-) -> None:
-    """Predict cases, whatever they lack, into a CSV or Parquet file: those of a cohort, or of a new table.
-
-    Args:
-        run: Folder of the run.
-        out: File to write, .csv or .parquet.
-        data: A cohort's folder or name.
-        manifest: Instead, a table of new cases (CSV, Parquet, Excel) with any columns of the one trained on.
-        root: Data folder that all files of the manifest must lie in; null takes the manifest's.
-        split: Split of the cohort to predict; "" takes all cases.
-        on_empty: For cases of which nothing is observed: warn or silent (predict the training prior), or error.
-        device: cpu or cuda.
-    """
-    import pandas as pd
-
-    from amodal.evaluation import prediction_columns
-    from amodal.files import replace_file
-
-    if out.suffix not in (".csv", ".parquet"):
-        raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
-    if bool(data) == (manifest is not None):
-        raise ConfigurationError(
-            "cases to predict are either a cohort or a table",
-            expected="--data or --manifest",
-            got="both" if data else "neither",
-        )
-    model = _trained(run, device)
-    if manifest is not None:
-        frame = _predicted_table(model, manifest, root)
-    else:
-        cohort = _cohort(data, split)
-        values = model.predict(cohort, on_empty=on_empty)
-        frame = pd.DataFrame(values, columns=prediction_columns(model.schema.task))
-        frame.insert(0, "id", cohort.ids)
-        if model.schema.task.is_classification:
-            frame["predicted"] = [str(model.schema.task.classes[i]) for i in values.argmax(1)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, lambda path: frame.to_csv(path, index=False) if out.suffix == ".csv" else frame.to_parquet(path))
-    print(f"{len(frame)} predictions are in {out}")
-
-
-def _predicted_table(model: Any, manifest: Path, root: Path | None) -> Any:
-    from amodal.data.table import open_table
-    from amodal.prediction import predict_table
-
-    frame = predict_table(model, open_table(manifest), root=root or manifest.parent)
-    told = frame[frame["notes"] != ""]
-    for row, notes in list(zip(told["id"], told["notes"]))[:10]:
-        print(f"  {row}: {notes}")
-    if len(told):
-        print(f"{len(told)} of {len(frame)} rows have notes, in the column `notes`")
-    return frame
 
 
 def report_command(
@@ -501,6 +438,7 @@ _COMMANDS: dict[str, Any] = {
     "fit": fit_command,
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "serve": serve_command,
     "impact": impact_command,
     "run": run_command,
     "report": report_command,

@@ -1,0 +1,277 @@
+"""The web service of one run: /predict, /schema, /health, OpenAPI, and a form."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from amodal.checkpoint import TrainedModel
+from amodal.data.table import TableSchema, table_source
+from amodal.data.table.events import Events
+from amodal.data.table.tabular import Tabular
+from amodal.data.table.text import Text
+from amodal.errors import AmodalError, RunError
+from amodal.prediction import predict_cases
+from amodal.serve.case import BadField, case_table, describe_fields, serving_rules
+from amodal.serve.limit import SizeLimit
+from amodal.serve.openapi import error_response, prediction_response, request_body
+from amodal.versions import versions
+
+__all__ = ["Service", "make_app", "run_server"]
+
+_LOG = logging.getLogger("amodal.serve")
+_MOST_FIELDS = 2000
+
+
+@dataclass
+class Service:
+    """A model with what it needs to answer requests.
+
+    Attributes:
+        model: The model.
+        rules: How a request's case is read.
+        ranges: Smallest and largest training values.
+        name: The run's name.
+    """
+
+    model: TrainedModel
+    rules: TableSchema
+    ranges: Mapping[str, Any]
+    name: str
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, run: Path, device: str = "cpu") -> Service:
+        """Loads a run.
+
+        Raises:
+            RunError: If it cannot be read, or was not trained on a table.
+        """
+        model = TrainedModel.load(run, device=device)
+        source = table_source(model.experiment)
+        if not source or "table" not in source:
+            raise RunError(
+                f"the run at {run} was not trained on a table, so that requests cannot be read for it",
+                hint="Prepare the data with `amodal data prepare table` and train on that.",
+            )
+        rules = serving_rules(TableSchema.from_json(source["table"]))
+        return cls(model, rules, source.get("ranges", {}), run.resolve().name)
+
+    def answer(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Predicts one case.
+
+        Args:
+            given: By modality; see `amodal.serve.case.case_table`.
+
+        Raises:
+            BadField: If a field cannot be used.
+        """
+        with tempfile.TemporaryDirectory(prefix="amodal-serve-") as folder:
+            table = case_table(self.rules, given, Path(folder))
+            source = {"table": self.rules.to_json(), "ranges": self.ranges}
+            with self._lock:  # one model, one request at a time
+                found = predict_cases(self.model, table, source, root=Path(folder), workers=1)
+        names = self.model.schema.names
+        return {
+            "prediction": self._prediction(found.values[0]),
+            "observed": [name for name, seen in zip(names, found.observed[0]) if seen],
+            "absent": [name for name, seen in zip(names, found.observed[0]) if not seen],
+            "notes": found.notes[0],
+        }
+
+    def _prediction(self, value: Any) -> dict[str, Any]:
+        task = self.model.schema.task
+        if task.kind == "regression":
+            return {"name": task.name, "value": float(value), "units": task.units}
+        numbers = np.asarray(value, dtype=float)
+        shares = {str(label): float(share) for label, share in zip(task.classes, numbers)}
+        if task.kind == "multilabel":
+            return {"name": task.name, "probabilities": shares}
+        return {"name": task.name, "probabilities": shares, "predicted": str(task.classes[int(numbers.argmax())])}
+
+    def describe(self) -> dict[str, Any]:
+        """The modalities a request may give, and the task."""
+        return {"modalities": describe_fields(self.rules), "task": self.model.schema.task.to_json()}
+
+
+def make_app(service: Service, *, most_bytes: int = 32 * 2**20) -> FastAPI:
+    """The web application.
+
+    Args:
+        service: What answers.
+        most_bytes: Largest body of a request.
+    """
+    app = FastAPI(
+        title=f"amodal: {service.name}",
+        version=versions().get("amodal", "0") or "0",
+        description="Predictions for cases of which some modalities may be missing. Every modality is optional.",
+    )
+    app.add_middleware(SizeLimit, most_bytes=most_bytes)
+    errors = {code: error_response(what) for code, what in _STATES.items()}
+
+    @app.get("/health", summary="Whether the service is up", responses={200: {"description": "It is."}})
+    def health() -> dict[str, str]:
+        return {"status": "ok", "run": service.name, "method": str(service.model.experiment["spec"]["method"])}
+
+    @app.get("/schema", summary="What a case may hold, and what is predicted")
+    def schema() -> dict[str, Any]:
+        return service.describe()
+
+    async def predict(request: Request) -> JSONResponse:
+        given = await _given(request, service.rules)
+        return JSONResponse(await run_in_threadpool(service.answer, given))
+
+    app.add_api_route(
+        "/predict",
+        predict,
+        methods=["POST"],
+        summary="Predict one case, whatever it lacks",
+        responses={200: prediction_response(service.model.schema.task), **errors},
+        openapi_extra={"requestBody": request_body(service.rules)},
+        response_class=JSONResponse,
+    )
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def form() -> HTMLResponse:
+        return HTMLResponse(_page(service), headers={"Content-Security-Policy": _POLICY})
+
+    _add_handlers(app)
+    return app
+
+
+def run_server(run: Path, *, host: str, port: int, most_megabytes: int, device: str) -> None:
+    """Loads a run and serves it until stopped."""
+    import uvicorn
+
+    app = make_app(Service.load(run, device), most_bytes=most_megabytes * 2**20)
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+_STATES = {
+    400: "The body is no JSON or no form.",
+    413: "The body is too large.",
+    415: "The body is neither JSON nor a form.",
+    422: "A field cannot be used; the error names it.",
+}
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+def _error(status: int, problem: str, field: str | None = None) -> JSONResponse:
+    return JSONResponse({"error": {"field": field, "problem": problem}}, status_code=status)
+
+
+def _add_handlers(app: FastAPI) -> None:
+    """Errors are JSON with the field's name, whatever goes wrong."""
+
+    async def bad_field(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, BadField)
+        return _error(422, error.problem, error.field)
+
+    async def bad_case(request: Request, error: Exception) -> JSONResponse:
+        return _error(422, str(error))
+
+    async def bad_request(request: Request, error: Exception) -> JSONResponse:
+        return _error(422, str(error)[:500])
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        response = _error(error.status_code, str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        _LOG.error("a request failed", exc_info=error)
+        return _error(500, "the service failed; its log says why")
+
+    app.add_exception_handler(BadField, bad_field)
+    app.add_exception_handler(AmodalError, bad_case)
+    app.add_exception_handler(RequestValidationError, bad_request)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(Exception, failed)
+
+
+async def _given(request: Request, rules: TableSchema) -> dict[str, Any]:
+    """What a request gives of each modality."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        body = await request.body()
+        try:
+            record = json.loads(body, parse_constant=_refuse_constant)
+        except BadField:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(400, f"the body is no JSON: {str(error)[:200]}") from None
+        if not isinstance(record, dict):
+            raise BadField("body", "expected an object of modalities")
+        return record
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        async with request.form(max_files=100, max_fields=_MOST_FIELDS, max_part_size=2**20) as form:
+            return await _from_form(list(form.multi_items()), rules)
+    raise HTTPException(415, "expected application/json or multipart/form-data")
+
+
+def _refuse_constant(word: str) -> Any:
+    raise BadField("body", f"expected finite numbers, got {word}")
+
+
+async def _from_form(items: list[tuple[str, str | UploadFile]], rules: TableSchema) -> dict[str, Any]:
+    """A form's fields by modality: `clinical.age`, `notes`, files, and events as JSON."""
+    tables = {s.name: {c.name for c in s.fields} for s in rules.sources if isinstance(s, Tabular)}
+    events = {s.name for s in rules.sources if isinstance(s, Events)}
+    is_text = {s.name for s in rules.sources if isinstance(s, Text)}
+    given: dict[str, Any] = {}
+    for name, value in items:
+        content = await value.read() if isinstance(value, UploadFile) else value
+        table, _, column = name.partition(".")
+        if table in tables and column:
+            if isinstance(content, bytes):
+                raise BadField(name, "expected a value, got a file")
+            given.setdefault(table, {})[column] = content
+        elif not content:
+            given.setdefault(name, None)
+        elif name in events or (name in tables and isinstance(content, str)):
+            try:
+                given[name] = json.loads(content, parse_constant=_refuse_constant)
+            except (ValueError, RecursionError):
+                raise BadField(name, "expected JSON") from None
+        elif name in is_text or isinstance(content, bytes):
+            given[name] = content
+        else:
+            given[name] = _maybe_list(content)
+    return given
+
+
+def _maybe_list(content: str) -> Any:
+    """An array written out in a form, or base64 text as it is."""
+    if not content.lstrip().startswith("["):
+        return content
+    try:
+        return json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return content
+
+
+def _page(service: Service) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("amodal.serve", ""), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("form.html").render(
+        name=service.name, fields=describe_fields(service.rules), task=service.model.schema.task
+    )

@@ -1,0 +1,280 @@
+"""One case as a request gives it, to a table of one row that is read as the training table was."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import copy
+import csv
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amodal.data.table import MemoryTable, TableSchema
+from amodal.data.table.array import Array
+from amodal.data.table.audio import Audio, decode_sound
+from amodal.data.table.events import Events
+from amodal.data.table.files import load_array
+from amodal.data.table.image import Image, decode_image
+from amodal.data.table.section import nearest
+from amodal.data.table.source import Source
+from amodal.data.table.tabular import Column, Tabular
+from amodal.data.table.text import Text
+from amodal.errors import AmodalError
+
+__all__ = ["BadField", "case_table", "describe_fields", "serving_rules"]
+
+_MOST_EVENTS = 100_000
+
+
+class BadField(Exception):
+    """A field of a request that cannot be used.
+
+    Args:
+        field: Its name: a modality, or modality and column.
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, field: str, problem: str):
+        super().__init__(problem)
+        self.field, self.problem = field, problem
+
+
+def serving_rules(rules: TableSchema) -> TableSchema:
+    """A table's schema with every modality in a column or a file of its own, as requests give them."""
+
+    def own(source: Source) -> Source:
+        file = f"{source.name}.csv"
+        if isinstance(source, Tabular):
+            return replace(source, file=file, id="id")
+        if isinstance(source, Events):
+            return replace(
+                source, file=file, id="id", time="time", variable="variable", value="value", units_column="units",
+                since="", format=None,
+            )  # fmt: skip
+        if isinstance(source, Text):
+            return replace(source, column=source.name, files=False)
+        if isinstance(source, Array):
+            return replace(source, column=source.name, folder="", file="", key=None, ids="", match="")
+        if isinstance(source, Image | Audio):
+            return replace(source, column=source.name, folder="")
+        raise TypeError(f"no request can hold a modality of kind {source.kind}")
+
+    return replace(rules.with_sources(tuple(own(source) for source in rules.sources)), id="id")
+
+
+def case_table(rules: TableSchema, given: Mapping[str, Any], folder: Path, case_id: str = "case") -> MemoryTable:
+    """Writes what a request gives of each modality, and checks it.
+
+    Args:
+        rules: From `serving_rules`.
+        given: By modality: for a table {column: value}, for a text a string, for events a list of {time, variable,
+            value, units}, for an array nested lists, for files their bytes or base64 text; None or lacking = absent.
+        folder: An empty folder for files.
+        case_id: The case's id.
+
+    Returns:
+        The table of one row.
+
+    Raises:
+        BadField: If a modality or column is unknown (with the nearest), or a value cannot be used.
+    """
+    known = {source.name: source for source in rules.sources}
+    for name in given:
+        if name not in known:
+            near = nearest(name, known)
+            raise BadField(name, f"unknown modality; known are {', '.join(known)}." + (f" {near}" if near else ""))
+    cells = {"id": [case_id]}
+    for source in rules.sources:
+        value = given.get(source.name)
+        if isinstance(source, Tabular):
+            _write_table(source, value, folder, case_id)
+        elif isinstance(source, Events):
+            _write_events(source, value, folder, case_id)
+        else:
+            cells[source.name] = ["" if value in (None, "", b"") else _WRITERS[source.kind](source, value, folder)]
+    return MemoryTable(cells)
+
+
+def describe_fields(rules: TableSchema) -> list[dict[str, Any]]:
+    """What a request may give, as plain JSON values, for `/schema` and the form."""
+    fields = []
+    for source in rules.sources:
+        modality = source.modality()
+        field: dict[str, Any] = {"name": source.name, "kind": source.kind, "description": modality.description}
+        if isinstance(source, Tabular):
+            field["columns"] = [
+                {
+                    "name": c.name,
+                    "type": c.type,
+                    "units": c.units,
+                    "min": c.min,
+                    "max": c.max,
+                    "categories": list(c.categories or ()),
+                }
+                for c in source.fields
+            ]
+        elif isinstance(source, Events):
+            field["time_units"] = source.time_units
+            field["window"] = [source.start, source.stop]
+            field["variables"] = [{"name": v.name, "units": v.units} for v in source.variables]
+        elif not isinstance(source, Text):
+            field["shape"] = list(modality.shape)
+        fields.append(field)
+    return copy.deepcopy(fields)
+
+
+def _write_table(source: Tabular, value: Any, folder: Path, case_id: str) -> None:
+    columns = {column.name: column for column in source.fields}
+    if value is not None and not isinstance(value, Mapping):
+        raise BadField(source.name, "expected an object of columns and values")
+    cells = {}
+    for name, cell in (value or {}).items():
+        if name not in columns:
+            near = nearest(name, columns)
+            raise BadField(
+                f"{source.name}.{name}",
+                f"unknown column; known are {', '.join(columns)}." + (f" {near}" if near else ""),
+            )
+        cells[name] = _cell(f"{source.name}.{name}", cell, columns[name])
+    since = [c.since for c in source.fields if c.since and c.since not in columns]
+    header = ["id", *columns, *dict.fromkeys(since)]
+    row = [case_id, *(cells.get(name, "") for name in header[1:])]
+    _write_csv(folder / source.file, header, [row] if any(row[1:]) else [])
+
+
+def _cell(field: str, cell: Any, column: Column) -> str:
+    if cell is None or cell == "":
+        return ""
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
+        raise BadField(field, f"expected a {column.type}, got {type(cell).__name__}")
+    if column.type == "number" and not (isinstance(cell, str) and cell in (column.values or {})):
+        return repr(_number(field, cell))
+    if isinstance(cell, float) and not math.isfinite(cell):
+        raise BadField(field, "expected a value, got a number that is not finite")
+    text = str(cell)
+    if "\0" in text or len(text) > 1000:
+        raise BadField(field, "expected a short text")
+    return text
+
+
+def _number(field: str, given: Any) -> float:
+    try:
+        number = float(given)
+    except (TypeError, ValueError, OverflowError):
+        raise BadField(field, f"expected a number, got {str(given)[:60]!r}") from None
+    if isinstance(given, bool) or not math.isfinite(number):
+        raise BadField(field, f"expected a finite number, got {str(given)[:60]!r}")
+    return number
+
+
+def _write_events(source: Events, value: Any, folder: Path, case_id: str) -> None:
+    if value is not None and (not isinstance(value, list) or len(value) > _MOST_EVENTS):
+        raise BadField(source.name, f"expected a list of at most {_MOST_EVENTS:,} events")
+    names = {variable.name: variable for variable in source.variables}
+    rows = []
+    for place, event in enumerate(value or []):
+        field = f"{source.name}.{place}"
+        if not isinstance(event, Mapping) or not {"time", "variable", "value"} <= set(event):
+            raise BadField(field, "expected an object with time, variable and value")
+        if event["variable"] not in list(names):
+            near = nearest(str(event["variable"])[:100], names)
+            raise BadField(f"{field}.variable", f"expected one of {', '.join(names)}." + (f" {near}" if near else ""))
+        units = event.get("units") or ""
+        variable = names[event["variable"]]
+        if units and units not in [variable.units, *(variable.other_units or {})]:
+            raise BadField(f"{field}.units", f"expected {variable.units or 'no units'}")
+        time, number = _number(f"{field}.time", event["time"]), _number(f"{field}.value", event["value"])
+        rows.append([case_id, repr(time), variable.name, repr(number), units])
+    _write_csv(folder / source.file, ["id", "time", "variable", "value", "units"], rows)
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def _text(source: Any, value: Any, folder: Path) -> str:
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise BadField(source.name, "expected UTF-8 text") from None
+    if not isinstance(value, str):
+        raise BadField(source.name, f"expected a text, got {type(value).__name__}")
+    return value.encode("utf-8", "replace").decode().replace("\0", " ")
+
+
+def _file(source: Any, value: Any, folder: Path, suffix: str) -> Path:
+    if isinstance(value, str):
+        try:
+            value = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise BadField(source.name, "expected a file, or its bytes as base64") from None
+    if not isinstance(value, bytes):
+        raise BadField(source.name, f"expected a file, or its bytes as base64, got {type(value).__name__}")
+    path = folder / f"{source.name}{suffix}"
+    path.write_bytes(value)
+    return path
+
+
+def _checked(source: Any, path: Path, decode: Callable[[Path], object]) -> str:
+    try:
+        decode(path)
+    except AmodalError as error:
+        raise BadField(source.name, str(error)) from error
+    return path.name
+
+
+def _image(source: Image, value: Any, folder: Path) -> str:
+    is_dicom = isinstance(value, bytes) and value[128:132] == b"DICM"
+    path = _file(source, value, folder, ".dcm" if is_dicom else ".png")
+    return _checked(source, path, lambda file: decode_image(file, source))
+
+
+def _audio(source: Audio, value: Any, folder: Path) -> str:
+    path = _file(source, value, folder, ".sound")
+    if path.read_bytes()[:4] in (b"RIFF", b"RIFX"):
+        path = path.rename(path.with_suffix(".wav"))
+    return _checked(source, path, lambda file: decode_sound(file, source))
+
+
+def _array(source: Array, value: Any, folder: Path) -> str:
+    if isinstance(value, list):
+        return _checked(source, _saved(source, value, folder), lambda file: source.fitted(load_array(file)))
+    path = _file(source, value, folder, ".bin")
+    start = path.read_bytes()[:8]
+    if source.as_kind == "image" and start.startswith((b"\x89PNG", b"\xff\xd8")):
+        like = Image(source.name, size=(source.shape[1], source.shape[2]), channels=source.shape[0])
+        try:
+            pixels = decode_image(path, like)
+        except AmodalError as error:
+            raise BadField(source.name, str(error)) from error
+        np.save(folder / f"{source.name}.npy", pixels)
+        return f"{source.name}.npy"
+    path = path.rename(path.with_suffix(".npz" if start.startswith(b"PK") else ".npy"))
+    return _checked(source, path, lambda file: source.fitted(load_array(file)))
+
+
+def _saved(source: Array, value: list[Any], folder: Path) -> Path:
+    try:
+        array = np.array(value, dtype=float)
+    except (TypeError, ValueError, OverflowError):
+        raise BadField(source.name, f"expected numbers of the shape {source.shape}") from None
+    if (array.size and (np.abs(array) > np.finfo(np.float32).max).any()) or not np.isfinite(array).all():
+        raise BadField(source.name, "expected finite numbers")
+    np.save(folder / f"{source.name}.npy", array.astype(np.float32))
+    return folder / f"{source.name}.npy"
+
+
+_WRITERS: dict[str, Callable[[Any, Any, Path], str]] = {
+    "text": _text,
+    "image": _image,
+    "audio": _audio,
+    "array": _array,
+    "embedding": _array,
+}

@@ -1,0 +1,257 @@
+"""The web service: any subset of modalities, errors that name the field, and nothing that makes it fall over."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.io import wavfile
+
+import amodal
+from amodal.cli import main
+from amodal.data.table import open_table, prepare
+from amodal.prediction import predict_table
+from amodal.schema import Task
+
+pytest.importorskip("fastapi")
+from fastapi.testclient import TestClient
+
+from amodal.serve.app import Service, make_app
+
+N = 40
+SCHEMA = {
+    "name": "made <b>up</b>",
+    "id": "id",
+    "task": {"kind": "binary", "column": "y", "classes": ["no", "yes"]},
+    "split": {"column": "fold"},
+    "modalities": {
+        "clinical": {
+            "kind": "tabular",
+            "columns": {
+                "age": {"units": "years", "min": 0, "max": 120},
+                "sex": {"type": "category", "categories": ["F", "M"]},
+            },
+        },
+        "note": {"kind": "text", "column": "note"},
+        "scan": {"kind": "image", "column": "scan", "size": 8},
+        "voice": {"kind": "audio", "column": "voice", "rate": 4000, "seconds": 0.5, "bands": 8},
+        "vector": {"kind": "embedding", "column": "vector"},
+        "vitals": {
+            "kind": "events", "file": "events.csv", "id": "id", "time": "hour", "variable": "name", "value": "value",
+            "stop": 4, "step": 1, "variables": {"HR": {"units": "1/min"}, "Temp": {"units": "degC"}},
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    rng = np.random.default_rng(0)
+    rows, events = [], []
+    for i in range(N):
+        Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(folder / f"{i}.png")
+        wavfile.write(folder / f"{i}.wav", 4000, (rng.normal(size=2000) * 3000).astype(np.int16))
+        np.save(folder / f"{i}.npy", rng.normal(size=3).astype(np.float32))
+        rows.append({"id": f"c{i}", "y": "yes" if i % 2 else "no", "fold": ["train", "valid"][i >= 30], "age": 30 + i,
+                     "sex": "FM"[i % 2], "note": f"note {i}", "scan": f"{i}.png", "voice": f"{i}.wav",
+                     "vector": f"{i}.npy"})  # fmt: skip
+        events += [[f"c{i}", hour, "HR", 60 + i] for hour in range(4)]
+        events += [[f"c{i}", 1, "Temp", 37]]
+    pd.DataFrame(rows).to_csv(folder / "m.csv", index=False)
+    pd.DataFrame(events, columns=["id", "hour", "name", "value"]).to_csv(folder / "events.csv", index=False)
+    cohort = prepare(folder / "m.csv", SCHEMA, folder / "cohort").cohort
+    amodal.fit("modality_dropout", cohort.split("train"), cohort.split("valid"), epochs=1, seed=0, width=8,
+               out=folder / "run", progress=False, device="cpu")  # fmt: skip
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def client(run: Path) -> TestClient:
+    return TestClient(make_app(Service.load(run), most_bytes=2**20), raise_server_exceptions=False)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_a_whole_case_is_predicted_as_from_the_table(client: TestClient, run: Path):
+    folder = run.parent
+    frame = predict_table(amodal.load(run), open_table(folder / "m.csv"), root=folder).set_index("id")
+    case: dict[str, Any] = {
+        "clinical": {"age": 35, "sex": "M"},
+        "note": "note 5",
+        "scan": base64.b64encode((folder / "5.png").read_bytes()).decode(),
+        "voice": base64.b64encode((folder / "5.wav").read_bytes()).decode(),
+        "vector": np.load(folder / "5.npy").tolist(),
+        "vitals": [{"time": h, "variable": "HR", "value": 65} for h in range(4)]
+        + [{"time": 1, "variable": "Temp", "value": 37, "units": "degC"}],
+    }
+    said = client.post("/predict", json=case)
+    assert said.status_code == 200, said.text
+    record = said.json()
+    assert record["observed"] == list(SCHEMA["modalities"])
+    assert record["prediction"]["probabilities"]["yes"] == pytest.approx(frame.loc["c5", "p_yes"], abs=1e-5)
+    assert record["prediction"]["predicted"] == frame.loc["c5", "predicted"]
+    form = {"clinical.age": "35", "clinical.sex": "M", "note": "note 5", "vitals": json.dumps(case["vitals"])}
+    files = {name: (f"5.{end}", (folder / f"5.{end}").read_bytes()) for name, end in
+             (("scan", "png"), ("voice", "wav"), ("vector", "npy"))}  # fmt: skip
+    as_form = client.post("/predict", data=form, files=files)
+    assert as_form.status_code == 200, as_form.text
+    assert as_form.json()["prediction"]["probabilities"] == pytest.approx(
+        record["prediction"]["probabilities"], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "observed"),
+    [
+        ({}, []),
+        ({"clinical": None, "note": ""}, []),
+        ({"clinical": {"sex": "F"}}, ["clinical"]),
+        ({"note": "fever", "vector": [1, 2, 3]}, ["note", "vector"]),
+        ({"vitals": [{"time": 0, "variable": "HR", "value": 70}]}, ["vitals"]),
+    ],
+)
+def test_any_subset(client: TestClient, case: dict, observed: list[str]):
+    said = client.post("/predict", json=case)
+    assert said.status_code == 200, said.text
+    assert said.json()["observed"] == observed
+    assert sum(said.json()["prediction"]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_oddities_are_notes(client: TestClient):
+    said = client.post("/predict", json={"clinical": {"age": 300, "sex": "X"}, "note": "a"}).json()
+    assert any("out of range 0 … 120" in note for note in said["notes"])
+    assert any("unknown category: 'X'" in note for note in said["notes"])
+    assert said["observed"] == ["note"]
+
+
+BAD: list[tuple[Any, int, str | None, str]] = [
+    ({"clinicl": {}}, 422, "clinicl", "Did you mean 'clinical'?"),
+    ({"clinical": {"agee": 3}}, 422, "clinical.agee", "Did you mean 'age'?"),
+    ({"clinical": {"age": "old"}}, 422, "clinical.age", "expected a number, got 'old'"),
+    ({"clinical": {"age": True}}, 422, "clinical.age", "expected a number"),
+    ({"clinical": {"age": [1]}}, 422, "clinical.age", "expected a number"),
+    ({"clinical": [1, 2]}, 422, "clinical", "expected an object"),
+    ({"note": 3}, 422, "note", "expected a text"),
+    ({"scan": "no base64!"}, 422, "scan", "base64"),
+    ({"scan": base64.b64encode(b"no image").decode()}, 422, "scan", "no PNG or JPEG image"),
+    ({"voice": base64.b64encode(b"RIFF and no more").decode()}, 422, "voice", "cannot be decoded"),
+    ({"vector": [1, 2]}, 422, "vector", "shape (2,) (expected (3,))"),
+    ({"vector": [1, "a", 2]}, 422, "vector", "expected numbers"),
+    ({"vector": [1, [2], 3]}, 422, "vector", "expected numbers"),
+    ({"vitals": {}}, 422, "vitals", "a list"),
+    ({"vitals": [{"time": 1}]}, 422, "vitals.0", "time, variable and value"),
+    ({"vitals": [{"time": 1, "variable": "hr", "value": 2}]}, 422, "vitals.0.variable", "Did you mean 'HR'?"),
+    ({"vitals": [{"time": 1, "variable": "HR", "value": 2, "units": "Hz"}]}, 422, "vitals.0.units", "1/min"),
+    ([1], 422, "body", "an object of modalities"),
+]
+
+
+@pytest.mark.parametrize(("case", "status", "field", "words"), BAD)
+def test_errors_name_the_field(client: TestClient, case: Any, status: int, field: str | None, words: str):
+    said = client.post("/predict", json=case)
+    assert said.status_code == status, said.text
+    assert said.json()["error"]["field"] == field
+    assert words in said.json()["error"]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (b'{"vector": [NaN, 1, 2]}', "application/json", 422),
+        (b'{"clinical": {"age": Infinity}}', "application/json", 422),
+        (b'{"clinical": {"age": 1e999}}', "application/json", 422),
+        (b'{"vector": [1e300, 1, 2]}', "application/json", 422),
+        (b"age=3", "text/plain", 415),
+        (b"no boundary", "multipart/form-data", 400),
+        (b"x", "multipart/form-data; boundary=b", 400),
+        (b'{"note": "' + b"a" * 2**20 + b'"}', "application/json", 413),
+    ],
+)
+def test_bodies_that_are_none(client: TestClient, content: bytes, kind: str, status: int):
+    said = client.post("/predict", content=content, headers={"content-type": kind})
+    assert said.status_code == status, said.text
+    assert said.json()["error"]["problem"]
+
+
+def test_a_body_that_does_not_say_how_large_it_is(client: TestClient):
+    said = client.post(
+        "/predict", content=(b"a" * 2**16 for _ in range(40)), headers={"content-type": "application/json"}
+    )
+    assert said.status_code == 413
+
+
+def test_health_schema_and_form(client: TestClient):
+    assert client.get("/health").json() == {"status": "ok", "run": "run", "method": "modality_dropout"}
+    schema = client.get("/schema").json()
+    assert [field["name"] for field in schema["modalities"]] == list(SCHEMA["modalities"])
+    assert schema["modalities"][0]["columns"][1]["categories"] == ["F", "M"]
+    page = client.get("/")
+    assert page.status_code == 200
+    assert 'name="clinical.age"' in page.text
+    assert 'type="file"' in page.text
+    assert client.get("/nowhere").json()["error"]["problem"] == "Not Found"
+    assert client.get("/docs").status_code == 200
+
+
+def test_a_run_of_no_table_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cohort = amodal.Cohort.from_arrays({"a": np.random.default_rng(0).normal(size=(40, 2))}, target=np.arange(40) % 2,
+                                       task=Task("binary", classes=(0, 1)))  # fmt: skip
+    amodal.fit("fusion", cohort, epochs=1, seed=0, width=8, progress=False, device="cpu").save(tmp_path / "run")
+    assert main(["serve", str(tmp_path / "run")]) == 2
+    assert "not trained on a table" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_no_failure_of_the_service(run: Path):
+    """Requests made from the service's own OpenAPI document, good and bad: documented answers, never a 500."""
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    app = make_app(Service.load(run), most_bytes=2**20)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
+    specs = schemathesis.specs.openapi.checks
+    checks = [
+        schemathesis.checks.not_a_server_error,
+        specs.status_code_conformance,
+        specs.content_type_conformance,
+        specs.response_schema_conformance,
+    ]
+    answers: list[int] = []
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        for mode in schemathesis.GenerationMode:
+
+            @given(case=operation.as_strategy(generation_mode=mode))
+            @settings(
+                max_examples=80, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )  # fmt: skip
+            def answers_as_documented(case: Any) -> None:
+                response = case.call()
+                answers.append(response.status_code)
+                case.validate_response(response, checks=checks)
+
+            try:
+                answers_as_documented()
+            except Exception as error:
+                if "Unsatisfiable" not in type(error).__name__:
+                    raise
+    assert len(answers) > 100
+    assert 500 not in answers
+    assert 200 in answers
+    assert 422 in answers
