@@ -69,7 +69,7 @@ def read(request, make_subject) -> Reader:
 
 def test_every_kind_of_task_has_every_section(read):
     keys = [attrs["id"] for tag, attrs in read.tags if tag == "section"]
-    assert keys == [build.__name__ for build in SECTIONS]
+    assert keys == [build.__name__ for build in SECTIONS if build.__name__ != "impact"]  # no method here draws
     assert len(keys) == 10
 
 

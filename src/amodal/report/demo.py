@@ -21,7 +21,7 @@ __all__ = ["demo_experiments", "run_demo"]
 
 _RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 _QUADRANTS = ("top_left", "top_right", "bottom_left", "bottom_right")
-_SLOWEST_FIRST = ("per_pattern", "boosting", "modality_dropout", "late_fusion", "fusion", "unimodal")
+_SLOWEST_FIRST = ("per_pattern", "boosting", "primo", "modality_dropout", "late_fusion", "fusion", "unimodal")
 
 
 def demo_experiments(*, seed: int = 0, quick: bool = False) -> list[Experiment]:
@@ -51,6 +51,7 @@ def demo_experiments(*, seed: int = 0, quick: bool = False) -> list[Experiment]:
         Experiment("fusion", removal=None, **common),
         Experiment("modality_dropout", **common),
         Experiment("late_fusion", **common),
+        Experiment("primo", **common),
         Experiment("per_pattern", **common),
         Experiment("boosting", **common, **trees),
     ]

@@ -13,6 +13,7 @@ from amodal.methods import METHODS
 from amodal.missingness import pattern_codes, pattern_label
 from amodal.report import figures
 from amodal.report.cases import choose_cases, show_cases
+from amodal.report.impact import impact
 from amodal.report.panels import (
     against,
     compared,
@@ -393,6 +394,7 @@ SECTIONS: tuple[Builder, ...] = (
     degradation,
     calibration,
     cases,
+    impact,
     training,
     methods,
     reproduce,
