@@ -1,8 +1,10 @@
 """CEPA against the core's methods and its own ablations, on digits or a prepared cohort (tables 2 and 3, figure 3).
 
 Command:  python recipes/cepa.py --out runs/cepa
-Time:     TIME
-Expected: see docs/log.md, 2026-11-21
+Time:     digits, 30 epochs, a core shared by four jobs: 40 to 60 s a fit for modality_dropout and fusion, 160 to 210 s
+          for cepa; the whole command is 75 fits
+Expected: accuracy under MCAR 0.5, five seeds: modality_dropout 0.878, fusion 0.875, cepa 0.868, none of them distinct;
+          see docs/log.md, 2026-11-21. The other methods and the ablations have not been run with five seeds.
 
 Every method of a seed gets the same rows, the same training settings and the same removal from the test rows (MCAR
 0.5, at least one modality kept). Training data are complete (but for natural absence), and what a method removes
