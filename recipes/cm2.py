@@ -1,8 +1,23 @@
 """CM2 on digits: what aligning by a copula, drawing completions given what is there, K and the family are worth.
 
 Command:  python recipes/cm2.py --out runs/cm2
-Time:     TIME
-Expected: TABLE
+Time:     about 7 min a seed on a busy core, with --epochs 15
+Expected: with --epochs 15; five seeds, differences to "cm2" with 95 % intervals
+
+          variant              accuracy   difference                 NLL     difference
+          cm2                  0.855                                 0.449
+          cm2, marginal        0.838   -0.017 (-0.030 to -0.006)     0.489   +0.040 (+0.025 to +0.055)  worse
+          cm2, no completion   0.854   -0.001 (-0.017 to +0.013)     0.421   -0.028 (-0.053 to -0.004)
+          cm2, cosine          0.853   -0.002 (-0.008 to +0.002)     0.450   +0.001 (-0.002 to +0.002)
+          cm2, kl              0.853   -0.002 (-0.012 to +0.005)     0.450   +0.001 (-0.003 to +0.007)
+          cm2, no alignment    0.853   -0.002 (-0.007 to +0.002)     0.450   +0.001 (-0.002 to +0.003)
+          cm2, neither         0.845   -0.010 (-0.025 to +0.005)     0.434   -0.015 (-0.046 to +0.021)
+          modality_dropout     0.838   -0.017 (-0.034 to -0.000)     0.468   +0.019 (-0.023 to +0.061)
+          fusion               0.843   -0.012 (-0.030 to +0.007)     0.463   +0.014 (-0.026 to +0.055)
+          late_fusion          0.838   -0.017 (-0.037 to +0.002)     0.608   +0.159 (+0.117 to +0.207)  worse
+          boosting             0.827   -0.028 (-0.054 to -0.005)     0.649   +0.200 (+0.122 to +0.288)  worse
+
+Only what is marked is beyond noise after adjusting for ten comparisons.
 
 Every quadrant of every scan is missing with probability one half (MCAR, drawn once for each seed; training, validation
 and test rows alike), so that all variants meet the same data. The reference of each group of variants is CM2 with its

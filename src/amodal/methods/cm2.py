@@ -106,10 +106,10 @@ class CM2(SamplingMethod):
     observes enters. With `removal`, the completions replace random further modalities too, so that every pattern of
     presence is met; likelihood and alignment see all that the row has.
 
-    The default's law joins coordinate by coordinate (`variant`), because its completions are exact, carry unbiased
-    gradients, and did best in validation; see the method's page for the comparison. The formula as printed in the paper
-    takes the joint distribution function of a vector as an argument of the copula and is no density; the variant
-    "printed" keeps it, and ``preset="paper"`` uses it.
+    The default's law joins coordinate by coordinate (`variant`): its completions follow every coordinate of what is
+    observed, and carry unbiased gradients; the method's page compares. The formula as printed in the paper takes the
+    joint distribution function of a vector as an argument of the copula and is no density; the variant "printed" keeps
+    it, and ``preset="paper"`` uses it.
 
     Args:
         schema: The modalities and the task.
