@@ -216,6 +216,35 @@ def test_a_run_of_no_table_is_not_served(tmp_path: Path, capsys: pytest.CaptureF
     assert "not trained on a table" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ({"kind": "regression", "column": "days", "units": "d"}, {"name", "value", "units"}),
+        ({"kind": "multilabel", "columns": {"A": "a", "B": "b"}}, {"name", "probabilities"}),
+    ],
+)
+def test_other_tasks(task: dict, expected: set[str], tmp_path: Path):
+    rng = np.random.default_rng(0)
+    pd.DataFrame({
+        "x": rng.normal(size=40), "days": rng.uniform(1, 9, 40),
+        "a": rng.integers(0, 2, 40), "b": rng.integers(0, 2, 40),
+    }).to_csv(tmp_path / "m.csv", index=False)  # fmt: skip
+    schema = {
+        "task": task, "split": {"fractions": {"train": 0.8, "valid": 0.2}},
+        "modalities": {"t": {"kind": "tabular", "columns": ["x"]}},
+    }  # fmt: skip
+    cohort = prepare(tmp_path / "m.csv", schema, tmp_path / "c").cohort
+    model = amodal.fit("fusion", cohort.split("train"), cohort.split("valid"), epochs=1, seed=0, width=8,
+                       out=tmp_path / "run", progress=False, device="cpu")  # fmt: skip
+    said = TestClient(make_app(Service.load(tmp_path / "run"))).post("/predict", json={"t": {"x": 0.5}}).json()
+    assert set(said["prediction"]) == expected
+    frame = predict_table(model, open_table(tmp_path / "m.csv"), root=tmp_path)
+    assert len(frame) == 40
+    assert np.isfinite(frame.iloc[:, 1].to_numpy(float)).all()
+    if task["kind"] == "regression":
+        assert 0 < said["prediction"]["value"] < 10
+
+
 @pytest.mark.slow
 def test_schemathesis_finds_no_failure_of_the_service(run: Path):
     """Requests made from the service's own OpenAPI document, good and bad: documented answers, never a 500."""

@@ -193,3 +193,5 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise DataError(f"{out} is a file", expected="a folder to make")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise DataError(f"there is something in {out} already", hint="Choose another folder, or pass --overwrite.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "schema.json").is_file():
+        raise DataError(f"{out} is there already and is no cohort folder", hint="Choose another folder.")
