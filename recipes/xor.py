@@ -35,6 +35,13 @@ MODELS: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
     "primo, paper": ("primo", {**PRIMO, "preset": "paper"}, False, PAPER),
     "primo": ("primo", PRIMO, False, {}),
 }
+BASELINES: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
+    "mvae": ("mvae", {"latent": 2, "prediction_draws": 200}, False, {}),
+    "mmvae": ("mmvae", {"latent": 2, "prediction_draws": 200}, False, {}),
+    "cmmd": ("cmmd", {"always_observed": ["x_o"], "latent": 2}, False, {}),
+    "lvae": ("lvae", {"always_observed": ["x_o"], "latent": 2, "prediction_draws": 200}, False, {}),
+}
+NOT_APPLICABLE = (("unimodal", "complete"), ("multimodal", "missing"), ("cmmd", "complete"))
 SIDES = ("L", "R")
 
 
@@ -44,7 +51,7 @@ def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: i
     rows = {"missing": np.tile([True, False], (len(test), 1)), "complete": np.ones((len(test), 2), dtype=bool)}
     found: dict[str, float] = {}
     for state, presence in rows.items():
-        if (name, state) in (("unimodal", "complete"), ("multimodal", "missing")):
+        if (name, state) in NOT_APPLICABLE:
             continue
         cases = test.with_observed(presence)
         if name.startswith("primo"):
@@ -94,7 +101,7 @@ def run(
 
     Args:
         out: Folder of the results, one file a run.
-        names: Keys of `MODELS`.
+        names: Keys of `MODELS` or `BASELINES`.
         seeds: Seeds of points, removal and training.
         points: Number of points drawn.
         labels: "drawn" or "centre"; see `XorClusters`.
@@ -116,7 +123,7 @@ def run(
             file = out / f"{name.replace(', ', '-')}-seed{seed}.json"
             if file.is_file():
                 continue
-            method, options, complete_only, own = MODELS[name]
+            method, options, complete_only, own = {**MODELS, **BASELINES}[name]
             rows = train.take(train.observed.all(axis=1)) if complete_only else train
             started = time.time()
             model = amodal.fit(
@@ -194,13 +201,13 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
     result = result.where(mean.notna(), "")
     result.insert(0, "seeds", grouped.size())
-    return result.reindex([name for name in ("bayes", *MODELS) if name in result.index])
+    return result.reindex([name for name in ("bayes", *MODELS, *BASELINES) if name in result.index])
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/xor"))
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *BASELINES], default=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3])
     parser.add_argument("--points", type=int, default=40_000)
     parser.add_argument("--labels", choices=("drawn", "centre"), default="drawn")
