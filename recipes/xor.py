@@ -1,8 +1,24 @@
 """XOR: does PRIMO say what a missing number could still change? Accuracy and V where both are known exactly.
 
 Command:  python recipes/xor.py --out runs/xor
-Time:     TIME
-Expected: TABLE
+Time:     on a core to itself about 35 s for a PRIMO and 10 s for another model, seven minutes for all
+Expected: mean ± standard deviation over four seeds; L: x_o < 0, R: x_o > 0
+
+                   bayes            unimodal         multimodal       modality_dropout  primo, paper     primo
+accuracy missing   0.6591 ± 0.0055  0.6568 ± 0.0048                   0.6564 ± 0.0056   0.6576 ± 0.0055  0.6543 ± 0.0026
+NLL missing        0.5117 ± 0.0056  0.5122 ± 0.0056                   0.5120 ± 0.0056   0.5165 ± 0.0050  0.5135 ± 0.0064
+V missing L        0.4993 ± 0.0001                                                      0.2935 ± 0.0107  0.4945 ± 0.0012
+V missing R        0.0771 ± 0.0002                                                      0.0309 ± 0.0069  0.0440 ± 0.0048
+accuracy complete  1.0000 ± 0.0000                   0.9997 ± 0.0001  0.9993 ± 0.0004   0.9831 ± 0.0017  0.9995 ± 0.0006
+NLL complete       0.0000 ± 0.0000                   0.0014 ± 0.0002  0.0031 ± 0.0006   0.2729 ± 0.0066  0.0052 ± 0.0012
+V complete L       0.0000 ± 0.0000                                                      0.2480 ± 0.0086  0.0050 ± 0.0026
+complete L         1.0000 ± 0.0000                   0.9998 ± 0.0001  0.9997 ± 0.0003   0.9972 ± 0.0027  0.9996 ± 0.0005
+V complete R       0.0000 ± 0.0000                                                      0.0329 ± 0.0062  0.0055 ± 0.0021
+complete R         1.0000 ± 0.0000                   0.9996 ± 0.0004  0.9986 ± 0.0007   0.9559 ± 0.0045  0.9994 ± 0.0008
+gap L              0.4993 ± 0.0001                                                      0.0455 ± 0.0022  0.4895 ± 0.0035
+gap R              0.0771 ± 0.0002                                                     -0.0020 ± 0.0015  0.0385 ± 0.0061
+
+Beside the figures, one picture for each PRIMO (the first seed): latents, predictions and V along x_o.
 """
 
 from __future__ import annotations
@@ -174,8 +190,10 @@ def draw_picture(model: amodal.TrainedModel, test: amodal.Cohort, world: XorClus
         result = amodal.impact(model, cases, draws=200, plausible=False, vary=[])
         with inference(model.method):
             batch = next(model.batches(cases, len(cases)))
-            latents = model.method.draw_latents(batch, 1, torch.Generator().manual_seed(0))[0, :, 0]  # type: ignore[operator]
-            one = model.method.draw(batch, 1, torch.Generator().manual_seed(0))[0, :, 1]  # type: ignore[operator]
+            own = np.arange(len(cases))  # a draw has the same noise for all cases: each case shows another one
+            latents = model.method.draw_latents(batch, len(own), torch.Generator().manual_seed(0))  # type: ignore[operator]
+            one = model.method.draw(batch, len(own), torch.Generator().manual_seed(0))[own, own, 1]  # type: ignore[operator]
+            latents = latents[own, own, 0]
         row[0].scatter(*latents.numpy().T, c=one.numpy(), s=7, cmap="coolwarm", vmin=0, vmax=1)
         row[0].set(title=f"{state}: a draw of each case", xlabel="latent 1", ylabel="latent 2")
         row[1].scatter(x_o, x_m, c=result.prediction[:, 1], s=7, cmap="coolwarm", vmin=0, vmax=1)
