@@ -1,0 +1,97 @@
+"""The documentation's pages are true: their Python runs, and their commands are commands."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from amodal.cli import main
+from amodal.encoders import ENCODERS
+from amodal.method import SamplingMethod
+from amodal.methods import METHODS
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = ["absence", "clinical_series", "extending", "impact", "index", "missingness", "start"]
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for registry in (METHODS, ENCODERS):
+        for name, value in copy.copy(registry).items():
+            monkeypatch.setitem(registry, name, value)
+    known = {id(registry): set(registry) for registry in (METHODS, ENCODERS)}
+    names: dict[str, object] = {"__name__": page}
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    try:
+        for number, block in enumerate(blocks(page, "python")):
+            if ">>>" in block:
+                test = doctest.DocTestParser().get_doctest(block, names, f"{page}.md block {number}", None, 0)
+                runner.run(test, clear_globs=False)
+                names = test.globs
+            else:
+                exec(compile(block, f"{page}.md block {number}", "exec"), names)
+    finally:
+        for registry in (METHODS, ENCODERS):
+            for added in set(registry) - known[id(registry)]:
+                del registry[added]
+    assert runner.failures == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if "amodal " in "".join(blocks(page, "sh"))])
+def test_commands_run_in_order(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    commands = [line for block in blocks(page, "sh") for line in block.splitlines() if line.startswith("amodal ")]
+    assert commands
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        words = shlex.split(command)[1:]
+        if "PHYSIONET" in words:
+            words[words.index("PHYSIONET")] = str(request.getfixturevalue("shared_data") / "cinc2012")
+        if words[0] == "fit":
+            words += ["--epochs", "1", "--quiet"]
+            words += ["--options", '{"steps": 5, "redraws": 1}'] if words[1] == "boosting" else []
+        assert main(words) == 0, command
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(DOCS).as_posix() for path in DOCS.glob("*.md")))
+def test_links_lead_somewhere(page: str):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!http)([^)#\s]+)\)", text):
+        assert ((DOCS / page).parent / link).exists(), link
+
+
+def test_every_citation_of_the_sources_is_in_the_bibliography():
+    source = DOCS.parent / "src" / "amodal"
+    keys = set(re.findall(r"^@\w+\{([^,]+),", (source / "references.bib").read_text(encoding="utf-8"), re.MULTILINE))
+    for path in [*source.rglob("*.py"), *DOCS.glob("*.md"), *DOCS.glob("methods/*.md")]:
+        for role in re.findall(r":cite:`([^`]+)`|\{cite(?::\w+)?\}`([^`]+)`", path.read_text(encoding="utf-8")):
+            for key in "".join(role).split(","):
+                assert key.strip() in keys, f"{path.name} cites {key.strip()}"
+
+
+def test_the_table_of_methods_says_what_the_classes_declare():
+    """Columns "draws completions", "no modality at all" and "rows coupled" of docs/methods/index.md."""
+    text = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    table = text[text.index("| method | absence in training") :]
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(\w+\.md\) \|(.*)\|$", table, re.MULTILINE))
+    assert set(rows) == set(METHODS)
+    for name, method in METHODS.items():
+        cells = [cell.strip() for cell in rows[name].split("|")]
+        declared = (issubclass(method, SamplingMethod), method.accepts_empty, method.couples_rows)
+        assert tuple(cell == "yes" for cell in cells[-3:]) == declared, name
+        assert not method.transductive, "the page says that no method is transductive"
