@@ -14,9 +14,9 @@ Expected: with --epochs 30 --schedule cosine --draws 5 --seeds 0 --options '{"di
           zero        25.1  54.6  65.2  71.0  78.5  81.9  83.7  84.8
           mean        20.9  37.1  49.0  57.1  68.8  74.7  79.6  83.5
 
-One seed: no ordering follows from it. Five seeds with 10 epochs (20 to 45 s a run; not converged where few sensors are
-present) are in docs/log.md, 2026-11-21. The defaults, the paper's 100 epochs at a constant rate with five seeds, have not
-been run.
+One seed: no ordering follows from it. Five seeds with 10 epochs (20 to 45 s a run; not converged where few sensors
+are present) are in docs/log.md, 2026-11-21. The defaults, the paper's 100 epochs at a constant rate with five seeds,
+have not been run.
 
 The synthetic experiment of CEPA (section 3.1, figure 2): the same network with another fill for the slots of absent
 sensors. Every strategy of a seed gets the same points; they are drawn anew for each seed, as are the presence in
