@@ -9,7 +9,7 @@ import pytest
 from amodal.distributions.copula import Clayton, GaussianCopula, Gumbel, Independence
 from amodal.errors import ShapeError
 from amodal.metrics import METRICS, Interval
-from amodal.report.copulas import copulas_of_epochs, draw_copula_densities, draw_dependence, draw_sweep
+from amodal.report.copulas import copula_drawings, copulas_of_epochs, draw_copula_densities, draw_dependence, draw_sweep
 
 HISTORY = pd.DataFrame(
     {"epoch": [0, 1, 2], "tau": [0.1, 0.2, 0.3], "latent_correlation": [0.0, 0.2, 0.4], "valid_loss": [1.0, 0.9, 0.8]}
@@ -69,3 +69,12 @@ def test_a_sweep_says_its_numbers():
     intervals = [Interval.from_values(v, np.array([v - 0.1, v, v + 0.1])) for v in (0.7, 0.75, 0.72)]
     svg = draw_sweep([1, 2, 3], intervals, METRICS["accuracy"], key="k", label="components")
     assert "accuracy by components: 1: 0.700, 2: 0.750, 3: 0.720." in svg
+
+
+def test_a_run_with_a_copula_has_its_drawings(make_subject):
+    runs = dict(zip(("cm2", "fusion"), make_subject().results.runs))
+    histories = {"cm2": (HISTORY, 2), "fusion": (HISTORY[["epoch", "valid_loss"]], 1)}
+    dependence, densities = copula_drawings(histories, runs)
+    assert "at the end: cm2 0.30." in dependence.svg
+    assert "epoch 0 (Kendall&#x27;s tau 0.10), epoch 1 (Kendall&#x27;s tau 0.20), epoch 2" in densities.svg
+    assert copula_drawings({"fusion": histories["fusion"]}, runs) == []

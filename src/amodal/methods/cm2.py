@@ -224,6 +224,11 @@ class CM2(SamplingMethod):
         fused = build_fusion(chosen.fusion, n, latent)
         self.network = FusionNetwork(fused, schema.task.n_outputs, hidden=chosen.hidden, dropout=dropout)
 
+    @staticmethod
+    def family_of(options: Mapping[str, Any]) -> str:
+        """The copula's family that some options choose."""
+        return options.get("family") or _PRESETS[options.get("preset", "default")].family
+
     # Training ----------------------------------------------------------------------------------------------------
 
     def prepare(self, batches: Iterable[Batch]) -> None:

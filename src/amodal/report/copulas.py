@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from amodal.benchmark import FinishedRun
+from amodal.methods.cm2 import CM2
 from amodal.metrics import Interval, Metric
+from amodal.report.parts import Drawing
 from amodal.report.svg import COLOURS, INK, MUTED, RULE, drawing, inline_svg, short
 
 if TYPE_CHECKING:
@@ -17,10 +20,39 @@ if TYPE_CHECKING:
 
     from amodal.distributions.copula import Copula
 
-__all__ = ["copulas_of_epochs", "draw_copula_densities", "draw_dependence", "draw_sweep"]
+__all__ = ["copula_drawings", "copulas_of_epochs", "draw_copula_densities", "draw_dependence", "draw_sweep"]
 
 _LEVELS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3)
 _REACH = 2.8  # standard deviations on either side
+
+
+def copula_drawings(
+    histories: Mapping[str, tuple[pd.DataFrame, int]], runs: Mapping[str, FinishedRun]
+) -> list[Drawing]:
+    """How the copulas of the runs that have one changed while they were fitted: dependence, and densities.
+
+    Args:
+        histories: For each run its history and the position of the epoch whose weights were kept.
+        runs: The runs by the same names.
+
+    Returns:
+        The drawings; none if no run has a copula.
+    """
+    fitted = {name: history for name, (history, _) in histories.items() if "tau" in history}
+    over_epochs = draw_dependence(fitted, key="dependence")
+    if over_epochs is None:
+        return []
+    said = "Dependence over epochs: Kendall's tau of the copula, and the correlation of the vectors that it joins."
+    drawings = [Drawing("dependence", over_epochs, said, size="wide")]
+    for i, (name, history) in enumerate(fitted.items()):
+        best = int(history["epoch"].iloc[histories[name][1]])
+        epochs = sorted({int(history["epoch"].iloc[0]), best // 2, best})
+        copulas = copulas_of_epochs(history, CM2.family_of(runs[name].record["spec"]["options"]), epochs)
+        if copulas:
+            said = f"{name}: the pair copula with the mean Kendall's tau of an epoch, with normal margins."
+            densities = draw_copula_densities(copulas, key=f"densities-{i}")
+            drawings.append(Drawing(f"densities-{i}", densities, said, size="wide"))
+    return drawings
 
 
 def draw_copula_densities(copulas: Mapping[str, Copula], *, key: str) -> Markup:

@@ -13,6 +13,7 @@ from amodal.methods import METHODS
 from amodal.missingness import pattern_codes, pattern_label
 from amodal.report import figures
 from amodal.report.cases import choose_cases, show_cases
+from amodal.report.copulas import copula_drawings
 from amodal.report.impact import impact
 from amodal.report.panels import (
     against,
@@ -299,6 +300,7 @@ def training(subject: Subject) -> Section:
         drawings=drawings,
         table=table,
         seed=subject.results.seeds[0],
+        copulas=copula_drawings(histories, {name: subject.results.runs_of(name)[0] for name in histories}),
         representations=representation_table(histories),
         warnings=collapse_warnings(histories),
     )
