@@ -75,7 +75,11 @@ class TrainingSettings:
         for name in ("batch_size", "patience", "clip"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, "None or more than 0", value)
-        for name, known in (("optimiser", ("adamw", "adam")), ("schedule", ("cosine", "constant")), ("precision", _PRECISIONS)):
+        for name, known in (
+            ("optimiser", ("adamw", "adam")),
+            ("schedule", ("cosine", "constant")),
+            ("precision", _PRECISIONS),
+        ):
             if getattr(self, name) not in known:
                 raise UnknownNameError(name, getattr(self, name), known)
 
