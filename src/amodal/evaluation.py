@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ class Evaluation:
         counts: Number of cases of each pattern.
         seed: Seed of the removal and of the resamples.
         resamples: Number of bootstrap resamples.
+        missingness: What the presence was drawn by.
     """
 
     task: Task
@@ -54,6 +55,7 @@ class Evaluation:
     counts: dict[str, int]
     seed: int
     resamples: int
+    missingness: Mechanism = field(default_factory=Natural)
 
     def table(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """One row a pattern, those with most modalities first, and the row "overall" at the end.
@@ -72,6 +74,7 @@ class Evaluation:
         return {
             "seed": self.seed,
             "resamples": self.resamples,
+            "missingness": self.missingness.to_json(),
             "rates": self.presence.rates,
             "presence_hash": self.presence.hash,
             "patterns": [
@@ -211,6 +214,7 @@ def evaluate(
         counts={pattern: int(chosen_rows.sum()) for pattern, chosen_rows in rows.items()},
         seed=seed,
         resamples=resamples,
+        missingness=missingness or Natural(),
     )
 
 

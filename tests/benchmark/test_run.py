@@ -166,6 +166,7 @@ def test_a_run_of_fit_and_evaluate_can_be_read(cohort, tmp_path):
     run = read_run(tmp_path / "run")
     assert (run.name, run.experiment.cohort, run.conditions) == ("late_fusion", "made", ())
     assert run.setting.startswith("made, presence ")
+    assert run.experiment.test_missingness == MCAR(0.3)
 
 
 @pytest.mark.parametrize(

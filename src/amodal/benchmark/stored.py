@@ -173,7 +173,7 @@ def read_run(folder: str | Path) -> FinishedRun:
     benchmark = _read_json(folder / "benchmark.json") if (folder / "benchmark.json").is_file() else None
     if benchmark is not None and benchmark.get("format") != _FORMAT:
         raise RunError(f"the format of {folder / 'benchmark.json'} is not known", hint="Update amodal.")
-    experiment = _resolved(record) if benchmark is None else Experiment.from_json(benchmark["experiment"])
+    experiment = _resolved(record, metrics) if benchmark is None else Experiment.from_json(benchmark["experiment"])
     history, presence = folder / "history.csv", folder / "presence.npz"
     run = FinishedRun(
         folder=folder,
@@ -198,8 +198,8 @@ def read_run(folder: str | Path) -> FinishedRun:
     return run
 
 
-def _resolved(record: dict[str, Any]) -> Experiment:
-    """The experiment behind a run of `amodal.fit`, as far as its record says."""
+def _resolved(record: dict[str, Any], metrics: dict[str, Any]) -> Experiment:
+    """The experiment behind a run of `amodal.fit` and `amodal.evaluate`, as far as its records say."""
     drawn = mechanism_from_json(record["missingness"]["train"])
     redrawn = bool(record["training"]["redraw"])
     removal = drawn if redrawn and not isinstance(drawn, Natural) else None
@@ -211,6 +211,7 @@ def _resolved(record: dict[str, Any]) -> Experiment:
         width=record["spec"]["encoders"].get("width", 64),
         train_missingness=Natural() if redrawn else drawn,
         removal=removal,
+        test_missingness=mechanism_from_json(metrics["missingness"]) if "missingness" in metrics else Natural(),
         seed=record["seed"],
         settings=record["training"],
         patterns="met",
