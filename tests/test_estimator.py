@@ -169,7 +169,9 @@ def test_bad_targets_of_a_regression_are_named():
 def test_texts_may_lack_entries(container: type):
     """None is absence, at prediction even where every text is absent and nothing shows that it is text."""
     notes = [None if i % 3 == 0 else "ill" if label == "low" else "well" for i, label in enumerate(Y_)]
-    clf = MissingModalityClassifier(**QUICK).fit({"note": container(notes), "a": np.random.default_rng(1).normal(size=(80, 2))}, Y_)
+    clf = MissingModalityClassifier(**QUICK).fit(
+        {"note": container(notes), "a": np.random.default_rng(1).normal(size=(80, 2))}, Y_
+    )
     assert clf.model_.experiment["data"]["rows"] == {"train": 72, "valid": 8}
     without = clf.predict_proba({"a": np.ones((4, 2))})
     np.testing.assert_array_equal(clf.predict_proba({"note": container([None] * 4), "a": np.ones((4, 2))}), without)

@@ -18,6 +18,7 @@ def recipe():
 
 
 @pytest.mark.filterwarnings("ignore:epoch 0")
+@pytest.mark.slow
 def test_one_epoch_of_two_methods(recipe, tmp_path, capsys):
     words = ["--out", str(tmp_path), "--epochs", "1", "--seeds", "3", "--rates", "0", "0.5", "0.9"]
     words += ["--methods", "modality_dropout", "cepa, obs", "--settings", '{"batch_size": 256}']

@@ -36,6 +36,7 @@ def test_one_epoch_of_three_variants(tmp_path, capsys):
     assert "accuracy" not in capsys.readouterr().out  # choices see no test result
 
 
+@pytest.mark.slow
 def test_recovery_finds_parameter_and_family_and_completes_better_given_what_is_there(recovery, tmp_path):
     words = ["--out", str(tmp_path), "--families", "clayton", "gaussian", "--rows", "800", "--steps", "200"]
     table = recovery.main([*words, "--score-rows", "200", "--resamples", "60"])

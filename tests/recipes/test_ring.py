@@ -20,6 +20,7 @@ def recipe():
     return module
 
 
+@pytest.mark.slow
 def test_one_step_of_two_strategies(recipe, tmp_path, capsys):
     words = ["--out", str(tmp_path), "--epochs", "1", "--draws", "1", "--counts", "1", "12", "--seeds", "3"]
     words += ["--points", json.dumps(POINTS), "--options", '{"directions": 4, "frequencies": 2}']
