@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test quick check format bench docs clean
+.PHONY: help demo test quick check format bench docs links clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -43,6 +43,9 @@ bench: $(READY)  ## measure speed, as ratios
 docs: $(READY)  ## build the documentation into runs/docs, failing on the first warning
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs runs/docs
 	@echo "The documentation is runs/docs/index.html"
+
+links: $(READY)  ## look whether the links of the documentation still lead somewhere (needs a network)
+	@$(BIN)/sphinx-build -q -b linkcheck docs runs/links
 
 clean:  ## remove the environment and caches
 	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis
