@@ -309,7 +309,9 @@ def test_hooks_name_parameters_once(name):
     assert all(method.learning_rate_scale(key) >= 0 for key, _ in method.named_parameters())
 
 
-@every_method
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "," in name else []) for name in cases.NAMES]
+)
 def test_overfits_32_rows_of_all_patterns(name):
     """Every pattern identifies its row, so that the rows can be learnt by heart."""
     schema = cases.make_schema("binary", "tables")
