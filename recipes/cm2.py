@@ -29,6 +29,7 @@ where it stopped.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amodal.benchmark import Progress, Results, difference_table, grid, method_table, run_all
+from amodal.benchmark import Experiment, Progress, Results, difference_table, grid, method_table, run_all
 from amodal.files import replace_file
 
 REFERENCE = "cm2"
+METRICS = ("auroc", "auprc", "accuracy", "nll")
 MAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "cm2": ("cm2", {}),
     "cm2, marginal": ("cm2", {"completion": "marginal"}),
@@ -64,14 +66,34 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "cm2, projection": ("cm2", {"variant": "projection"}),
     "cm2, printed": ("cm2", {"variant": "printed", "completion": "marginal"}),
 }
-GROUPS = {"main": MAIN, "ablations": ABLATIONS}
+SHORT = {name: MAIN[name] for name in MAIN if name not in ("cm2, neither", "late_fusion", "boosting")}
+GROUPS = {"main": MAIN, "short": SHORT, "ablations": ABLATIONS}
 
 
-def experiments(names: Sequence[str], seeds: Sequence[int], cohort: dict[str, Any], **settings: Any) -> list:
-    """One experiment a variant and seed, all under the same presence."""
-    known = MAIN | ABLATIONS
+def experiments(
+    names: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    cohort: str = "digits",
+    natural: bool = False,
+    **common: Any,
+) -> list[Experiment]:
+    """One experiment a variant and seed, all under the same presence, seed by seed.
+
+    Args:
+        names: Variants.
+        seeds: Seeds.
+        cohort: Name or folder of the cohort.
+        natural: Take training and test rows as they are, and predict the test rows under MCAR(0.5) on top; else
+            MCAR(0.5) is drawn once for training, validation and test rows alike.
+        **common: Further fields of `Experiment`.
+    """
+    known = {name: choice for group in GROUPS.values() for name, choice in group.items()}
     methods = [{"name": name, "method": known[name][0], "options": known[name][1]} for name in names]
-    return grid(methods, rates=(0.5,), seeds=seeds, patterns="met", cohort_options=cohort, settings=settings)
+    shared = {"patterns": "met", "cohort": cohort, **common}
+    if natural:
+        return [Experiment(**shared, **fields, rates=(0.5,), seed=seed) for seed in seeds for fields in methods]
+    return grid(methods, rates=(0.5,), seeds=seeds, **shared)
 
 
 def validation_losses(results: Results) -> pd.DataFrame:
@@ -87,34 +109,55 @@ def tell(progress: Progress) -> None:
     print(f"{progress.done} of {progress.total}: {progress.run.name} in {progress.seconds:.0f} s", flush=True)
 
 
+def report(results: Results, out: Path, group: str, condition: str) -> pd.DataFrame:
+    """Prints and writes what each variant reaches under a condition, and its paired differences to the reference."""
+    metrics = [name for name in METRICS if name in results.metrics]
+    table = method_table(results, metrics, (condition,)).drop(columns="setting")
+    where = group if condition == "test" else f"{group}-mcar{condition}"
+    print(f"Test rows {'as they are' if condition == 'test' else f'under MCAR({condition})'}:")
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    if REFERENCE in results.names and len(results.names) > 1:
+        found = difference_table(results, [REFERENCE], metrics, (condition,)).drop(columns="setting")
+        print(found.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+        replace_file(out / f"differences-{where}.csv", lambda path: found.to_csv(path, index=False))
+    replace_file(out / f"results-{where}.csv", lambda path: table.to_csv(path, index=False))
+    return table
+
+
 def main(words: list[str] | None = None) -> pd.DataFrame:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/cm2"))
+    parser.add_argument("--cohort", default="digits", help="a built-in cohort or a cohort's folder")
+    parser.add_argument("--natural", action="store_true", help="train on the rows as they are; see experiments()")
     parser.add_argument("--group", choices=GROUPS, default="main")
-    parser.add_argument("--variants", nargs="+", choices=sorted({**MAIN, **ABLATIONS}))
+    parser.add_argument("--variants", nargs="+", choices=sorted({name for group in GROUPS.values() for name in group}))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--rows", type=float, default=1.0, help="fraction of the scans to use")
+    parser.add_argument("--rows", type=float, default=1.0, help="fraction of the scans to use (digits)")
+    parser.add_argument("--encoders", type=json.loads, default={}, help="encoders by modality, as JSON")
+    parser.add_argument("--settings", type=json.loads, default={}, help="further training settings, as JSON")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--choose", action="store_true", help="print validation losses and no test result")
     given = parser.parse_args(words)
-    names = list(given.variants or GROUPS[given.group])
     share = {"train": 0.6 * given.rows, "valid": 0.1 * given.rows, "test": 0.3 * given.rows}
-    cohort = {} if given.rows == 1 else {"fractions": {**share, "unused": 1 - given.rows}}
-    planned = experiments(names, given.seeds, cohort, epochs=given.epochs, batch_size=given.batch_size)
+    planned = experiments(
+        list(given.variants or GROUPS[given.group]),
+        given.seeds,
+        cohort=given.cohort,
+        natural=given.natural,
+        encoders=given.encoders,
+        cohort_options={} if given.rows == 1 else {"fractions": {**share, "unused": 1 - given.rows}},
+        settings={"epochs": given.epochs, "batch_size": given.batch_size, **given.settings},
+    )
     results = run_all(planned, given.out, jobs=given.jobs, tell=tell)
     if given.choose:
         table = validation_losses(results)
         print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
         return table
-    table = method_table(results, ["accuracy", "nll"])
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    if REFERENCE in names and len(names) > 1:
-        differences = difference_table(results, [REFERENCE], ["accuracy", "nll"])
-        print(differences.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-        replace_file(given.out / f"differences-{given.group}.csv", lambda path: differences.to_csv(path, index=False))
-    replace_file(given.out / f"results-{given.group}.csv", lambda path: table.to_csv(path, index=False))
+    for condition in results.conditions("rate"):
+        report(results, given.out, given.group, condition)
+    table = report(results, given.out, given.group, "test")
     print(f"The results are in {given.out / f'results-{given.group}.csv'}")
     return table
 
