@@ -136,8 +136,8 @@ class LeNet(StagedEncoder):
             nn.Sequential(
                 nn.Conv2d(c_in, c_out, 5 if i == 0 else 3, padding=2 if i == 0 else 1, bias=False),
                 nn.BatchNorm2d(c_out),
+                nn.MaxPool2d(2),  # the maximum and ReLU commute, and this way round ReLU has a quarter of the work
                 nn.ReLU(),
-                nn.MaxPool2d(2),
             )
             for i, (c_in, c_out) in enumerate(zip([n, *widths], widths))
         )
@@ -146,6 +146,7 @@ class LeNet(StagedEncoder):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_uniform_(module.weight)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on a CPU
         self._n_tokens = (sides[0] >> layers + 1) * (sides[1] >> layers + 1)
         self._widths = tuple(widths)
 
@@ -167,7 +168,7 @@ class LeNet(StagedEncoder):
         self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """The images (P, C, H, W) themselves."""
-        return values, None
+        return values.contiguous(memory_format=torch.channels_last), None
 
     def finish(self, stage_map: Tensor, valid: Tensor | None) -> Encoded:
         """The last map (P, C, H, W) to projected cells and their mean."""
