@@ -32,6 +32,7 @@ CORE: dict[str, tuple[str, dict[str, Any]]] = {
     "modality_dropout": ("modality_dropout", {}),
     "fusion": ("fusion", {}),
     "late_fusion": ("late_fusion", {}),
+    "per_pattern": ("per_pattern", {}),
     "boosting": ("boosting", {}),
 }
 CEPA: dict[str, tuple[str, dict[str, Any]]] = {

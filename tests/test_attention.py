@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from amodal.attention import TransformerTrunk, sinusoidal_positions
+from amodal.attention import TransformerTrunk, drop_out, sinusoidal_positions
 from amodal.errors import ConfigurationError
 
 
@@ -60,6 +60,66 @@ def test_a_row_without_tokens_has_zeros_and_finite_gradients():
     assert tokens.grad.isfinite().all()
     assert not tokens.grad[1].any()
     assert not tokens.grad[0, 1].any()
+
+
+READ = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("lengths", [[5, 3, 1, 5], [5, 5, 5, 5]])
+def test_tokens_at_some_places_are_those_of_all_places(layers, training, lengths):
+    """Values and gradients, with padding and without, with a row of which nothing is read."""
+    trunk = TransformerTrunk(8, layers=layers, heads=2, dropout=0.0).train(training)
+    tokens = torch.randn(4, 5, 8, requires_grad=True)
+    valid = torch.arange(5) < torch.tensor(lengths)[:, None]
+    weight = torch.randn(int((READ & valid).sum()), 8)
+    found = []
+    for values in (trunk(tokens, valid)[READ & valid], trunk.at(tokens, valid, READ & valid)):
+        gradients = torch.autograd.grad((values * weight).sum(), [tokens, *trunk.parameters()])
+        found.append([values, *gradients])
+    for all_places, some in zip(*found):
+        torch.testing.assert_close(some, all_places, atol=1e-5, rtol=1e-4)
+    everything = trunk.at(tokens, valid, valid)
+    torch.testing.assert_close(everything, trunk(tokens, valid)[valid], atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_read_is_nothing_computed():
+    trunk = TransformerTrunk(8, layers=1)
+    assert trunk.at(torch.randn(3, 4, 8), torch.ones(3, 4).bool(), torch.zeros(3, 4).bool()).shape == (0, 8)
+    assert trunk.at(torch.randn(0, 4, 8), torch.ones(0, 4).bool(), torch.ones(0, 4).bool()).shape == (0, 8)
+
+
+def test_places_that_are_not_read_neither_change_nor_learn_from_padding():
+    trunk = TransformerTrunk(8, layers=2).eval()
+    tokens, valid = torch.randn(2, 4, 8), torch.tensor([[True, True, False, False], [False, True, False, True]])
+    for filler in (1e30, math.nan, math.inf):
+        filled = torch.where(valid[..., None], tokens, filler)
+        assert torch.equal(trunk.at(filled, valid, valid), trunk.at(tokens, valid, valid))
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_as_often_as_it_says_and_keeps_the_mean(probability):
+    torch.manual_seed(0)
+    x = torch.ones(1000, 401, requires_grad=True)
+    kept = drop_out(x, probability)
+    share = (kept == 0).float().mean().item()
+    spread = math.sqrt(probability * (1 - probability) / x.numel())
+    assert share == pytest.approx(probability, abs=4 * spread)
+    assert kept.detach().unique().tolist() == pytest.approx([0, 1 / (1 - probability)], rel=1e-4)
+    assert abs((kept[:, 1:] * kept[:, :-1]).mean().item() - 1) < 0.05 / (1 - probability)  # neighbours are independent
+    kept.sum().backward()
+    assert torch.equal(x.grad, kept.detach())
+    assert drop_out(x, 0.0) is x
+
+
+def test_dropout_of_attention_and_of_both_branches_is_on_while_training():
+    trunk, tokens = TransformerTrunk(8, layers=1, dropout=0.5), torch.randn(2, 3, 8)
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    assert not torch.equal(trunk.at(tokens, valid, valid), trunk.at(tokens, valid, valid))
+    mean = torch.stack([trunk.at(tokens, valid, valid) for _ in range(3)]).std(0)
+    assert (mean > 0).all()
+    assert torch.equal(trunk.eval().at(tokens, valid, valid), trunk.at(tokens, valid, valid))
 
 
 def test_layers_start_different():

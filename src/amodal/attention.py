@@ -6,10 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from amodal.errors import ConfigurationError
 
-__all__ = ["TransformerTrunk", "sinusoidal_positions"]
+__all__ = ["TransformerTrunk", "drop_out", "sinusoidal_positions"]
 
 
 class TransformerTrunk(nn.Module):
@@ -82,6 +83,83 @@ class TransformerTrunk(nn.Module):
             readable = valid | ~valid.any(1, keepdim=True)  # a row without tokens attends to its zeros: no NaN
             tokens = self.layers(tokens, src_key_padding_mask=~readable)
         return torch.where(keep, self.norm(tokens), 0.0)
+
+    def at(self, tokens: Tensor, valid: Tensor, read: Tensor) -> Tensor:
+        """Contextual tokens at some places only: the values of `forward`, without the work for the others.
+
+        Rows of which nothing is read are left out, and after the attention of the last layer so are all other tokens.
+
+        Args:
+            tokens: Of shape (B, L, D).
+            valid: Which tokens are real, bool, of shape (B, L).
+            read: Which of them are wanted, bool, of shape (B, L), a subset of the valid ones.
+
+        Returns:
+            Of shape (R, D), row by row in the order of ``read.nonzero()``. While training, dropout draws other numbers
+            than `forward` does, and zeroes with a probability that is a multiple of 1 / 65536 (see `drop_out`).
+        """
+        rows = read.any(1).nonzero()[:, 0]
+        if len(rows) < len(tokens):
+            tokens, valid, read = tokens[rows], valid[rows], read[rows]
+        padded = not bool(valid.all())
+        if padded:
+            tokens = torch.where(valid[..., None], tokens, 0.0)
+        wanted = read.flatten().nonzero()[:, 0] if not bool(read.all()) else None
+        layers = [] if self.layers is None else list(self.layers.layers)
+        if not layers:
+            tokens = tokens.flatten(0, 1)
+            return self.norm(tokens if wanted is None else tokens[wanted])
+        for layer in layers[:-1]:
+            tokens = layer(tokens, src_key_padding_mask=~valid if padded else None)
+        return self.norm(_layer_at(layers[-1], tokens, valid if padded else None, wanted))
+
+
+def _layer_at(layer: nn.Module, tokens: Tensor, valid: Tensor | None, wanted: Tensor | None) -> Tensor:
+    """A pre-norm layer's tokens (R, D) at some places of the flattened (B · L, D); None: at all of them."""
+    assert isinstance(layer, nn.TransformerEncoderLayer)
+    attended, tokens = _attend(layer.self_attn, layer.norm1(tokens), valid).flatten(0, 1), tokens.flatten(0, 1)
+    if wanted is not None:
+        attended, tokens = attended[wanted], tokens[wanted]
+    drop = layer.dropout.p if layer.training else 0.0
+    tokens = tokens + drop_out(layer.self_attn.out_proj(attended), drop)
+    inner = drop_out(functional.gelu(layer.linear1(layer.norm2(tokens))), drop)
+    return tokens + drop_out(layer.linear2(inner), drop)
+
+
+def _attend(attention: nn.MultiheadAttention, tokens: Tensor, valid: Tensor | None) -> Tensor:
+    """Multi-head self-attention (B, L, D) before its last linear map."""
+    heads = attention.num_heads
+    mixed = functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)  # (B, L, 3 D)
+    query, key, value = mixed.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
+    shown = None if valid is None else valid[:, None, None]
+    if not attention.training or attention.dropout == 0:
+        states = functional.scaled_dot_product_attention(query, key, value, attn_mask=shown)
+    else:
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT
+        if shown is not None:
+            scores = scores.masked_fill(~shown, -math.inf)
+        states = drop_out(scores.softmax(-1), attention.dropout) @ value
+    return states.transpose(1, 2).flatten(2)
+
+
+def drop_out(x: Tensor, probability: float) -> Tensor:
+    """Dropout with sixteen random bits an element, a quarter of the time of torch's on a processor.
+
+    Args:
+        x: Of any shape.
+        probability: Probability that an element becomes zero, in [0, 1), rounded to a multiple of 1 / 65536; the others
+            are divided by what is left of one, so that the expectation is kept exactly.
+
+    Returns:
+        Of the shape of `x`; `x` itself at probability zero. The draws come from torch's generator of the device, as
+        those of `torch.nn.Dropout` do.
+    """
+    zeroed = round(probability * 2**16)
+    if zeroed == 0:
+        return x
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= zeroed - 2**15
+    return x * kept * (1 / (1 - zeroed / 2**16))
 
 
 def sinusoidal_positions(length: int, width: int, device: torch.device | None = None) -> Tensor:

@@ -88,6 +88,29 @@ def test_remembered_rows_make_up_for_a_batch_in_which_nobody_has_the_modality(ro
 def test_contexts_that_are_not_finite_are_told_by_row(rows):
     features, predicted, context, observed = rows
     context = context.clone()
-    context[observed[:, 0].nonzero()[1, 0]] = torch.nan
-    with pytest.raises(DataError, match=r"1 of \d+ .* contexts are not finite, the first in row 1.*not blanked"):
-        ContextAlignment(form="radial")(features, predicted, context, observed, generator())
+    context[observed[:, 0].nonzero()[1, 0]] = torch.nan  # row 2 of the batch, the second one that has the modality
+    for form, row in (("radial", 2), ("products", 1)):
+        with pytest.raises(
+            DataError, match=rf"1 of \d+ .* contexts are not finite, the first in row {row}.*not blanked"
+        ):
+            ContextAlignment(form=form)(features, predicted, context, observed, generator())
+
+
+@pytest.mark.parametrize("options", [{}, {"detach_weights": False}, {"detach_observed": False}, {"bandwidth": 1e-3}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_modalities_at_once_are_the_modalities_one_by_one(rows, options, dtype):
+    found = []
+    for at_once in (True, False):
+        features, predicted, context = (part.to(dtype).requires_grad_() for part in rows[:3])
+        without = None if at_once else context[:, None].expand(-1, 3, -1)  # the same contexts, by the general way
+        alignment = ContextAlignment(form="radial", distance="per_dimension", **options)
+        several = rows[3] & (rows[3].sum(1, keepdim=True) > 1)  # the general way leaves out what has no other context
+        observed = torch.where(rows[3].sum(1, keepdim=True) == 1, ~rows[3], several)
+        value = alignment(features, predicted, context, observed, generator(), contexts_without=without)
+        gradients = torch.autograd.grad(value, [features, predicted, context], allow_unused=True)
+        found.append([value, *(torch.zeros(()) if g is None or not g.any() else g for g in gradients)])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+    assert found[0][2].any()
+    assert found[0][1].any() == (options == {"detach_observed": False})
+    assert found[0][3].any() == (options == {"detach_weights": False})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -47,28 +47,43 @@ class LatentPredictor(nn.Module):
         self.transformer = TransformerTrunk(width, layers=layers, heads=heads, feedforward=4.0, dropout=dropout)
         self.output = nn.Linear(width, width)
 
-    def forward(self, sequences: Mapping[str, Tokens]) -> dict[str, Tensor]:
-        """Tokens (B, L_m, D) of each modality to predictions of the same shape, zero where not valid."""
-        placed = [
-            tokens + self.modality[m] + sinusoidal_positions(tokens.shape[1], tokens.shape[2], tokens.device)
-            for m, (tokens, _) in enumerate(sequences[name] for name in self.names)
-        ]
-        valid = torch.cat([sequences[name].valid for name in self.names], dim=1)
-        states = self.output(self.transformer(torch.cat(placed, dim=1), valid))
-        states = torch.where(valid[..., None], states, 0.0)
-        lengths = [tokens.shape[1] for tokens in placed]
-        return dict(zip(self.names, states.split(lengths, dim=1)))
+    def forward(self, sequences: Mapping[str, Tokens], read: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Predictions for tokens of all modalities.
 
-    def predict_passes(self, *passes: Mapping[str, Tokens]) -> list[dict[str, Tensor]]:
-        """Predictions from several passes over the same rows, stacked along the rows into one call."""
-        if len(passes) == 1:
-            return [self(passes[0])]
-        stacked = {
-            name: Tokens(*(torch.cat(parts) for parts in zip(*(sequences[name] for sequences in passes))))
-            for name in self.names
-        }
-        predicted = {name: tokens.chunk(len(passes)) for name, tokens in self(stacked).items()}
-        return [{name: chunks[i] for name, chunks in predicted.items()} for i in range(len(passes))]
+        Args:
+            sequences: Tokens (B, L_m, D) of each modality.
+            read: Which predictions are wanted, bool, of shape (B, L_m), a subset of the valid tokens; None: all.
+
+        Returns:
+            Of the shape of the tokens; zero where not wanted or not valid.
+        """
+        return self.predict_passes(sequences, read=None if read is None else [read])[0]
+
+    def predict_passes(
+        self, *passes: Mapping[str, Tokens], read: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Predictions from several passes over the same rows, stacked along the rows into one call.
+
+        Args:
+            *passes: Tokens (B, L_m, D) of each modality.
+            read: For each pass which predictions are wanted, as in `forward`; None: all.
+
+        Returns:
+            For each pass what `forward` returns.
+        """
+        lengths = [passes[0][name].values.shape[1] for name in self.names]
+        tokens = torch.cat([torch.cat([z[name].values for name in self.names], dim=1) for z in passes])
+        valid = torch.cat([torch.cat([z[name].valid for name in self.names], dim=1) for z in passes])
+        wanted = valid
+        if read is not None:
+            wanted = torch.cat([torch.cat([r[name] for name in self.names], dim=1) for r in read])
+        places = [self.modality[m] + self._positions(length) for m, length in enumerate(lengths)]
+        states = self.output(self.transformer.at(tokens + torch.cat(places), valid, wanted))  # (R, D)
+        parts = [part.split(lengths, dim=1) for part in _spread(states, wanted).chunk(len(passes))]
+        return [dict(zip(self.names, part)) for part in parts]
+
+    def _positions(self, length: int) -> Tensor:
+        return sinusoidal_positions(length, self.modality.shape[1], self.modality.device)
 
 
 class TokenScores(nn.Module):
@@ -89,12 +104,21 @@ class TokenScores(nn.Module):
         self.transformer = TransformerTrunk(width, layers=layers, heads=heads, feedforward=4.0, dropout=dropout)
         self.score = nn.Linear(width, 1)
 
-    def forward(self, sequences: Mapping[str, Tokens]) -> dict[str, Tensor]:
-        """Tokens (B, L_m, D) of each modality to scores (B, L_m) in (0, 1)."""
+    def forward(self, sequences: Mapping[str, Tokens], read: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Tokens (B, L_m, D) of each modality to scores (B, L_m) in (0, 1), zero where not `read` or not valid."""
         valid = torch.cat([valid for _, valid in sequences.values()], dim=1)
-        states = self.transformer(torch.cat([tokens for tokens, _ in sequences.values()], dim=1), valid)
-        scores = self.score(states)[..., 0].sigmoid()
+        wanted = valid if read is None else torch.cat([read[name] for name in sequences], dim=1)
+        states = self.transformer.at(torch.cat([tokens for tokens, _ in sequences.values()], dim=1), valid, wanted)
+        scores = _spread(self.score(states).sigmoid(), wanted)[..., 0]
         return dict(zip(sequences, scores.split([tokens.shape[1] for tokens, _ in sequences.values()], dim=1)))
+
+
+def _spread(values: Tensor, wanted: Tensor) -> Tensor:
+    """Values (R, D) of some places (B, L), in the order of `nonzero`, with zeros elsewhere: (B, L, D)."""
+    if len(values) == wanted.numel():
+        return values.view(*wanted.shape, -1)
+    empty = values.new_zeros(wanted.numel(), values.shape[1])
+    return empty.index_copy(0, wanted.flatten().nonzero()[:, 0], values).view(*wanted.shape, -1)
 
 
 class MovingAverage(nn.Module):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from amodal.errors import ShapeError
 
@@ -23,6 +24,7 @@ __all__ = [
     "random_scores",
     "reverse_gradient",
     "straight_through",
+    "widen",
 ]
 
 
@@ -161,6 +163,12 @@ def straight_through(hide: Tensor, scores: Tensor) -> Tensor:
         tensor([3., 5.])
     """
     return hide.to(scores.dtype) + (scores - scores.detach())
+
+
+def widen(some: Tensor, length: int) -> Tensor:
+    """Tokens (P, L) of which some are chosen, bool, among at least as many (P, length), of which no other one is."""
+    short = length - some.shape[1]
+    return functional.pad(some, (0, short)) if short else some
 
 
 def reverse_gradient(x: Tensor) -> Tensor:

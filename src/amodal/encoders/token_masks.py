@@ -17,6 +17,7 @@ from amodal.encoders.masking import (
     random_scores,
     reverse_gradient,
     straight_through,
+    widen,
 )
 
 __all__ = ["MaskObjective", "MaskStrategy", "TokenMasks"]
@@ -93,7 +94,8 @@ class TokenMasks(nn.Module):
         assert clean is not None
         assert self.average is not None
         seen: Any = self.average({name: Tokens(z.detach(), valid) for name, (z, valid) in clean.items()})
-        scores = self.scores({name: Tokens(seen[name], valid) for name, (_, valid) in clean.items()})
+        seen = {name: Tokens(seen[name], valid) for name, (_, valid) in clean.items()}
+        scores = self.scores(seen, {name: widen(own[name], valid.shape[1]) for name, (_, valid) in clean.items()})
         scores = {name: s[:, : own[name].shape[1]] for name, s in scores.items()}
         less, more = self._hide(own, scores, generator)
         if self.objective == "frozen":

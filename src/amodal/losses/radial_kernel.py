@@ -20,6 +20,11 @@ _LARGEST_SPREAD = 6.0
 _LARGEST_ARGUMENT = 900.0
 _MANY_DIMENSIONS = 32
 
+# Intervals of a table, and the largest squared length it is made for, times the squared largest frequency and by the
+# dimension. An interval is then a hundredth of the kernel's own width, and its cubic off by less than 1e-9.
+_KNOTS = 4096
+_WIDEST_TABLE = 200
+
 # A series of at most this many terms stands for the kernel where that is possible, for so many lengths at a time.
 _MOST_TERMS = 128
 _CHUNK = 2**15
@@ -40,8 +45,8 @@ def radial_kernel(squared: Tensor, dim: int, max_frequency: float = 5.0) -> Tens
     taken by Gauss-Gegenbauer quadrature, which is exact to rounding for any D, where the approximation by the error
     function is off by up to 0.3 % at D = 256 and useless for D < 10. For arguments beyond :math:`c = 6` (D >= 32) or
     :math:`t \lVert\delta\rVert = 900` (D < 32) the asymptote
-    :math:`\sqrt\pi\,\Gamma(D/2) / \Gamma((D-1)/2) / (t\lVert\delta\rVert)` takes over. Where a Chebyshev series in the
-    squared length reaches the same precision on the interval at hand, it is evaluated instead of the quadrature.
+    :math:`\sqrt\pi\,\Gamma(D/2) / \Gamma((D-1)/2) / (t\lVert\delta\rVert)` takes over. A table of cubics (float32) or a
+    Chebyshev series (float64) in the squared length is evaluated instead of the quadrature where it is as precise.
 
     Args:
         squared: Squared lengths :math:`\lVert\delta\rVert^2`, of any shape.
@@ -76,16 +81,12 @@ class _RadialKernel(torch.autograd.Function):
     def forward(ctx: Any, squared: Tensor, dim: int, max_frequency: float) -> Tensor:
         flat = squared.clamp_min(0).flatten()
         largest = flat.max().item() if flat.numel() else 0.0
-        series = _series(dim, max_frequency, largest, squared.dtype) if math.isfinite(largest) else None
-        if series is None:
+        if not math.isfinite(largest):
             value, slope = _by_quadrature(flat, dim, max_frequency, largest)
+        elif squared.dtype == torch.float64:
+            value, slope = _by_series(flat, dim, max_frequency, largest)
         else:
-            coefficients = torch.from_numpy(series).to(flat)  # (2, J)
-            parts = [
-                coefficients @ chebyshev(part * (2 / max(largest, torch.finfo(flat.dtype).tiny)) - 1, series.shape[1])
-                for part in flat.split(_CHUNK)
-            ]
-            value, slope = torch.cat(parts, 1)
+            value, slope = _by_table(flat, dim, max_frequency, largest)
         ctx.save_for_backward(slope.view_as(squared))
         return value.view_as(squared)
 
@@ -97,15 +98,52 @@ class _RadialKernel(torch.autograd.Function):
         return gradient * slope, None, None
 
 
-def _series(dim: int, max_frequency: float, largest: float, dtype: torch.dtype) -> np.ndarray | None:
+def _by_table(squared: Tensor, dim: int, max_frequency: float, largest: float) -> tuple[Tensor, Tensor]:
+    """As `_by_quadrature`, from cubics between the knots of a table that is made once for a power of two of lengths."""
+    reach = 2.0 ** math.ceil(math.log2(max(largest, 2.0**-20)) + 1e-9)
+    if reach * max_frequency**2 > _WIDEST_TABLE * dim:  # a narrow peak, on which the knots would be too far apart
+        return _by_quadrature(squared, dim, max_frequency, largest)
+    width = reach / _KNOTS
+    place = squared / width
+    knot = place.long().clamp_max_(_KNOTS - 1)
+    x = place - knot
+    c0, c1, c2, c3 = _table(dim, max_frequency, reach).to(squared)[knot].unbind(1)
+    value = torch.addcmul(c0, x, torch.addcmul(c1, x, torch.addcmul(c2, x, c3)))
+    slope = torch.addcmul(c1, x, torch.addcmul(2 * c2, x, c3, value=3))
+    return value, slope.mul_(1 / width)
+
+
+@functools.lru_cache(maxsize=64)
+def _table(dim: int, max_frequency: float, reach: float) -> Tensor:
+    """Coefficients (K, 4) of the Hermite cubics on K intervals of [0, reach], in units of an interval; float32."""
+    knots = torch.linspace(0, reach, _KNOTS + 1, dtype=torch.float64)
+    value, slope = _by_quadrature(knots, dim, max_frequency, reach)
+    slope = slope * (reach / _KNOTS)
+    rise, left, right = value.diff(), slope[:-1], slope[1:]
+    return torch.stack([value[:-1], left, 3 * rise - 2 * left - right, left + right - 2 * rise], dim=1).float()
+
+
+def _by_series(squared: Tensor, dim: int, max_frequency: float, largest: float) -> tuple[Tensor, Tensor]:
+    """As `_by_quadrature`, by a Chebyshev series where one reaches the same precision."""
+    series = _series(dim, max_frequency, largest)
+    if series is None:
+        return _by_quadrature(squared, dim, max_frequency, largest)
+    coefficients = torch.from_numpy(series).to(squared)  # (2, J)
+    parts = [
+        coefficients @ chebyshev(part * (2 / max(largest, torch.finfo(squared.dtype).tiny)) - 1, series.shape[1])
+        for part in squared.split(_CHUNK)
+    ]
+    value, slope = torch.cat(parts, 1)
+    return value, slope
+
+
+def _series(dim: int, max_frequency: float, largest: float) -> np.ndarray | None:
     """Chebyshev coefficients (2, J) of the kernel and its derivative by the squared length, on [0, largest].
 
-    None if the kernel is a narrow peak at zero on that interval: then the series would have more than
-    :data:`_MOST_TERMS` terms, or float32 not the digits to tell where on the peak a length is.
+    None if the kernel is a narrow peak at zero on that interval, and the series would have more than
+    :data:`_MOST_TERMS` terms.
     """
-    tolerance = 1e-13 if dtype == torch.float64 else 1e-7
-    if dtype != torch.float64 and largest * max_frequency**2 > 100 * dim:
-        return None
+    tolerance = 1e-13
     for count in (32, 64, _MOST_TERMS):
         angles = (np.arange(count) + 0.5) * math.pi / count
         squared = torch.from_numpy(largest / 2 * (1 + np.cos(angles)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
 from amodal.encoders.hiding import Passes, TokenSequences
 from amodal.encoders.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
+from amodal.encoders.masking import widen
 from amodal.encoders.token_masks import TokenMasks
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion import MeanOfPresent
@@ -38,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalise_tokens": True,
         "detach_observed": True,
         "distance": "per_dimension",
+        "form": "radial",
         "context": "mean",
         "cross_rows": "incomplete",
         "mark_absent": True,
@@ -53,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalise_tokens": False,
         "detach_observed": False,
         "distance": "raw",
+        "form": "products",
         "context": "transformer",
         "cross_rows": "all",
         "mark_absent": False,
@@ -70,6 +73,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "context": ("mean", "transformer"),
     "cross_rows": ("incomplete", "all"),
     "distance": ("raw", "per_dimension"),
+    "form": get_args(Form),
 }
 
 
@@ -119,9 +123,10 @@ class CEPA(Method):
             pass.
         bandwidth: Width of the kernel on contexts, or "median".
         distance: "raw", or "per_dimension" to divide squared distances of contexts by their width.
-        form: Form of the alignment, see `amodal.losses.characteristic_function`.
-        directions: Number of random directions.
-        frequencies: Number of random frequencies.
+        form: Form of the alignment, see `amodal.losses.characteristic_function`: "radial" takes the expectation over
+            directions and frequencies, "products" and "gram" draw them anew for each batch.
+        directions: Number of random directions, unless the form is "radial".
+        frequencies: Number of random frequencies, unless the form is "radial".
         max_frequency: Largest frequency.
         bank: Number of earlier rows remembered on the observed side; 0: none.
         ema_decay: Decay of the moving average of the predictor that the mask scores look at.
@@ -170,7 +175,7 @@ class CEPA(Method):
         clean_prediction: bool | None = None,
         bandwidth: float | Literal["median"] = 1.0,
         distance: Distance | None = None,
-        form: Form = "products",
+        form: Form | None = None,
         directions: int = 128,
         frequencies: int = 64,
         max_frequency: float = 5.0,
@@ -190,6 +195,7 @@ class CEPA(Method):
             "normalise_tokens": normalise_tokens,
             "detach_observed": detach_observed,
             "distance": distance,
+            "form": form,
             "context": context,
             "cross_rows": cross_rows,
             "mark_absent": mark_absent,
@@ -209,7 +215,7 @@ class CEPA(Method):
             distance=chosen["distance"],
             detach_weights=detach_weights,
             detach_observed=chosen["detach_observed"],
-            form=form,
+            form=chosen["form"],
             directions=directions,
             frequencies=frequencies,
             max_frequency=max_frequency,
@@ -299,12 +305,12 @@ class CEPA(Method):
         if self.context_to_fusion:
             slots = torch.cat([slots, self.contexts(features, observed)[:, None]], dim=1)
         valid = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
-        return self.fusion(slots + self.slot, valid).flatten(1)
+        return self.fusion.at(slots + self.slot, valid, valid).view(len(slots), -1)
 
     def _clean_features(self, batch: Batch) -> Tensor:
         embedded = self.sequences.embed(self.encoders, batch)
         (clean,) = self.sequences(self.encoders, embedded, len(batch), None)
-        return self._pooled(batch, clean, self.predictor(clean))
+        return self._pooled(batch, clean, self.predictor(clean, _absent(clean, batch)))
 
     # Training and prediction -----------------------------------------------------------------------------------------
 
@@ -312,10 +318,7 @@ class CEPA(Method):
         """Task, both reconstructions and alignment; see `Method.objective`."""
         assert batch.target is not None
         passes, observed, terms = self._passes(batch, generator), batch.presence, {}
-        if self.clean_prediction and passes.masked is not passes.clean:
-            predicted, used = self.predictor.predict_passes(passes.masked, passes.clean)
-        else:
-            predicted = used = self.predictor(passes.masked)
+        predicted, used = self._predictions(passes, _absent(passes.clean, batch))
         if self.weights["observed"]:
             terms["observed"] = mean_over_rows(self._reconstruction(predicted, passes, passes.hidden)[0])
         if self.weights["cross"]:
@@ -325,6 +328,20 @@ class CEPA(Method):
             terms["cf"] = self._alignment(features, observed, generator)
         loss = task_loss(self.head(self._fused(features, observed)), batch.target, self.schema.task.kind)
         return LossTerms({"task": mean_over_rows(loss), **terms}, {name: self.weights[name] for name in terms})
+
+    def _predictions(
+        self, passes: Passes, absent: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """What the losses read of the predictions from masked tokens, and what the fusion reads of those it sees."""
+        extra = self.clean_prediction and passes.masked is not passes.clean
+        read = {name: stand & (not extra or self.weights["cross"] > 0) for name, stand in absent.items()}
+        if self.weights["observed"]:
+            read = {name: stand | _hidden(passes.hidden[name], stand) for name, stand in read.items()}
+        if not extra:
+            predicted = self.predictor(passes.masked, read)
+            return predicted, predicted
+        predicted, used = self.predictor.predict_passes(passes.masked, passes.clean, read=[read, absent])
+        return predicted, used
 
     def _reconstruction(
         self, predicted: Mapping[str, Tensor], passes: Passes, hidden: Mapping[str, Tensor]
@@ -340,10 +357,10 @@ class CEPA(Method):
             name: Tokens(torch.where(batch.observed[name][:, None, None], tokens, predicted[name]), valid)
             for name, (tokens, valid) in passes.crossed.items()
         }
-        value, counted = self._reconstruction(self.predictor(again), passes, passes.hidden_more)
-        if self.cross_rows == "all":
-            return mean_over_rows(value)
-        return mean_over_observed(value, counted & ~batch.presence.all(1))
+        rows = torch.ones_like(batch.presence[:, 0]) if self.cross_rows == "all" else ~batch.presence.all(1)
+        read = {n: _hidden(passes.hidden_more[n], valid) & rows[:, None] for n, (_, valid) in again.items()}
+        value, counted = self._reconstruction(self.predictor(again, read), passes, passes.hidden_more)
+        return mean_over_rows(value) if self.cross_rows == "all" else mean_over_observed(value, counted & rows)
 
     def _alignment(self, features: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
         """Equation 12, averaged over the rows that lack a modality, then over the modalities."""
@@ -388,6 +405,16 @@ class CEPA(Method):
         context = self.contexts(self._clean_features(batch), batch.presence)
         numbers = {"context_diversity": context_diversity(context)} if len(batch) > 1 else {}
         return numbers | weight_numbers(self.alignment.weights(context, batch.presence))
+
+
+def _absent(sequences: Mapping[str, Tokens], batch: Batch) -> dict[str, Tensor]:
+    """Which tokens stand for an absent modality, bool, of shape (B, L_m)."""
+    return {name: valid & ~batch.observed[name][:, None] for name, (_, valid) in sequences.items()}
+
+
+def _hidden(hide: Tensor, like: Tensor) -> Tensor:
+    """Hidden tokens as bool, among as many as there are in `like`."""
+    return widen(hide if hide.dtype == torch.bool else hide.detach() > 0.5, like.shape[1])
 
 
 def _resolved(preset: str, given: dict[str, Any]) -> dict[str, Any]:
