@@ -28,7 +28,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,8 @@ import amodal
 from amodal.checkpoint import inference
 from amodal.data.xor import XorClusters, xor_cohort
 from amodal.files import replace_file
+from amodal.impact import distance_table
+from amodal.method import LatentMethod, SamplingMethod
 from amodal.missingness import MCAR, Natural
 from amodal.removal import draw_presence
 
@@ -52,31 +54,36 @@ MODELS: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
     "primo": ("primo", PRIMO, False, {}),
 }
 BASELINES: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
+    "i2m2": ("i2m2", {"dropout": 0.0}, False, {}),
     "mvae": ("mvae", {"latent": 2, "prediction_draws": 200}, False, {}),
     "mmvae": ("mmvae", {"latent": 2, "prediction_draws": 200}, False, {}),
     "cmmd": ("cmmd", {"always_observed": ["x_o"], "latent": 2}, False, {}),
     "lvae": ("lvae", {"always_observed": ["x_o"], "latent": 2, "prediction_draws": 200}, False, {}),
 }
+ALL = {**MODELS, **BASELINES}
 NOT_APPLICABLE = (("unimodal", "complete"), ("multimodal", "missing"), ("cmmd", "complete"))
 SIDES = ("L", "R")
+STATES = ("missing", "complete")
+
+
+def in_state(test: amodal.Cohort, state: str) -> amodal.Cohort:
+    """All cases with x_m missing, or with both numbers."""
+    return test.with_observed(np.tile([True, state == "complete"], (len(test), 1)))
 
 
 def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: int) -> dict[str, float]:
-    """Accuracy, likelihood and, for PRIMO, V of one model, with x_m missing and present, by side of x_o."""
+    """Accuracy, likelihood and, if the method draws, V of one model, with x_m missing and present, by side of x_o."""
     left = test.batch(np.arange(len(test))).values["x_o"].numpy()[:, 0] < 0
-    rows = {"missing": np.tile([True, False], (len(test), 1)), "complete": np.ones((len(test), 2), dtype=bool)}
     found: dict[str, float] = {}
-    for state, presence in rows.items():
+    for state in STATES:
         if (name, state) in NOT_APPLICABLE:
             continue
-        cases = test.with_observed(presence)
-        if name.startswith("primo"):
+        cases = in_state(test, state)
+        if isinstance(model.method, SamplingMethod):
             result = amodal.impact(model, cases, draws=draws, plausible=False, vary=[])
-            predicted = result.prediction
             for side, chosen in zip(SIDES, (left, ~left)):
                 found[f"V {state} {side}"] = float(result.variability[chosen].mean())
-        else:
-            predicted = model.predict(cases)
+        predicted = model.predict(cases)
         correct = predicted.argmax(1) == test.target
         found[f"accuracy {state}"] = float(correct.mean())
         found[f"NLL {state}"] = float(-np.log(np.clip(predicted[np.arange(len(test)), test.target], 1e-12, 1)).mean())
@@ -102,108 +109,227 @@ def ideal(test: amodal.Cohort, world: XorClusters) -> dict[str, float]:
     return {key: float(value) for key, value in found.items()}
 
 
+def fit(name: str, rows: amodal.Cohort, seed: int, **settings: Any) -> amodal.TrainedModel:
+    """Trains a model of `ALL` on rows that lack what they lack."""
+    method, options, complete_only, own = ALL[name]
+    return amodal.fit(
+        method,
+        rows.take(rows.observed.all(axis=1)) if complete_only else rows,
+        missingness=Natural(),
+        options=options,
+        encoders={part: {"name": "mlp", "dropout": 0.0} for part in ("x_o", "x_m")},
+        width=128,
+        seed=seed,
+        **{"epochs": 20, "batch_size": 256, "patience": None, **own, **settings},
+    )
+
+
+def half_missing(rows: amodal.Cohort, seed: int) -> amodal.Cohort:
+    """Half of the rows lack x_m, once and for all."""
+    return rows.with_observed(draw_presence(MCAR({"x_o": 0.0, "x_m": 0.5}), rows, seed).observed)
+
+
 def run(
     out: Path,
     names: Sequence[str],
     seeds: Sequence[int],
     *,
     points: int = 40_000,
-    labels: str = "drawn",
+    labels: Literal["drawn", "centre"] = "drawn",
     draws: int = 200,
-    epochs: int = 20,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Trains each model for each seed and measures it.
+    """Trains each model for each seed and measures it; what is there already is kept.
 
     Args:
-        out: Folder of the results, one file a run.
-        names: Keys of `MODELS` or `BASELINES`.
+        out: Folder of the results, one file a run, and one for the pictures of the first seed's.
+        names: Keys of `ALL`.
         seeds: Seeds of points, removal and training.
         points: Number of points drawn.
         labels: "drawn" or "centre"; see `XorClusters`.
-        draws: Draws of V and of PRIMO's predictions.
-        epochs: Passes over the training points.
+        draws: Draws of V.
         **settings: Further arguments of `amodal.fit`, for all models.
 
     Returns:
         One row a model and seed.
     """
+    world = XorClusters(labels=labels)
     for seed in seeds:
-        cohort = xor_cohort(n=points, labels=labels, seed=seed)  # type: ignore[arg-type]
-        train, test = cohort.split("train"), cohort.split("test")
-        train = train.with_observed(draw_presence(MCAR({"x_o": 0.0, "x_m": 0.5}), train, seed).observed)
+        cohort = xor_cohort(n=points, labels=labels, seed=seed)
+        train, test = half_missing(cohort.split("train"), seed), cohort.split("test")
         optimal = out / f"bayes-seed{seed}.json"
         if not optimal.is_file():
-            write(optimal, {"model": "bayes", "seed": seed, **ideal(test, XorClusters(labels=labels))})  # type: ignore[arg-type]
+            write(optimal, {"model": "bayes", "seed": seed, **ideal(test, world)})
         for name in names:
             file = out / f"{name.replace(', ', '-')}-seed{seed}.json"
-            if file.is_file():
+            arrays = file.with_suffix(".npz") if seed == seeds[0] else file
+            if file.is_file() and arrays.is_file():
                 continue
-            method, options, complete_only, own = {**MODELS, **BASELINES}[name]
-            rows = train.take(train.observed.all(axis=1)) if complete_only else train
             started = time.time()
-            model = amodal.fit(
-                method,
-                rows,
-                missingness=Natural(),
-                options=options,
-                encoders={part: {"name": "mlp", "dropout": 0.0} for part in ("x_o", "x_m")},
-                width=128,
-                seed=seed,
-                **{"epochs": epochs, "batch_size": 256, "patience": None, **own, **settings},
-            )
-            record = {
-                "model": name,
-                "seed": seed,
-                **measure(name, model, test, draws),
-                "seconds": time.time() - started,
-            }
+            model = fit(name, train, seed, **settings)
+            record = {"model": name, "seed": seed, **measure(name, model, test, draws)}
+            record["seconds"] = time.time() - started
+            if arrays != file:
+                kept = for_pictures(name, model, test, draws)
+                replace_file(arrays, lambda path, kept=kept: np.savez(path, allow_pickle=False, **kept))
             write(file, record)
-            if name.startswith("primo") and seed == seeds[0]:
-                draw_picture(model, test, XorClusters(labels=labels), file.with_suffix(".svg"))  # type: ignore[arg-type]
             shown = "  ".join(f"{key} {value:.3f}" for key, value in record.items() if isinstance(value, float))
             print(f"{name} seed {seed}: {shown}", flush=True)
     records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
     return pd.DataFrame(records)
 
 
-def draw_picture(model: amodal.TrainedModel, test: amodal.Cohort, world: XorClusters, file: Path) -> None:
-    """Latents and predictions of a PRIMO: where draws lie with x_m missing and present, and V along x_o.
+def bias(out: Path, seed: int, *, points: int, labels: Literal["drawn", "centre"], **settings: Any) -> pd.DataFrame:
+    """Section 4.4: oracles learn from half of the points, complete; PRIMO from the other half, masked; and the truth.
 
-    Args:
-        model: A trained PRIMO with a latent of two dimensions.
-        test: Cases with both numbers.
-        world: The truth.
-        file: An .svg or .png file.
+    Returns:
+        Mean distances between all of them, with the noise floor of the oracles (two seeds), for both PRIMOs.
     """
+    file = out / f"bias-seed{seed}.csv"
+    if file.is_file():
+        return pd.read_csv(file)
+    cohort, world = xor_cohort(n=points, labels=labels, seed=seed), XorClusters(labels=labels)
+    train, test = cohort.split("train"), cohort.split("test")
+    order = np.random.default_rng(seed).permutation(len(train))
+    theirs, ours = (train.take(np.sort(half)) for half in np.array_split(order, 2))
+    x_o, x_m = (test.batch(np.arange(len(test))).values[name].numpy()[:, 0] for name in ("x_o", "x_m"))
+    exact = {"missing": world.bayes_predictions(x_o), "complete": world.bayes_predictions(x_o, x_m)}
+    seen = {state: in_state(test, state) for state in STATES}
+    oracles = {
+        f"{name} oracle": [fit(name, theirs, seed + s, **settings).predict(seen[state]) for s in (0, 1)]
+        for name, state in (("unimodal", "missing"), ("multimodal", "complete"))
+    }
+    tables = []
+    for name in ("primo, paper", "primo"):
+        model = fit(name, half_missing(ours, seed), seed, **settings)
+        predictions = {f"PRIMO, {state}": model.predict(seen[state]) for state in STATES}
+        predictions |= {oracle: runs[0] for oracle, runs in oracles.items()}
+        predictions |= {f"truth, {state}": exact[state] for state in STATES}
+        repeats = {oracle: runs[1:] for oracle, runs in oracles.items()}
+        tables.append(distance_table(predictions, repeats=repeats).assign(model=name))
+    found = pd.concat(tables, ignore_index=True)
+    replace_file(file, lambda path: found.to_csv(path, index=False))
+    return found
+
+
+def for_pictures(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: int) -> dict[str, np.ndarray]:
+    """Of some test cases, in both states: the prediction, and if the method draws, one draw of each case and V.
+
+    Arrays x_o, x_m; and for each state mean, one (probability of 1 in one draw), latent (of that draw) and V.
+    """
+    some = test.take(np.arange(min(1000, len(test))))
+    numbers = some.batch(np.arange(len(some))).values
+    found = {part: numbers[part].numpy()[:, 0] for part in ("x_o", "x_m")}
+    own = np.arange(len(some))  # a draw has the same noise for all cases: each case shows another one
+    for state in STATES:
+        if (name, state) in NOT_APPLICABLE:
+            continue
+        cases, method = in_state(some, state), model.method
+        found[f"mean {state}"] = found[f"one {state}"] = model.predict(cases)[:, 1]
+        if not isinstance(method, LatentMethod):
+            continue
+        found[f"V {state}"] = amodal.impact(model, cases, draws=draws, plausible=False, vary=[]).variability
+        with inference(method):
+            batch = next(model.batches(cases, len(cases)))
+            one = method.draw(batch, len(own), torch.Generator().manual_seed(0))
+            latent = method.draw_latents(batch, len(own), torch.Generator().manual_seed(0))
+        found[f"one {state}"], found[f"latent {state}"] = one[own, own, 1].numpy(), latent[own, own, 0].numpy()
+    return {key.replace(" ", "_"): value for key, value in found.items()}
+
+
+def draw_figures(out: Path, seed: int, frame: pd.DataFrame, world: XorClusters) -> None:
+    """Figures 3, 11 and 12, and V against the ideal, of what `run` has kept."""
+    kept = {}
+    for name in ALL:
+        file = out / f"{name.replace(', ', '-')}-seed{seed}.npz"
+        if file.is_file():
+            with np.load(file, allow_pickle=False) as arrays:
+                kept[name] = dict(arrays)
+    draw_accuracy_and_gap(frame, kept, out / "figure3.svg")
+    accuracy = frame.groupby("model")[[f"accuracy {state}" for state in STATES]].mean()
+    draw_by_method(kept, "predictions", accuracy, out / "figure11.svg")
+    draw_by_method({name: arrays for name, arrays in kept.items() if "latent_missing" in arrays}, "latents",
+                   accuracy, out / "figure12.svg")  # fmt: skip
+    draw_variability({name: arrays for name, arrays in kept.items() if "V_missing" in arrays}, world, out)
+
+
+def draw_accuracy_and_gap(frame: pd.DataFrame, kept: Mapping[str, Mapping[str, np.ndarray]], file: Path) -> None:
+    """Figure 3: accuracy of every model in both states over the seeds; V missing less V complete of each case."""
     from matplotlib.figure import Figure
 
-    some = test.take(np.arange(min(600, len(test))))
-    numbers = some.batch(np.arange(len(some))).values
-    x_o, x_m = (numbers[name].numpy()[:, 0] for name in ("x_o", "x_m"))
-    order = np.argsort(x_o)
-    figure = Figure(figsize=(10.5, 6.2), layout="constrained")
-    panels = figure.subplots(2, 3)
-    for row, missing in zip(panels, (True, False)):
-        state = "x_m missing" if missing else "complete"
-        cases = some.with_observed(np.tile([True, not missing], (len(some), 1)))
-        result = amodal.impact(model, cases, draws=200, plausible=False, vary=[])
-        with inference(model.method):
-            batch = next(model.batches(cases, len(cases)))
-            own = np.arange(len(cases))  # a draw has the same noise for all cases: each case shows another one
-            latents = model.method.draw_latents(batch, len(own), torch.Generator().manual_seed(0))  # type: ignore[operator]
-            one = model.method.draw(batch, len(own), torch.Generator().manual_seed(0))[own, own, 1]  # type: ignore[operator]
-            latents = latents[own, own, 0]
-        row[0].scatter(*latents.numpy().T, c=one.numpy(), s=7, cmap="coolwarm", vmin=0, vmax=1)
-        row[0].set(title=f"{state}: a draw of each case", xlabel="latent 1", ylabel="latent 2")
-        row[1].scatter(x_o, x_m, c=result.prediction[:, 1], s=7, cmap="coolwarm", vmin=0, vmax=1)
-        row[1].set(title="mean prediction of 1", xlabel="x_o", ylabel="x_m")
-        row[2].scatter(x_o, result.variability, s=6, color="#0068a8", label="V")
-        known = None if missing else x_m
-        row[2].plot(x_o[order], world.ideal_variability(x_o, known)[order], color="#c2460b", label="ideal")
-        row[2].set(title="V of each case", xlabel="x_o", ylabel="V", ylim=(-0.02, 0.52))
-        row[2].legend()
-    replace_file(file, lambda path: figure.savefig(path, format=file.suffix[1:]))
+    primos = [name for name in ("primo, paper", "primo") if name in kept]
+    figure = Figure(figsize=(7 + 3 * len(primos), 4), layout="constrained")
+    panels = figure.subplots(1, 1 + len(primos), squeeze=False, width_ratios=[2] + [1] * len(primos))[0]
+    names = [name for name in ("bayes", *ALL) if (frame["model"] == name).any()]
+    places = np.arange(len(names))
+    for state, marker, colour, aside in (("missing", "o", "#c2460b", -0.15), ("complete", "D", "#0068a8", 0.15)):
+        found = frame.groupby("model")[f"accuracy {state}"].agg(["mean", "std"]).reindex(names)
+        panels[0].errorbar(
+            found["mean"], places + aside, xerr=found["std"], fmt=marker, color=colour, ms=5, label=f"x_m {state}"
+        )
+    panels[0].set_yticks(places, names)
+    panels[0].invert_yaxis()
+    panels[0].grid(axis="x", alpha=0.3)
+    panels[0].set(xlabel="accuracy", title="mean and standard deviation over seeds")
+    figure.legend(loc="outside lower left", ncols=2)
+    for panel, name in zip(panels[1:], primos):
+        gap = kept[name]["V_missing"] - kept[name]["V_complete"]
+        dots = panel.scatter(kept[name]["x_o"], kept[name]["x_m"], c=gap, s=6, cmap="viridis", vmin=0, vmax=0.5)
+        panel.axvline(0, color="grey", lw=0.5)
+        panel.set(title=name, xlabel="x_o", ylabel="x_m")
+    if primos:
+        figure.colorbar(dots, ax=panels[1:], label="V missing less V complete")
+    replace_file(file, figure.savefig)
+
+
+def draw_by_method(kept: Mapping[str, Mapping[str, np.ndarray]], what: str, accuracy: pd.DataFrame, file: Path) -> None:
+    """Figures 11 and 12: one draw of each case, by method and state, coloured by the probability of 1 under it."""
+    from matplotlib.figure import Figure
+
+    if not kept:
+        return
+    figure = Figure(figsize=(2.2 * len(kept), 4.8), layout="constrained")
+    panels = figure.subplots(2, len(kept), squeeze=False)
+    for column, (name, arrays) in zip(panels.T, kept.items()):
+        for panel, state in zip(column, STATES):
+            panel.tick_params(labelsize=7)
+            right = f" {accuracy.loc[name, f'accuracy {state}']:.3f}" if f"one_{state}" in arrays else ""
+            panel.set_title(f"{name}\n{state}{right}", fontsize=9)
+            if f"one_{state}" not in arrays:
+                say_not_applicable(panel)
+                continue
+            points = arrays[f"latent_{state}"].T if what == "latents" else (arrays["x_o"], arrays["x_m"])
+            panel.scatter(*points, c=arrays[f"one_{state}"], s=4, cmap="coolwarm", vmin=0, vmax=1)
+    replace_file(file, figure.savefig)
+
+
+def say_not_applicable(panel: Any) -> None:
+    panel.set_axis_off()
+    panel.text(0.5, 0.5, "does not apply", transform=panel.transAxes, ha="center", fontsize=8, color="grey")
+
+
+def draw_variability(kept: Mapping[str, Mapping[str, np.ndarray]], world: XorClusters, out: Path) -> None:
+    """V of each case along x_o, beside the ideal."""
+    from matplotlib.figure import Figure
+
+    if not kept:
+        return
+    figure = Figure(figsize=(2.2 * len(kept), 4.8), layout="constrained")
+    panels = figure.subplots(2, len(kept), squeeze=False, sharex=True, sharey=True)
+    for column, (name, arrays) in zip(panels.T, kept.items()):
+        order = np.argsort(arrays["x_o"])
+        for panel, state in zip(column, STATES):
+            panel.set_title(f"{name}\n{state}", fontsize=9)
+            if f"V_{state}" not in arrays:
+                say_not_applicable(panel)
+                continue
+            known = None if state == "missing" else arrays["x_m"]
+            panel.scatter(arrays["x_o"], arrays[f"V_{state}"], s=3, color="#0068a8", label="V")
+            panel.plot(arrays["x_o"][order], world.ideal_variability(arrays["x_o"], known)[order], color="#c2460b",
+                       label="ideal")  # fmt: skip
+            panel.set(ylim=(-0.02, 0.52), xlabel="x_o")
+    panels[0, 0].legend(fontsize=8)
+    replace_file(out / "variability.svg", figure.savefig)
 
 
 def write(file: Path, record: Mapping[str, Any]) -> None:
@@ -219,31 +345,28 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
     result = result.where(mean.notna(), "")
     result.insert(0, "seeds", grouped.size())
-    return result.reindex([name for name in ("bayes", *MODELS, *BASELINES) if name in result.index])
+    return result.reindex([name for name in ("bayes", *ALL) if name in result.index])
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/xor"))
-    parser.add_argument("--models", nargs="+", choices=[*MODELS, *BASELINES], default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=ALL, default=list(ALL))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3])
     parser.add_argument("--points", type=int, default=40_000)
     parser.add_argument("--labels", choices=("drawn", "centre"), default="drawn")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--bias", action="store_true", help="also the analysis of bias, of the first seed")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
-    frame = run(
-        given.out,
-        given.models,
-        given.seeds,
-        points=given.points,
-        labels=given.labels,
-        epochs=given.epochs,
-        draws=given.draws,
-    )
+    world = {"points": given.points, "labels": given.labels, "epochs": given.epochs}
+    frame = run(given.out, given.models, given.seeds, draws=given.draws, **world)
+    draw_figures(given.out, given.seeds[0], frame, XorClusters(labels=given.labels))
     found = table(frame)
     print(found.T.to_string())
+    if given.bias:
+        print(bias(given.out, given.seeds[0], **world).to_string(index=False, float_format="{:.4f}".format))
     return found
 
 

@@ -16,7 +16,7 @@ from amodal.errors import AmodalError, ConfigurationError
 from amodal.losses.task import logits_to_predictions
 from amodal.schema import Schema
 
-__all__ = ["EstimatedMethod", "LossTerms", "Method", "SamplingMethod"]
+__all__ = ["EstimatedMethod", "LatentMethod", "LossTerms", "Method", "SamplingMethod"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,23 @@ class SamplingMethod(Method):
     def to_predictions(self, outputs: Tensor) -> Tensor:
         """Logits to probabilities, or (…, 1) regression outputs to (…)."""
         return logits_to_predictions(outputs, self.schema.task.kind)
+
+
+class LatentMethod(SamplingMethod):
+    """A method whose completions are draws of latent variables, which can be looked at."""
+
+    @abstractmethod
+    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
+        """The latents behind `draw_outputs` with a generator in the same state.
+
+        Args:
+            batch: B rows.
+            draws: Number of draws S.
+            generator: Source of the draws, on the batch's device.
+
+        Returns:
+            Latents of shape (S, B, U, Z), U latents of Z dimensions each.
+        """
 
 
 class EstimatedMethod(Method):

@@ -21,7 +21,7 @@ from amodal.citation import bibliography
 from amodal.encoders import PerModality
 from amodal.encoders.encoder import Encoder, Tokens
 from amodal.errors import AmodalError
-from amodal.method import EstimatedMethod, LossTerms, Method
+from amodal.method import EstimatedMethod, LatentMethod, LossTerms, Method
 from amodal.methods import METHODS
 
 every_method = pytest.mark.parametrize("name", cases.NAMES)
@@ -526,6 +526,11 @@ def test_draws(name, task):
     assert draws.shape == (5, len(batch), *tail)
     assert torch.isfinite(draws).all()
     assert torch.equal(method.draw(batch, 5, torch.Generator().manual_seed(0)), draws)
+    if isinstance(method, LatentMethod):
+        latents = method.draw_latents(batch, 5, torch.Generator().manual_seed(0))
+        assert latents.shape[:2] == (5, len(batch))
+        assert latents.ndim == 4
+        assert torch.isfinite(latents).all()
     assert not torch.equal(method.draw(batch, 5, torch.Generator().manual_seed(1)), draws)
     varied = (draws - draws[:1]).flatten(2).abs().amax((0, 2)) if tail else (draws - draws[:1]).abs().amax(0)
     incomplete = ~batch.presence.all(1)

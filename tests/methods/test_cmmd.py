@@ -87,7 +87,10 @@ def test_draws_are_of_the_conditional_prior():
     noise = torch.randn(4, 1, 2, generator=torch.Generator().manual_seed(5))
     flag = batch.observed["a"][:, None].float()
     prior = method.prior(torch.cat([batch.values["a"] * flag, flag], dim=1))
-    torch.testing.assert_close(outputs, method.head(prior.mean + (prior.log_var / 2).exp() * noise))
+    latents = prior.mean + (prior.log_var / 2).exp() * noise
+    torch.testing.assert_close(outputs, method.head(latents))
+    found = method.draw_latents(batch, 4, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(found, latents[:, :, None])
 
 
 def test_options_that_cannot_be():

@@ -7,6 +7,7 @@ from torch.distributions import Categorical, Normal, kl_divergence
 
 from amodal.encoders.decoders import target_features
 from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.methods import lvae
 from amodal.methods.lvae import LVAE
 
 
@@ -84,6 +85,22 @@ def test_imputed_features_do_not_collapse_what_they_are_of():
     method.objective(batch, torch.Generator().manual_seed(0)).terms["imputation"].backward()
     assert all(p.grad is None or not p.grad.any() for p in method.encoders["c"].parameters())
     assert any(p.grad is not None and p.grad.any() for p in method.encoders["a"].parameters())
+
+
+def test_latents_are_those_behind_the_outputs(monkeypatch):
+    """A complete row's are draws of the prior given its own features; whatever the chunk."""
+    method, batch = case([[1, 1], [1, 0]])
+    latents = method.draw_latents(batch, 6, torch.Generator().manual_seed(1))
+    outputs = method.draw_outputs(batch, 6, torch.Generator().manual_seed(1))
+    a = torch.cat([batch.values["a"], torch.ones(2, 1)], dim=1)
+    torch.testing.assert_close(outputs, method.head(torch.cat([latents[:, :, 0], a.expand(6, *a.shape)], dim=2)))
+    generator = torch.Generator().manual_seed(1)
+    torch.randn(6, 1, 1, method.width, generator=generator)
+    noise = torch.randn(6, 1, 2, generator=generator)
+    prior = normal(method.prior(fused(method, batch.values["a"], batch.values["b"], 1)))
+    torch.testing.assert_close(latents[:, 0, 0], (prior.mean + prior.stddev * noise)[:, 0])
+    monkeypatch.setattr(lvae, "CHUNK", 1)
+    torch.testing.assert_close(method.draw_latents(batch, 6, torch.Generator().manual_seed(1)), latents)
 
 
 def test_what_varies():

@@ -108,8 +108,9 @@ def test_draws_are_spread_evenly_over_what_is_observed():
         for _, expert in method.experts.items():
             expert.out.weight[2:].zero_()
             expert.out.bias[2:].fill_(-10.0)
-    method.head = torch.nn.Identity()
-    z = method.draw_outputs(batch, 300, torch.Generator().manual_seed(0))  # (S, B, Z)
+    z = method.draw_latents(batch, 300, torch.Generator().manual_seed(0)).squeeze(2)  # (S, B, Z)
+    outputs = method.draw_outputs(batch, 300, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(outputs, method.head(z))
     for i in range(len(batch)):
         there = [name for name in method.schema.names if batch.observed[name][i]]
         means = torch.stack([method.experts[name](batch.values[name][i]).mean for name in there])

@@ -97,6 +97,8 @@ def test_without_anything_the_posterior_is_the_prior():
     draws = method.draw_outputs(nothing, 5, torch.Generator().manual_seed(4))
     noise = torch.randn(5, 1, 2, generator=torch.Generator().manual_seed(4))
     torch.testing.assert_close(draws, method.head(noise).expand_as(draws))
+    latents = method.draw_latents(nothing, 5, torch.Generator().manual_seed(4))  # standard normal, as drawn
+    torch.testing.assert_close(latents, noise[:, :, None].expand_as(latents))
     terms = method.objective(nothing, torch.Generator()).terms
     assert all(term == 0 for term in terms.values())
 

@@ -260,6 +260,8 @@ def test_draws_are_those_of_a_plain_decoder_whatever_the_chunk(monkeypatch):
             hidden = functional.gelu(functional.linear(inputs, weight, method.decoder.latents.bias))
             plain = functional.linear(hidden, method.decoder.out.weight, method.decoder.out.bias)
             torch.testing.assert_close(whole[s], plain)
+            latents = method.draw_latents(batch, 5, torch.Generator().manual_seed(2))
+            torch.testing.assert_close(latents[s, :, 0], inputs[:, x_o.shape[1] :])
 
 
 def test_only_the_named_latents_vary():

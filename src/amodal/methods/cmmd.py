@@ -23,13 +23,13 @@ from amodal.fusion.network import Head
 from amodal.losses.kernel_discrepancy import maximum_mean_discrepancy
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
-from amodal.method import LossTerms, SamplingMethod
+from amodal.method import LatentMethod, LossTerms
 from amodal.schema import Schema
 
 __all__ = ["CMMD"]
 
 
-class CMMD(SamplingMethod):
+class CMMD(LatentMethod):
     r"""A latent classifier of the modalities O that are always there, taught by the others, which only training has.
 
     With U the other modalities, networks :math:`p(z \mid x_O)` (the conditional prior), :math:`q(z \mid x_O, x_U, y)`,
@@ -160,12 +160,18 @@ class CMMD(SamplingMethod):
         There is one latent for all modalities, so that it varies as a whole, or, if `vary` names none, not at all.
         """
         self.schema.check_names(list(vary or ()))
+        return self.head(self._latents(batch, draws, generator, vary is None or len(vary) > 0))
+
+    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
+        """Latents (S, B, 1, Z) from the conditional prior; see `LatentMethod`."""
+        return self._latents(batch, draws, generator, True)[:, :, None]
+
+    def _latents(self, batch: Batch, draws: int, generator: torch.Generator, varies: bool) -> Tensor:
+        """Latents (S, B, Z), the same in every draw unless they vary."""
         prior = self._prior(batch)
         shape = (draws, 1, self.latent)
         noise = torch.randn(shape, generator=generator, device=batch.device, dtype=prior.mean.dtype)
-        if vary is not None and not vary:
-            noise = noise[:1].expand_as(noise)
-        return self.head(prior.draw(noise))
+        return prior.draw(noise if varies else noise[:1].expand_as(noise))
 
     def _prior(self, batch: Batch) -> DiagonalGaussian:
         return self.prior(self._encode(batch)[0][:, self._kept].flatten(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from amodal.errors import ConfigurationError
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
-from amodal.method import LossTerms, SamplingMethod
+from amodal.method import LatentMethod, LossTerms
 from amodal.schema import Schema
 
 __all__ = ["LVAE"]
@@ -29,7 +29,7 @@ CHUNK = 2**22
 """Numbers in work at a time when draws are decoded (16 MiB in single precision)."""
 
 
-class LVAE(SamplingMethod):
+class LVAE(LatentMethod):
     r"""A conditional variational autoencoder of the target, whose inputs may be missing and are then latent too.
 
     The inputs are the encoders' features h. A missing one has an imputer :math:`p_\psi(h_u \mid h_a)` given what is
@@ -155,7 +155,18 @@ class LVAE(SamplingMethod):
         """
         self.schema.check_names(list(vary or ()))
         features, observed = self._encode(batch)
-        like = {"generator": generator, "device": batch.device, "dtype": features.dtype}
+        latents = self._latents(features, observed, draws, generator, vary)
+        return torch.cat([self._decode(z, features, observed) for z in latents])
+
+    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
+        """Latents (S, B, 1, Z), z from its prior given drawn features; see `LatentMethod`."""
+        return torch.cat(list(self._latents(*self._encode(batch), draws, generator, None)))[:, :, None]
+
+    def _latents(
+        self, features: Tensor, observed: Tensor, draws: int, generator: torch.Generator, vary: Sequence[str] | None
+    ) -> Iterator[Tensor]:
+        """Latents (s, B, Z), some draws at a time."""
+        like = {"generator": generator, "device": features.device, "dtype": features.dtype}
         feature_noise = torch.randn(draws, 1, len(self._maskable), self.width, **like)
         latent_noise = torch.randn(draws, 1, self.latent, **like)
         if vary is not None:
@@ -164,14 +175,11 @@ class LVAE(SamplingMethod):
             feature_noise[:, :, kept] = feature_noise[:1, :, kept]
             latent_noise = latent_noise if vary else latent_noise[:1].expand_as(latent_noise)
         imputer = self._by_modality(self.imputer(self._fuse(features, observed)))
-        step = max(1, CHUNK // (len(batch) * features.shape[1] * (self.width + 1)))
-        outputs = []
+        step = max(1, CHUNK // (len(features) * features.shape[1] * (self.width + 1)))
         for start in range(0, draws, step):
             part = slice(start, start + step)
             filled = self._complete(features, observed, imputer.draw(feature_noise[part]))  # (s, B, M, H)
-            z = self.prior(self._fuse(filled, observed)).draw(latent_noise[part])
-            outputs.append(self._decode(z, features, observed))
-        return torch.cat(outputs)
+            yield self.prior(self._fuse(filled, observed)).draw(latent_noise[part])
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features (B, M, H), zero where absent, and presence (B, M)."""

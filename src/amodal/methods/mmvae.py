@@ -18,13 +18,13 @@ from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
-from amodal.method import LossTerms, SamplingMethod
+from amodal.method import LatentMethod, LossTerms
 from amodal.schema import Schema
 
 __all__ = ["MMVAE"]
 
 
-class MMVAE(SamplingMethod):
+class MMVAE(LatentMethod):
     r"""A variational autoencoder of all modalities at once, whose posterior is a mixture of experts.
 
     With O the observed modalities of a row, draws :math:`z_m^k \sim q_m(z \mid x_m)` and
@@ -146,12 +146,20 @@ class MMVAE(SamplingMethod):
         Draws are spread evenly over the observed modalities; without any, they are from the prior.
         """
         self.schema.check_names(list(vary or ()))
+        return self.head(self._latents(batch, draws, generator, vary is None or len(vary) > 0))
+
+    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
+        """Latents (S, B, 1, Z) from the mixture of what is present; see `LatentMethod`."""
+        return self._latents(batch, draws, generator, True)[:, :, None]
+
+    def _latents(self, batch: Batch, draws: int, generator: torch.Generator, varies: bool) -> Tensor:
+        """Latents (S, B, Z), the same in every draw unless they vary."""
         experts, observed = self._experts(batch)
         like = {"device": batch.device, "dtype": experts.mean.dtype}
         noise = torch.randn(draws, 1, self.latent, generator=generator, **like)
         uniform = (torch.arange(draws, **like) + torch.rand(1, generator=generator, **like)) / draws  # (S,)
         uniform = uniform[torch.randperm(draws, generator=generator, device=batch.device)]
-        if vary is not None and not vary:
+        if not varies:
             noise, uniform = noise[:1].expand_as(noise), uniform[:1].expand_as(uniform)
         n = observed.sum(1)
         rank = (uniform[:, None] * n).floor().clamp(max=(n - 1).clamp_min(0))  # (S, B)
@@ -160,7 +168,7 @@ class MMVAE(SamplingMethod):
         index = chosen[..., None].expand(*chosen.shape, self.latent)
         mean, log_var = (part.gather(1, index.transpose(0, 1)).transpose(0, 1) for part in experts)  # (S, B, Z)
         seen = observed.any(1)[:, None]
-        return self.head(DiagonalGaussian(torch.where(seen, mean, 0.0), torch.where(seen, log_var, 0.0)).draw(noise))
+        return DiagonalGaussian(torch.where(seen, mean, 0.0), torch.where(seen, log_var, 0.0)).draw(noise)
 
     def _experts(self, batch: Batch) -> tuple[DiagonalGaussian, Tensor]:
         """Each modality's Gaussian (B, M, Z), and presence (B, M)."""

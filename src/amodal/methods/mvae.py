@@ -23,13 +23,13 @@ from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows, select
-from amodal.method import LossTerms, SamplingMethod
+from amodal.method import LatentMethod, LossTerms
 from amodal.schema import Schema
 
 __all__ = ["MVAE"]
 
 
-class MVAE(SamplingMethod):
+class MVAE(LatentMethod):
     r"""A variational autoencoder of all modalities at once, whose posterior is a product of experts.
 
     With a standard normal prior and a Gaussian expert for each modality, the posterior of a set S of modalities is
@@ -172,12 +172,18 @@ class MVAE(SamplingMethod):
         There is one latent for all modalities, so that it varies as a whole, or, if `vary` names none, not at all.
         """
         self.schema.check_names(list(vary or ()))
+        return self.head(self._latents(batch, draws, generator, vary is None or len(vary) > 0))
+
+    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
+        """Latents (S, B, 1, Z) from the posterior given what is present; see `LatentMethod`."""
+        return self._latents(batch, draws, generator, True)[:, :, None]
+
+    def _latents(self, batch: Batch, draws: int, generator: torch.Generator, varies: bool) -> Tensor:
+        """Latents (S, B, Z), the same in every draw unless they vary."""
         posterior = product_of_experts(*self._experts(batch))
         shape = (draws, 1, self.latent)
         noise = torch.randn(shape, generator=generator, device=batch.device, dtype=posterior.mean.dtype)
-        if vary is not None and not vary:
-            noise = noise[:1].expand_as(noise)
-        return self.head(posterior.draw(noise))
+        return posterior.draw(noise if varies else noise[:1].expand_as(noise))
 
     def _experts(self, batch: Batch) -> tuple[DiagonalGaussian, Tensor]:
         """Each modality's Gaussian (B, M, Z), and presence (B, M)."""

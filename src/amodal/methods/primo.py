@@ -21,7 +21,7 @@ from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import task_loss
-from amodal.method import LossTerms, SamplingMethod
+from amodal.method import LatentMethod, LossTerms
 from amodal.schema import Schema
 
 __all__ = ["PRIMO"]
@@ -53,7 +53,7 @@ _PRESETS = {
 }
 
 
-class PRIMO(SamplingMethod):
+class PRIMO(LatentMethod):
     r"""One latent variable for each modality that may be missing; the target depends on that modality through it alone.
 
     A latent :math:`z_u` stands for what modality u can say about the target. Two networks are shared by all patterns of
@@ -276,7 +276,7 @@ class PRIMO(SamplingMethod):
         return outputs
 
     def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
-        """Latents (S, B, U, Z) of the maskable modalities, drawn from the prior given what is present."""
+        """Latents (S, B, U, Z) of the maskable modalities, from the prior given what is present; see `LatentMethod`."""
         features, observed = self._encode(batch)
         noise = self._normal(draws, 1, generator, features)
         uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
