@@ -87,6 +87,12 @@ def encode_passes(
     Source:
         :cite:`choi2025cepa`, eq. 1, with 1 = hidden; the placeholder is put between the two stages of the encoder.
     """
+    return list(_stacked_passes(encoder, embedded, placeholder, hides).chunk(len(hides)))
+
+
+def _stacked_passes(
+    encoder: Encoder, embedded: Embedded, placeholder: Tensor, hides: Sequence[Tensor | None]
+) -> Tensor:
     tokens, inputs = embedded.tokens, []
     for hide in hides:
         if hide is None:
@@ -94,10 +100,9 @@ def encode_passes(
         elif hide.dtype == torch.bool:
             inputs.append(torch.where(hide[..., None], placeholder.to(tokens.dtype), tokens))
         else:
-            h = hide[..., None].to(tokens.dtype)
-            inputs.append(tokens * (1 - h) + placeholder.to(tokens.dtype) * h)
+            inputs.append(torch.lerp(tokens, placeholder.to(tokens.dtype), hide[..., None].to(tokens.dtype)))
     stacked = torch.cat(inputs) if len(inputs) > 1 else inputs[0]
-    return list(encoder.trunk(stacked, embedded.valid.repeat(len(inputs), 1)).chunk(len(inputs)))
+    return encoder.trunk(stacked, embedded.valid.repeat(len(inputs), 1))
 
 
 class TokenSequences(nn.Module):
@@ -155,18 +160,19 @@ class TokenSequences(nn.Module):
         Returns:
             For each pass tokens (B, L, D) of every modality.
         """
-        passes: list[dict[str, Tokens]] = [{} for _ in hides]
+        n, passes = len(hides), [{} for _ in hides]
         for m, (name, present) in enumerate(embedded.items()):
-            tokens: list[Tensor | None] = [None] * len(hides)
-            encoder = encoders[name]
+            part, encoder = None, encoders[name]
             assert isinstance(encoder, Encoder)
             if present is not None:
                 blank = present.tokens.new_zeros(()) if self.placeholder is None else self.placeholder[m]
                 masks = [None if hide is None else hide[name][present.rows] for hide in hides]
-                tokens = [self.project[name](z) for z in encode_passes(encoder, present, blank, masks)]
-            for sequences, z in zip(passes, tokens):
-                part = None if present is None or z is None else (present.rows, z, present.valid)
-                sequences[name] = fill_sequence(part, self.stand_in[m], self.lengths[name], size)
+                tokens = self.project[name](_stacked_passes(encoder, present, blank, masks))
+                rows = torch.cat([present.rows + i * size for i in range(n)])
+                part = (rows, tokens, present.valid.repeat(n, 1))
+            filled = fill_sequence(part, self.stand_in[m], self.lengths[name], n * size)
+            for sequences, z, valid in zip(passes, filled.values.chunk(n), filled.valid.chunk(n)):
+                sequences[name] = Tokens(z, valid)
         return passes
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amodal.attention import TransformerTrunk, sinusoidal_positions
-from amodal.encoders.encoder import Encoder, Tokens, scatter
+from amodal.encoders.encoder import Encoder, Tokens
 from amodal.errors import ConfigurationError
 
 __all__ = [
@@ -244,8 +244,11 @@ def fill_sequence(present: tuple[Tensor, Tensor, Tensor] | None, stand_in: Tenso
         return Tokens(tokens, torch.ones(size, length, dtype=torch.bool, device=stand_in.device))
     rows, tokens, valid = _Present(*present)
     short = max(length - tokens.shape[1], 0)
-    tokens, valid = functional.pad(tokens, (0, 0, 0, short)), functional.pad(valid, (0, short))
-    has = torch.zeros(size, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
-    absent = ~has[:, None] & (torch.arange(tokens.shape[1], device=rows.device) < length)  # (B, L)
-    whole = torch.where(absent[..., None], stand_in.to(tokens.dtype), scatter(tokens, rows, size))
-    return Tokens(whole, absent | scatter(valid, rows, size))
+    if short:
+        tokens, valid = functional.pad(tokens, (0, 0, 0, short)), functional.pad(valid, (0, short))
+    if len(rows) == size:
+        return Tokens(*(part.index_copy(0, rows, part) for part in (tokens, valid)))
+    absent = torch.ones(size, 1, dtype=torch.bool, device=rows.device).index_fill(0, rows, False)
+    absent = absent & (torch.arange(tokens.shape[1], device=rows.device) < length)  # (B, L)
+    whole = torch.where(absent[..., None], stand_in.to(tokens.dtype), 0.0).index_copy(0, rows, tokens)
+    return Tokens(whole, absent.index_copy(0, rows, valid))

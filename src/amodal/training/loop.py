@@ -42,6 +42,7 @@ class LoopModule(pl.LightningModule):
         self.progress = _ProgressBar(run.settings.epochs) if progress else None
         self.sums: dict[str, Tensor] = {}
         self.steps_in_epoch = 1
+        self.clipped: dict[str, list[list[nn.Parameter]]] = {}
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser for each name the method declares, with its stored state."""
@@ -83,7 +84,10 @@ class LoopModule(pl.LightningModule):
         seed = mix_seed(
             self.run.seed, self.current_epoch + 1, batch_idx * self.trainer.world_size + self.trainer.global_rank
         )
-        torch.manual_seed(seed)
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # as torch.manual_seed, which also notes a traceback every time
+        else:
+            torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
         step = self.current_epoch * self.steps_in_epoch + batch_idx
         optimisers = self.optimizers()
@@ -119,8 +123,10 @@ class LoopModule(pl.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(optimiser.optimizer)
-        for group in self.method.clip_groups(name):
-            nn.utils.clip_grad_norm_(list(group), self.run.settings.clip)
+        if name not in self.clipped:  # going through all modules takes longer than clipping
+            self.clipped[name] = [list(group) for group in self.method.clip_groups(name)]
+        for group in self.clipped[name]:
+            nn.utils.clip_grad_norm_(group, self.run.settings.clip)
 
     def on_train_epoch_end(self) -> None:
         """Validates on every process, stores the state on the first one, and stops when patience has run out."""
