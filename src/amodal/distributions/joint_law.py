@@ -16,10 +16,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from amodal.distributions.copula import Archimedean, Elliptical, copula_family
+from amodal.distributions.copula import Archimedean, Elliptical, GaussianCopula, copula_family
 from amodal.distributions.copula_abstract import Copula
 from amodal.distributions.copula_points import full_precision, open_uniform, without_autocast
 from amodal.distributions.mixture import GaussianMixture
+from amodal.distributions.normal import normal_log_tails, normal_score
+from amodal.distributions.normal_completion import NormalCompletion, normal_completion
 from amodal.errors import ConfigurationError
 
 __all__ = ["CompletionNoise", "JointLaw"]
@@ -191,11 +193,23 @@ class JointLaw(nn.Module, ABC):
     def _complete_logs(
         self, lower: Tensor, upper: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool
     ) -> tuple[Tensor, Tensor]:
-        """Both logarithms of the copula's arguments, (M, S, B, E), absent ones drawn."""
+        """Both logarithms of the copula's arguments, (M, S, B, E), absent ones drawn.
+
+        Args:
+            lower: Logarithms of the observed arguments, of shape (M, S or 1, B, E).
+            upper: Of one less the arguments, the same shape.
+            observed: Presence, of shape (M, B).
+            noise: Where to draw from.
+            joined: Whether the draws depend on what is observed.
+        """
         shape = (*noise.uniform.shape[:2], *lower.shape[2:])
         uniform = noise.uniform.expand(shape)
         if not joined or self.copula is None:
             return torch.log(uniform), torch.log1p(-uniform)
+        if isinstance(self.copula, GaussianCopula) and lower.shape[1] == 1:
+            every = torch.cartesian_prod(*(torch.arange(n, device=lower.device) for n in (shape[0], shape[2])))
+            drawn = self._normal_completion(lower[:, 0], upper[:, 0], observed, noise).at(*every.unbind(1))
+            return normal_log_tails(drawn.unflatten(0, (shape[0], shape[2])).transpose(1, 2))
         lower, upper = lower.expand(shape), upper.expand(shape)
         seen = observed[:, None, :, None]
         if not self.joins_scalars:
@@ -204,6 +218,17 @@ class JointLaw(nn.Module, ABC):
             lower.squeeze(-1), upper.squeeze(-1), seen.squeeze(-1), uniform.squeeze(-1), noise.order
         )
         return drawn[0].unsqueeze(-1), drawn[1].unsqueeze(-1)
+
+    def _normal_completion(
+        self, lower: Tensor, upper: Tensor, observed: Tensor, noise: CompletionNoise
+    ) -> NormalCompletion:
+        """The scores of absent arguments under a Gaussian copula; logarithms of shape (M, B, E)."""
+        assert isinstance(self.copula, GaussianCopula)
+        correlation = self.copula.correlation
+        correlation = correlation.unsqueeze(0) if correlation.ndim == 2 else correlation
+        ranks = normal_score(torch.log(noise.uniform), torch.log1p(-noise.uniform))
+        scores = torch.where(observed.unsqueeze(-1), normal_score(lower, upper), 0.0)
+        return normal_completion(correlation, scores, observed, ranks, noise.order)
 
     # Learning ----------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from amodal.distributions.copula import GaussianCopula
 from amodal.distributions.copula_points import full_precision, without_autocast
 from amodal.distributions.joint_law import CompletionNoise, JointLaw
 from amodal.distributions.kendall_transform import kendall_log_cdf
-from amodal.distributions.log_space import LOG_HALF, log1mexp
+from amodal.distributions.log_space import log1mexp
 from amodal.distributions.mixture_copula import (
     component_tuples,
     coordinatewise_log_density,
@@ -24,9 +25,10 @@ from amodal.distributions.mixture_copula import (
     projection_log_density,
     tuple_log_terms,
 )
-from amodal.distributions.mixture_margins import mixture_margins, mixture_quantile
+from amodal.distributions.mixture_margins import mixture_margins
+from amodal.distributions.mixture_quantile import mixture_quantile, quantile_table
 from amodal.distributions.mixture_sampling import choose_relaxed
-from amodal.distributions.normal import normal_score
+from amodal.distributions.normal import normal_log_tails, normal_score
 from amodal.errors import ConfigurationError, UnknownNameError
 
 __all__ = ["JOINT_LAWS", "CoordinatewiseLaw", "KendallLaw", "PrintedLaw", "ProjectionLaw", "joint_law"]
@@ -34,7 +36,7 @@ __all__ = ["JOINT_LAWS", "CoordinatewiseLaw", "KendallLaw", "PrintedLaw", "Proje
 _TEMPERATURE = 0.5
 _MOST_TUPLES = 4096
 _LEAST_SLOPE = 0.05
-_ITERATIONS = 14  # by then all but one quantile in a thousand are exact to the last digits, and that one to a few
+_ENOUGH = 500  # draws of a modality from which on a table of its quantiles pays
 
 
 def _margins(z: Tensor, observed: Tensor, log_density: Tensor) -> Tensor:
@@ -78,13 +80,34 @@ class CoordinatewiseLaw(JointLaw):
             return self.copula.log_density_margins_first(lower, upper, observed.unsqueeze(-1)).sum(-1)
 
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
-        _, lower, upper = self.mixture.marginal_logs(z) if joined else (z, z, z)
-        lower, upper = self._complete_logs(lower.unsqueeze(1), upper.unsqueeze(1), observed, noise, joined)
-        absent = ~observed[:, None, :, None]  # of what is observed no quantile is needed
-        lower, upper = torch.where(absent, lower, LOG_HALF), torch.where(absent, upper, LOG_HALF)
+        margin, row = (~observed).nonzero(as_tuple=True)  # only what is absent is drawn: N of M times B
+        score, logs = self._absent_scores(z, observed, noise, joined, margin, row)  # (N, S, D)
         mixture = self.mixture
-        law = [part[:, None, None] for part in (mixture.log_weights, mixture.means, mixture.scales)]
-        return mixture_quantile(lower, upper, *law, least_slope=_LEAST_SLOPE, iterations=_ITERATIONS)
+        start = None
+        if score.shape[0] * score.shape[1] > _ENOUGH * self.modalities:
+            table = quantile_table(mixture.log_weights, mixture.means, mixture.scales)
+            start = table.at(score.detach(), margin)
+        law = [part[margin].unsqueeze(1) for part in (mixture.log_weights, mixture.means, mixture.scales)]
+        drawn = mixture_quantile(*logs, *law, start=start, least_slope=_LEAST_SLOPE)
+        whole = drawn.new_zeros(observed.numel(), *drawn.shape[1:])
+        whole = whole.index_copy(0, margin * observed.shape[1] + row, drawn)
+        return whole.unflatten(0, observed.shape).transpose(1, 2)  # (M, S, B, D)
+
+    def _absent_scores(
+        self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool, margin: Tensor, row: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Normal scores of the ranks of absent coordinates, and both logarithms of the ranks, (N, S, D)."""
+        if joined:
+            _, lower, upper = self.mixture.marginal_logs(z)
+            if isinstance(self.copula, GaussianCopula):
+                score = self._normal_completion(lower, upper, observed, noise).at(margin, row)
+                return score, normal_log_tails(score)
+            logs = self._complete_logs(lower.unsqueeze(1), upper.unsqueeze(1), observed, noise, joined)
+            lower, upper = (part[margin, :, row] for part in logs)
+        else:
+            uniform = noise.uniform.expand(-1, -1, z.shape[1], -1)[margin, :, row]
+            lower, upper = torch.log(uniform), torch.log1p(-uniform)
+        return normal_score(lower, upper), (lower, upper)
 
 
 class KendallLaw(JointLaw):
@@ -199,7 +222,7 @@ class ProjectionLaw(JointLaw):
         lower, upper = (part.unsqueeze(1) for part in self._projected_logs(z))
         lower, upper = self._complete_logs(lower, upper, observed, noise, joined)
         law = [part[:, None, None] for part in mixture.projected(self.direction)]  # weights (M,1,1,K), (M,1,1,K,1)
-        t = mixture_quantile(lower, upper, *law, least_slope=_LEAST_SLOPE, iterations=_ITERATIONS)  # (M, S, B, 1)
+        t = mixture_quantile(lower, upper, *law, least_slope=_LEAST_SLOPE)  # (M, S, B, 1)
         standard = (t - law[1].squeeze(-1)) / law[2].squeeze(-1)
         responsibility = law[0] - torch.log(law[2].squeeze(-1)) - 0.5 * standard * standard
         choice = choose_relaxed(responsibility + noise.gumbel, _TEMPERATURE)  # (M, S, B, K)

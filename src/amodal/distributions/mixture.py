@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from amodal.distributions.kendall_transform import kendall_logs
 from amodal.distributions.log_space import log1mexp
-from amodal.distributions.mixture_margins import component_logs, mixture_margins, mixture_quantile
+from amodal.distributions.mixture_margins import component_logs, mixture_margins
+from amodal.distributions.mixture_quantile import mixture_quantile
 from amodal.distributions.mixture_sampling import attach_implicitly, choose_relaxed
 from amodal.distributions.normal import normal_log_tails
 from amodal.errors import ConfigurationError, DataError, ShapeError

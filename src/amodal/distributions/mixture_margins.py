@@ -1,4 +1,4 @@
-r"""Univariate Gaussian mixtures, many at once: log density, both logarithms of the distribution function, quantiles.
+r"""Univariate Gaussian mixtures, many at once: log density and both logarithms of the distribution function.
 
 A copula on the coordinates of a mixture needs :math:`\log f`, :math:`\log F` and :math:`\log(1-F)` of every coordinate
 in every step of training. They come from one pass with a hand-written gradient, in linear space as long as nothing
@@ -13,18 +13,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from amodal.distributions.inversion import attach_root, solve_increasing
 from amodal.distributions.log_space import log1mexp
 from amodal.distributions.normal import (
     LOG_ROOT_TWO_PI,
     normal_hazards,
     normal_log_tails,
-    normal_score,
     sum_log_lower_tail,
     two_tails,
 )
 
-__all__ = ["component_gradients", "component_logs", "component_sums", "mixture_margins", "mixture_quantile"]
+__all__ = ["component_gradients", "component_logs", "component_sums", "mixture_margins"]
 
 Transform = Callable[[Tensor], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 _SAFE_TAIL = {torch.float32: 1e-30, torch.float64: 1e-250}
@@ -215,47 +213,3 @@ def mixture_margins(z: Tensor, log_weights: Tensor, means: Tensor, scales: Tenso
         ([0.5, 1.0], [-0.693..., -1630.15...])
     """
     return cast("tuple[Tensor, Tensor, Tensor]", _Margins.apply(z, log_weights, means, scales))
-
-
-def mixture_quantile(
-    log_u: Tensor,
-    log_1mu: Tensor,
-    log_weights: Tensor,
-    means: Tensor,
-    scales: Tensor,
-    *,
-    least_slope: float = 0.0,
-    iterations: int = 100,
-) -> Tensor:
-    r"""Quantiles of univariate Gaussian mixtures, from both logarithms of the probability.
-
-    Bracketed by the quantiles of the components; gradients by the implicit function theorem,
-    :math:`dz = (du - \partial_p F\, dp)/f(z)`.
-
-    Args:
-        log_u: :math:`\log u`, shape (…, D).
-        log_1mu: :math:`\log(1-u)`, the same shape.
-        log_weights: :math:`\log\pi`, shape (…, K).
-        means: :math:`\mu`, shape (…, K, D).
-        scales: :math:`\sigma`, shape (…, K, D).
-        least_slope: Bounds the gradient where the density is tiny, in a gap between components: slopes of
-            :math:`\log F - \log(1-F)` below this count as this. 0: the exact gradient.
-        iterations: Most iterations of the root finder; about 20 are needed for the last digit of all roots.
-
-    Returns:
-        z with :math:`F(z) = u`, shape (…, D).
-    """
-    goal = log_u - log_1mu
-
-    def excess(z: Tensor) -> Tensor:
-        _, lower, upper = mixture_margins(z, log_weights, means, scales)
-        return lower - upper - goal
-
-    with torch.no_grad():
-        score = normal_score(log_u, log_1mu).unsqueeze(-2)
-        each = means + scales * score  # (…, K, D)
-        slack = 1e-3 * scales.amax(-2) + 4 * torch.finfo(each.dtype).eps * each.abs().amax(-2)
-        lower, upper = each.amin(-2) - slack, each.amax(-2) + slack
-        shape = torch.broadcast_shapes(goal.shape, lower.shape)
-    root = solve_increasing(excess, lower.expand(shape), upper.expand(shape), iterations=iterations)
-    return attach_root(excess, root, least_slope=least_slope)
