@@ -99,6 +99,17 @@ def test_mechanisms_as_they_are_written():
         parse_mechanism("mcar:half")
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    code = "import sys\nfrom amodal.cli import main\nsys.exit(main(['methods']))"
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom amodal.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
@@ -132,6 +143,8 @@ def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert ".csv or .parquet, got v.txt" in capsys.readouterr().err
     assert main([*asked, "--draws", "0"]) == 2
     assert "number of draws is out of range" in capsys.readouterr().err
+    assert main(["impact", str(run), "--draws", "20"]) == 2
+    assert "which is not built in. Pass --data DIR" in capsys.readouterr().err
     if method == "fusion":
         assert main([*asked, "--train_split", ""]) == 2
         assert "cannot draw completions" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -173,6 +174,18 @@ class TrainedModel:
                 outputs[rows[done : done + len(batch)]] = predicted
                 done += len(batch)
         return outputs[:, 0] if self.schema.task.kind == "regression" else outputs
+
+    def impact(self, cohort: Cohort, **options: Any) -> Any:
+        """How much what is missing could still change each prediction.
+
+        Args:
+            cohort: N cases, whatever they lack.
+            **options: Of :func:`amodal.impact.model.impact`: `draws`, `seed`, `vary`, `train`, …
+
+        Returns:
+            What that function gives.
+        """
+        return import_module("amodal.impact.model").impact(self, cohort, **options)  # it lies a layer above this one
 
     def _has_something(self, cohort: Cohort) -> np.ndarray:
         if self.method.accepts_empty:

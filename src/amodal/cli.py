@@ -8,6 +8,7 @@ would resolve both.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -272,7 +273,7 @@ def _numbers(what: str, text: str, convert: Callable[[str], Any]) -> list[Any]:
 def impact_command(
     run: Path,
     *,
-    data: str,
+    data: str | None = None,
     split: str = "test",
     missingness: str = "natural",
     draws: int = 500,
@@ -286,7 +287,7 @@ def impact_command(
 
     Args:
         run: Folder of the run.
-        data: A cohort's folder or name.
+        data: A cohort's folder or name; null: the built-in cohort that the run was trained on.
         split: Split to look at; "" takes all cases.
         missingness: Further removal: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or pattern:A+B.
         draws: Plausible completions of each case.
@@ -305,6 +306,7 @@ def impact_command(
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
     model = _trained(run, device)
+    data = _trained_on(model, run) if data is None else data
     cohort = _cohort(data, split)
     mechanism = parse_mechanism(missingness)
     if not isinstance(mechanism, Natural):
@@ -313,12 +315,13 @@ def impact_command(
     result = impact_of(model, cohort, draws=draws, seed=seed, train=train)
     print(result)
     frame = result.table()
-    if advice_draws and model.schema.task.is_classification and not result.complete.all():
+    if advice_draws and not result.complete.all():
         from amodal.impact.acquisition import advise
 
         advice = advise(model, cohort, draws=advice_draws, seed=seed, train=train)
         frame["next"], frame["gain"] = advice.next()
-        print(f"Where to look next: {advice.how}; the gain is in log-likelihood (nats).")
+        gained = "squared error" if model.schema.task.kind == "regression" else "log-likelihood (nats)"
+        print(f"Where to look next: {advice.how}; the gain is in {gained}.")
     frame = frame.sort_values("variability", ascending=False, kind="stable")
     columns = ("id", "observed", "predicted", "variability", "plausible", "mass", "next", "gain")
     print(_frame(frame[[name for name in columns if name in frame]].head(10)))
@@ -405,6 +408,18 @@ def _trained(run: Path, device: str) -> Any:
     return TrainedModel.load(run, device=device)
 
 
+def _trained_on(model: Any, run: Path) -> str:
+    """Name of the built-in cohort that a run was trained on."""
+    from amodal.data import COHORTS
+
+    name = model.experiment.get("data", {}).get("cohort", "")
+    if name not in COHORTS:
+        raise ConfigurationError(
+            f"{run} was trained on {name or 'data without a name'}, which is not built in", hint="Pass --data DIR."
+        )
+    return name
+
+
 def _cohort(data: str, split: str) -> Any:
     from amodal.data import load_cohort
 
@@ -473,6 +488,9 @@ def main(arguments: list[str] | None = None) -> int:
                 prog="amodal",
                 description="Learn from several modalities of which some are missing.",
             )
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads on, as after `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except AmodalError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

@@ -10,7 +10,7 @@ import torch
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
-from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownNameError
 from amodal.impact import acquisition
 from amodal.impact.acquisition import Advice, acquisition_curve, advise
 from amodal.method import Method, SamplingMethod
@@ -104,6 +104,76 @@ def test_gain_and_change_by_latents(monkeypatch):
     assert "latents" in found.how
 
 
+class Labels(Method):
+    """Two labels: nine to one for the sign of "decisive", and always one to four."""
+
+    def __init__(self, schema):
+        super().__init__(schema)
+        self.place = torch.nn.Parameter(torch.zeros(()))
+
+    def objective(self, batch, generator):
+        raise NotImplementedError
+
+    def predict(self, batch):
+        sign = torch.where(batch.values["decisive"][:, 0] > 0, 0.9, 0.1)
+        return torch.stack([torch.where(batch.observed["decisive"], sign, 0.5), torch.full_like(sign, 0.2)], dim=1)
+
+
+class Value(Labels):
+    """Plus or minus two standard deviations for the sign of "decisive"."""
+
+    def predict(self, batch):
+        return 2 * batch.values["decisive"][:, 0].sign() * batch.observed["decisive"]
+
+
+def other_task(method, task, target):
+    def retold(cases):
+        values = {name: cases.batch(np.arange(len(cases))).values[name].numpy() for name in NAMES}
+        return Cohort.from_arrays(values, task=task, target=target(len(cases)), observed=cases.observed)
+
+    cases, train = retold(cohort_of(3)), retold(cohort_of(100, absent=()))
+    scaling = Scaling({name: torch.zeros(1) for name in NAMES}, {name: torch.ones(1) for name in NAMES}, 7.0, 3.0)
+    model = TrainedModel(method(cases.schema), cases.schema, scaling, np.zeros(2), {}, pd.DataFrame())
+    return model, cases, train
+
+
+def test_advice_on_several_labels():
+    task = Task("multilabel", classes=("a", "b"))
+    model, cases, train = other_task(Labels, task, lambda n: np.zeros((n, 2), np.float32))
+    asked = {"train": train, "neighbours": 100, "draws": 5000}
+    found = advise(model, cases, **asked)
+    np.testing.assert_allclose(found.change, [[np.nan, 0, 0.4 / 2]] * 3, atol=0.025)  # mean over labels
+    np.testing.assert_allclose(found.gain, [[np.nan, 0, entropy(0.5) - entropy(0.9)]] * 3, atol=0.025)
+    right = advise(model, cases, utility="accuracy", **asked)
+    np.testing.assert_allclose(right.gain, [[np.nan, 0, 0.4 / 2]] * 3, atol=0.025)
+    with pytest.raises(UnknownNameError, match="utility of a multilabel task 'squared_error'"):
+        advise(model, cases, utility="squared_error", **asked)
+
+
+def test_advice_on_a_value_is_in_its_units():
+    """Plus or minus 6 around 7, equally likely: it moves by 6, and knowing it takes 36 off the squared error."""
+    model, cases, train = other_task(Value, Task("regression"), lambda n: np.zeros(n, np.float32))
+    asked = {"train": train, "neighbours": 100, "draws": 5000}
+    found = advise(model, cases, **asked)
+    np.testing.assert_allclose(found.change, [[np.nan, 0, 6]] * 3, atol=0.02)
+    np.testing.assert_allclose(found.gain, [[np.nan, 0, 36]] * 3, atol=0.2)
+    above = advise(model, cases, utility=lambda value: (value - 7).clamp(min=0), **asked)
+    np.testing.assert_allclose(above.gain, [[np.nan, 0, 3]] * 3, atol=0.2)
+    with pytest.raises(ConfigurationError, match="curves of acquisition are for classification only .got regression"):
+        acquisition_curve(model, cases, train=train)
+
+
+def test_a_utility_of_ones_own_is_that_of_the_best_decision():
+    """Treating costs 1 whoever is ill and saves 4 of those who are; without looking it is worth 4/2 - 1."""
+    cases, train = cohort_of(3), cohort_of(100, absent=())
+    payoffs = torch.tensor([[0.0, -1.0], [0.0, 3.0]])  # of leaving and treating, class by class
+    found = advise(
+        model_of(Reads, cases), cases, train=train, neighbours=100, draws=5000, utility=lambda p: (p @ payoffs).amax(-1)
+    )
+    told_ill, told_well = 0.9 * 3 - 0.1, max(0.0, 0.1 * 3 - 0.9)
+    np.testing.assert_allclose(found.gain, [[np.nan, 0, (told_ill + told_well) / 2 - 1]] * 3, atol=0.05)
+
+
 def test_the_table_ranks_what_is_missing():
     advice = Advice(
         np.array(["x", "y"]),
@@ -158,14 +228,15 @@ def test_bad_questions():
         advise(model, cases)
     with pytest.raises(ConfigurationError, match="number of draws is out of range"):
         advise(model, cases, draws=0, train=train)
-    with pytest.raises(UnknownNameError, match="utility 'profit'"):
+    with pytest.raises(UnknownNameError, match="utility of a binary task 'profit'"):
         advise(model, cases, utility="profit", train=train)
+    with pytest.raises(ShapeError, match=r"one number for each prediction.*shape \(50, 3\).*got \(50, 3, 2\)"):
+        advise(model, cases, utility=lambda p: p, train=train)
+    with pytest.raises(ConfigurationError, match="number of draws is out of range.*got 2.5"):
+        advise(model, cases, draws=2.5, train=train)
+    with pytest.raises(DataError, match="no training cases to take completions from"):
+        advise(model, cases, train=train.take(np.arange(0)))
     with pytest.raises(UnknownNameError, match="order of acquisition 'best'"):
         acquisition_curve(model, cases, order="best")
     with pytest.raises(DataError, match="no training case has 'decisive'"):
         advise(model, cases, train=cohort_of(20, absent=("decisive",)))
-    regression = Cohort.from_arrays({"x": np.ones((2, 1))}, task=Task("regression"), target=np.ones(2))
-    scaling = Scaling({"x": torch.zeros(1)}, {"x": torch.ones(1)})
-    other = TrainedModel(Reads(regression.schema), regression.schema, scaling, np.zeros(1), {}, pd.DataFrame())
-    with pytest.raises(ConfigurationError, match="classification only .got regression"):
-        advise(other, regression)

@@ -211,6 +211,8 @@ def test_bad_questions():
     model = model_of(Coins, cohort)
     with pytest.raises(ConfigurationError, match=r"number of draws is out of range.*1 or more, got 0"):
         impact(model, cohort, draws=0)
+    with pytest.raises(ConfigurationError, match=r"number of draws is out of range.*1 or more, got 2\.5"):
+        impact(model, cohort, draws=2.5)
     with pytest.raises(DataError, match="no cases"):
         impact(model, cohort.take(np.zeros(0, int)))
     with pytest.raises(UnknownNameError, match="'c'"):
@@ -249,7 +251,9 @@ def test_the_package_is_a_function_and_a_package():
     assert amodal.impact.DonorCompletions is DonorCompletions
     assert {name for name in amodal.impact.__all__ if not hasattr(amodal.impact, name)} == set()
     assert amodal.impact.advise.__module__ == "amodal.impact.acquisition"
-    np.testing.assert_array_equal(amodal.impact(model, cohort).variability, impact(model, cohort).variability)
+    expected = impact(model, cohort, draws=30).variability
+    np.testing.assert_array_equal(amodal.impact(model, cohort, draws=30).variability, expected)
+    np.testing.assert_array_equal(model.impact(cohort, draws=30).variability, expected)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = amodal.impact.nothing
 

@@ -131,6 +131,15 @@ def test_logits_that_do_not_vary_are_one_cluster():
     assert blind.labels == [(0,), (0,)]
 
 
+def test_how_large_logits_are_does_not_matter():
+    """What is common to a draw's classes drops out before anything is rounded away."""
+    draws = np.zeros((100, 1, 3)) - 1e31 * np.eye(3)[1]
+    draws[:50, 0, 0], draws[50:, 0, 2] = 1e16, 1e16
+    np.testing.assert_array_equal(plausible_labels(draws).mass, [[0.5, 0, 0.5]])
+    huge = np.random.default_rng(0).normal(size=(400, 1, 4)) * 1e30
+    np.testing.assert_allclose(plausible_labels(huge).mass, [[0.25] * 4], atol=0.1)
+
+
 def test_one_draw_and_few_draws():
     logits = made_clouds(5, 4, 3)
     assert plausible_labels(logits[:1]).labels == [(int(label),) for label in logits[0].argmax(-1)]

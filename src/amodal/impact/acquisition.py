@@ -13,17 +13,19 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.checkpoint import TrainedModel, check_schema, inference
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownNameError
 from amodal.impact.donors import DonorCompletions
+from amodal.impact.draws import check_count
 from amodal.losses.task import logits_to_predictions
 from amodal.method import SamplingMethod
+from amodal.schema import TaskKind
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Advice", "acquisition_curve", "advise"]
 
-Utility = Literal["log_likelihood", "accuracy"] | Callable[[Tensor], Tensor]
+Utility = Literal["log_likelihood", "accuracy", "squared_error"] | Callable[[Tensor], Tensor]
 Order = Literal["advised", "random", "oracle"]
 _INNER = 32  # draws of the other latents for each of one
 _ROWS = 256
@@ -37,8 +39,9 @@ class Advice:
         ids: Ids of the N cases.
         names: Names of the M modalities.
         observed: What is present, bool, of shape (N, M).
-        change: Expected total variation distance between the prediction now and with the modality observed, of shape
-            (N, M); NaN where it is observed already.
+        change: Expected distance between the prediction now and with the modality observed, of shape (N, M); NaN where
+            it is observed already. Total variation; its mean over labels (multilabel); the absolute difference in the
+            target's units (regression).
         gain: Expected gain in utility, of shape (N, M); NaN likewise.
         how: Where the plausible values come from.
     """
@@ -90,7 +93,7 @@ def advise(
     *,
     draws: int = 50,
     seed: int = 0,
-    utility: Utility = "log_likelihood",
+    utility: Utility | None = None,
     train: Cohort | None = None,
     neighbours: int = 50,
 ) -> Advice:
@@ -103,7 +106,12 @@ def advise(
     U is the utility of a prediction, its expected value if the prediction is right. With the negative entropy
     (``"log_likelihood"``) the gain is the expected gain in log-likelihood, which is the mutual information of target
     and modality given what is known; with the largest probability (``"accuracy"``) it is the expected gain in
-    accuracy. Both gains are zero or positive: their reference is the mean of the predictions to be expected.
+    accuracy. Both gains are zero or positive: their reference is the mean of the predictions to be expected. Of a
+    multilabel task the former is added up over the labels, the latter their mean. Of a regression the gain is the
+    expected fall in squared error, the variance of the predictions to be expected (``"squared_error"``).
+
+    A utility of your own is that of the best decision under a prediction: with payoffs of each action in each class,
+    ``lambda p: (p @ payoffs).amax(-1)``.
 
     With training cases, plausible values of a modality are those of similar training cases (`DonorCompletions`), and
     the model predicts from what is known and that value, so the advice is about the model's own next prediction.
@@ -111,11 +119,12 @@ def advise(
     modality's own latent is what observing it would settle.
 
     Args:
-        model: A trained model of a classification task.
+        model: A trained model.
         cohort: N cases.
         draws: Plausible values of each modality.
         seed: Seed of all draws.
-        utility: "log_likelihood", "accuracy", or a function of probabilities (…, C) that gives (…).
+        utility: "log_likelihood", "accuracy", or a function of probabilities (…, C) that gives (…); for regression
+            "squared_error", or a function of values (…) that gives (…). None: the first of these.
         train: Training cases; None: the method's own draws.
         neighbours: Number of similar training cases to choose from.
 
@@ -123,15 +132,16 @@ def advise(
         Expected change and gain of each missing modality of each case.
 
     Raises:
-        ConfigurationError: If there are no draws, the task is not classification, or the method cannot draw and
-            there are no training cases.
-        UnknownNameError: If the utility has an unknown name.
+        ConfigurationError: If there are no draws, or the method cannot draw and there are no training cases.
+        UnknownNameError: If the utility has a name that the task does not know.
+        ShapeError: If a function does not give one utility for each prediction.
         DataError: If there are no cases, or no training case has what a case lacks.
 
     Source:
         The expected value of sample information of :cite:`lindley1956measure`, for one modality at a time.
     """
-    value = _utility(utility)
+    kind = model.schema.task.kind
+    value = _utility(utility, kind)
     _check(model, cohort, draws)
     source = None if train is None else DonorCompletions(model, train, neighbours=neighbours)
     if source is None and not isinstance(model.method, SamplingMethod):
@@ -151,7 +161,7 @@ def advise(
                 part = batch.take(rows)
                 after = _predictions_after(model, source, part, name, draws, (seed + 1) * 1009 + m)  # (S, n, C)
                 mean = after.mean(0)
-                found[0, rows, m] = 0.5 * (after - mean).abs().sum(-1).mean(0)
+                found[0, rows, m] = _distance(after, mean, kind).mean(0)
                 found[1, rows, m] = value(after).mean(0) - value(mean)
             parts.append((batch.presence.cpu().numpy(), found.cpu().numpy()))
     observed = np.concatenate([presence for presence, _ in parts])
@@ -168,7 +178,7 @@ def acquisition_curve(
     steps: int | None = None,
     seed: int = 0,
     draws: int = 50,
-    utility: Utility = "log_likelihood",
+    utility: Utility | None = None,
     train: Cohort | None = None,
     start: np.ndarray | None = None,
     neighbours: int = 50,
@@ -202,6 +212,8 @@ def acquisition_curve(
     """
     if order not in ("advised", "random", "oracle"):
         raise UnknownNameError("order of acquisition", order, ("advised", "random", "oracle"))
+    if not model.schema.task.is_classification:
+        raise ConfigurationError("curves of acquisition are for classification only", got=model.schema.task.kind)
     _check(model, cohort, draws)
     if cohort.target is None:
         raise DataError("a curve needs cases with a target")
@@ -236,13 +248,13 @@ class _Chooser:
         order: Order,
         seed: int,
         draws: int,
-        utility: Utility,
+        utility: Utility | None,
         train: Cohort | None,
         neighbours: int,
     ):
         self.model, self.cohort, self.order, self.seed = model, cohort, order, seed
         self.draws, self.train, self.neighbours = draws, train, neighbours
-        self.utility: Utility = utility
+        self.utility: Utility | None = utility
 
     def __call__(self, known: np.ndarray, open_: np.ndarray, step: int) -> np.ndarray:
         if self.order == "random":
@@ -265,23 +277,33 @@ class _Chooser:
         """Utility (N,) of the prediction with modality m as it is."""
         more = known | (np.arange(known.shape[1]) == m)
         predicted = self.model.predict(self.cohort.with_observed(more), on_empty="silent")
-        return _utility(self.utility)(torch.from_numpy(predicted)).numpy()
+        return _utility(self.utility, self.model.schema.task.kind)(torch.from_numpy(predicted)).numpy()
 
 
 def _predictions_after(
     model: TrainedModel, source: DonorCompletions | None, batch: Batch, name: str, draws: int, seed: int
 ) -> Tensor:
-    """Predictions (S, B, C) with plausible values of one modality."""
+    """Predictions (S, B, C), or (S, B) in the target's units, with plausible values of one modality."""
     kind = model.schema.task.kind
     if source is not None:
         generator = torch.Generator(batch.device).manual_seed(seed)
-        return logits_to_predictions(source.outputs(batch, draws, generator, only=[name]), kind)
-    assert isinstance(model.method, SamplingMethod)
-    others, after = [other for other in model.schema.names if other != name], []
-    for k in range(draws):
-        generator = torch.Generator(batch.device).manual_seed(seed * 10_007 + k)
-        after.append(model.method.draw(batch, _INNER, generator, vary=others).mean(0))
-    return torch.stack(after)
+        after = logits_to_predictions(source.outputs(batch, draws, generator, only=[name]), kind)
+    else:
+        assert isinstance(model.method, SamplingMethod)
+        others, parts = [other for other in model.schema.names if other != name], []
+        for k in range(draws):
+            generator = torch.Generator(batch.device).manual_seed(seed * 10_007 + k)
+            parts.append(model.method.draw(batch, _INNER, generator, vary=others).mean(0))
+        after = torch.stack(parts)
+    return model.scaling.unscale(after) if kind == "regression" else after
+
+
+def _distance(after: Tensor, mean: Tensor, kind: TaskKind) -> Tensor:
+    """Distances (S, B) of predictions (S, B, …) to their mean."""
+    away = (after - mean).abs()
+    if kind == "regression":
+        return away
+    return away.mean(-1) if kind == "multilabel" else 0.5 * away.sum(-1)
 
 
 def _measured(
@@ -310,21 +332,44 @@ def _concatenated(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _utility(utility: Utility) -> Callable[[Tensor], Tensor]:
+def _utility(utility: Utility | None, kind: TaskKind) -> Callable[[Tensor], Tensor]:
+    """Utilities (…) of predictions (…, C), or (…) for a regression."""
     if callable(utility):
-        return utility
-    if utility == "log_likelihood":
-        return lambda p: torch.xlogy(p, p).sum(-1)
-    if utility == "accuracy":
-        return lambda p: p.amax(-1)
-    raise UnknownNameError("utility", utility, ("log_likelihood", "accuracy"))
+        return _checked(utility, kind)
+    known: dict[str, Callable[[Tensor], Tensor]]
+    if kind == "regression":
+        known = {"squared_error": torch.square}  # its mean less that of the mean is the variance
+    elif kind == "multilabel":
+        known = {
+            "log_likelihood": lambda p: (torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).sum(-1),
+            "accuracy": lambda p: torch.maximum(p, 1 - p).mean(-1),
+        }
+    else:
+        known = {"log_likelihood": lambda p: torch.xlogy(p, p).sum(-1), "accuracy": lambda p: p.amax(-1)}
+    if utility is None:
+        return next(iter(known.values()))
+    if utility not in known:
+        raise UnknownNameError(f"utility of a {kind} task", utility, known)
+    return known[utility]
+
+
+def _checked(utility: Callable[[Tensor], Tensor], kind: TaskKind) -> Callable[[Tensor], Tensor]:
+    def value(predictions: Tensor) -> Tensor:
+        shape = predictions.shape if kind == "regression" else predictions.shape[:-1]
+        found = utility(predictions)
+        if not isinstance(found, Tensor) or found.shape != shape:
+            raise ShapeError(
+                "a utility must give one number for each prediction",
+                expected=f"a tensor of shape {tuple(shape)} for predictions {tuple(predictions.shape)}",
+                got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
+            )
+        return found
+
+    return value
 
 
 def _check(model: TrainedModel, cohort: Cohort, draws: int) -> None:
-    if draws < 1:
-        raise ConfigurationError("the number of draws is out of range", expected="1 or more", got=draws)
+    check_count("draws", draws)
     if not len(cohort):
         raise DataError("there are no cases to advise on", expected="at least one")
-    if not model.schema.task.is_classification:
-        raise ConfigurationError("advice is for classification only", got=model.schema.task.kind)
     check_schema(model.schema, cohort.schema)

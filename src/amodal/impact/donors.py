@@ -12,7 +12,8 @@ from torch.nn import functional
 from amodal.batch import Batch
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError
+from amodal.errors import DataError
+from amodal.impact.draws import check_count
 from amodal.schema import Modality
 
 __all__ = ["DonorCompletions", "summarise"]
@@ -75,11 +76,13 @@ class DonorCompletions:
 
     Raises:
         ConfigurationError: If `neighbours` is not positive.
+        DataError: If there are no training cases.
     """
 
     def __init__(self, model: TrainedModel, train: Cohort, *, neighbours: int = 50):
-        if neighbours < 1:
-            raise ConfigurationError("the number of neighbours is out of range", expected="1 or more", got=neighbours)
+        check_count("neighbours", neighbours)
+        if not len(train):
+            raise DataError("there are no training cases to take completions from", expected="at least one")
         self.model, self.train, self.neighbours = model, train, neighbours
         modalities = model.schema.modalities
         parts = [

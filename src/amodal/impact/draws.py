@@ -12,13 +12,32 @@ from torch import Tensor
 
 from amodal.errors import ConfigurationError, DataError, ShapeError
 
-__all__ = ["ArrayOrTensor", "case_slices", "check_draws", "check_probabilities", "like", "map_cases", "take_cases"]
+__all__ = [
+    "ArrayOrTensor",
+    "case_slices",
+    "check_count",
+    "check_draws",
+    "check_probabilities",
+    "like",
+    "map_cases",
+    "take_cases",
+]
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 """Numpy in, numpy out; torch in, torch out."""
 
 CHUNK = 2**24
 """Numbers in work at a time (64 MiB in single precision), unless a single case has more."""
+
+
+def check_count(what: str, count: int) -> None:
+    """Refuse a number, of draws say, that is not a positive integer.
+
+    Raises:
+        ConfigurationError: Then.
+    """
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        raise ConfigurationError(f"the number of {what} is out of range", expected="1 or more", got=count)
 
 
 def check_draws(draws: np.ndarray | Tensor, name: str, *axes: str) -> None:

@@ -14,6 +14,7 @@ from amodal.checkpoint import TrainedModel, check_schema, inference
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError
 from amodal.impact.donors import DonorCompletions
+from amodal.impact.draws import check_count
 from amodal.impact.plausible import PlausibleLabels, plausible_labels
 from amodal.impact.result import Impact
 from amodal.impact.variability import (
@@ -114,8 +115,7 @@ def impact(
         >>> result.variability.shape, sorted(result.per_modality)
         ((8,), ['bottom_left', 'bottom_right', 'top_left', 'top_right'])
     """
-    if draws < 1:
-        raise ConfigurationError("the number of draws is out of range", expected="1 or more", got=draws)
+    check_count("draws", draws)
     if not len(cohort):
         raise DataError("there are no cases to take the impact of", expected="at least one")
     names = model.schema.names
@@ -171,7 +171,8 @@ def completions_of(model: TrainedModel, train: Cohort | None = None, neighbours:
         raise ConfigurationError(
             f"{type(model.method).__name__} cannot draw completions of what is missing, and there are no training "
             "cases to take them from",
-            hint=f"Pass train=<the training cohort>, or train a method that draws itself: {able}.",
+            hint="Pass train=<the training cohort> (on the command line --train_split), or train a method that draws "
+            f"itself: {able}.",
         )
     check_schema(model.schema, train.schema)
     return DonorCompletions(model, train, neighbours=neighbours)

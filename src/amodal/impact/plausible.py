@@ -170,7 +170,7 @@ def plausible_labels(
     )
     mass, fraction = [], []
     for part in case_slices((2 * draws, cases, classes), 1):  # clouds and distributions are both in memory
-        cloud = _finite(take_cases(logits, part, 1).to(dtype)).transpose(0, 1)  # (n, S, C)
+        cloud = _finite(take_cases(logits, part, 1)).to(dtype).transpose(0, 1)  # (n, S, C)
         shares = _shares_of_cases(cloud, fit, covariance_floor, smallest_cluster)
         mass.append(shares[0])
         fraction.append(shares[1])
@@ -180,14 +180,14 @@ def plausible_labels(
 
 
 def _finite(logits: Tensor) -> Tensor:
-    """The logits, none of them farther below its draw's largest than `IMPOSSIBLE`."""
+    """The logits less their draw's largest, none of them farther below it than `IMPOSSIBLE`."""
     top = logits.amax(-1, keepdim=True)
     if not bool(torch.isfinite(top).all()):
         raise DataError(
             "logits must be numbers, and in every draw at least one of them finite",
             got=f"{int((~torch.isfinite(top)).sum())} draws with NaN, plus infinity, or minus infinity throughout",
         )
-    return torch.maximum(logits, top - IMPOSSIBLE)
+    return (logits - top).clamp(min=-IMPOSSIBLE)  # not added to the largest, which would swallow it if it is huge
 
 
 def _shares_of_cases(
