@@ -100,7 +100,10 @@ def test_mechanisms_as_they_are_written():
 
 
 def test_a_reader_that_has_enough_is_no_error():
-    code = "import sys\nfrom amodal.cli import main\nsys.exit(main(['methods']))"
+    code = (
+        "import sys\nfrom amodal import cli\ndef much():\n    'Much.'\n    print('x' * 1_000_000)\n"
+        "cli._COMMANDS['methods'] = much\nsys.exit(cli.main(['methods']))"
+    )
     words = [sys.executable, "-c", code]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
