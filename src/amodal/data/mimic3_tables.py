@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from amodal.errors import DataError, RunError
+from amodal.data.mimic_query import columns_of, open_tables
 
 __all__ = ["ICD9_GROUPS", "RAW", "Admissions", "Events", "Variable", "read_admissions", "read_events", "read_icd9"]
 
@@ -72,9 +72,6 @@ _URINE = (
     226559, 226560, 226561, 226584, 226563, 226564, 226565, 226567, 226557, 226558, 227488, 227489,
 )  # fmt: skip
 _IRRIGANT_IN = 227488  # goes in, so that it counts against what comes out
-
-# The dialect is stated: guessed from a sample, it would miss quotes that come late in a long table.
-_READ = "read_csv('{}', all_varchar = true, header = true, delim = ',', quote = '\"', escape = '\"')"
 
 _HEMATOLOGIC = (
     ("20000", "20238"), ("20240", "20248"), ("20250", "20302"), ("20302", "20382"), ("20400", "20522"),
@@ -272,32 +269,8 @@ def _bounds(which: str) -> str:
 
 
 def _query(source: Path, query: str, tables: tuple[str, ...]) -> dict[str, Any]:
-    """Runs a query in which {TABLE} stands for a table's file; columns as arrays."""
-    try:
-        import duckdb
-    except ImportError as error:
-        raise RunError("reading MIMIC-III's tables needs duckdb", hint="pip install 'amodal[clinical]'") from error
-
-    files = {table: _table_file(source, table) for table in tables}
-    readers = {table: _READ.format(str(path).replace("'", "''")) for table, path in files.items()}
-    for table, reader in readers.items():
-        query = query.replace("{" + table + "}", reader)
-    try:
-        with duckdb.connect() as connection:
-            return {name: np.ma.getdata(column) for name, column in connection.sql(query).fetchnumpy().items()}
-    except duckdb.Error as error:
-        named = [str(path) for path in files.values() if str(path) in str(error)] or [str(p) for p in files.values()]
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{', '.join(named)} cannot be read: {reason}", hint="It may be truncated.") from error
-
-
-def _table_file(source: Path, table: str) -> Path:
-    if source.is_dir():
-        found = [path for path in sorted(source.iterdir()) if path.name.lower() in _file_names(table)]
-        if found:
-            return found[0]
-    raise DataError(f"a table of MIMIC-III is missing: {source / table}.csv(.gz)")
-
-
-def _file_names(table: str) -> tuple[str, str]:
-    return f"{table.lower()}.csv", f"{table.lower()}.csv.gz"
+    """Runs a query in which {TABLE} stands for a table; columns as arrays."""
+    for table in tables:
+        query = query.replace("{" + table + "}", table)
+    with open_tables(source, {table: table for table in tables}, database="MIMIC-III") as connection:
+        return columns_of(connection, query)
