@@ -24,6 +24,12 @@ and test rows alike), so that all variants meet the same data. The reference of 
 defaults; differences are paired by case and seed. Nothing is chosen on test rows: `--choose` trains the default's
 alternatives and prints their validation losses only. Results are written as they come; run the command again to go on
 where it stopped.
+
+Groups: "main" (above), "parts" (the copula, gradients through completions, fusion, variants, the paper's preset),
+"families", "components" (K = 1 to 6, and a page with the paper's figure 5), "weights" (of the alignment); "ablations"
+are parts, families and components. Another cohort, with its natural absence and MCAR(0.5) on top of it:
+
+          python recipes/cm2.py --cohort FOLDER --natural --group short --encoders JSON --out runs/cm2-cinc2012
 """
 
 from __future__ import annotations
@@ -55,19 +61,41 @@ MAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "late_fusion": ("late_fusion", {}),
     "boosting": ("boosting", {}),
 }
-ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cm2": ("cm2", {}),
     "cm2, no copula": ("cm2", {"family": "independence"}),
     "cm2, detached": ("cm2", {"sample_gradient": "detached"}),
-    "cm2, plain fusion": ("cm2", {"hidden": 0}),
-    **{f"cm2, K={k}": ("cm2", {"components": k}) for k in (1, 2, 4, 5, 6)},
-    **{f"cm2, {f}": ("cm2", {"family": f}) for f in ("student_t", "gumbel", "clayton", "frank", "joe")},
+    "cm2, no fusion": ("cm2", {"fusion": "concatenate", "hidden": 0}),  # as in the release: concatenation, linear head
+    "cm2, lstm": ("cm2", {"fusion": {"name": "lstm", "layers": 2}, "hidden": 0}),
     "cm2, kendall": ("cm2", {"variant": "kendall"}),
     "cm2, projection": ("cm2", {"variant": "projection"}),
     "cm2, printed": ("cm2", {"variant": "printed", "completion": "marginal"}),
+    "cm2, paper": ("cm2", {"preset": "paper"}),
 }
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "cm2": ("cm2", {}),
+    **{f"cm2, {f}": ("cm2", {"family": f}) for f in ("student_t", "gumbel", "clayton", "frank", "joe")},
+}
+SWEEP = {1: "cm2, K=1", 2: "cm2, K=2", 3: "cm2", 4: "cm2, K=4", 5: "cm2, K=5", 6: "cm2, K=6"}
+COMPONENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    name: ("cm2", {} if name == REFERENCE else {"components": k}) for k, name in SWEEP.items()
+}
+WEIGHTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cm2": ("cm2", {}),
+    **{f"cm2, w={w:g}": ("cm2", {"w_alignment": w}) for w in (0.1, 1.0)},
+    **{f"cm2, {a}, w={w:g}": ("cm2", {"alignment": a, "w_alignment": w}) for a in ("cosine", "kl") for w in (0.1, 1.0)},
+}
+ABLATIONS = PARTS | FAMILIES | COMPONENTS
 SHORT = {name: MAIN[name] for name in MAIN if name not in ("cm2, neither", "late_fusion", "boosting")}
-GROUPS = {"main": MAIN, "short": SHORT, "ablations": ABLATIONS}
+GROUPS = {
+    "main": MAIN,
+    "short": SHORT,
+    "parts": PARTS,
+    "families": FAMILIES,
+    "components": COMPONENTS,
+    "weights": WEIGHTS,
+    "ablations": ABLATIONS,
+}
 
 
 def experiments(
@@ -113,8 +141,9 @@ def report(results: Results, out: Path, group: str, condition: str) -> pd.DataFr
     """Prints and writes what each variant reaches under a condition, and its paired differences to the reference."""
     metrics = [name for name in METRICS if name in results.metrics]
     table = method_table(results, metrics, (condition,)).drop(columns="setting")
-    where = group if condition == "test" else f"{group}-mcar{condition}"
-    print(f"Test rows {'as they are' if condition == 'test' else f'under MCAR({condition})'}:")
+    rate = condition.removeprefix("rate ")
+    where = group if condition == "test" else f"{group}-mcar{rate}"
+    print(f"Test rows {'as they are' if condition == 'test' else f'under MCAR({rate})'}:")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     if REFERENCE in results.names and len(results.names) > 1:
         found = difference_table(results, [REFERENCE], metrics, (condition,)).drop(columns="setting")
@@ -122,6 +151,25 @@ def report(results: Results, out: Path, group: str, condition: str) -> pd.DataFr
         replace_file(out / f"differences-{where}.csv", lambda path: found.to_csv(path, index=False))
     replace_file(out / f"results-{where}.csv", lambda path: table.to_csv(path, index=False))
     return table
+
+
+def draw_components(results: Results, file: Path) -> None:
+    """A page with each metric over the number of components K: the paper's figure 5."""
+    from importlib.resources import files
+
+    from amodal.report.copulas import draw_sweep
+
+    found = {k: name for k, name in SWEEP.items() if name in results.names}
+    figures = []
+    for metric in (results.metrics[name] for name in METRICS if name in results.metrics):
+        intervals = [results.summary(name, metric.name).interval for name in found.values()]
+        figures.append(draw_sweep(list(found), intervals, metric, key=metric.name, label="components K"))
+    style = files("amodal.report").joinpath("style.css").read_text(encoding="utf-8")
+    title = f"CM2: components of the mixtures, {len(results.seeds)} seeds, 95 % intervals"
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
+    page += f"<main><h1>{title}</h1>{''.join(figures)}</main></html>"
+    replace_file(file, lambda path: path.write_text(page, encoding="utf-8"))
+    print(f"The figure is {file}")
 
 
 def main(words: list[str] | None = None) -> pd.DataFrame:
@@ -158,6 +206,8 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
     for condition in results.conditions("rate"):
         report(results, given.out, given.group, condition)
     table = report(results, given.out, given.group, "test")
+    if sum(name in results.names for name in SWEEP.values()) > 2:
+        draw_components(results, given.out / "components.html")
     print(f"The results are in {given.out / f'results-{given.group}.csv'}")
     return table
 

@@ -1,11 +1,16 @@
 """The recipes of CM2 run, go on where they stopped, and the recovery finds what the data were made of."""
 
 import importlib.util
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from amodal.data import load_cohort
+from amodal.methods import METHODS
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -34,6 +39,42 @@ def test_one_epoch_of_three_variants(tmp_path, capsys):
     assert set(chosen["name"]) == set(table["name"])
     assert chosen["valid_loss"].between(0, 10).all()
     assert "accuracy" not in capsys.readouterr().out  # choices see no test result
+
+
+def test_every_variant_is_one_that_can_be_built():
+    recipe, schema = load("cm2"), load_cohort("digits").schema
+    for group in recipe.GROUPS.values():
+        for name, (method, options) in group.items():
+            if method == "cm2":
+                built = METHODS[method](schema, **options)
+                assert (built.law is None) == (options.get("completion") == "none" and name == "cm2, neither")
+    ks = {
+        name: METHODS["cm2"](schema, **recipe.COMPONENTS[name][1]).law.mixture.components for name in recipe.COMPONENTS
+    }
+    assert ks == {name: k for k, name in recipe.SWEEP.items()}
+
+
+def test_a_cohort_with_natural_absence_and_the_figure_of_components(tmp_path, capsys):
+    recipe = load("cm2")
+    digits = load_cohort("digits")
+    presence = np.random.default_rng(0).random((len(digits), 4)) < 0.8
+    presence[:, 0] = True
+    rows = np.random.default_rng(1).permutation(len(digits))[:200]
+    digits.with_observed(presence).take(rows).save(tmp_path / "cohort")
+    words = ["--out", str(tmp_path / "runs"), "--cohort", str(tmp_path / "cohort"), "--natural", "--seeds", "0"]
+    words += ["--epochs", "1", "--variants", "cm2, K=1", "cm2", "cm2, K=4", "--settings", '{"learning_rate": 0.001}']
+    words += ["--encoders", '{"top_left": "lenet"}']
+    table = recipe.main(words)
+    printed = capsys.readouterr().out
+    assert "Test rows as they are" in printed
+    assert "under MCAR(0.5)" in printed
+    assert set(table["name"]) == {"cm2, K=1", "cm2", "cm2, K=4"}
+    assert (tmp_path / "runs" / "differences-main-mcar0.5.csv").is_file()
+    page = (tmp_path / "runs" / "components.html").read_text()
+    assert "accuracy by components K: 1: " in page
+    assert page.count("<svg") == 2
+    experiment = next((tmp_path / "runs").glob("cm2-seed0-*")) / "experiment.json"
+    assert json.loads(experiment.read_text())["training"]["learning_rate"] == 0.001
 
 
 @pytest.mark.slow

@@ -229,6 +229,7 @@ class Run:
             "history": json.dumps(self.history),
             "best": json.dumps(self.best),
         }
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}  # some weights are channels-last
         replace_file(self.folder / STATE_FILE, lambda path: save_file(tensors, path, metadata=summary))
         replace_file(self.folder / "history.csv", lambda path: pd.DataFrame(self.history).to_csv(path, index=False))
 
