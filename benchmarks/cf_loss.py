@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from amodal.losses.characteristic_function import conditional_cf_loss, random_directions, random_frequencies
+from amodal.losses.context_alignment import ContextAlignment
 from amodal.losses.kernel_weights import neighbour_weights
 
 DIM, DIRECTIONS, FREQUENCIES, BANDWIDTH = 256, 128, 64, 16.0
@@ -71,6 +72,14 @@ class Problem:
         value.mean().backward()
         assert predicted.grad is not None
         return value.detach(), predicted.grad
+
+    def alignment(self) -> None:
+        """CEPA's default: three modalities, each lacking from another third of the rows, and the gradient."""
+        features = torch.stack([self.all, self.all.roll(1, 0), self.all.roll(2, 0)], 1).requires_grad_()  # (B, 3, D)
+        absent = torch.arange(len(self.all), device=self.all.device) * 3 // len(self.all)
+        observed = absent[:, None] != torch.arange(3, device=self.all.device)
+        how = ContextAlignment(BANDWIDTH, form="radial")
+        how(features, features, self.all, observed, torch.Generator(self.all.device)).backward()
 
     def plain(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """The same two products by autograd, with cosines and sines."""
@@ -136,6 +145,7 @@ def main() -> None:
             "loss, both sides": lambda p=problem: p.loss(both_sides=True),
             "loss, wide features": wide.loss,
             "loss, radial form": lambda p=problem: p.loss(form="radial"),
+            "three modalities at once, each": problem.alignment,
         }
         slow = {
             "loss, Gram form": lambda p=problem: p.loss(form="gram"),
@@ -143,6 +153,7 @@ def main() -> None:
             "loop over queries": problem.loop,
         }
         times = fastest(quick, repeats, options.device) | fastest(slow, 2 if batch >= 512 else 20, options.device)
+        times["three modalities at once, each"] /= 3
         value, gradient = problem.plain(torch.float64)
         for name, ms in times.items():
             both = times["bare products, both ways" + (", both sides" if "both sides" in name else "")]

@@ -4,6 +4,7 @@ import importlib.util
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 FILE = Path(__file__).resolve().parents[2] / "recipes" / "cepa.py"
@@ -22,6 +23,7 @@ def recipe():
 def test_one_epoch_of_two_methods(recipe, tmp_path, capsys):
     words = ["--out", str(tmp_path), "--epochs", "1", "--seeds", "3", "--rates", "0", "0.5", "0.9"]
     words += ["--methods", "modality_dropout", "cepa, obs", "--settings", '{"batch_size": 256}']
+    words += ["--before-repair", "0.9"]
     results = recipe.main(words)
     assert results.names == ("modality_dropout", "cepa, obs")
     assert results.conditions("rate") == ("rate 0", "rate 0.5")  # 0.9 of four modalities cannot be absent
@@ -31,6 +33,13 @@ def test_one_epoch_of_two_methods(recipe, tmp_path, capsys):
     assert math.isfinite(history["pooled_rank"][0])
     table = (tmp_path / "differences.csv").read_text()
     assert "modality_dropout" in table
+    asked = pd.read_csv(tmp_path / "before_repair.csv").set_index("name")
+    assert asked["rate before the repair"].tolist() == [0.9, 0.9]
+    # one of four is kept where all would go (probability 0.9 ** 4): 0.9 less 0.9 ** 4 / 4, which is no marginal rate
+    assert asked["marginal"].tolist() == pytest.approx([0.9 - 0.9**4 / 4] * 2, abs=0.02)
+    assert asked["accuracy"]["cepa, obs"] - asked["accuracy"]["modality_dropout"] == pytest.approx(
+        asked["less modality_dropout"]["cepa, obs"]
+    )
     shown = capsys.readouterr().out
     assert "2/2 cepa, obs seed 3" in shown
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/model.safetensors")}
