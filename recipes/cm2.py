@@ -47,7 +47,7 @@ from amodal.benchmark import Experiment, Progress, Results, difference_table, gr
 from amodal.files import replace_file
 
 REFERENCE = "cm2"
-METRICS = ("auroc", "auprc", "accuracy", "nll")
+METRICS = {"binary": ("auroc", "auprc", "nll"), "multiclass": ("accuracy", "nll")}
 MAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "cm2": ("cm2", {}),
     "cm2, marginal": ("cm2", {"completion": "marginal"}),
@@ -139,7 +139,7 @@ def tell(progress: Progress) -> None:
 
 def report(results: Results, out: Path, group: str, condition: str) -> pd.DataFrame:
     """Prints and writes what each variant reaches under a condition, and its paired differences to the reference."""
-    metrics = [name for name in METRICS if name in results.metrics]
+    metrics = METRICS[results.task.kind]
     table = method_table(results, metrics, (condition,)).drop(columns="setting")
     rate = condition.removeprefix("rate ")
     where = group if condition == "test" else f"{group}-mcar{rate}"
@@ -161,7 +161,7 @@ def draw_components(results: Results, file: Path) -> None:
 
     found = {k: name for k, name in SWEEP.items() if name in results.names}
     figures = []
-    for metric in (results.metrics[name] for name in METRICS if name in results.metrics):
+    for metric in (results.metrics[name] for name in METRICS[results.task.kind]):
         intervals = [results.summary(name, metric.name).interval for name in found.values()]
         figures.append(draw_sweep(list(found), intervals, metric, key=metric.name, label="components K"))
     style = files("amodal.report").joinpath("style.css").read_text(encoding="utf-8")
