@@ -1,6 +1,6 @@
 """Cost of a training step and of a prediction by each method, as ratios to plain fusion.
 
-Command:  OMP_NUM_THREADS=1 python benchmarks/method_cost.py
+Command:  OMP_NUM_THREADS=1 python benchmarks/method_cost.py [METHOD ...]
 
 Digits in four quadrants, every pattern of presence (`BalancedCounts`), batches of 128, default options and encoders,
 all objectives of a method and their gradients, prediction with the method's default number of draws. Processor time;
@@ -10,6 +10,7 @@ each figure is the median over rounds of the ratio to fusion measured next to it
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -35,7 +36,7 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
     return (time.process_time() - started) / repeats
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     train = amodal.load_cohort("digits").split("train")
     train = train.with_observed(draw_presence(BalancedCounts(), train, 0).observed)
     batch = train.batch(np.arange(BATCH))
@@ -61,7 +62,7 @@ def main() -> None:
     fusion = build("fusion")
     print(f"{'method':<18} {'step':>6} {'prediction':>11}   ratios to fusion")
     for name, kind in METHODS.items():
-        if issubclass(kind, EstimatedMethod):
+        if issubclass(kind, EstimatedMethod) or (names and name not in names):
             continue
         method = build(name)
         ratios = []
@@ -73,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
