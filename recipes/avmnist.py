@@ -43,6 +43,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "modality_dropout": ("modality_dropout", {"dropout": 0.0}, False),
     "primo, paper": ("primo", {"preset": "paper"}, False),
     "primo": ("primo", {}, False),
+    "primo, also masked": ("primo", {"also_masked": True}, False),
     "mvae": ("mvae", {}, False),
     "mmvae": ("mmvae", {}, False),
 }
@@ -82,6 +83,15 @@ def states(cohort: amodal.Cohort, absent: str) -> dict[str, amodal.Cohort]:
     """All cases with one modality withheld, and with both."""
     kept = np.tile([name != absent for name in NAMES], (len(cohort), 1))
     return {"missing": cohort.with_observed(kept), "complete": cohort}
+
+
+def validation_accuracy(name: str, model: amodal.TrainedModel, valid: amodal.Cohort, absent: str) -> dict[str, float]:
+    """Accuracy on all validation cases, for choosing among variants of a model."""
+    return {
+        f"validation {state}": float((model.predict(rows).argmax(1) == rows.target).mean())
+        for state, rows in states(valid, absent).items()
+        if (name, state) not in (("unimodal", "complete"), ("multimodal", "missing"))
+    }
 
 
 def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, absent: str, draws: int, cases: int):
@@ -124,6 +134,7 @@ def run(given: argparse.Namespace) -> pd.DataFrame:
                 model = train(name, rows, valid, present, seed, given.epochs)
                 trained = time.time() - started
                 found, arrays = measure(name, model, cohort.split("test"), absent, given.draws, given.cases)
+                found |= validation_accuracy(name, model, cohort.split("valid"), absent)
                 replace_file(file.with_suffix(".npz"), lambda path, arrays=arrays: save_arrays(path, arrays))
                 epochs = model.experiment["result"]["epochs"]
                 record = {"absent": absent, "model": name, "seed": seed, **found}

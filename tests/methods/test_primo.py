@@ -232,6 +232,18 @@ def test_also_masked_adds_the_bound_without_a_subset():
     torch.testing.assert_close(both["kl"], alone["kl"])
 
 
+def test_also_masked_adds_the_predictive_term_without_a_subset():
+    schema = pair("binary")
+    method, batch = make(schema, always_observed=["o"], w_predict=1.0, also_masked=True).train(), rows(schema)
+    with torch.no_grad():  # a decoder that is blind to the latents gives a row's plain cross-entropy in both
+        method.decoder.latents.weight.zero_()
+        condition = torch.cat([batch.values["o"], torch.ones(len(batch), 1).double()], 1)
+        hidden = functional.gelu(method.decoder.condition(condition) + method.decoder.latents.bias)
+        entropy = functional.cross_entropy(method.decoder.out(hidden), batch.target, reduction="none")
+    terms = method.objective(batch, torch.Generator().manual_seed(0)).terms
+    torch.testing.assert_close(terms["predict"], (entropy * (1 + batch.observed["m"].float())).mean())
+
+
 def make_alone(method, batch):
     """Divergences (they need no noise) of the rows as they are, and of the complete rows without "m"."""
     seen = method.objective(batch, torch.Generator().manual_seed(0)).terms["kl"]

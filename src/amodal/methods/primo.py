@@ -101,7 +101,7 @@ class PRIMO(LatentMethod):
             learnt anything keeps them from it: they agree on being the same everywhere.
         components: Gaussians in each prior.
         availability: Whether the networks are told what is present, beside zeros where it is not.
-        also_masked: Whether each row adds a second bound, without the modalities W.
+        also_masked: Whether each row adds a second bound and predictive term, without the modalities W.
         training_draws: Draws of each row in training that the likelihood is averaged over.
         prediction_draws: Draws that a prediction averages over.
 
@@ -198,15 +198,17 @@ class PRIMO(LatentMethod):
         encoded = self._encode_target(target).repeat(views, 1)
         q = self.posterior(torch.cat([fused[: views * n], encoded], dim=1))
         outputs = self.decoder(condition.repeat(views, 1), q.draw(noise).flatten(2))  # (K, views * B, C)
-        task = self._negative_log_likelihood(outputs, target.repeat(views, *[1] * (target.ndim - 1))).mean(0)
-        kl = kl_to_mixture_nats(q, prior.rows(slice(views * n))).sum(1)
+        target = target.repeat(views, *[1] * (target.ndim - 1))
+        priors = prior.rows(slice(views * n))
+        bound = {"task": self._negative_log_likelihood(outputs, target).mean(0)}
+        bound["kl"] = kl_to_mixture_nats(q, priors).sum(1)
+        if self.weights["predict"] > 0:
+            bound["predict"] = self._predictive_loss(priors, condition.repeat(views, 1), target, generator)
         if views == 2:  # a row from which nothing can be taken counts once
-            task, kl = (part[:n] + select(part[n:], taken.any(1)) for part in (task, kl))
+            bound = {name: part[:n] + select(part[n:], taken.any(1)) for name, part in bound.items()}
         more = p.detached() if self.tie_moves == "missing" else p
         tie = torch.where(taken, kl_of_mixtures_nats(more, p_fewer), 0.0).sum(1)
-        terms = {"task": task, "kl": kl, "anchor": kl_from_standard_nats(p_none).sum(1), "tie": tie}
-        if self.weights["predict"] > 0:
-            terms["predict"] = self._predictive_loss(p, condition, target, generator)
+        terms = bound | {"anchor": kl_from_standard_nats(p_none).sum(1), "tie": tie}
         weights = {name: weight for name, weight in self.weights.items() if name in terms}
         if self.tie_warmup:
             weights["tie"] *= min(1.0, int(self.steps) / self.tie_warmup)
