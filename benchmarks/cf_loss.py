@@ -15,8 +15,8 @@ Reached:  0.5 at 1024 rows, 1.1 at 128, 8 at 16 (one core of an EPYC, torch 2.13
           70 to 110 microseconds, less than some forty small operations of the loss take to start. The loop takes twice
           the loss at 16, 7 times at 128 and 30 times at 1024. Wide features: 2.3 at 1024, 4 at 128.
           The radial form (no directions or frequencies): 0.6 at 128, 5 at 16. "Three modalities at once" is how CEPA
-          aligns by default, in that form; a modality takes 0.5 of the products at 128 rows and 2.4 at 16, which is 2.0 of
-          the products both ways.
+          aligns by default, in that form; a modality takes 0.5 of the products at 128 rows and 2.4 at 16, which is 2.0
+          of the products both ways.
 """
 
 from __future__ import annotations
