@@ -4,8 +4,8 @@ Command:  python benchmarks/cepa_step.py
 Limit:    about 3, which counts encoder passes (clean and two masked ones, forward and backward) where encoders are
           most of a step. With small encoders the predictor, a transformer over all tokens, is what a step costs.
 Reached:  1.1 with large images, 1.8 with small ones, 4 with tables and series (one core of an EPYC, torch 2.13, other
-          work beside). The paper's preset: 1.1, 2.9, 7. Images gain because the first stage of an encoder is shared by the
-          passes; with tables a step of fusion is 5 ms, less than a transformer of two passes takes. Predictions are
+          work beside). The paper's preset: 1.1, 2.9, 7. Images gain because the first stage of an encoder is shared by
+          the passes; with tables a step of fusion is 5 ms, less than a transformer of two passes takes. Predictions are
           computed where a loss or the fusion reads them, and the alignment takes all modalities at once: before, it was
           1.2, 2.0, 5.4 (tables) and 5.9 (series).
 
