@@ -35,6 +35,13 @@ def test_one_step_on_the_demo(recipe, shared_data, tmp_path, capsys):
     assert sum(row["cases"] for row in record["V by age, missing"]) == len(cohort.split("test"))
     assert {row["stratum"] for row in record["V by age, missing"]} <= {label for _, label in recipe.AGES}
     assert len(record["plausible by age, complete"]) == len(record["V by age, complete"])
+    assert sum(row["cases"] for row in record["V by condition, missing"]) == len(cohort.split("test"))
+    for row in record["plausible by condition, missing"]:
+        assert row["0"] + row["1"] == pytest.approx(1)
+    assert {file.name for file in (tmp_path / "runs").glob("*.svg")} == {"figure7.svg", "figure8.svg", "figure9.svg"}
+    with np.load(tmp_path / "runs" / "primo-seed2.npz", allow_pickle=False) as arrays:
+        assert arrays["V_missing"].mean() == pytest.approx(record["V missing"])
+        assert arrays["fraction_complete"].shape == (len(cohort.split("test")), 2)
     capsys.readouterr()
     again = recipe.main(words)
     assert "seed 2:" not in capsys.readouterr().out  # nothing was trained a second time
@@ -47,4 +54,8 @@ def test_only_the_series_is_ever_missing(recipe, shared_data, tmp_path):
     assert lacking.observed[:, 0].all()
     assert lacking.observed[:, 1].mean() == pytest.approx(0.5, abs=0.15)
     assert set(recipe.ages(cohort)) <= {label for _, label in recipe.AGES}
-    assert np.isin(recipe.ages(cohort), ["80 and over"]).any()
+    assert "80 and over" in set(recipe.ages(cohort))
+    static = cohort.batch(np.arange(len(cohort))).values["static"].numpy()
+    condition = np.asarray(recipe.conditions(cohort))
+    assert (condition[static[:, 3] == 1] == "metastatic cancer").all()
+    assert ((condition == "none of these") == (static[:, 1:4] == 0).all(1)).all()
