@@ -32,6 +32,7 @@ import pandas as pd
 import amodal
 from amodal.files import replace_file
 from amodal.impact.bias import distance_table
+from amodal.impact.strata import ecdf
 from amodal.missingness import MCAR, Natural
 from amodal.removal import draw_presence
 
@@ -201,40 +202,73 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
+def extremes(given: argparse.Namespace, absent: str, n: int) -> list[tuple[int, float, np.ndarray]]:
+    """The n test cases of largest and the n of smallest V: position, V and mass of each label; empty without a run."""
+    file = given.out / f"{absent}-primo-seed{given.seeds[0]}.npz"
+    if not file.is_file():
+        return []
+    with np.load(file, allow_pickle=False) as arrays:
+        if "V_missing" not in arrays:
+            return []
+        value, mass = arrays["V_missing"], arrays["mass_missing"]
+    order = value.argsort(kind="stable")
+    return [(int(case), float(value[case]), mass[case]) for case in [*order[::-1][:n], *order[:n]]]
+
+
 def gallery(given: argparse.Namespace, cohort: amodal.Cohort, n: int = 4) -> pd.DataFrame:
-    """Figure 6: the test cases of largest and of smallest V, with the labels that stay plausible and their mass."""
+    """Figure 6: the test cases of largest and of smallest V, with the labels that stay plausible and their mass.
+
+    Beside the table, a picture for each direction: what was seen of these cases, and the labels' masses below.
+    """
     rows, test = [], limited(cohort, given.limit).split("test")
+    assert test.target is not None
     for absent in given.absent:
-        file = given.out / f"{absent}-primo-seed{given.seeds[0]}.npz"
-        if not file.is_file():
-            continue
-        with np.load(file, allow_pickle=False) as arrays:
-            if "V_missing" not in arrays:
-                continue
-            value, mass = arrays["V_missing"], arrays["mass_missing"]
-        order = value.argsort()
-        for case in [*order[::-1][:n], *order[:n]]:
-            labels = [f"{c} {mass[case, c]:.0%}" for c in mass[case].argsort()[::-1] if mass[case, c] > 0]
-            rows.append((absent, test.ids[case], int(test.target[case]), value[case], ", ".join(labels)))
+        found = extremes(given, absent, n)
+        for case, value, mass in found:
+            labels = [f"{c} {mass[c]:.0%}" for c in mass.argsort()[::-1] if mass[c] > 0]
+            rows.append((absent, test.ids[case], int(test.target[case]), value, ", ".join(labels)))
+        if found:
+            draw_gallery(test, absent, found, given.out / f"figure6-{absent}.png")
     return pd.DataFrame(rows, columns=["absent", "case", "truth", "V missing", "plausible labels"])
 
 
+def draw_gallery(test: amodal.Cohort, absent: str, found: list[tuple[int, float, np.ndarray]], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    assert test.target is not None
+    seen = test.batch(np.array([case for case, _, _ in found])).values[NAMES[1 - NAMES.index(absent)]]
+    figure = Figure(figsize=(1.3 * len(found), 3.2), layout="constrained")
+    panels = figure.subplots(2, len(found), squeeze=False)
+    for (picture, bars), image, (case, value, mass) in zip(panels.T, seen, found):
+        picture.imshow(image[0], cmap="gray")
+        picture.set_title(f"V = {value:.2f}", fontsize=9)
+        picture.set_axis_off()
+        bars.bar(range(10), mass, color=["#c2460b" if c == test.target[case] else "#9a9a9a" for c in range(10)])
+        bars.set(ylim=(0, 1), yticks=[])
+        bars.set_xticks(range(10), [str(c) for c in range(10)], fontsize=7)
+    figure.supxlabel(f"{absent} missing; mass of the plausible digits (red: the truth)", fontsize=9)
+    replace_file(file, lambda path: figure.savefig(path, dpi=150))
+
+
 def draw_figures(out: Path, absent: Sequence[str], seed: int) -> None:
-    """Figures 4 and 5: the distributions of V, missing and complete."""
+    """Figures 4 and 5: the distribution functions of V, missing and complete."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(absent), 3), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(absent), squeeze=False)[0], absent):
+        axes.set(title=f"{name} may be missing", xlabel="V", ylabel="share of cases", xlim=(0, 0.9), ylim=(0, 1.02))
         file = out / f"{name}-primo-seed{seed}.npz"
         if not file.is_file():
             continue
         with np.load(file, allow_pickle=False) as arrays:
-            for state in ("missing", "complete"):
+            for state, colour in (("missing", "#c2460b"), ("complete", "#0068a8")):
                 if f"V_{state}" in arrays:
-                    axes.hist(arrays[f"V_{state}"], bins=np.linspace(0, 1, 41), alpha=0.5, density=True, label=state)
-        axes.set(title=f"{name} maskable", xlabel="V")
+                    value, share = ecdf(arrays[f"V_{state}"])
+                    mean = arrays[f"V_{state}"].mean()
+                    steps = np.append(0.0, value), np.append(0.0, share)
+                    axes.step(*steps, where="post", color=colour, label=f"{state}, mean {mean:.3f}")
         axes.legend()
-    figure.savefig(out / "variability.png", dpi=150)
+    replace_file(out / "variability.png", lambda path: figure.savefig(path, dpi=150))
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
