@@ -236,7 +236,7 @@ def draw_gallery(test: amodal.Cohort, absent: str, found: list[tuple[int, float,
     from matplotlib.figure import Figure
 
     assert test.target is not None
-    seen = test.batch(np.array([case for case, _, _ in found])).values[NAMES[1 - NAMES.index(absent)]]
+    seen = test.batch(np.array([case for case, _, _ in found])).values[NAMES[1 - NAMES.index(absent)]].numpy()
     figure = Figure(figsize=(1.3 * len(found), 3.2), layout="constrained")
     panels = figure.subplots(2, len(found), squeeze=False)
     for (picture, bars), image, (case, value, mass) in zip(panels.T, seen, found):
