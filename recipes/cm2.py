@@ -26,8 +26,8 @@ alternatives and prints their validation losses only. Results are written as the
 where it stopped.
 
 Groups: "main" (above), "parts" (the copula, gradients through completions, fusion, variants, the paper's preset),
-"families", "components" (K = 1 to 6, and a page with the paper's figure 5), "weights" (of the alignment); "ablations"
-are parts, families and components. Another cohort, with its natural absence and MCAR(0.5) on top of it:
+"families", "components" (K = 1 to 6, and a page with the paper's figure 5), "weights" (of the alignment), "laws" (one
+component for all modalities); "ablations" are parts, families and components. Another cohort, with its natural absence and MCAR(0.5) on top of it:
 
           python recipes/cm2.py --cohort FOLDER --natural --group short --encoders JSON --out runs/cm2-cinc2012
 """
@@ -85,6 +85,10 @@ WEIGHTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"cm2, w={w:g}": ("cm2", {"w_alignment": w}) for w in (0.1, 1.0)},
     **{f"cm2, {a}, w={w:g}": ("cm2", {"alignment": a, "w_alignment": w}) for a in ("cosine", "kl") for w in (0.1, 1.0)},
 }
+LAWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cm2": ("cm2", {}),
+    **{f"cm2, common, K={k}": ("cm2", {"variant": "common", "components": k}) for k in (10, 20)},
+}
 ABLATIONS = PARTS | FAMILIES | COMPONENTS
 SHORT = {name: MAIN[name] for name in MAIN if name not in ("cm2, neither", "late_fusion", "boosting")}
 GROUPS = {
@@ -94,6 +98,7 @@ GROUPS = {
     "families": FAMILIES,
     "components": COMPONENTS,
     "weights": WEIGHTS,
+    "laws": LAWS,
     "ablations": ABLATIONS,
 }
 

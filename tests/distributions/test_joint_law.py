@@ -12,7 +12,7 @@ from amodal.distributions.joint_variants import JOINT_LAWS, CoordinatewiseLaw, j
 from amodal.distributions.mixture import GaussianMixture
 from amodal.errors import ConfigurationError, UnknownNameError
 
-PROPER = ("coordinatewise", "kendall", "projection")
+PROPER = ("coordinatewise", "common", "kendall", "projection")
 every_proper = pytest.mark.parametrize("variant", PROPER)
 
 
@@ -64,7 +64,7 @@ def test_draws_have_the_mixtures_for_margins(variant):
             for j in range(law.dim):
                 cdf = sum(w[k] * stats.norm.cdf(z[m, :, j].numpy(), mu[k, j], sd[k, j]) for k in range(2))
                 assert stats.kstest(cdf, "uniform").pvalue > 1e-4
-            if variant == "coordinatewise":
+            if variant in ("coordinatewise", "common"):
                 continue
             a = np.array([1.0, -1.0, 0.5, 2.0])  # a mixture of vectors, not only of coordinates
             cdf = sum(
@@ -85,7 +85,7 @@ def test_completions_of_one_modality_rejoin_the_law(variant):
     def score(points):
         """The law's own scalar of each modality."""
         with torch.no_grad():
-            if variant == "coordinatewise":
+            if variant in ("coordinatewise", "common"):
                 return points[:, :, 0]
             if variant == "projection":
                 return (points * law.direction.unsqueeze(1)).sum(-1)

@@ -20,6 +20,7 @@ from amodal.distributions.copula import Archimedean, Elliptical, GaussianCopula,
 from amodal.distributions.copula_abstract import Copula
 from amodal.distributions.copula_points import full_precision, open_uniform, without_autocast
 from amodal.distributions.mixture import GaussianMixture
+from amodal.distributions.mixture_fit import common_components
 from amodal.distributions.normal import normal_log_tails, normal_score
 from amodal.distributions.normal_completion import NormalCompletion, normal_completion
 from amodal.errors import ConfigurationError
@@ -37,6 +38,7 @@ class CompletionNoise:
         normal: Where in that component, of shape (M, S, R, D).
         pick: Which components the observed ones came from, inside (0, 1), of shape (S, R).
         order: In which order the modalities are drawn, each given those before.
+        kept: How many of the first in that order are the same in all draws.
     """
 
     uniform: Tensor
@@ -44,6 +46,7 @@ class CompletionNoise:
     normal: Tensor
     pick: Tensor
     order: tuple[int, ...]
+    kept: int = 0
 
     def keeping(self, kept: Sequence[int]) -> CompletionNoise:
         """The same, with the first draw's noise for some modalities, which are drawn before all others."""
@@ -55,7 +58,7 @@ class CompletionNoise:
             part[list(kept)] = part[list(kept), :1]
             parts[name] = part
         order = (*kept, *(m for m in range(len(self.uniform)) if m not in kept))
-        return CompletionNoise(**parts, pick=self.pick[:1].expand_as(self.pick), order=order)
+        return CompletionNoise(**parts, pick=self.pick[:1].expand_as(self.pick), order=order, kept=len(kept))
 
 
 class JointLaw(nn.Module, ABC):
@@ -76,10 +79,13 @@ class JointLaw(nn.Module, ABC):
 
     Attributes:
         conditional: Whether completions can be drawn given what is observed.
+        joins_scalars: Whether one copula joins a scalar of each modality; else each coordinate has one.
+        one_component: Whether all modalities of a case come from the same component.
     """
 
     conditional: ClassVar[bool] = True
     joins_scalars: ClassVar[bool] = True
+    one_component: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -180,8 +186,9 @@ class JointLaw(nn.Module, ABC):
                     *(part.index_select(2, rows) for part in (noise.uniform, noise.gumbel, noise.normal)),
                     pick=noise.pick[:, rows],
                     order=noise.order,
+                    kept=noise.kept,
                 )
-            joined = given and self.copula is not None
+            joined = given and (self.copula is not None or self.one_component)
             drawn = self._draw(z[:, rows], observed[:, rows], noise, joined)  # (M, S, B', D)
             absent = ~observed[:, None, rows, None]
             return whole.index_copy(2, rows, torch.where(absent, drawn, whole[:, :, rows]))
@@ -231,6 +238,29 @@ class JointLaw(nn.Module, ABC):
         return normal_completion(correlation, scores, observed, ranks, noise.order)
 
     # Learning ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start_at_rows(self, z: Tensor, observed: Tensor, generator: torch.Generator) -> None:
+        """Places the components at data, apart from one another.
+
+        Where all modalities of a case come from the same component, the components are those of a few steps of
+        expectation and maximisation on what the rows observe; else each mixture is placed by itself.
+
+        Args:
+            z: Vectors, of shape (M, N, D).
+            observed: Presence, bool, of shape (M, N).
+            generator: Source of randomness.
+        """
+        if self.one_component and bool(observed.any()):
+            mixture = self.mixture
+            weights, means, scales = common_components(z.to(mixture.means), observed, mixture.components, generator)
+            floor = mixture.scale_floor
+            found = GaussianMixture.from_parameters(
+                weights.expand(self.modalities, -1), means, scales.clamp_min(2 * floor), scale_floor=floor
+            )
+            mixture.load_state_dict(found.state_dict())
+        else:
+            self.start_at([part[seen] for part, seen in zip(z, observed, strict=True)], generator)
 
     @torch.no_grad()
     def start_at(self, z: Sequence[Tensor], generator: torch.Generator) -> None:

@@ -1,6 +1,7 @@
-r"""Which statistic of a vector the copula joins: four variants of the joint law, three of them laws.
+r"""Which statistic of a vector the copula joins: five variants of the joint law, four of them laws.
 
 * :class:`CoordinatewiseLaw`: coordinate j of all modalities has a copula of its own.
+* :class:`~amodal.distributions.joint_common.CommonComponentLaw`: the same within a component common to all modalities.
 * :class:`KendallLaw`: the Kendall transform of each component's joint distribution function, one copula.
 * :class:`ProjectionLaw`: one learned projection of each modality, one copula.
 * :class:`PrintedLaw`: the joint distribution function itself, as printed in the paper. Not a density.
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from amodal.distributions.copula import GaussianCopula
 from amodal.distributions.copula_points import full_precision, without_autocast
+from amodal.distributions.joint_common import CommonComponentLaw
 from amodal.distributions.joint_law import CompletionNoise, JointLaw
 from amodal.distributions.kendall_transform import kendall_log_cdf
 from amodal.distributions.log_space import log1mexp
@@ -278,6 +280,7 @@ class PrintedLaw(JointLaw):
 
 JOINT_LAWS: dict[str, type[JointLaw]] = {
     "coordinatewise": CoordinatewiseLaw,
+    "common": CommonComponentLaw,
     "kendall": KendallLaw,
     "projection": ProjectionLaw,
     "printed": PrintedLaw,

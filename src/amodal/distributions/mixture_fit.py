@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["expectation_maximisation", "scattered_start"]
+__all__ = ["common_components", "expectation_maximisation", "scattered_start"]
 
 _LEAST_WEIGHT = 1e-4
 
@@ -135,3 +135,74 @@ def _maximise(
     variance = (squares - (loadings * cross).sum(-1)) / total.unsqueeze(-1)
     scales = torch.maximum(variance.clamp_min(0.0).sqrt(), floor)
     return loadings[..., rank], scales, loadings[..., :rank]
+
+
+def common_components(
+    z: Tensor, observed: Tensor, components: int, generator: torch.Generator | None = None, *, steps: int = 15
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A mixture of diagonal Gaussians on several vectors a row, some of them absent, with one component for all.
+
+    Expectation and maximisation on what the rows observe, from cases far from one another.
+
+    Args:
+        z: Vectors, of shape (M, N, D); anything finite where absent.
+        observed: Presence, bool, of shape (M, N).
+        components: Number of components K.
+        generator: Source of randomness.
+        steps: Number of steps.
+
+    Returns:
+        Weights (K,), means (M, K, D) and scales (M, K, D).
+    """
+    seen = observed.to(z.dtype).unsqueeze(-1)  # (M, N, 1)
+    z = torch.where(observed.unsqueeze(-1), z, 0.0)
+    count = seen.sum(1).clamp_min(1.0)  # (M, 1)
+    centre = z.sum(1) / count  # (M, D)
+    variance = ((z - centre.unsqueeze(1)).square() * seen).sum(1) / count
+    spread = torch.where(variance > 0, variance, 1.0).sqrt().unsqueeze(1)  # (M, 1, D)
+    start = _scattered_cases(z / spread, seen, components, generator)
+    device = z.device if generator is None else generator.device
+    jitter = torch.randn(start.shape, generator=generator, device=device, dtype=z.dtype)
+    means = spread * (start + 0.05 * jitter.to(z.device))
+    scales = 0.5 * spread.expand(means.shape)
+    weights = z.new_full((components,), 1 / components)
+    for _ in range(steps):
+        t = (z.unsqueeze(2) - means.unsqueeze(1)) / scales.unsqueeze(1)  # (M, N, K, D)
+        each = -0.5 * t.square().sum(-1) - scales.log().sum(-1).unsqueeze(1)
+        share = torch.softmax((each * seen).sum(0) + weights.log(), -1)  # (N, K)
+        weights = (share.mean(0) + _LEAST_WEIGHT) / (1 + components * _LEAST_WEIGHT)
+        part = share * seen  # (M, N, K)
+        size = part.sum(1).unsqueeze(-1)  # (M, K, 1)
+        # One row's worth of the whole data keeps components of few rows from collapsing.
+        means = (part.mT @ z + centre.unsqueeze(1)) / (size + 1)
+        square = part.mT @ z.square() - 2 * means * (part.mT @ z) + size * means.square()
+        scales = ((square + spread.square()) / (size + 1)).clamp_min(1e-12).sqrt()
+    return weights, means, scales
+
+
+def _scattered_cases(z: Tensor, seen: Tensor, components: int, generator: torch.Generator | None) -> Tensor:
+    """Cases far from one another in what both observe, what they lack from the nearest that have it: (M, K, D)."""
+    n = z.shape[1]
+    nearest, found = seen.sum((0, 2)), []
+    for place in range(components):
+        total = nearest.cumsum(0)
+        pick = int(torch.searchsorted(total, _uniform(generator) * total[-1]).clamp(max=n - 1))
+        both = (seen * seen[:, pick : pick + 1]).squeeze(-1)  # (M, N)
+        square = ((z - z[:, pick : pick + 1]).square().mean(-1) * both).sum(0)
+        distance = torch.where(both.sum(0) > 0, square / both.sum(0).clamp_min(1.0), torch.inf)
+        found.append(torch.stack([_of_nearest(z[m], seen[m, :, 0] > 0, distance, pick) for m in range(len(z))]))
+        # Two cases that share nothing are as far apart as cases are on average: 2 in units of the spread.
+        distance = torch.where(distance.isinf(), 2.0, distance) * (seen.sum((0, 2)) > 0)
+        nearest = torch.minimum(nearest, distance) if place else distance
+    return torch.stack(found, dim=1)
+
+
+def _of_nearest(z: Tensor, seen: Tensor, distance: Tensor, pick: int, neighbours: int = 10) -> Tensor:
+    """The case's own vector, else the mean of those nearest to it, else of all; (D,)."""
+    if bool(seen[pick]):
+        return z[pick]
+    rows = seen.nonzero().flatten()
+    order = rows[distance[rows].argsort()][:neighbours]
+    order = order[distance[order].isfinite()]
+    chosen = order if len(order) else rows
+    return z[chosen].mean(0) if len(chosen) else torch.zeros_like(z[0])

@@ -117,7 +117,7 @@ class CM2(SamplingMethod):
         preset: "default", or "paper": variant "printed", family "gumbel", latent 256 on the unit sphere, completion
             "marginal", alignment "likelihood" with weight 256e-6 (1e-6 a vector), fusion by a two-layer LSTM with a
             linear head, one draw, no removal (pass `missingness` to `amodal.fit`). An option that is given wins.
-        variant: What the copula joins: "coordinatewise", "kendall", "projection" or "printed"; see
+        variant: What the copula joins: "coordinatewise", "common", "kendall", "projection" or "printed"; see
             `amodal.distributions.joint_variants`.
         family: "gaussian", "student_t", "gumbel", "clayton", "frank", "joe", or "independence" for no copula.
         components: Gaussians K in each modality's mixture.
@@ -244,9 +244,8 @@ class CM2(SamplingMethod):
                 if rows >= START_ROWS:
                     break
             z, observed = (torch.cat(parts) for parts in zip(*found))  # (N, M, D), (N, M)
-            points = [z[observed[:, m], m] for m in range(z.shape[1])]
             generator = torch.Generator(z.device).manual_seed(0)
-            self.law.start_at(points, generator)
+            self.law.start_at_rows(z.movedim(1, 0), observed.T, generator)
         self.train(training)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
