@@ -27,7 +27,8 @@ where it stopped.
 
 Groups: "main" (above), "parts" (the copula, gradients through completions, fusion, variants, the paper's preset),
 "families", "components" (K = 1 to 6, and a page with the paper's figure 5), "weights" (of the alignment), "laws" (one
-component for all modalities); "ablations" are parts, families and components. Another cohort, with its natural absence and MCAR(0.5) on top of it:
+component for all modalities); "ablations" are parts, families and components. Another cohort, with its natural absence
+and MCAR(0.5) on top of it:
 
           python recipes/cm2.py --cohort FOLDER --natural --group short --encoders JSON --out runs/cm2-cinc2012
 """
