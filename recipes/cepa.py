@@ -7,12 +7,12 @@ Expected: accuracy under MCAR 0.5, five seeds: modality_dropout 0.878, fusion 0.
           on PhysioNet 2012 AUROC 0.869, 0.868, 0.867, as little; see docs/log.md, 2026-11-21, also for the ablations.
 
 Every method of a seed gets the same rows, the same training settings and the same removal from the test rows (MCAR
-0.5, at least one modality kept). Training data are complete (but for natural absence), and what a method removes
-further while it trains is `amodal.fit`'s own choice. The degradation curve predicts the test rows again under MCAR at
-each of the rates, which are *marginal* fractions of removed modalities after the repair that keeps one: at 4
-modalities no rate above 0.75 can be reached, so that the recipe leaves those out. With `--before-repair 0.8 0.9` the
-finished models are asked once more, under *Bernoulli rates before the repair*, a reading under which the curve of few
-modalities goes to 0.9, as figure 3 does; the table names the marginal rate that came out.
+0.5, at least one modality kept). Training data are complete (but for natural absence) unless `--train-rate` says what
+they lack, and what a method removes further while it trains is `amodal.fit`'s own choice. The degradation curve
+predicts the test rows again under MCAR at each of the rates, which are *marginal* fractions of removed modalities after
+the repair that keeps one: at 4 modalities no rate above 0.75 can be reached, so that the recipe leaves those out. With
+`--before-repair 0.8 0.9` the finished models are asked once more, under *Bernoulli rates before the repair*, a reading
+under which the curve of few modalities goes to 0.9, as figure 3 does; the table names the marginal rate that came out.
 
 Nothing is chosen on test data. Intervals are for test cases and seeds together. Runs that are in the folder are not run
 again.
@@ -74,6 +74,7 @@ def experiments(
     *,
     cohort: str,
     rates: Sequence[float],
+    train_missingness: Mechanism | None = None,
     test_missingness: Mechanism,
     encoders: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -87,6 +88,7 @@ def experiments(
             name=name,
             options=every[name][1],
             encoders=encoders,
+            train_missingness=train_missingness or Natural(),
             test_missingness=test_missingness,
             rates=tuple(rates),
             patterns="met",
@@ -143,13 +145,14 @@ def before_repair_table(results: Results, metric: str, reference: str | None) ->
 
 
 def main(words: list[str] | None = None) -> Results:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/cepa"))
     parser.add_argument("--cohort", default="digits", help="a built-in cohort or a cohort's folder")
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
     parser.add_argument("--methods", nargs="+", help="only these of the groups' methods")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rates", type=float, nargs="*", default=None, help="rates of the degradation curve")
+    parser.add_argument("--train-rate", type=float, default=0.0, help="what training data lack, MCAR, drawn once")
     parser.add_argument("--before-repair", type=float, nargs="*", default=[], metavar="RATE", help="see above")
     parser.add_argument("--natural", action="store_true", help="remove nothing from the test rows")
     parser.add_argument("--epochs", type=int, default=30)
@@ -166,6 +169,7 @@ def main(words: list[str] | None = None) -> Results:
         given.seeds,
         cohort=given.cohort,
         rates=rates,
+        train_missingness=MCAR(given.train_rate) if given.train_rate else None,
         test_missingness=Natural() if given.natural else MCAR(0.5),
         encoders=given.encoders,
         settings={"epochs": given.epochs, **given.settings},

@@ -47,6 +47,15 @@ def test_one_epoch_of_two_methods(recipe, tmp_path, capsys):
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/model.safetensors")}
 
 
+def test_training_data_lack_what_is_asked_for(recipe):
+    how = {"cohort": "digits", "rates": [], "test_missingness": recipe.MCAR(0.5), "encoders": {}, "settings": {}}
+    settings = [
+        recipe.experiments(["cepa"], [0], train_missingness=lacking, **how)[0].setting
+        for lacking in (None, recipe.MCAR(0.5))
+    ]
+    assert settings == [f"digits, training data {part}, test data MCAR(0.5)" for part in ("complete", "MCAR(0.5)")]
+
+
 def test_names_are_unique_and_options_are_known(recipe):
     names = [name for group in recipe.GROUPS.values() for name in group]
     assert len(names) == len(set(names))
