@@ -33,6 +33,7 @@ import amodal
 from amodal.files import replace_file
 from amodal.impact.bias import distance_table
 from amodal.impact.strata import ecdf
+from amodal.metrics import resample_counts
 from amodal.missingness import MCAR, Natural
 from amodal.removal import draw_presence
 
@@ -202,6 +203,42 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
+def differences(given: argparse.Namespace, resamples: int = 2000) -> pd.DataFrame:
+    """Accuracy less that of the network with one modality (missing) or both (complete), paired by test case.
+
+    Intervals are for test cases, given the seeds, over which a case's correctness is averaged.
+    """
+    test = limited(amodal.load_cohort(given.data), given.limit).split("test")
+    counts = resample_counts(len(test), resamples, np.random.default_rng(0)).astype(np.float32)
+    rows = []
+    for absent in given.absent:
+        for state, reference in (("missing", "unimodal"), ("complete", "multimodal")):
+            right = {name: correct_cases(given, absent, name, state, test.target) for name in given.models}
+            right = {name: case for name, case in right.items() if case is not None}
+            for name, case in right.items() if reference in right else ():
+                gap = case - right[reference]
+                low, high = np.quantile(counts @ gap.astype(np.float32) / counts.sum(1), [0.025, 0.975])
+                if name != reference:
+                    rows.append((absent, state, name, reference, gap.mean(), low, high))
+    return pd.DataFrame(rows, columns=["absent", "state", "model", "less", "accuracy", "2.5 %", "97.5 %"])
+
+
+def correct_cases(
+    given: argparse.Namespace, absent: str, name: str, state: str, target: np.ndarray
+) -> np.ndarray | None:
+    """The share of seeds that get each test case right, (N,); None if a run is not there or does not predict that."""
+    found = []
+    for seed in given.seeds:
+        file = given.out / f"{absent}-{name.replace(', ', '-')}-seed{seed}.npz"
+        if not file.is_file():
+            return None
+        with np.load(file, allow_pickle=False) as arrays:
+            if f"predicted_{state}" not in arrays:
+                return None
+            found.append(arrays[f"predicted_{state}"].argmax(1) == target)
+    return np.mean(found, axis=0)
+
+
 def extremes(given: argparse.Namespace, absent: str, n: int) -> list[tuple[int, float, np.ndarray]]:
     """The n test cases of largest and the n of smallest V: position, V and mass of each label; empty without a run."""
     file = given.out / f"{absent}-primo-seed{given.seeds[0]}.npz"
@@ -287,6 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     given.out.mkdir(parents=True, exist_ok=True)
     found = table(run(given))
     print(found.to_string())
+    print(differences(given).to_string(index=False, float_format="{:+.3f}".format))
     examples = gallery(given, amodal.load_cohort(given.data))
     if len(examples):
         print(examples.to_string(index=False, float_format="{:.3f}".format))
