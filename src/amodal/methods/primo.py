@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from amodal.batch import Batch
 from amodal.distributions.diagonal_gaussian import (
-    DiagonalGaussian,
     DiagonalMixture,
     kl_from_standard_nats,
     kl_of_mixtures_nats,
@@ -19,15 +18,13 @@ from amodal.distributions.diagonal_gaussian import (
 )
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.fusion.latent import LatentDecoder, MixturePrior, NormalisedPosterior
 from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import task_loss
 from amodal.method import LatentMethod, LossTerms
 from amodal.schema import Schema
 
 __all__ = ["PRIMO"]
-
-LOG_VAR_RANGE = (-10.0, 5.0)
-"""Range of the log variances of priors and posterior: a tiny variance would make divergences explode."""
 
 LOG_NOISE_RANGE = (-7.0, 5.0)
 """Range of the log variance of a regression's target around the decoder's mean."""
@@ -170,9 +167,11 @@ class PRIMO(LatentMethod):
         target_width = {"multilabel": 2 * task.n_outputs, "regression": 1}.get(task.kind, task.n_outputs)
         self.latent_shape = (len(self.maskable), latent)
         prior_shape = (len(self.maskable), chosen.components, latent)
-        self.prior = _Prior(n * width, prior_shape, hidden=hidden, dropout=dropout)
-        self.posterior = _Posterior(n * width + target_width, self.latent_shape, gamma, hidden=hidden, dropout=dropout)
-        self.decoder = _Decoder(
+        self.prior = MixturePrior(n * width, prior_shape, hidden=hidden, dropout=dropout)
+        self.posterior = NormalisedPosterior(
+            n * width + target_width, self.latent_shape, gamma, hidden=hidden, dropout=dropout
+        )
+        self.decoder = LatentDecoder(
             len(self._rest) * width, len(self.maskable) * latent, task.n_outputs, hidden=hidden, dropout=dropout
         )
         self.log_noise = nn.Parameter(torch.zeros(())) if task.kind == "regression" else None
@@ -317,95 +316,6 @@ class PRIMO(LatentMethod):
         if target.is_floating_point():
             return target.to(dtype)
         return functional.one_hot(target, self.schema.task.n_outputs).to(dtype)
-
-
-class _Prior(nn.Module):
-    """One hidden layer, then weights, means and log variances of U mixtures of K Gaussians in Z dimensions."""
-
-    def __init__(self, in_width: int, shape: tuple[int, int, int], *, hidden: int, dropout: float):
-        super().__init__()
-        self.shape, n_latents, n_components = shape, shape[0], shape[1]
-        self.layers = _hidden_layer(in_width, hidden, dropout)
-        self.log_weights = nn.Linear(hidden, n_latents * n_components) if n_components > 1 else None
-        self.mean, self.log_var = _gaussian_heads(hidden, n_latents * n_components * shape[2])
-        if n_components > 1:
-            nn.init.normal_(self.mean.bias, std=0.5)  # components that start alike stay alike
-
-    def forward(self, fused: Tensor) -> DiagonalMixture:
-        """Of (B, …) inputs."""
-        h = self.layers(fused)
-        mean, log_var = self.mean(h).unflatten(1, self.shape), self.log_var(h).clamp(*LOG_VAR_RANGE)
-        logits = h.new_zeros(len(h), self.shape[0]) if self.log_weights is None else self.log_weights(h)
-        log_weights = logits.unflatten(1, self.shape[:2]).log_softmax(-1)
-        return DiagonalMixture(log_weights, mean, log_var.unflatten(1, self.shape))
-
-
-class _Posterior(nn.Module):
-    """One hidden layer, then means, normalised over the batch, and log variances of U Gaussians in Z dimensions."""
-
-    def __init__(self, in_width: int, shape: tuple[int, int], gamma: float | None, *, hidden: int, dropout: float):
-        super().__init__()
-        self.shape = shape
-        self.layers = _hidden_layer(in_width, hidden, dropout)
-        self.mean, self.log_var = _gaussian_heads(hidden, shape[0] * shape[1])
-        self.norm = None if gamma is None else _FixedScaleNorm(shape[0] * shape[1], gamma)
-
-    def forward(self, fused: Tensor) -> DiagonalGaussian:
-        """Of (B, …) inputs."""
-        h = self.layers(fused)
-        mean, log_var = self.mean(h), self.log_var(h).clamp(*LOG_VAR_RANGE)
-        if self.norm is not None:
-            mean = self.norm(mean)
-        return DiagonalGaussian(mean.unflatten(1, self.shape), log_var.unflatten(1, self.shape))
-
-
-class _FixedScaleNorm(nn.Module):
-    """Batch normalisation with a scale that is not learned and an offset that is."""
-
-    def __init__(self, width: int, gamma: float):
-        super().__init__()
-        self.gamma = gamma
-        self.statistics = nn.BatchNorm1d(width, affine=False)
-        self.offset = nn.Parameter(torch.zeros(width))
-
-    def forward(self, mean: Tensor) -> Tensor:
-        """Means (B, D), by the batch's statistics in training if there are two rows or more."""
-        own = self.statistics
-        if self.training and len(mean) < 2:
-            standard = functional.batch_norm(mean, own.running_mean, own.running_var, eps=own.eps)
-        else:
-            standard = own(mean)
-        return self.gamma * standard + self.offset
-
-
-class _Decoder(nn.Module):
-    """A condition (B, O) and latents (S, B, D) to outputs (S, B, C).
-
-    The first layer's product with the condition is computed once for all draws.
-    """
-
-    def __init__(self, condition: int, latents: int, n_outputs: int, *, hidden: int, dropout: float):
-        super().__init__()
-        self.condition = nn.Linear(condition, hidden, bias=False) if condition else None
-        self.latents = nn.Linear(latents, hidden)
-        self.activation = nn.Sequential(nn.GELU(), nn.Dropout(dropout))
-        self.out = nn.Linear(hidden, n_outputs)
-
-    def forward(self, condition: Tensor, z: Tensor) -> Tensor:
-        h = self.latents(z)  # (S, B, hidden)
-        if self.condition is not None:
-            h = h + self.condition(condition)
-        return self.out(self.activation(h))
-
-
-def _hidden_layer(in_width: int, hidden: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(dropout))
-
-
-def _gaussian_heads(hidden: int, width: int) -> tuple[nn.Linear, nn.Linear]:
-    mean, log_var = nn.Linear(hidden, width), nn.Linear(hidden, width)
-    nn.init.zeros_(log_var.bias)
-    return mean, log_var
 
 
 def _draw_subset(available: Tensor, generator: torch.Generator) -> Tensor:
