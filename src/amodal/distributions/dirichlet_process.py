@@ -217,6 +217,8 @@ class _Ascent:
         self.floor, self.seed, self.tolerance, self.max_iterations = floor, seed, tolerance, max_iterations
         number, draws, dim = points.shape
         matrix = (dim,) * (2 if isinstance(form, FullCovariance) else 1)
+        self.steps_down = torch.arange(dim, dtype=torch.float64, device=points.device)  # D degrees of freedom
+        self.above = (self.steps_down / 2).floor()  # of each half of these, how many lie whole numbers above it
         double = partial(torch.empty, dtype=torch.float64, device=points.device)
         self.final = _Posterior(
             counts=double(number, components),
@@ -254,7 +256,7 @@ class _Ascent:
     @torch.no_grad()
     def _work_off(self, waiting: deque[slice], size: int) -> None:
         """Keep up to `size` data sets in work until none is left."""
-        work = None
+        work, space = None, None
         while True:
             if work is None or len(work.index) <= size // 2:
                 try:
@@ -263,7 +265,7 @@ class _Ascent:
                 except IndexError:  # nobody waits (other threads take from the same queue)
                     if work is None:
                         return
-            self._step(work)
+            space = self._step(work, space)
             share = work.running.float().mean().item()
             if share < 0.93:
                 work = work.at(work.running) if share > 0.0 else None
@@ -291,9 +293,9 @@ class _Ascent:
         blocks = zip(member.split(64), white.split(64))
         return torch.cat([some @ self.form.expand(points).mT for some, points in blocks])
 
-    def _step(self, work: _Work) -> None:
-        """One update of everything in work; what ends with it is written down."""
-        moments, entropy = _moments(work.current.natural, work.white, self.form)
+    def _step(self, work: _Work, space: Tensor | None) -> Tensor | None:
+        """One update of everything in work, in some space; what ends with it is written down."""
+        moments, entropy, space = _moments(work.current.natural, work.white, self.form, space)
         work.current = self._update(moments, work.floor)
         previous, work.bound = work.bound, work.current.bound + entropy
         work.age += 1
@@ -306,6 +308,7 @@ class _Ascent:
             self.iterations[index], self.converged[index] = work.age[leaving], converged[leaving]
             self.assignment[index] = _most_responsible(final.natural, self.form.expand(work.white[leaving]))
             work.running = work.running & ~leaving
+        return space
 
     def _results(self) -> DirichletProcessMixture:
         """What was written down, in the coordinates of the data."""
@@ -339,17 +342,21 @@ class _Ascent:
         inverse, log_det = form.invert(scatter)
 
         taken, left = self._stick_parameters(counts)
-        halves = 0.5 * (freedom.unsqueeze(-1) - torch.arange(dim, device=freedom.device))  # (n, K, D)
-        arguments = torch.cat([halves, torch.stack([taken, left, taken + left], -1)], -1)  # one call for all of them
+        halves = 0.5 * (freedom.unsqueeze(-1) - self.steps_down)  # (n, K, D)
+        arguments = torch.cat([halves[..., -2:], torch.stack([taken, left, taken + left], -1)], -1)
         digamma, lgamma = arguments.digamma(), arguments.lgamma()
+        # Both of all halves, by their recurrences from the smallest two: f(x + 1) = f(x) + log x, or + 1 / x.
+        lowest = 1.0 + self.above[-2:]
+        lgamma_of_halves = lgamma[..., :-3] @ lowest + halves.log() @ self.above
+        digamma_of_halves = digamma[..., :-3] @ lowest + halves.reciprocal() @ self.above
         log_left = digamma[..., -2] - digamma[..., -1]
         log_weights = digamma[..., -3] - digamma[..., -1] + log_left.cumsum(-1) - log_left
-        constant = dim / mean_precision + dim * math.log(math.pi) - log_det - digamma[..., :dim].sum(-1)
+        constant = dim / mean_precision + dim * math.log(math.pi) - log_det - digamma_of_halves
         bits = 1.0 / math.log(2.0)
         constant = bits * (log_weights - 0.5 * constant)
         natural = form.coefficients(inverse, bits * freedom, means, constant, moments.dtype)
         # Log normalisers of the Wishart, the Gaussian and the Beta distributions.
-        wishart = 0.5 * freedom * (log_det + dim * math.log(2.0)) + lgamma[..., :dim].sum(-1)
+        wishart = 0.5 * freedom * (log_det + dim * math.log(2.0)) + lgamma_of_halves
         beta = lgamma[..., -3] + lgamma[..., -2] - lgamma[..., -1]
         bound = (wishart - 0.5 * dim * mean_precision.log() + beta).sum(-1)
         return _Posterior(counts, means, scatter, natural, bound)
@@ -364,27 +371,31 @@ def _kind(tensor: Tensor) -> str:
     return "cpu" if tensor.device.type == "cpu" else "accelerator"
 
 
-def _moments(natural: Tensor, white: Tensor, form: FullCovariance | DiagonalCovariance) -> tuple[Tensor, Tensor]:
+def _moments(
+    natural: Tensor, white: Tensor, form: FullCovariance | DiagonalCovariance, space: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Sums of features weighted by responsibilities (n, K, Q), and the entropy of the assignments (n,) in nats.
 
     Features are made anew, block by block: a block's stay in the cache for both products, which is cheaper than
-    fetching stored ones from memory, and takes little room.
+    fetching stored ones from memory, and takes little room. That room is given back, to be used again.
     """
     draws = white.shape[2]
     size = max(1, BLOCK_BYTES[_kind(white)] // (form.features * draws * white.element_size()))
-    moments, space = torch.empty_like(natural), None
+    moments = torch.empty_like(natural)
     entropy = torch.empty(len(white), dtype=torch.float64, device=white.device)
     for points, coefficients, sums, bits in zip(*(x.split(size) for x in (white, natural, moments, entropy))):
-        space = form.expand(points, space if space is None or len(points) == len(space) else space[: len(points)])
-        logits = coefficients @ space  # (n, K, S), to the base of 2: exp2 is several times faster than exp
+        if space is None or len(space) < len(points):
+            space = form.blank(points)
+        features = form.expand(points, space[: len(points)])
+        logits = coefficients @ features  # (n, K, S), to the base of 2: exp2 is several times faster than exp
         # Not below 2^-64: smaller weights change nothing, and denormal numbers are slow.
         logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=-64.0)
         weight = logits.exp2()
         total = weight.sum(1, keepdim=True)
         mean_logit = logits.mul_(weight).sum(1) / total.squeeze(1)
         torch.sum(total.squeeze(1).log2() - mean_logit, -1, dtype=torch.float64, out=bits)
-        torch.bmm(weight.div_(total), space.mT, out=sums)
-    return moments, entropy * math.log(2.0)
+        torch.bmm(weight.div_(total), features.mT, out=sums)
+    return moments, entropy * math.log(2.0), space
 
 
 def _most_responsible(natural: Tensor, features: Tensor) -> Tensor:

@@ -56,9 +56,13 @@ class FullCovariance:
         white = (centred @ forth.to(centred.dtype)).mT
         return white, torch.diag_embed(1.0 / values), back, 0.5 * values.log().sum(-1)
 
+    def blank(self, white: Tensor) -> Tensor:
+        """Space for the features (N, Q, S) of points (N, D, S), of which only the row of ones is there yet."""
+        return _blank(white, self.products, self.features)
+
     def expand(self, white: Tensor, out: Tensor | None = None) -> Tensor:
         """Features (N, Q, S) of points (N, D, S), in the space of earlier ones if given."""
-        out = _blank(white, self.products, self.features) if out is None else out
+        out = self.blank(white) if out is None else out
         start = 0
         for row in range(self.dim):
             stop = start + self.dim - row
@@ -89,11 +93,21 @@ class FullCovariance:
         return moments[..., self.products + self.dim]
 
     def invert(self, scatter: Tensor) -> tuple[Tensor, Tensor]:
-        """Inverses of scatter matrices (N, K, D, D), and the inverses' log determinants (N, K)."""
-        factor = torch.linalg.cholesky_ex(scatter)[0]
-        identity = torch.eye(self.dim, dtype=factor.dtype, device=factor.device)
-        inverse_factor = torch.linalg.solve_triangular(factor, identity, upper=False)
-        return inverse_factor.mT @ inverse_factor, -2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        """Inverses of scatter matrices (N, K, D, D), and the inverses' log determinants (N, K).
+
+        By Gauss-Jordan elimination of one coordinate after the other in all matrices at once, several times faster than
+        a factorisation matrix by matrix. No pivoting is needed: their eigenvalues are at least one.
+        """
+        swept = scatter.flatten(0, 1).permute(1, 2, 0).clone(memory_format=torch.contiguous_format)  # (D, D, N K)
+        pivots = torch.empty_like(swept[0])
+        for k in range(self.dim):
+            pivots[k] = swept[k, k]
+            column, row = swept[:, k].clone(), swept[k] / pivots[k]
+            swept.addcmul_(column.unsqueeze(1), row.unsqueeze(0), value=-1.0)
+            swept[k] = row
+            torch.div(column, pivots[k].neg(), out=swept[:, k])
+            torch.reciprocal(pivots[k], out=swept[k, k])
+        return swept.permute(2, 0, 1).reshape(scatter.shape), -pivots.log().sum(0).view(scatter.shape[:2])
 
     def coefficients(
         self, inverse: Tensor, scale: Tensor, mean: Tensor, constant: Tensor, dtype: torch.dtype
@@ -138,9 +152,13 @@ class DiagonalCovariance:
         white = centred.mT * values.rsqrt().unsqueeze(-1).to(centred.dtype)
         return white, 1.0 / values, values.sqrt(), 0.5 * values.log().sum(-1)
 
+    def blank(self, white: Tensor) -> Tensor:
+        """Space for the features (N, Q, S) of points (N, D, S), of which only the row of ones is there yet."""
+        return _blank(white, self.products, self.features)
+
     def expand(self, white: Tensor, out: Tensor | None = None) -> Tensor:
         """Features (N, Q, S) of points (N, D, S), in the space of earlier ones if given."""
-        out = _blank(white, self.products, self.features) if out is None else out
+        out = self.blank(white) if out is None else out
         torch.square(white, out=out[:, : self.dim])
         out[:, self.dim : 2 * self.dim] = white
         return out
