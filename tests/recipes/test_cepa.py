@@ -71,19 +71,23 @@ def test_settings_are_chosen_without_the_test_rows(tmp_path, monkeypatch, capsys
     spec = importlib.util.spec_from_file_location("cepa_selection", FILE.with_name("cepa_selection.py"))
     selection = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(selection)
-    seen = []
+    seen, absent = [], []
     fit = selection.amodal.fit
 
     def watched(method, train, valid, **settings):
+        absent.append((1 - train.observed.mean(), 1 - valid.observed.mean()))
         seen.extend(set(train.splits) | set(valid.splits))
         return fit(method, train, valid, batch_size=256, **settings)
 
     monkeypatch.setattr(selection.amodal, "fit", watched)
     words = ["--out", str(tmp_path / "found.jsonl"), "--epochs", "1", "--folds", "2", "--names", "modality_dropout"]
-    words += ["--also", 'bare={"m": "fusion"}']
+    words += ["--also", 'bare={"m": "fusion"}', "--train-rate", "0.4"]
     table = selection.main(words)
     assert list(table["fold"]) == [2, 2]
     assert set(seen) == {"train", "valid"}
+    assert [train for train, _ in absent] == pytest.approx([0.4] * 4, abs=0.03)
+    assert [valid for _, valid in absent] == [0] * 4
+    assert (table["accuracy 0.7"] < table["accuracy 0.3"]).all()
     capsys.readouterr()
     selection.main(words)
     assert len(seen) == 8  # nothing was trained a second time
