@@ -15,6 +15,8 @@ rank correlation with the realised change      primo                    modality
 V, everything revealed                         0.874 (0.849 to 0.897)   0.754 (0.710 to 0.792)
 V of one quadrant                              0.759 (0.736 to 0.781)   0.323 (0.292 to 0.353)
 advice, one quadrant                           0.736 (0.713 to 0.758)   0.661 (0.634 to 0.687)
+
+figure.svg has accuracy against the number of quadrants, and the realised against the predicted change.
 """
 
 from __future__ import annotations
@@ -190,6 +192,28 @@ def reliability_curves(frame: pd.DataFrame, bins: int = 6) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def draw_figure(acquired: pd.DataFrame, changed: pd.DataFrame, file: Path) -> None:
+    """Accuracy against the number of quadrants known, by order; realised against predicted change; a row a model."""
+    from matplotlib.figure import Figure
+
+    models = list(acquired["model"].unique())
+    figure = Figure(figsize=(9, 3.4 * len(models)), layout="constrained")
+    panels = figure.subplots(len(models), 2, squeeze=False)
+    curves = reliability_curves(changed)
+    for (left, right), model in zip(panels, models):
+        accuracy = acquired[acquired["model"] == model].groupby(["order", "step"], sort=False)["correct"].mean()
+        for order, line in accuracy.groupby("order", sort=False):
+            left.plot(1 + line.index.get_level_values("step"), line, marker="o", ms=4, label=order)
+        left.set(title=model, xlabel="quadrants known", ylabel="accuracy", xticks=range(1, 5))
+        left.legend()
+        for by, curve in curves[curves["model"] == model].groupby("by", sort=False):
+            right.plot(curve["predicted"], curve["realised"], marker="o", ms=4, label=by)
+        right.axline((0, 0), slope=1, color="grey", lw=0.7)
+        right.set(title=model, xlabel="predicted change", ylabel="realised change", xlim=(0, 0.9), ylim=(0, 0.9))
+        right.legend()
+    replace_file(file, figure.savefig)
+
+
 def _predictions_of_change(part: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     whole = part["revealed"] == WHOLE
     return [
@@ -228,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     tables |= {"reliability": reliability_table(changed), "curves": reliability_curves(changed)}
     for table in tables.values():
         print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"), end="\n\n")
+    draw_figure(acquired, changed, given.out / "figure.svg")
     return tables
 
 

@@ -22,6 +22,7 @@ def test_one_step_of_both_models(recipe, tmp_path, capsys):
     words = ["--out", str(tmp_path), "--epochs", "1", "--cases", "12", "--draws", "3", "--seeds", "0"]
     found = recipe.main(words)
     assert "primo seed 0 done" in capsys.readouterr().out
+    assert "advised, latents" in (tmp_path / "figure.svg").read_text()  # its legend, as a comment of the drawing
     first, last = found["step 0"], found["step 3"]
     assert first["order"].tolist() == ["random", "advised", "oracle", "advised, latents", "random", "advised", "oracle"]
     for table in (first, last):  # the same start, and the same end, for every order
