@@ -7,7 +7,13 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from amodal.distributions.diagonal_gaussian import DiagonalGaussian
-from amodal.distributions.experts import log_normal_nats, log_uniform_mixture_nats, product_of_experts
+from amodal.distributions.experts import (
+    laplace_noise,
+    log_laplace_nats,
+    log_normal_nats,
+    log_uniform_mixture_nats,
+    product_of_experts,
+)
 from amodal.errors import ShapeError
 
 
@@ -63,6 +69,23 @@ def test_order_and_absent_experts_do_not_matter(experts):
         (dirty.mean.sum() + dirty.log_var.sum()).backward()
         assert all(torch.isfinite(part.grad).all() for part in filled)
         assert not filled[0].grad[~observed].any()
+
+
+def test_laplace_against_scipy(experts):
+    mean, log_var = experts[0]
+    z = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scale = (log_var / 2).exp().numpy() / np.sqrt(2)  # a Laplace distribution of scale b has variance 2 b²
+    expected = stats.laplace.logpdf(z.numpy(), mean.numpy(), scale).sum(-1)
+    np.testing.assert_allclose(log_laplace_nats(z, DiagonalGaussian(mean, log_var)).numpy(), expected, rtol=1e-10)
+
+
+def test_laplace_noise_is_the_quantile_function():
+    uniform = torch.linspace(0, 1, 12, dtype=torch.float64)[1:-1]
+    expected = stats.laplace.ppf(uniform.numpy(), scale=1 / np.sqrt(2))
+    np.testing.assert_allclose(laplace_noise(uniform).numpy(), expected, rtol=1e-10)
+    assert torch.isfinite(laplace_noise(torch.zeros(3))).all()
+    many = laplace_noise(torch.rand(100_000, generator=torch.Generator().manual_seed(0)))
+    assert abs(many.var().item() - 1) < 0.03
 
 
 def test_mixture_against_scipy(experts):

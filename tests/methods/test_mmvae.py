@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from contracts import cases
-from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Laplace, MixtureSameFamily, Normal
 from torch.distributions import Independent as Joint
 
 from amodal.errors import ConfigurationError, UnknownNameError
@@ -22,24 +22,30 @@ def case(n=2, **options):
     return method, type(batch)(batch.values, batch.observed, measured, {}, batch.target)
 
 
+def law_of(method, mean, deviation):
+    return Laplace(mean, deviation / 2**0.5) if method.law == "laplace" else Normal(mean, deviation)
+
+
 def log_weight(method, batch, i, z, there):
     experts = [method.experts[name](batch.values[name][i]) for name in there]
-    each = Joint(
-        Normal(torch.stack([e.mean for e in experts]), torch.stack([e.log_var.exp().sqrt() for e in experts])), 1
-    )
+    deviations = torch.stack([e.log_var.exp().sqrt() for e in experts])
+    each = Joint(law_of(method, torch.stack([e.mean for e in experts]), deviations), 1)
     mixture = MixtureSameFamily(Categorical(torch.ones(len(there))), each)
-    value = Normal(0.0, 1.0).log_prob(z).sum() - mixture.log_prob(z)
+    value = law_of(method, torch.zeros(2), torch.ones(2)).log_prob(z).sum() - mixture.log_prob(z)
     value += method.label_weight * Categorical(logits=method.head(z)).log_prob(batch.target[i])
     for name in there:
         value += Normal(method.decoders[name].layers(z), 1.0).log_prob(batch.values[name][i]).mean()
     return value
 
 
-@pytest.mark.parametrize("bound", ["looser", "tight"])
-def test_objective(bound):
-    method, batch = case(bound=bound, training_draws=3)
+@pytest.mark.parametrize(("bound", "law"), [("looser", "normal"), ("tight", "normal"), ("looser", "laplace")])
+def test_objective(bound, law):
+    method, batch = case(bound=bound, law=law, training_draws=3)
     names, n = method.schema.names, len(batch)
-    noise = torch.randn(2, 3, n, 2, generator=torch.Generator().manual_seed(3))
+    draw = torch.rand if law == "laplace" else torch.randn
+    noise = draw(2, 3, n, 2, generator=torch.Generator().manual_seed(3))
+    if law == "laplace":
+        noise = Laplace(0.0, 0.5**0.5).icdf(noise)
     total = 0.0
     for i in range(n):
         there = [name for name in names if batch.observed[name][i]]
@@ -121,6 +127,8 @@ def test_draws_are_spread_evenly_over_what_is_observed():
 
 def test_options_that_cannot_be():
     schema = cases.make_schema()
+    with pytest.raises(UnknownNameError, match="law of mmvae 'cauchy'"):
+        MMVAE(schema, law="cauchy")
     with pytest.raises(UnknownNameError, match="bound of mmvae 'loose'"):
         MMVAE(schema, bound="loose")
     with pytest.raises(ConfigurationError, match="training_draws is out of range"):

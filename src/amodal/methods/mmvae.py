@@ -11,7 +11,12 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.distributions.diagonal_gaussian import DiagonalGaussian
-from amodal.distributions.experts import log_normal_nats, log_uniform_mixture_nats
+from amodal.distributions.experts import (
+    laplace_noise,
+    log_laplace_nats,
+    log_normal_nats,
+    log_uniform_mixture_nats,
+)
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import GaussianNetwork, build_decoders, reconstruction_nats
 from amodal.errors import ConfigurationError, UnknownNameError
@@ -44,6 +49,7 @@ class MMVAE(LatentMethod):
         schema: The modalities and the task.
         encoders: An encoder for each modality; None: the defaults.
         bound: "looser" or "tight"; see above.
+        law: Of the prior (of variance one) and of the experts: "normal", or "laplace" as published.
         latent: Width of z.
         hidden: Width of the hidden layers of experts and decoders.
         dropout: Dropout of the hidden layers of experts and head.
@@ -54,12 +60,12 @@ class MMVAE(LatentMethod):
         prediction_draws: Draws of z that a prediction averages over, spread evenly over the observed modalities.
 
     Raises:
-        UnknownNameError: If `bound` is neither.
+        UnknownNameError: If `bound` or `law` is neither.
         ConfigurationError: If a number is out of range.
 
     Source:
         :cite:`shi2019mmvae`, equations 3 and 4. Deviations: the target is decoded from z and has no expert of its own;
-        normal distributions instead of Laplace's, a fixed prior, the plain reparameterised gradient; likelihoods are
+        normal distributions by default, a fixed prior, the plain reparameterised gradient; likelihoods are
         averaged over cells; the mixture runs over what is observed.
     """
 
@@ -73,6 +79,7 @@ class MMVAE(LatentMethod):
         encoders: PerModality | None = None,
         *,
         bound: Literal["looser", "tight"] = "looser",
+        law: Literal["normal", "laplace"] = "normal",
         latent: int = 16,
         hidden: int = 128,
         dropout: float = 0.0,
@@ -84,6 +91,8 @@ class MMVAE(LatentMethod):
         super().__init__(schema)
         if bound not in ("looser", "tight"):
             raise UnknownNameError("bound of mmvae", bound, ("looser", "tight"))
+        if law not in ("normal", "laplace"):
+            raise UnknownNameError("law of mmvae", law, ("normal", "laplace"))
         sizes = {"latent": latent, "hidden": hidden, "training_draws": training_draws}
         for name, size in (sizes | {"prediction_draws": prediction_draws}).items():
             if size < 1:
@@ -91,7 +100,7 @@ class MMVAE(LatentMethod):
         for name, weight in (("label_weight", label_weight), ("reconstruction", reconstruction)):
             if not weight >= 0:
                 raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=weight)
-        self.bound, self.latent, self.training_draws = bound, latent, training_draws
+        self.bound, self.law, self.latent, self.training_draws = bound, law, latent, training_draws
         self.label_weight, self.reconstruction = label_weight, reconstruction
         self.prediction_draws = prediction_draws
         self.encoders = encoders_for(schema, encoders)
@@ -106,7 +115,7 @@ class MMVAE(LatentMethod):
         """The negative bound, a mean over all rows; rows without any modality add zero; see `Method.objective`."""
         experts, observed = self._experts(batch)
         shape = (observed.shape[1], self.training_draws, len(batch), self.latent)
-        noise = torch.randn(shape, generator=generator, device=batch.device, dtype=experts.mean.dtype)
+        noise = self._noise(shape, generator, experts.mean)
         strata = experts.mean.new_full((len(batch), observed.shape[1]), -math.inf)
         for m in range(observed.shape[1]):
             rows = observed[:, m].nonzero(as_tuple=True)[0]
@@ -134,8 +143,15 @@ class MMVAE(LatentMethod):
         standard = DiagonalGaussian(torch.zeros_like(z), torch.zeros_like(z))
         label = -target_nats(self.head(z), batch.target, self.schema.task.kind)
         inputs = reconstruction_nats(self.decoders, batch, z, observed)
-        joint = log_normal_nats(z, standard) + self.label_weight * label + self.reconstruction * inputs
-        return joint - log_uniform_mixture_nats(z, experts, observed)
+        log_density = log_laplace_nats if self.law == "laplace" else log_normal_nats
+        joint = log_density(z, standard) + self.label_weight * label + self.reconstruction * inputs
+        return joint - log_uniform_mixture_nats(z, experts, observed, log_density)
+
+    def _noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+        """Draws of the law with mean zero and variance one."""
+        draw = torch.rand if self.law == "laplace" else torch.randn
+        noise = draw(shape, generator=generator, device=like.device, dtype=like.dtype)
+        return laplace_noise(noise) if self.law == "laplace" else noise
 
     def draw_outputs(
         self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
@@ -156,7 +172,7 @@ class MMVAE(LatentMethod):
         """Latents (S, B, Z), the same in every draw unless they vary."""
         experts, observed = self._experts(batch)
         like = {"device": batch.device, "dtype": experts.mean.dtype}
-        noise = torch.randn(draws, 1, self.latent, generator=generator, **like)
+        noise = self._noise((draws, 1, self.latent), generator, experts.mean)
         uniform = (torch.arange(draws, **like) + torch.rand(1, generator=generator, **like)) / draws  # (S,)
         uniform = uniform[torch.randperm(draws, generator=generator, device=batch.device)]
         if not varies:
