@@ -46,9 +46,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "primo, paper": ("primo", {"preset": "paper"}, False),
     "primo": ("primo", {}, False),
     "primo, also masked": ("primo", {"also_masked": True}, False),
+    "primo, removal": ("primo", {"also_masked": True}, False),
     "mvae": ("mvae", {}, False),
     "mmvae": ("mmvae", {}, False),
 }
+# These learn from rows of which either modality is removed further, anew in every epoch (the default of `amodal.fit`).
+REMOVAL = ("modality_dropout", "primo, removal")
 DEFAULT = ["unimodal", "multimodal", "modality_dropout", "primo, paper", "primo"]
 TRAINING = {"learning_rate": 5e-4, "weight_decay": 1e-2, "batch_size": 128, "clip": 8.0, "patience": None}
 
@@ -70,7 +73,7 @@ def train(name: str, rows: amodal.Cohort, valid: amodal.Cohort, present: str, se
         method,
         rows,
         valid,
-        missingness=Natural() if method != "modality_dropout" else "auto",
+        missingness="auto" if name in REMOVAL else Natural(),
         valid_missingness=Natural(),
         options=options_for(name, present),
         encoders=dict.fromkeys(NAMES, "lenet"),
