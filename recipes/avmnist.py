@@ -2,19 +2,21 @@
 
 Command:  amodal data prepare avmnist --mnist DIR --fsdd DIR --esc50 DIR --out data/avmnist
           python recipes/avmnist.py --data data/avmnist --out runs/avmnist
-Time:     full size was not run on two cores: 55 s an epoch for vision alone, an hour and more for a model of the
-          audio. With --limit 4000, seconds an epoch on a busy machine: unimodal 4 (vision) and 84 (audio), multimodal
-          55, primo 21, primo paper 26, modality_dropout 25 (the last four with half of the audio missing).
-Expected: --limit 4000 --epochs 8 --seeds 0 --cases 500 --draws 200 --absent audio (4,000 test cases, one seed):
-                              accuracy missing   complete   V missing   complete
-          unimodal                       0.614
-          multimodal                                0.660
-          modality_dropout               0.613      0.685
-          primo, paper                   0.601      0.603       0.053      0.054
-          primo                          0.609      0.616       0.059      0.058
-          --absent vision: unimodal 0.395; the others did not finish. Eight epochs of 4,000 rows are 256 steps, too few
-          for primo to use the audio at all (its tie alone warms up over 500): this says nothing about full size,
-          where the paper has 0.64 (x_o), 0.63 (PRIMO), 0.71 (both), 0.68 (PRIMO).
+Time:     at full size, seconds an epoch on one core: unimodal 19 (vision) and 126 (audio), primo 64 (audio may be
+          missing) and 125 (vision), multimodal about 120. Validation and prediction included.
+Expected: --epochs 8 --seeds 0 --cases 500 --draws 200 (one seed; points less unimodal, multimodal, paired by case):
+          --absent audio      accuracy missing             complete             V missing   complete
+          unimodal                       0.665
+          multimodal                                          0.704
+          primo                          0.645 (-2.0)         0.740 (+3.7)          0.278      0.138
+          primo, also masked             0.653 (-1.2)         0.764 (+6.1)          0.306      0.112
+          --absent vision
+          unimodal                       0.498
+          primo                          0.461 (-3.7)         0.641 (-6.2)          0.189      0.124
+          primo, also masked             0.458 (-4.0)         0.617 (-8.7)          0.146      0.100
+          primo, removal                 0.445 (-5.3)         0.633 (-7.1)          0.155      0.115
+          The paper, 30 epochs: audio missing 0.642 (x_o), 0.631 (PRIMO), complete 0.711 (both), 0.682 (PRIMO); vision
+          missing 0.404, 0.376, complete 0.713, 0.683. What is known of our second direction: docs/log.md, 2026-11-21.
 """
 
 from __future__ import annotations
