@@ -10,6 +10,7 @@ Expected: --epochs 8 --seeds 0 --cases 500 --draws 200 (one seed; points less un
           multimodal                                          0.704
           primo                          0.645 (-2.0)         0.740 (+3.7)          0.278      0.138
           primo, also masked             0.653 (-1.2)         0.764 (+6.1)          0.306      0.112
+          primo, removal                 0.654 (-1.1)         0.778 (+7.5)          0.308      0.127
           --absent vision
           unimodal                       0.498
           primo                          0.461 (-3.7)         0.641 (-6.2)          0.189      0.124
