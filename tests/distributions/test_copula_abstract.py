@@ -1,5 +1,7 @@
 """What every copula promises: sampling, presence, precision, parameters."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -326,3 +328,20 @@ def test_completion_from_given_uniforms_is_the_inverse_of_the_conditional_laws(c
             absent = ~observed[:, target]
             torch.testing.assert_close(back[absent], w[target][absent], rtol=1e-6, atol=1e-8)
             known[:, target] = True
+
+
+@pytest.mark.parametrize("copula", every(3), ids=lambda c: type(c).__name__)
+def test_completion_given_margins_that_round_to_the_ends_has_finite_gradients(copula):
+    """In single precision exp(-200) is zero; what such a margin says is the limit, and it is kept itself."""
+    copula = copy.deepcopy(copula).float()
+    far, near = -torch.tensor([[0.6931, 90.0, 200.0, 1e4], [0.6931, 0.0, 0.0, 0.0]])
+    for log_u, log_1mu in ((far, near), (near, far)):
+        logs = [part.expand(3, 4).clone().requires_grad_() for part in (log_u, log_1mu)]
+        observed = torch.tensor([True, True, False])[:, None]
+        drawn = copula.complete_margins_first(*logs, observed, torch.full((3, 4), 0.3))
+        assert all(torch.isfinite(part).all() for part in drawn)
+        assert torch.equal(drawn[0][:2], logs[0][:2])
+        assert torch.equal(drawn[1][:2], logs[1][:2])
+        torch.testing.assert_close(drawn[0][2, 1:], drawn[0][2, 1].expand(3))  # beyond the reach nothing changes
+        gradients = torch.autograd.grad(drawn[0][2].sum() + drawn[1][2].sum(), logs, allow_unused=True)
+        assert all(g is None or torch.isfinite(g).all() for g in gradients)

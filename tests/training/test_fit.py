@@ -120,6 +120,16 @@ def draw_valid(valid: Cohort, seed: int) -> np.ndarray:
     return draw_presence(BalancedCounts(), valid, (seed, 1)).observed
 
 
+def test_weights_that_are_no_numbers_end_the_training(tmp_path):
+    train, valid = parts(made_cohort())
+    with pytest.raises(
+        RunError, match=r"diverged in epoch 0 .*finite losses and weights.*Lower learning_rate"
+    ) as caught:
+        amodal.fit("fusion", train, valid, epochs=3, learning_rate=1e30, clip=None, seed=0, out=tmp_path / "run")
+    assert "task" in str(caught.value)
+    assert not list(tmp_path.rglob("model.safetensors"))  # nothing that is no numbers is stored as a model
+
+
 def test_patience_stops_early():
     train, valid = parts(made_cohort())
     model = amodal.fit("fusion", train, valid, **{**SETTINGS, "epochs": 50, "learning_rate": 0.3, "patience": 2})

@@ -11,6 +11,7 @@ gradient is zero. Inside, tensors are *margins first*, (M, …): reductions over
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
@@ -278,9 +279,13 @@ class Copula(nn.Module, ABC):
             Both logarithms, completed; differentiable.
         """
         observed = observed.expand(log_u.shape)
-        log_u, log_1mu = torch.where(observed, log_u, LOG_HALF), torch.where(observed, log_1mu, LOG_HALF)
+        logs = tuple(torch.where(observed, part, LOG_HALF) for part in (log_u, log_1mu))
+        # Further out a condition says no more, and the gradient of what it says is the product of 0 and infinity.
+        reach = _farthest(log_u.dtype)
+        near = [part.clamp(-reach, -math.exp(-reach)) for part in logs]
         with without_autocast(log_u):
-            return self._fill_in(log_u, log_1mu, observed, uniform, range(self.dim) if order is None else order)
+            drawn = self._fill_in(*near, observed, uniform, range(self.dim) if order is None else order)
+        return torch.where(observed, logs[0], drawn[0]), torch.where(observed, logs[1], drawn[1])
 
     # ---------------------------------------------------------------- parameters and fitting
 
@@ -371,7 +376,7 @@ class Copula(nn.Module, ABC):
             log_h, log_1mh = self._conditional(torch.stack(log_us), torch.stack(log_1mus), target, observed)
             return log_h - log_1mh - goal
 
-        end = torch.full(shape, 80.0 if log_u.dtype == torch.float32 else 300.0, dtype=log_u.dtype, device=log_u.device)
+        end = torch.full(shape, _farthest(log_u.dtype), dtype=log_u.dtype, device=log_u.device)
         logit = attach_root(excess, solve_increasing(excess, -end, end))
         return nn.functional.logsigmoid(logit), nn.functional.logsigmoid(-logit)
 
@@ -485,3 +490,8 @@ class Copula(nn.Module, ABC):
             needed = observed.expand(torch.broadcast_shapes(observed.shape, u.shape)).clone()
         needed[..., target] = False
         return needed
+
+
+def _farthest(dtype: torch.dtype) -> float:
+    """How far from zero the logarithm of a probability may be that a conditional law is asked about."""
+    return 80.0 if dtype == torch.float32 else 300.0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.data.loader import make_loader
+from amodal.errors import RunError
 from amodal.method import Method
 from amodal.training.run import mix_seed
 
@@ -135,6 +136,7 @@ class LoopModule(pl.LightningModule):
             total = self.trainer.strategy.reduce(entry, reduce_op="sum")
             row[key] = float(total[0] / total[1])
         self.sums = {}
+        self._require_finite(row)
         optimisers = self.optimizers()
         plain = [o.optimizer for o in (optimisers if isinstance(optimisers, list) else [optimisers])]
         with self.trainer.precision_plugin.forward_context():
@@ -145,6 +147,18 @@ class LoopModule(pl.LightningModule):
             self.progress.advance(self.run.history[-1])
         if self.run.out_of_patience:
             self.trainer.should_stop = True
+
+    def _require_finite(self, row: Mapping[str, float]) -> None:
+        """Ends a training whose weights are no numbers any more, before they replace what is stored."""
+        bad = [key.removeprefix("train_") for key, value in row.items() if not math.isfinite(value)]
+        if not bad or all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
+            return  # a loss alone may overflow in half precision; its step is then left out
+        raise RunError(
+            f"training has diverged in epoch {self.current_epoch}",
+            expected="finite losses and weights",
+            got=f"not finite: {', '.join(sorted(bad))}",
+            hint="Lower learning_rate, set clip, or use precision '32-true'. What earlier epochs stored is kept.",
+        )
 
     def on_fit_start(self) -> None:
         """Opens the progress bar."""
