@@ -279,13 +279,13 @@ class Copula(nn.Module, ABC):
             Both logarithms, completed; differentiable.
         """
         observed = observed.expand(log_u.shape)
-        logs = tuple(torch.where(observed, part, LOG_HALF) for part in (log_u, log_1mu))
+        log_u, log_1mu = (torch.where(observed, part, LOG_HALF) for part in (log_u, log_1mu))
         # Further out a condition says no more, and the gradient of what it says is the product of 0 and infinity.
         reach = _farthest(log_u.dtype)
-        near = [part.clamp(-reach, -math.exp(-reach)) for part in logs]
+        near, near_1m = (part.clamp(-reach, -math.exp(-reach)) for part in (log_u, log_1mu))
         with without_autocast(log_u):
-            drawn = self._fill_in(*near, observed, uniform, range(self.dim) if order is None else order)
-        return torch.where(observed, logs[0], drawn[0]), torch.where(observed, logs[1], drawn[1])
+            drawn = self._fill_in(near, near_1m, observed, uniform, range(self.dim) if order is None else order)
+        return torch.where(observed, log_u, drawn[0]), torch.where(observed, log_1mu, drawn[1])
 
     # ---------------------------------------------------------------- parameters and fitting
 
