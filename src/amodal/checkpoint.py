@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -185,7 +184,9 @@ class TrainedModel:
         Returns:
             What that function gives.
         """
-        return import_module("amodal.impact.model").impact(self, cohort, **options)  # it lies a layer above this one
+        from amodal.impact.model import impact  # a layer above this one: the exception that pyproject.toml names
+
+        return impact(self, cohort, **options)
 
     def _has_something(self, cohort: Cohort) -> np.ndarray:
         if self.method.accepts_empty:
