@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.encoders.encoder import Encoded, Encoder, StagedEncoder, Tokens
+from amodal.encoders.pooled_norm import ConvolutionBlock
 from amodal.encoders.tabular import ResidualBlock
 from amodal.errors import ConfigurationError
 from amodal.schema import Modality
@@ -133,12 +134,7 @@ class LeNet(StagedEncoder):
             )
         widths = [channels * 2**i for i in range(layers + 1)]
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(c_in, c_out, 5 if i == 0 else 3, padding=2 if i == 0 else 1, bias=False),
-                nn.BatchNorm2d(c_out),
-                nn.MaxPool2d(2),  # the maximum and ReLU commute, and this way round ReLU has a quarter of the work
-                nn.ReLU(),
-            )
+            ConvolutionBlock(c_in, c_out, 5 if i == 0 else 3)
             for i, (c_in, c_out) in enumerate(zip([n, *widths], widths))
         )
         self.project = nn.Linear(widths[-1], width)
