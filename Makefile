@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test quick check format bench docs links clean
+.PHONY: help demo test quick lint check format bench docs links clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -26,11 +26,13 @@ test: $(READY)  ## run every test
 quick: $(READY)  ## run the fast tests
 	@$(BIN)/pytest -n 2 -m "not slow"
 
-check: $(READY)  ## formatting, lint, types, import layers, fast tests
+lint: $(READY)  ## formatting, lint, types, import layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports --no-cache
+
+check: lint  ## the same and the fast tests
 	@$(BIN)/pytest -n 2 -m "not slow"
 
 format: $(READY)  ## format and repair what can be repaired
