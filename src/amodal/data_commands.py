@@ -98,7 +98,7 @@ def prepare_avmnist_command(
     multibench: Path | None = None,
     energy: float = 0.25,
     components: int | None = None,
-    noise_power: float = 1.0,
+    noise_power: float = 1.5,
     valid_sounds: Literal["own", "shared"] = "own",
     limit: int | None = None,
     seed: int = 0,
