@@ -64,6 +64,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "learned": {"strategy": "learned"},
     "mean": {"strategy": "mean"},
 }
+REMOVALS: dict[str, dict[str, Any]] = {"half": {}, "balanced": {"drop": "balanced"}}
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 LISTS = ("accuracy", "diversity_by_epoch")  # of a record; the rest are numbers and names
 MAP_COUNTS, MAP_SIDE = (2, 4, 8, 12), 60
@@ -325,6 +326,12 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--schedule", default="constant", help="of the learning rate: constant or cosine")
+    parser.add_argument(
+        "--removal",
+        default="half",
+        choices=list(REMOVALS),
+        help="of sensors in training: each one with probability one half, or a balanced number of them",
+    )
     parser.add_argument("--draws", type=int, default=10, help="draws of k random sensors for each test point")
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers k of sensors")
     parser.add_argument("--points", type=json.loads, default={}, help="options of the cohort, as JSON")
@@ -338,7 +345,7 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
         counts=given.counts,
         draws=given.draws,
         points=given.points,
-        options=given.options,
+        options={**REMOVALS[given.removal], **given.options},
         epochs=given.epochs,
         schedule=given.schedule,
         warmup=0.0,
@@ -348,7 +355,11 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
         clip=None,
         patience=None,
     )
-    table, gaps = curves(frame), differences(frame, "cf", given.strategies)
+    table = curves(frame)
+    gaps = pd.concat(
+        [differences(frame, "cf", given.strategies)]
+        + [differences(frame, "bayes", [name]) for name in given.strategies]  # how far from the optimum
+    )
     replace_file(given.out / "curves.csv", lambda path: table.to_csv(path))
     replace_file(given.out / "differences.csv", lambda path: gaps.to_csv(path, index=False))
     draw(frame, given.out)

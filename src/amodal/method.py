@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,7 @@ class Method(nn.Module, ABC):
         couples_rows: The objective of a batch is not the mean of its rows' objectives, by design.
         accepts_empty: A row with no modality at all is a legal input.
         meets_all_patterns: The objective meets every pattern of presence by itself: training needs no further removal.
+            Of a method whose options decide this, a class says what holds by default, and `meets_all_patterns_with`.
         optimisers: Names of the optimisers, stepped in this order for each batch.
     """
 
@@ -71,7 +72,7 @@ class Method(nn.Module, ABC):
     transductive: ClassVar[bool] = False
     couples_rows: ClassVar[bool] = False
     accepts_empty: ClassVar[bool] = False
-    meets_all_patterns: ClassVar[bool] = False
+    meets_all_patterns: bool = False
     optimisers: ClassVar[tuple[str, ...]] = ("main",)
 
     def __init__(self, schema: Schema):
@@ -103,6 +104,11 @@ class Method(nn.Module, ABC):
         """
 
     # Hooks -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
+        """Whether `meets_all_patterns` holds for a method with these options; asked before it is built."""
+        return cls.meets_all_patterns
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Called once before training with the training batches, for statistics a method needs (buffers)."""

@@ -26,7 +26,8 @@ SMALL: dict[str, dict] = {
     "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
     "per_pattern": {"min_rows": 1},
     "primo": {"hidden": 32, "latent": 4},
-    "cepa": {"directions": 8, "frequencies": 4, "layers": 1},
+    # A heavy alignment, so that its coupling of rows stands out from what the draws of patterns change.
+    "cepa": {"directions": 8, "frequencies": 4, "layers": 1, "cf_weight": 1.0},
     "cm2": {"hidden": 32, "latent": 6, "components": 2, "prediction_draws": 4, "training_draws": 2},
     "fills": {"drop": 0.35, "form": "radial"},
     "mvae": {"hidden": 32, "latent": 4},

@@ -285,7 +285,7 @@ def test_gradients_reach_every_parameter(name, modalities):
     """Even those that only matter to incomplete rows, and, if the method says so, from complete rows alone."""
     method = cases.make_method(name, "binary", modalities).train()
     observed, reached = cases.mixed_presence(method.schema, 2), set()
-    if cases.method_of(name).meets_all_patterns:
+    if method.meets_all_patterns:
         observed = torch.ones_like(observed)
     for seed in range(3):
         batch = cases.make_batch(method.schema, observed, seed=seed)

@@ -9,12 +9,13 @@ from contracts import cases
 from amodal.encoders import build_encoders, encode_all
 from amodal.encoders.hiding import embed_present, encode_passes
 from amodal.encoders.latent_prediction import MovingAverage
+from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.losses.characteristic_function import conditional_cf_loss
 from amodal.methods.cepa import CEPA, PRESETS
 
 SCHEMA = cases.make_schema()
-SMALL = {"layers": 1, "heads": 2, "dropout": 0.0, "form": "radial"}
+SMALL = {"preset": "one_pattern", "layers": 1, "heads": 2, "dropout": 0.0, "form": "radial"}
 
 
 def method_of(schema=SCHEMA, **options):
@@ -359,3 +360,47 @@ def test_errors_say_what_was_expected():
         method_of(pooling="max")
     with pytest.raises(ConfigurationError, match="bank >= 0"):
         method_of(bank=-1)
+
+
+@pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
+def test_several_patterns_are_one_pattern_each_and_the_modalities_encoded_once(masking):
+    """With the task alone the loss of four patterns is the mean of the losses of rows that lack what each removes."""
+    nothing = {"observed_weight": 0.0, "cross_weight": 0.0, "cf_weight": 0.0, "masking": masking}
+    several, one = method_of(patterns=4, **nothing), method_of(**nothing)
+    assert (several.meets_all_patterns, one.meets_all_patterns) == (True, False)
+    one.load_state_dict(several.state_dict())
+    several.eval()
+    one.eval()
+    batch, draws = batch_of(), generator(5)
+    kept = [draw_removal(batch.presence, draws) for _ in range(4)]
+    less = [batch.restrict(dict(zip(batch.modalities, presence.unbind(1)))) for presence in kept]
+    expected = torch.stack([one.objective(part, generator()).terms["task"] for part in less]).mean()
+    found = several.objective(batch, generator(5))
+    torch.testing.assert_close(found.terms["task"], expected, atol=1e-5, rtol=1e-5)
+    assert set(found.terms) == {"task"}
+
+
+def test_the_other_losses_of_several_patterns_are_those_of_the_first():
+    options = {"masking": "none", "observed_weight": 0.01, "cross_weight": 0.01, "cf_weight": 0.1}
+    several, one = method_of(patterns=3, **options).eval(), method_of(**options).eval()
+    batch, draws = batch_of(), generator(5)
+    kept = draw_removal(batch.presence, draws)
+    less = batch.restrict(dict(zip(batch.modalities, kept.unbind(1))))
+    found, expected = several.objective(batch, generator(5)).terms, one.objective(less, generator()).terms
+    for name in ("observed", "cross", "cf"):
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_sequence_without_a_modality_is_that_of_rows_that_never_had_it():
+    method, batch = method_of(stand_in_tokens=1).eval(), batch_of()
+    kept = draw_removal(batch.presence, generator(2))
+    patterns = dict(zip(batch.modalities, kept.unbind(1)))
+    (whole,) = method.sequences(method.encoders, method.sequences.embed(method.encoders, batch), len(batch), None)
+    less = batch.restrict(patterns)
+    (never,) = method.sequences(method.encoders, method.sequences.embed(method.encoders, less), len(less), None)
+    found = method.sequences.without(whole, patterns)
+    for name, (tokens, valid) in never.items():
+        length = tokens.shape[1]
+        torch.testing.assert_close(found[name].values[:, :length][valid], tokens[valid], atol=1e-5, rtol=1e-5)
+        assert torch.equal(found[name].valid[:, :length], valid)
+        assert not found[name].valid[:, length:].any()

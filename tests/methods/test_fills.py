@@ -10,6 +10,7 @@ from contracts import cases
 import amodal
 from amodal.data.ring import RingWorld, ring_cohort
 from amodal.encoders import build_encoders, encode_pooled
+from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.losses.characteristic_function import marginal_cf_loss
 from amodal.methods.fills import Fills, drop_modalities
@@ -107,6 +108,19 @@ def test_mse_by_hand_and_only_on_what_was_removed():
     torch.testing.assert_close(terms.total, terms.terms["task"] + 0.5 * expected)
     nothing = method_of("mse", drop=0.0).objective(batch, generator())
     assert nothing.terms["mse"] == 0
+
+
+def test_balanced_removal_takes_a_uniform_number_and_mse_looks_at_just_that():
+    method = method_of("mse", drop="balanced")
+    batch = batch_of(SOME)
+    kept = draw_removal(batch.presence, generator(1))
+    features, _ = encode_pooled(method.encoders, batch)
+    _, predicted, _ = method.fill(features, kept)
+    found = method.objective(batch, generator(1)).terms["mse"]
+    torch.testing.assert_close(found, ((predicted - features) ** 2)[batch.presence & ~kept].mean())
+    counts = method._kept(torch.ones(4000, 4, dtype=torch.bool), generator()).sum(1).bincount(minlength=5)
+    assert counts[0] == 0
+    assert counts[1:].double().div(4000).tolist() == pytest.approx([0.25] * 4, abs=0.03)
 
 
 def test_mse_targets_are_constants():
@@ -214,6 +228,8 @@ def test_errors_say_what_was_expected():
         method_of("median")
     with pytest.raises(ConfigurationError, match=r"drop is out of range.*0 <= drop < 1, got 1"):
         method_of("cf", drop=1)
+    with pytest.raises(UnknownNameError, match="drop of fills"):
+        method_of("cf", drop="even")
     with pytest.raises(ConfigurationError, match="auxiliary weight.*got -1"):
         method_of("cf", weight=-1)
 

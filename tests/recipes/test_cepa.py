@@ -87,7 +87,9 @@ def test_settings_are_chosen_without_the_test_rows(tmp_path, monkeypatch, capsys
     assert set(seen) == {"train", "valid"}
     assert [train for train, _ in absent] == pytest.approx([0.4] * 4, abs=0.03)
     assert [valid for _, valid in absent] == [0] * 4
-    assert (table["accuracy 0.7"] < table["accuracy 0.3"]).all()
+    assert (table["accuracy 1"] < table["accuracy 3"]).all()
+    by_count = table[[f"nll {k}" for k in (1, 2, 3, 4)]].mean(axis=1)
+    assert table["nll"].tolist() == pytest.approx(by_count.tolist())
     capsys.readouterr()
     selection.main(words)
     assert len(seen) == 8  # nothing was trained a second time

@@ -39,6 +39,7 @@ class Passes(NamedTuple):
         own: Which tokens are the row's own, bool (B, L_m): neither stand-ins nor padding.
         hidden: Tokens to reconstruct from `masked`, (B, L_m), bool or 0/1 with a gradient.
         hidden_more: Tokens to reconstruct from `crossed`.
+        others: Clean tokens of the same rows under further patterns of presence.
     """
 
     clean: dict[str, Tokens]
@@ -47,6 +48,7 @@ class Passes(NamedTuple):
     own: dict[str, Tensor]
     hidden: dict[str, Tensor]
     hidden_more: dict[str, Tensor]
+    others: tuple[dict[str, Tokens], ...] = ()
 
 
 def embed_present(encoder: Encoder, batch: Batch, name: str) -> Embedded | None:
@@ -174,6 +176,24 @@ class TokenSequences(nn.Module):
             for sequences, z, valid in zip(passes, filled.values.chunk(n), filled.valid.chunk(n)):
                 sequences[name] = Tokens(z, valid)
         return passes
+
+    def without(self, sequences: Mapping[str, Tokens], observed: Mapping[str, Tensor]) -> dict[str, Tokens]:
+        """Sequences that `forward` would return had fewer modalities been present, without another encoding.
+
+        Args:
+            sequences: Tokens (B, L, D) of every modality.
+            observed: What is left of what was present, for each modality bool, of shape (B,).
+
+        Returns:
+            Tokens of the same shape, stand-ins where nothing is left.
+        """
+        rest = {}
+        for m, (name, (tokens, valid)) in enumerate(sequences.items()):
+            has = observed[name][:, None]
+            stands = torch.arange(valid.shape[1], device=valid.device) < self.lengths[name]  # (L,)
+            blank = torch.where(stands[:, None], self.stand_in[m].to(tokens.dtype), 0.0)
+            rest[name] = Tokens(torch.where(has[..., None], tokens, blank), torch.where(has, valid, stands))
+        return rest
 
 
 def _projection(width: int, normalise: bool) -> nn.Module:

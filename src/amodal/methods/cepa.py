@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +14,7 @@ from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
 from amodal.encoders.hiding import Passes, TokenSequences
 from amodal.encoders.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
 from amodal.encoders.masking import widen
+from amodal.encoders.removal import draw_removal
 from amodal.encoders.token_masks import TokenMasks
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion import MeanOfPresent
@@ -31,23 +32,27 @@ from amodal.schema import Schema
 
 __all__ = ["CEPA", "PRESETS"]
 
+_DEFAULT: dict[str, Any] = {
+    "masking": "cross_modal",
+    "mask_objective": "adversarial",
+    "detach_targets": True,
+    "normalise_tokens": True,
+    "detach_observed": True,
+    "distance": "per_dimension",
+    "form": "radial",
+    "context": "mean",
+    "cross_rows": "incomplete",
+    "mark_absent": True,
+    "clean_prediction": True,
+    "layers": 1,
+    "heads": None,
+    "dropout": 0.1,
+    "patterns": 4,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {
-        "masking": "cross_modal",
-        "mask_objective": "adversarial",
-        "detach_targets": True,
-        "normalise_tokens": True,
-        "detach_observed": True,
-        "distance": "per_dimension",
-        "form": "radial",
-        "context": "mean",
-        "cross_rows": "incomplete",
-        "mark_absent": True,
-        "clean_prediction": True,
-        "layers": 1,
-        "heads": None,
-        "dropout": 0.1,
-    },
+    "default": _DEFAULT,
+    "one_pattern": _DEFAULT | {"patterns": 1},
     "paper": {
         "masking": "cross_modal",
         "mask_objective": "cooperative",
@@ -63,6 +68,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers": 2,
         "heads": 8,
         "dropout": 0.3,
+        "patterns": 1,
     },
 }
 """What the options that the paper leaves open, or that its text decides badly, are set to."""
@@ -90,6 +96,9 @@ class CEPA(Method):
     .. math::
         \mathcal L = \mathcal L_{task} + \alpha \mathcal L_{obs} + \beta \mathcal L_{cross} + \gamma \mathcal L_{CF}
 
+    In addition to the paper the task is learnt under several patterns of presence of each row in a step (`patterns`),
+    for which its modalities are encoded a single time.
+
     With modalities of a single token whole modalities are hidden, never all of a row. Where nothing can be hidden, or
     nobody has or lacks a modality, the term concerned is zero. Options that default to None are set by the preset, see
     `PRESETS` and the method's page, which lists every ambiguity of the paper.
@@ -97,10 +106,14 @@ class CEPA(Method):
     Args:
         schema: The modalities and the task.
         encoders: An encoder for each modality; None: the defaults.
-        preset: "default", or "paper" for the paper's text read literally.
+        preset: "default", "one_pattern" for the default but for its `patterns`, or "paper" for the paper's text read
+            literally.
         observed_weight: Weight of the reconstruction of hidden tokens, :math:`\alpha`.
         cross_weight: Weight of the reconstruction by way of the predicted modalities, :math:`\beta`.
         cf_weight: Weight of the alignment, :math:`\gamma`.
+        patterns: Number of patterns of presence under which the task is learnt from each row in a step. From 2 on they
+            are drawn here, each by removing a uniform number of the row's modalities; 1: the row as it is, under the
+            removal that `amodal.fit` draws. The other losses are for the first pattern.
         masking: "none", "random", "block" or "cross_modal".
         mask_objective: What the scores of "cross_modal" learn: to make the losses small ("cooperative"), large
             ("adversarial"), or nothing ("frozen").
@@ -148,6 +161,7 @@ class CEPA(Method):
     summary = "latent prediction of absent modalities, aligned given the context"
     references = ("choi2025cepa", "assran2023ijepa")
     couples_rows = True
+    meets_all_patterns = True
 
     def __init__(
         self,
@@ -158,6 +172,7 @@ class CEPA(Method):
         observed_weight: float = 0.01,
         cross_weight: float = 0.01,
         cf_weight: float = 0.1,
+        patterns: int | None = None,
         masking: Literal["none", "random", "block", "cross_modal"] | None = None,
         mask_objective: Literal["cooperative", "adversarial", "frozen"] | None = None,
         mask_in_loss: bool = False,
@@ -203,10 +218,14 @@ class CEPA(Method):
             "layers": layers,
             "heads": heads,
             "dropout": dropout,
+            "patterns": patterns,
         }
         chosen = _resolved(preset, given)
-        _check(observed_ratio, cross_ratio, (observed_weight, cross_weight, cf_weight), stand_in_tokens, bank)
         self.weights = {"observed": observed_weight, "cross": cross_weight, "cf": cf_weight}
+        _check(observed_ratio, cross_ratio, tuple(self.weights.values()))
+        _check_sizes(stand_in_tokens=(stand_in_tokens, 1), bank=(bank, 0), patterns=(chosen["patterns"], 1))
+        self.patterns: int = chosen["patterns"]
+        self.meets_all_patterns = self.patterns > 1
         self.mask_in_loss, self.cross_rows = mask_in_loss, chosen["cross_rows"]
         self.detach_targets, self.leave_target_out = chosen["detach_targets"], leave_target_out
         self.clean_prediction, self.context_to_fusion = chosen["clean_prediction"], context_to_fusion
@@ -255,6 +274,12 @@ class CEPA(Method):
         self.head = nn.Linear(slots * d, schema.task.n_outputs)
         self.banks = PerModality({name: FeatureBank(bank, d, d) for name in names}) if bank else None
 
+    @classmethod
+    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
+        """Whether there are several patterns a step; see `Method.meets_all_patterns_with`."""
+        names = PRESETS["default"]
+        return _resolved(options.get("preset", "default"), {n: options.get(n) for n in names})["patterns"] > 1
+
     def train(self, mode: bool = True) -> CEPA:
         """Training or evaluation mode; the moving average stays in the latter, and so does a fixed context encoder."""
         super().train(mode)
@@ -269,29 +294,47 @@ class CEPA(Method):
 
     # Tokens, pooled vectors and outputs ------------------------------------------------------------------------------
 
-    def _passes(self, batch: Batch, generator: torch.Generator) -> Passes:
-        """Encodes a batch clean and, if anything needs them, under both masks."""
-        size, embedded = len(batch), self.sequences.embed(self.encoders, batch)
-        own = self.sequences.own(embedded, batch)
-        masked_needed = self.weights["observed"] or self.weights["cross"] or not self.clean_prediction
-        if self.masks is None or not masked_needed:
-            (clean,) = self.sequences(self.encoders, embedded, size, None)
-            return Passes(clean, clean, clean, own, own, own)
-        if self.masks.reads_tokens:  # the clean tokens come first, and both masked passes are one more call
-            (clean,) = self.sequences(self.encoders, embedded, size, None)
-            less, more = self.masks(own, clean, generator)
-            masked, crossed = self.sequences(self.encoders, embedded, size, less, more)
-        else:
-            less, more = self.masks(own, None, generator)
-            clean, masked, crossed = self.sequences(self.encoders, embedded, size, None, less, more)
-        return Passes(clean, masked, crossed, own, less, more)
+    def _passes(self, batch: Batch, generator: torch.Generator, *kept: Tensor) -> Passes:
+        """Encodes a batch clean and, if anything needs them, under both masks.
 
-    def _pooled(self, batch: Batch, clean: Mapping[str, Tokens], predicted: Mapping[str, Tensor]) -> Tensor:
+        Args:
+            batch: B rows.
+            generator: Source of the masks.
+            *kept: Patterns (B, M) of what is left of each row, the first of them for the passes; None: the row's own.
+        """
+        size, embedded = len(batch), self.sequences.embed(self.encoders, batch)
+        patterns = [dict(zip(batch.modalities, presence.unbind(1))) for presence in kept]
+
+        def less(tokens: dict[str, Tokens]) -> dict[str, Tokens]:
+            return self.sequences.without(tokens, patterns[0]) if patterns else tokens
+
+        masked_needed = self.weights["observed"] or self.weights["cross"] or not self.clean_prediction
+        own = self.sequences.own(embedded, batch)
+        if patterns:
+            own = {name: valid & patterns[0][name][:, None] for name, valid in own.items()}
+        if self.masks is None or not masked_needed:
+            (whole,) = self.sequences(self.encoders, embedded, size, None)
+            clean = less(whole)
+            passes = Passes(clean, clean, clean, own, own, own)
+        elif self.masks.reads_tokens:  # the clean tokens come first, and both masked passes are one more call
+            (whole,) = self.sequences(self.encoders, embedded, size, None)
+            clean = less(whole)
+            hidden = self.masks(own, clean, generator)
+            masked, crossed = self.sequences(self.encoders, embedded, size, *hidden)
+            passes = Passes(clean, less(masked), less(crossed), own, *hidden)
+        else:
+            hidden = self.masks(own, None, generator)
+            whole, masked, crossed = self.sequences(self.encoders, embedded, size, None, *hidden)
+            passes = Passes(less(whole), less(masked), less(crossed), own, *hidden)
+        others = tuple(self.sequences.without(whole, presence) for presence in patterns[1:])
+        return passes._replace(others=others)
+
+    def _pooled(self, observed: Tensor, clean: Mapping[str, Tokens], predicted: Mapping[str, Tensor]) -> Tensor:
         """Pooled vectors (B, M, D): of a row's own tokens where present, of predicted ones where absent."""
         vectors = []
-        for name, (tokens, valid) in clean.items():
-            has = batch.observed[name][:, None, None]
-            vectors.append(self.pool[name](self._encoder(name), torch.where(has, tokens, predicted[name]), valid))
+        for present, (name, (tokens, valid)) in zip(observed.unbind(1), clean.items()):
+            seen = torch.where(present[:, None, None], tokens, predicted[name])
+            vectors.append(self.pool[name](self._encoder(name), seen, valid))
         return torch.stack(vectors, dim=1)
 
     def contexts(self, features: Tensor, observed: Tensor) -> Tensor:
@@ -310,38 +353,45 @@ class CEPA(Method):
     def _clean_features(self, batch: Batch) -> Tensor:
         embedded = self.sequences.embed(self.encoders, batch)
         (clean,) = self.sequences(self.encoders, embedded, len(batch), None)
-        return self._pooled(batch, clean, self.predictor(clean, _absent(clean, batch)))
+        return self._pooled(batch.presence, clean, self.predictor(clean, _absent(clean, batch.presence)))
 
     # Training and prediction -----------------------------------------------------------------------------------------
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, both reconstructions and alignment; see `Method.objective`."""
         assert batch.target is not None
-        passes, observed, terms = self._passes(batch, generator), batch.presence, {}
-        predicted, used = self._predictions(passes, _absent(passes.clean, batch))
+        kept = [draw_removal(batch.presence, generator) for _ in range(self.patterns)] if self.patterns > 1 else []
+        passes, size, terms = self._passes(batch, generator, *kept), len(batch), {}
+        every = kept or [batch.presence]  # presence under each pattern
+        predicted, used = self._predictions(passes, every)
         if self.weights["observed"]:
             terms["observed"] = mean_over_rows(self._reconstruction(predicted, passes, passes.hidden)[0])
         if self.weights["cross"]:
-            terms["cross"] = self._cross_reconstruction(batch, predicted, passes)
-        features = self._pooled(batch, passes.clean, used)
+            terms["cross"] = self._cross_reconstruction(every[0], predicted, passes)
+        clean = [passes.clean, *passes.others]
+        observed, features = torch.cat(every), self._pooled(torch.cat(every), _stacked(clean), _joined(used))
         if self.weights["cf"]:
-            terms["cf"] = self._alignment(features, observed, generator)
-        loss = task_loss(self.head(self._fused(features, observed)), batch.target, self.schema.task.kind)
-        return LossTerms({"task": mean_over_rows(loss), **terms}, {name: self.weights[name] for name in terms})
+            terms["cf"] = self._alignment(features[:size], every[0], generator)
+        outputs = self.head(self._fused(features, observed))
+        target = batch.target.repeat(len(every), *(1,) * (batch.target.ndim - 1))
+        loss = mean_over_rows(task_loss(outputs, target, self.schema.task.kind))
+        return LossTerms({"task": loss, **terms}, {name: self.weights[name] for name in terms})
 
     def _predictions(
-        self, passes: Passes, absent: Mapping[str, Tensor]
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """What the losses read of the predictions from masked tokens, and what the fusion reads of those it sees."""
+        self, passes: Passes, observed: Sequence[Tensor]
+    ) -> tuple[Mapping[str, Tensor], Sequence[Mapping[str, Tensor]]]:
+        """What the losses read of the predictions from masked tokens, and what the fusion reads under each pattern."""
+        clean = [passes.clean, *passes.others]
+        absent = [_absent(sequences, presence) for sequences, presence in zip(clean, observed)]
         extra = self.clean_prediction and passes.masked is not passes.clean
-        read = {name: stand & (not extra or self.weights["cross"] > 0) for name, stand in absent.items()}
+        read = {name: stand & (not extra or self.weights["cross"] > 0) for name, stand in absent[0].items()}
         if self.weights["observed"]:
             read = {name: stand | _hidden(passes.hidden[name], stand) for name, stand in read.items()}
-        if not extra:
-            predicted = self.predictor(passes.masked, read)
-            return predicted, predicted
-        predicted, used = self.predictor.predict_passes(passes.masked, passes.clean, read=[read, absent])
-        return predicted, used
+        seen = clean if extra else clean[1:]
+        predicted, *used = self.predictor.predict_passes(
+            passes.masked, *seen, read=[read, *absent[len(clean) - len(seen) :]]
+        )
+        return predicted, used if extra else [predicted, *used]
 
     def _reconstruction(
         self, predicted: Mapping[str, Tensor], passes: Passes, hidden: Mapping[str, Tensor]
@@ -351,13 +401,13 @@ class CEPA(Method):
         hidden = hidden if self.mask_in_loss else {name: hide.detach() for name, hide in hidden.items()}
         return hidden_token_error(predicted, target, passes.own, hidden)
 
-    def _cross_reconstruction(self, batch: Batch, predicted: Mapping[str, Tensor], passes: Passes) -> Tensor:
+    def _cross_reconstruction(self, observed: Tensor, predicted: Mapping[str, Tensor], passes: Passes) -> Tensor:
         """Equation 6: what was hidden of the present modalities, from the rest of them and the predicted ones."""
         again = {
-            name: Tokens(torch.where(batch.observed[name][:, None, None], tokens, predicted[name]), valid)
-            for name, (tokens, valid) in passes.crossed.items()
+            name: Tokens(torch.where(present[:, None, None], tokens, predicted[name]), valid)
+            for present, (name, (tokens, valid)) in zip(observed.unbind(1), passes.crossed.items())
         }
-        rows = torch.ones_like(batch.presence[:, 0]) if self.cross_rows == "all" else ~batch.presence.all(1)
+        rows = torch.ones_like(observed[:, 0]) if self.cross_rows == "all" else ~observed.all(1)
         read = {n: _hidden(passes.hidden_more[n], valid) & rows[:, None] for n, (_, valid) in again.items()}
         value, counted = self._reconstruction(self.predictor(again, read), passes, passes.hidden_more)
         return mean_over_rows(value) if self.cross_rows == "all" else mean_over_observed(value, counted & rows)
@@ -407,9 +457,21 @@ class CEPA(Method):
         return numbers | weight_numbers(self.alignment.weights(context, batch.presence))
 
 
-def _absent(sequences: Mapping[str, Tokens], batch: Batch) -> dict[str, Tensor]:
+def _absent(sequences: Mapping[str, Tokens], observed: Tensor) -> dict[str, Tensor]:
     """Which tokens stand for an absent modality, bool, of shape (B, L_m)."""
-    return {name: valid & ~batch.observed[name][:, None] for name, (_, valid) in sequences.items()}
+    pairs = zip(observed.unbind(1), sequences.items())
+    return {name: valid & ~present[:, None] for present, (name, (_, valid)) in pairs}
+
+
+def _stacked(every: Sequence[Mapping[str, Tokens]]) -> Mapping[str, Tokens]:
+    """Sequences of several patterns, one below the other."""
+    if len(every) == 1:
+        return every[0]
+    return {name: Tokens(*(torch.cat(part) for part in zip(*(one[name] for one in every)))) for name in every[0]}
+
+
+def _joined(every: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    return every[0] if len(every) == 1 else {name: torch.cat([one[name] for one in every]) for name in every[0]}
 
 
 def _hidden(hide: Tensor, like: Tensor) -> Tensor:
@@ -428,7 +490,7 @@ def _resolved(preset: str, given: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _check(less: float, more: float, weights: tuple[float, ...], tokens: int, bank: int) -> None:
+def _check(less: float, more: float, weights: tuple[float, ...]) -> None:
     if not 0 < less <= more < 1:
         raise ConfigurationError(
             "the masking ratios are out of range",
@@ -438,7 +500,12 @@ def _check(less: float, more: float, weights: tuple[float, ...], tokens: int, ba
         )
     if not all(weight >= 0 for weight in weights):
         raise ConfigurationError("a weight of cepa is out of range", expected="0 or more", got=weights)
-    if tokens < 1 or bank < 0:
+
+
+def _check_sizes(**sizes: tuple[int, int]) -> None:
+    if any(value < least for value, least in sizes.values()):
         raise ConfigurationError(
-            "a size of cepa is out of range", expected="stand_in_tokens >= 1, bank >= 0", got=f"{tokens} and {bank}"
+            "a size of cepa is out of range",
+            expected=", ".join(f"{name} >= {least}" for name, (_, least) in sizes.items()),
+            got=", ".join(str(value) for value, _ in sizes.values()),
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion import Concatenate, MeanOfPresent
 from amodal.losses.characteristic_function import Form
@@ -49,8 +50,9 @@ class Fills(Method):
     "cf"           :math:`\hat e_m`            the same given the context, equations 9 to 12
     =============  ==========================  =====================================================================
 
-    In training each present modality is removed with probability `drop`, one that stays being drawn if all were; the
-    presence is drawn anew for every row of every batch. "mse" compares with what was so removed, and never with what
+    In training each present modality is removed with probability `drop`, one that stays being drawn if all were, or, if
+    `drop` is "balanced", a uniform number of them, so that few modalities are met as often as many; the presence is
+    drawn anew for every row of every batch. "mse" compares with what was so removed, and never with what
     the data lack.
 
     Args:
@@ -58,7 +60,7 @@ class Fills(Method):
         encoders: An encoder for each modality; None: the defaults.
         strategy: What stands in an absent slot, see above.
         weight: Weight of the auxiliary loss.
-        drop: Probability of removing each present modality in training.
+        drop: Probability of removing each present modality in training, or "balanced".
         context_width: Width of the context.
         hidden: Width of the predictor's hidden layer.
         layers: Layers of the transformer over the slots.
@@ -95,7 +97,7 @@ class Fills(Method):
         *,
         strategy: Strategy = "cf",
         weight: float = 1.0,
-        drop: float = 0.5,
+        drop: float | Literal["balanced"] = 0.5,
         context_width: int = 64,
         hidden: int = 128,
         layers: int = 2,
@@ -112,7 +114,9 @@ class Fills(Method):
         super().__init__(schema)
         if strategy not in get_args(Strategy):
             raise UnknownNameError("strategy of fills", strategy, get_args(Strategy))
-        if not 0 <= drop < 1:
+        if isinstance(drop, str) and drop != "balanced":
+            raise UnknownNameError("drop of fills", drop, ("balanced",))
+        if not isinstance(drop, str) and not 0 <= drop < 1:
             raise ConfigurationError("drop is out of range", expected="0 <= drop < 1", got=drop)
         if not weight >= 0:
             raise ConfigurationError("the auxiliary weight is out of range", expected="0 or more", got=weight)
@@ -172,7 +176,7 @@ class Fills(Method):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The task's loss and the strategy's own; see `Method.objective`."""
         assert batch.target is not None
-        kept = drop_modalities(batch.presence, self.drop, generator)
+        kept = self._kept(batch.presence, generator)
         seen = batch if self.strategy == "mse" else batch.restrict(dict(zip(batch.modalities, kept.unbind(1))))
         features, _ = encode_pooled(self.encoders, seen)  # (B, M, D)
         slots, predicted, context = self.fill(features, kept)
@@ -187,6 +191,11 @@ class Fills(Method):
         else:
             terms[self.strategy] = self.alignment(features, predicted, context, kept, generator)
         return LossTerms(terms, {self.strategy: self.weight})
+
+    def _kept(self, observed: Tensor, generator: torch.Generator) -> Tensor:
+        if isinstance(self.drop, str):
+            return draw_removal(observed, generator)
+        return drop_modalities(observed, self.drop, generator)
 
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.encoders.removal import draw_removal
 from amodal.fusion.network import FusionNetwork, build_fusion
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
@@ -76,25 +77,3 @@ class ModalityDropout(Method):
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
         return logits_to_predictions(self.outputs(batch), self.schema.task.kind)
-
-
-def draw_removal(observed: Tensor, generator: torch.Generator) -> Tensor:
-    """Removes a uniform number of the present modalities of each row, fewer than all, and uniformly which.
-
-    Args:
-        observed: Presence, bool, of shape (B, M).
-        generator: Source of the draws, on the same device.
-
-    Returns:
-        What stays, bool, of shape (B, M).
-
-    Example:
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> kept = draw_removal(torch.ones(6000, 3, dtype=torch.bool), generator)
-        >>> [round((kept.sum(1) == n).double().mean().item(), 1) for n in (1, 2, 3)]
-        [0.3, 0.3, 0.3]
-    """
-    draws = torch.rand(len(observed), 1 + observed.shape[1], generator=generator, device=observed.device)
-    n_removed = (draws[:, 0] * observed.sum(1)).floor()  # (B,), uniform on 0 … k - 1
-    rank = torch.where(observed, draws[:, 1:], 2.0).argsort(1).argsort(1)  # absent ones last
-    return observed & (rank >= n_removed[:, None])

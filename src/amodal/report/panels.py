@@ -232,7 +232,7 @@ def removal(experiment: Experiment) -> str:
         return "nothing" if isinstance(experiment.removal, Natural) else describe_mechanism(experiment.removal)
     if experiment.removal is None:
         return "nothing"
-    if METHODS[experiment.method].meets_all_patterns:
+    if METHODS[experiment.method].meets_all_patterns_with(experiment.options):
         return "nothing further: its objective meets every pattern by itself"
     return "a uniform number of modalities, redrawn every epoch (BalancedCounts)"
 

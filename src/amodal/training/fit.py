@@ -16,7 +16,7 @@ from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import write_json
-from amodal.method import EstimatedMethod, Method
+from amodal.method import EstimatedMethod
 from amodal.methods import METHODS
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.training.run import Run, forked_rng, process_rank
@@ -92,7 +92,9 @@ def fit(
     check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
     if valid is None:
         train, valid = _hold_back(train, seed)
-    train_mechanism, valid_mechanism = _mechanisms(METHODS[method], missingness, valid_missingness)
+    train_mechanism, valid_mechanism = _mechanisms(
+        METHODS[method].meets_all_patterns_with(options or {}), missingness, valid_missingness
+    )
     plan = {
         "spec": {
             "method": method,
@@ -131,11 +133,11 @@ def _check_seed(seed: Any) -> int:
 
 
 def _mechanisms(
-    method: type[Method], train: Mechanism | str | None, valid: Mechanism | str | None
+    meets_all: bool, train: Mechanism | str | None, valid: Mechanism | str | None
 ) -> tuple[Mechanism, Mechanism]:
     if train == "auto":
         chosen: Mechanism = BalancedCounts()
-        used: Mechanism = Natural() if method.meets_all_patterns else chosen
+        used: Mechanism = Natural() if meets_all else chosen
     elif train is None or isinstance(train, Mechanism):
         chosen = used = train or Natural()
     else:

@@ -1,0 +1,30 @@
+"""Removal of present modalities that a method draws itself, for every row of every batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["draw_removal"]
+
+
+def draw_removal(observed: Tensor, generator: torch.Generator) -> Tensor:
+    """Removes a uniform number of the present modalities of each row, fewer than all, and uniformly which.
+
+    Args:
+        observed: Presence, bool, of shape (B, M).
+        generator: Source of the draws, on the same device.
+
+    Returns:
+        What stays, bool, of shape (B, M).
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> kept = draw_removal(torch.ones(6000, 3, dtype=torch.bool), generator)
+        >>> [round((kept.sum(1) == n).double().mean().item(), 1) for n in (1, 2, 3)]
+        [0.3, 0.3, 0.3]
+    """
+    draws = torch.rand(len(observed), 1 + observed.shape[1], generator=generator, device=observed.device)
+    n_removed = (draws[:, 0] * observed.sum(1)).floor()  # (B,), uniform on 0 … k - 1
+    rank = torch.where(observed, draws[:, 1:], 2.0).argsort(1).argsort(1)  # absent ones last
+    return observed & (rank >= n_removed[:, None])
