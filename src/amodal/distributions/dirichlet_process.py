@@ -160,30 +160,32 @@ def _check_settings(
 class _Rows:
     """Tensors with one row for each of n data sets."""
 
-    def at(self, index: Tensor) -> Self:
-        """Some of the rows."""
-        return type(self)(*(v.at(index) if isinstance(v, _Rows) else v[index] for v in vars(self).values()))
+    def remove(self, gone: Tensor) -> None:
+        """Take out rows, of which `gone` (n,) is true; the last that remain move to their places."""
+        number = len(gone) - int(gone.sum())
+        places = gone[:number].nonzero().flatten()
+        self._shorten(places, number + (~gone[number:]).nonzero().flatten(), number)
+
+    def _shorten(self, places: Tensor, movers: Tensor, number: int) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, _Rows):
+                value._shorten(places, movers, number)
+            else:
+                value[places] = value[movers]
+                setattr(self, name, value[:number])
 
     def join(self, other: Self) -> Self:
         """These rows, then the others."""
         pairs = zip(vars(self).values(), vars(other).values())
         return type(self)(*(a.join(b) if isinstance(a, _Rows) else torch.cat([a, b]) for a, b in pairs))
 
-    def write(self, index: Tensor, other: Self) -> None:
-        """Replace some of the rows."""
-        for mine, theirs in zip(vars(self).values(), vars(other).values()):
-            mine[index] = theirs
-
 
 @dataclass
 class _Posterior(_Rows):
-    """Variational parameters in whitened coordinates, in double precision but for the coefficients."""
+    """What an update gives, in whitened coordinates."""
 
-    counts: Tensor  # (n, K)
-    means: Tensor  # (n, K, D)
-    scatter: Tensor  # (n, K, D, D) or (n, K, D)
     natural: Tensor  # (n, K, Q): coefficients of the features in the expected log joint density, in bits
-    bound: Tensor  # (n,): lower bound without the entropy of the assignments (final: with it), in nats
+    bound: Tensor  # (n,): lower bound without the entropy of the assignments, in nats, double precision
 
 
 @dataclass
@@ -191,11 +193,10 @@ class _Work(_Rows):
     """The data sets that are being fitted."""
 
     index: Tensor  # (n,): place among all data sets
-    running: Tensor  # (n,), bool: False for those that have left but still take up room
     age: Tensor  # (n,): updates made
     bound: Tensor  # (n,): lower bound after the last update, in nats
-    white: Tensor  # (n, D, S): whitened points
-    floor: Tensor  # (n, D, D) or (n, D): the covariance floor in whitened coordinates
+    white: Tensor  # (n, D + wrap, S): whitened points
+    floor: Tensor  # (n, D): the covariance floor in whitened coordinates
     current: _Posterior
 
 
@@ -220,13 +221,8 @@ class _Ascent:
         self.steps_down = torch.arange(dim, dtype=torch.float64, device=points.device)  # D degrees of freedom
         self.above = (self.steps_down / 2).floor()  # of each half of these, how many lie whole numbers above it
         double = partial(torch.empty, dtype=torch.float64, device=points.device)
-        self.final = _Posterior(
-            counts=double(number, components),
-            means=double(number, components, dim),
-            scatter=double(number, components, *matrix),
-            natural=points.new_empty(number, components, form.features),
-            bound=double(number),
-        )
+        self.moments = points.new_empty(number, components, form.features)  # all else follows from these
+        self.bound, self.white_floor = double(number), double(number, dim)
         self.back, self.log_volume = double(number, *matrix), double(number)
         self.assignment = points.new_empty(number, draws, dtype=torch.int64)
         self.iterations = points.new_empty(number, dtype=torch.int64)
@@ -266,9 +262,8 @@ class _Ascent:
                     if work is None:
                         return
             space = self._step(work, space)
-            share = work.running.float().mean().item()
-            if share < 0.93:
-                work = work.at(work.running) if share > 0.0 else None
+            if len(work.index) == 0:
+                work = None
 
     def _enter(self, part: slice) -> _Work:
         """Data sets with their start from k-means."""
@@ -276,14 +271,13 @@ class _Ascent:
         centred = points - points.mean(1, keepdim=True)
         white, identity, self.back[part], self.log_volume[part] = self.form.whiten(centred)
         member = kmeans_assignment(centred, self.components, seed=self.seed)  # (n, K, S)
-        floor = self.floor[part].reshape(-1, *[1] * (identity.ndim - 1)) * identity
+        floor = self.white_floor[part] = self.floor[part].unsqueeze(-1) * identity
         index = torch.arange(part.start, part.stop, device=points.device)
         return _Work(
             index=index,
-            running=torch.ones_like(index, dtype=torch.bool),
             age=torch.zeros_like(index),
             bound=torch.full_like(self.log_volume[part], -torch.inf),
-            white=white.contiguous(),
+            white=white,
             floor=floor,
             current=self._update(self._start(member, white), floor),
         )
@@ -299,72 +293,86 @@ class _Ascent:
         work.current = self._update(moments, work.floor)
         previous, work.bound = work.bound, work.current.bound + entropy
         work.age += 1
-        converged = work.running & ((work.bound - previous).abs() < self.tolerance)
-        leaving = converged | (work.running & (work.age >= self.max_iterations))
+        converged = (work.bound - previous).abs() < self.tolerance
+        leaving = converged | (work.age >= self.max_iterations)
         if leaving.any():
-            index, final = work.index[leaving], work.current.at(leaving)
-            final.bound = work.bound[leaving]
-            self.final.write(index, final)
+            index = work.index[leaving]
+            self.moments[index], self.bound[index] = moments[leaving], work.bound[leaving]
             self.iterations[index], self.converged[index] = work.age[leaving], converged[leaving]
-            self.assignment[index] = _most_responsible(final.natural, self.form.expand(work.white[leaving]))
-            work.running = work.running & ~leaving
+            features = self.form.expand(work.white[leaving])
+            self.assignment[index] = _most_responsible(work.current.natural[leaving], features)
+            work.remove(leaving)
         return space
 
     def _results(self) -> DirichletProcessMixture:
         """What was written down, in the coordinates of the data."""
-        dtype, final = self.points.dtype, self.final
-        taken, left = self._stick_parameters(final.counts)
+        dtype, dim = self.points.dtype, self.form.dim
+        packed, counts, means = self._means(self.moments)
+        scatter = self.form.scatter(packed, means * (1.0 + counts).sqrt(), self.white_floor)
+        freedom = dim + counts
+        covariances = self.form.unpack(scatter / freedom)
+        means, covariances = self.form.restore(means.permute(1, 2, 0), covariances, self.back)
+        taken, left = self._stick_parameters(counts)
         log_left = (left / (taken + left)).log()
         weights = taken / (taken + left) * (log_left.cumsum(-1) - log_left).exp()
-        freedom = self.form.dim + final.counts
-        scale = freedom.reshape(*freedom.shape, *[1] * (final.scatter.ndim - 2))
-        means, covariances = self.form.restore(final.means, final.scatter / scale, self.back)
         return DirichletProcessMixture(
             assignment=self.assignment,
             weights=(weights / weights.sum(-1, keepdim=True)).to(dtype),
             means=(means + self.points.mean(1, keepdim=True).double()).to(dtype),
             covariances=covariances.to(dtype),
-            counts=final.counts.to(dtype),
+            counts=counts.to(dtype),
             # Every component's Wishart normaliser feels the change of coordinates.
-            lower_bound=final.bound - freedom.sum(-1) * self.log_volume,
+            lower_bound=self.bound - freedom.sum(-1) * self.log_volume,
             iterations=self.iterations,
             converged=self.converged,
         )
 
+    def _means(self, moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Moments (Q, n, K), counts (n, K) and posterior means (D, n, K) in double precision, of moments (n, K, Q)."""
+        # Two steps are faster than one that transposes and converts; and it must be a copy, which is overwritten later.
+        packed = moments.permute(2, 0, 1).clone(memory_format=torch.contiguous_format).double()
+        ones = self.form.products + self.form.dim
+        counts = packed[ones] + 10 * torch.finfo(torch.float64).eps
+        return packed, counts, packed[self.form.products : ones] / (1.0 + counts)
+
     def _update(self, moments: Tensor, floor: Tensor) -> _Posterior:
         """The update of sticks, means and precisions from sums of features (n, K, Q) weighted by responsibilities."""
         form, dim = self.form, self.form.dim
-        counts = form.count(moments).double() + 10 * torch.finfo(torch.float64).eps  # (n, K)
-        sums = moments[..., form.products : form.products + dim].double()  # (n, K, D)
+        packed, counts, means = self._means(moments)
         mean_precision, freedom = 1.0 + counts, dim + counts
-        means = sums / mean_precision.unsqueeze(-1)
-        scatter = form.scatter(moments, means * mean_precision.sqrt().unsqueeze(-1), floor)
-        inverse, log_det = form.invert(scatter)
+        negated = form.scatter(packed, means * mean_precision.sqrt(), floor)
+        log_det = -form.invert(negated)
 
         taken, left = self._stick_parameters(counts)
-        halves = 0.5 * (freedom.unsqueeze(-1) - self.steps_down)  # (n, K, D)
-        arguments = torch.cat([halves[..., -2:], torch.stack([taken, left, taken + left], -1)], -1)
+        halves = 0.5 * (freedom - self.steps_down[:, None, None])  # (D, n, K)
+        arguments = torch.cat([halves[-2:], torch.stack([taken, left, taken + left])])
         digamma, lgamma = arguments.digamma(), arguments.lgamma()
         # Both of all halves, by their recurrences from the smallest two: f(x + 1) = f(x) + log x, or + 1 / x.
         lowest = 1.0 + self.above[-2:]
-        lgamma_of_halves = lgamma[..., :-3] @ lowest + halves.log() @ self.above
-        digamma_of_halves = digamma[..., :-3] @ lowest + halves.reciprocal() @ self.above
-        log_left = digamma[..., -2] - digamma[..., -1]
-        log_weights = digamma[..., -3] - digamma[..., -1] + log_left.cumsum(-1) - log_left
+        lgamma_of_halves = _combined(lowest, lgamma[:-3]) + _combined(self.above, halves.log())
+        digamma_of_halves = _combined(lowest, digamma[:-3]) + _combined(self.above, halves.reciprocal_())
+        log_left = digamma[-2] - digamma[-1]
+        log_weights = digamma[-3] - digamma[-1] + log_left.cumsum(-1) - log_left
         constant = dim / mean_precision + dim * math.log(math.pi) - log_det - digamma_of_halves
         bits = 1.0 / math.log(2.0)
         constant = bits * (log_weights - 0.5 * constant)
-        natural = form.coefficients(inverse, bits * freedom, means, constant, moments.dtype)
+        form.coefficients(negated, bits * freedom, means, constant, out=packed)
         # Log normalisers of the Wishart, the Gaussian and the Beta distributions.
         wishart = 0.5 * freedom * (log_det + dim * math.log(2.0)) + lgamma_of_halves
-        beta = lgamma[..., -3] + lgamma[..., -2] - lgamma[..., -1]
+        beta = lgamma[-3] + lgamma[-2] - lgamma[-1]
         bound = (wishart - 0.5 * dim * mean_precision.log() + beta).sum(-1)
-        return _Posterior(counts, means, scatter, natural, bound)
+        natural = torch.empty_like(moments).copy_(packed.permute(1, 2, 0))
+        return _Posterior(natural, bound)
 
     def _stick_parameters(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters of the Beta distributions of the stick's fractions, each (n, K)."""
         later = counts.sum(-1, keepdim=True) - counts.cumsum(-1)
         return 1.0 + counts, self.concentration + later.clamp(min=0.0)
+
+
+def _combined(weights: Tensor, rows: Tensor) -> Tensor:
+    """Weighted sum (n, K) of rows (R, n, K)."""
+    return (weights @ rows.flatten(1)).view(rows.shape[1:])
 
 
 def _kind(tensor: Tensor) -> str:
@@ -383,19 +391,24 @@ def _moments(
     size = max(1, BLOCK_BYTES[_kind(white)] // (form.features * draws * white.element_size()))
     moments = torch.empty_like(natural)
     entropy = torch.empty(len(white), dtype=torch.float64, device=white.device)
-    for points, coefficients, sums, bits in zip(*(x.split(size) for x in (white, natural, moments, entropy))):
-        if space is None or len(space) < len(points):
-            space = form.blank(points)
-        features = form.expand(points, space[: len(points)])
-        logits = coefficients @ features  # (n, K, S), to the base of 2: exp2 is several times faster than exp
+    if space is None or len(space) < min(size, len(white)):
+        space = form.blank(white[:size])
+    # Splitting once is cheaper than slicing in each block.
+    factors = zip(*(factor.split(size) for factor in form.factors(white)))
+    targets = form.targets(features := space[: min(size, len(white))])
+    for some, coefficients, sums, bits in zip(factors, *(x.split(size) for x in (natural, moments, entropy))):
+        if len(sums) < len(features):  # the last block
+            targets = form.targets(features := features[: len(sums)])
+        form.multiply(some, targets)
+        logits = torch.bmm(coefficients, features)  # (n, K, S), to the base of 2: exp2 is several times faster than exp
         # Not below 2^-64: smaller weights change nothing, and denormal numbers are slow.
         logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=-64.0)
         weight = logits.exp2()
         total = weight.sum(1, keepdim=True)
-        mean_logit = logits.mul_(weight).sum(1) / total.squeeze(1)
-        torch.sum(total.squeeze(1).log2() - mean_logit, -1, dtype=torch.float64, out=bits)
-        torch.bmm(weight.div_(total), features.mT, out=sums)
-    return moments, entropy * math.log(2.0), space
+        mean_logit = logits.mul_(weight).sum(1, keepdim=True).div_(total)
+        torch.sum(total.log2().sub_(mean_logit), (1, 2), dtype=torch.float64, out=bits)
+        torch.bmm(weight.mul_(total.reciprocal_()), features.mT, out=sums)
+    return moments, entropy.mul_(math.log(2.0)), space
 
 
 def _most_responsible(natural: Tensor, features: Tensor) -> Tensor:

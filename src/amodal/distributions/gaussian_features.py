@@ -6,10 +6,13 @@ with the responsibilities gives all the moments an update needs. The two classes
 
 Shapes: N data sets, S points, D dimensions, K components, Q features. Features are laid out as (N, Q, S): first the P
 products, then the D coordinates, then a row of ones, then rows of zeros up to a multiple of eight (aligned rows make
-the products faster).
+the products faster). What an update computes from their sums is laid out as (Q, N, K), so that each step of it is one
+operation on long rows.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,20 +26,30 @@ SMALLEST_EIGENVALUE = 1e-6
 class FullCovariance:
     """Full covariances: the P = D (D + 1) / 2 products are those of each pair of coordinates.
 
+    Pairs are ordered by their distance d, cyclically: first (i, i) for all i, then (i, i + 1), and so on up to half way
+    round. With the coordinates repeated beyond the last ("wrapped"), all pairs of one distance are one product of
+    contiguous rows. Symmetric matrices are packed in that order too.
+
     Args:
         dim: Dimensions D.
         device: Where the points are.
     """
 
     def __init__(self, dim: int, device: torch.device):
-        rows, columns = torch.triu_indices(dim, dim, device=device)
-        self.dim, self.products = dim, len(rows)
+        self.dim, self.products = dim, dim * (dim + 1) // 2
         self.features = _padded(self.products + dim + 1)
-        place = torch.empty(dim, dim, dtype=torch.int64, device=device)
-        place[rows, columns] = place[columns, rows] = torch.arange(self.products, device=device)
-        self._place, self._upper = place.flatten(), rows * dim + columns
-        # A product off the diagonal stands for two entries of the matrix.
-        self._multiplicity = torch.where(rows == columns, 1.0, 2.0).double()
+        self.wrap = (dim - 1) // 2
+        self._bands = []  # (distance, first row, number of rows)
+        first = 0
+        for distance in range(dim // 2 + 1):
+            rows = dim // 2 if 0 < 2 * distance == dim else dim
+            self._bands.append((distance, first, rows))
+            first += rows
+        rows = torch.cat([torch.arange(number) for _, _, number in self._bands])
+        columns = torch.cat([(torch.arange(number) + distance) % dim for distance, _, number in self._bands])
+        place = torch.empty(dim, dim, dtype=torch.int64)
+        place[rows, columns] = place[columns, rows] = torch.arange(self.products)
+        self._place = place.to(device)
 
     def whiten(self, centred: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Change to the coordinates in which the covariance of the data is the identity.
@@ -45,85 +58,110 @@ class FullCovariance:
             centred: Points with mean zero, of shape (N, S, D).
 
         Returns:
-            The points (N, D, S); what becomes of the identity matrix (N, D, D); the way back (N, D, D), by which
-            columns in the new coordinates are multiplied; and its log determinant (N,). The last three in double
-            precision.
+            The points, wrapped (N, D + wrap, S); the diagonal of what becomes of the identity matrix (N, D); the way
+            back (N, D, D), by which columns in the new coordinates are multiplied; and its log determinant (N,). The
+            last three in double precision.
         """
         covariance = (centred.mT @ centred).double() / max(centred.shape[1] - 1, 1)
         values, vectors = torch.linalg.eigh(covariance)
         values = values.clamp(min=_smallest(values))
         forth, back = vectors * values.rsqrt().unsqueeze(-2), vectors * values.sqrt().unsqueeze(-2)
+        forth = torch.cat([forth, forth[..., : self.wrap]], -1)
         white = (centred @ forth.to(centred.dtype)).mT
-        return white, torch.diag_embed(1.0 / values), back, 0.5 * values.log().sum(-1)
+        return white.contiguous(), 1.0 / values, back, 0.5 * values.log().sum(-1)
 
     def blank(self, white: Tensor) -> Tensor:
-        """Space for the features (N, Q, S) of points (N, D, S), of which only the row of ones is there yet."""
-        return _blank(white, self.products, self.features)
+        """Space for the features (N, Q, S) of wrapped points, of which only the row of ones is there yet."""
+        return _blank(white, self.products + self.dim, self.features)
 
-    def expand(self, white: Tensor, out: Tensor | None = None) -> Tensor:
-        """Features (N, Q, S) of points (N, D, S), in the space of earlier ones if given."""
-        out = self.blank(white) if out is None else out
-        start = 0
-        for row in range(self.dim):
-            stop = start + self.dim - row
-            torch.mul(white[:, row : row + 1], white[:, row:], out=out[:, start:stop])
-            start = stop
-        out[:, start : start + self.dim] = white
-        return out
+    def factors(self, white: Tensor) -> list[Tensor]:
+        """Views of wrapped points (N, D + wrap, S): the two factors of each band of products, then the coordinates."""
+        bands = (white[:, start : start + rows] for distance, _, rows in self._bands for start in (0, distance))
+        return [*bands, white[:, : self.dim]]
+
+    def targets(self, features: Tensor) -> list[Tensor]:
+        """Views of features (N, Q, S): the place of each band, then that of the coordinates."""
+        bands = (features[:, first : first + rows] for _, first, rows in self._bands)
+        return [*bands, features[:, self.products : self.products + self.dim]]
+
+    def multiply(self, factors: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+        """Write the features of some points, given by :meth:`factors`, to their :meth:`targets`."""
+        for left, right, target in zip(factors[:-1:2], factors[1::2], targets):
+            torch.mul(left, right, out=target)
+        targets[-1].copy_(factors[-1])
+
+    def expand(self, white: Tensor) -> Tensor:
+        """Features (N, Q, S) of wrapped points (N, D + wrap, S)."""
+        features = self.blank(white)
+        self.multiply(self.factors(white), self.targets(features))
+        return features
 
     def scatter(self, moments: Tensor, mean: Tensor, floor: Tensor) -> Tensor:
-        """Identity + sum of squares + number of points × floor − mean squared, in double precision.
+        """Identity + sum of squares + number of points × floor − mean squared.
 
         Args:
-            moments: Sums of features, of shape (N, K, Q).
-            mean: What is to be subtracted, of shape (N, K, D), double precision.
-            floor: Of shape (N, D, D), double precision.
+            moments: Sums of features, of shape (Q, N, K), double precision.
+            mean: What is to be subtracted, of shape (D, N, K).
+            floor: Diagonal of a matrix, of shape (N, D).
 
         Returns:
-            Symmetric matrices, of shape (N, K, D, D).
+            Packed symmetric matrices, of shape (P, N, K), in the place of the sums.
         """
-        sums = _pick(moments, self._place).double().unflatten(-1, (self.dim, self.dim))
-        sums.addcmul_(mean.unsqueeze(-1), mean.unsqueeze(-2), value=-1.0)
-        sums.addcmul_(self.count(moments)[..., None, None].double(), floor.unsqueeze(1))
-        sums.diagonal(dim1=-2, dim2=-1).add_(1.0)
-        return sums
+        packed, mean = moments[: self.products], torch.cat([mean, mean[: self.wrap]])
+        packed[: self.dim].addcmul_(moments[self.products + self.dim], floor.mT.unsqueeze(-1)).add_(1.0)
+        for distance, first, rows in self._bands:
+            packed[first : first + rows].addcmul_(mean[:rows], mean[distance : distance + rows], value=-1.0)
+        return packed
 
-    def count(self, moments: Tensor) -> Tensor:
-        """Sums of the row of ones (N, K)."""
-        return moments[..., self.products + self.dim]
+    def invert(self, packed: Tensor) -> Tensor:
+        """Turn packed matrices (P, N, K) into minus their inverses, in place; the log determinants (N, K) before.
 
-    def invert(self, scatter: Tensor) -> tuple[Tensor, Tensor]:
-        """Inverses of scatter matrices (N, K, D, D), and the inverses' log determinants (N, K).
+        The sweep of one coordinate after the other in all matrices at once is several times faster than a factorisation
+        matrix by matrix. No pivoting is needed: the eigenvalues of these are at least one.
 
-        By Gauss-Jordan elimination of one coordinate after the other in all matrices at once, several times faster than
-        a factorisation matrix by matrix. No pivoting is needed: their eigenvalues are at least one.
+        Source:
+            :cite:`goodnight1979sweep`.
         """
-        swept = scatter.flatten(0, 1).permute(1, 2, 0).clone(memory_format=torch.contiguous_format)  # (D, D, N K)
-        pivots = torch.empty_like(swept[0])
-        for k in range(self.dim):
-            pivots[k] = swept[k, k]
-            column, row = swept[:, k].clone(), swept[k] / pivots[k]
-            swept.addcmul_(column.unsqueeze(1), row.unsqueeze(0), value=-1.0)
-            swept[k] = row
-            torch.div(column, pivots[k].neg(), out=swept[:, k])
-            torch.reciprocal(pivots[k], out=swept[k, k])
-        return swept.permute(2, 0, 1).reshape(scatter.shape), -pivots.log().sum(0).view(scatter.shape[:2])
+        dim = self.dim
+        pivots = torch.empty_like(packed[:dim])
+        column = packed.new_empty(dim + self.wrap, *packed.shape[1:])
+        for k in range(dim):
+            torch.index_select(packed, 0, self._place[k], out=column[:dim])
+            column[dim:] = column[: self.wrap]
+            pivots[k] = packed[k]
+            scaled = column[:dim] / pivots[k]
+            for distance, first, rows in self._bands:
+                packed[first : first + rows].addcmul_(scaled[:rows], column[distance : distance + rows], value=-1.0)
+            scaled[k] = -1.0 / pivots[k]
+            packed.index_copy_(0, self._place[k], scaled)
+        return pivots.log_().sum(0)
 
-    def coefficients(
-        self, inverse: Tensor, scale: Tensor, mean: Tensor, constant: Tensor, dtype: torch.dtype
-    ) -> Tensor:
-        r"""Coefficients (N, K, Q) of the features in :math:`c - \frac{s}{2} (x - m)^\top A (x - m)`.
+    def coefficients(self, negated: Tensor, scale: Tensor, mean: Tensor, constant: Tensor, out: Tensor) -> None:
+        r"""Coefficients of the features in :math:`c - \frac{s}{2} (x - m)^\top A (x - m)`.
 
         Args:
-            inverse: :math:`A`, of shape (N, K, D, D).
+            negated: :math:`-A`, packed, of shape (P, N, K).
             scale: :math:`s`, of shape (N, K).
-            mean: :math:`m`, of shape (N, K, D).
+            mean: :math:`m`, of shape (D, N, K).
             constant: :math:`c`, of shape (N, K).
-            dtype: Type of the result.
+            out: Where to write them, of shape (Q, N, K); `negated` may be its first rows.
         """
-        squares = _pick(inverse.flatten(-2), self._upper)
-        slope = (inverse @ mean.unsqueeze(-1)).squeeze(-1)
-        return _coefficients(squares, self._multiplicity, slope, scale, mean, constant, self.features, dtype)
+        wrapped = torch.cat([mean, mean[: self.wrap]])
+        slope = negated[: self.dim] * mean
+        for distance, first, rows in self._bands[1:]:
+            band = negated[first : first + rows]
+            slope[:rows].addcmul_(band, wrapped[distance : distance + rows])
+            ahead = self.dim - distance  # rows whose partner is not beyond the last coordinate
+            slope[distance:].addcmul_(band[:ahead], mean[:ahead])
+            slope[: rows - ahead].addcmul_(band[ahead:], mean[ahead:rows])
+        _linear_coefficients(slope, scale, mean, constant, out[self.products :])
+        # A product off the diagonal stands for two entries of the matrix.
+        torch.mul(negated[: self.dim], 0.5 * scale, out=out[: self.dim])
+        torch.mul(negated[self.dim :], scale, out=out[self.dim : self.products])
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Matrices (N, K, D, D) that are packed in (P, N, K)."""
+        return packed[self._place].permute(2, 3, 0, 1)
 
     def restore(self, means: Tensor, covariances: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Means (N, K, D) and covariances (N, K, D, D) in the coordinates of the data."""
@@ -134,7 +172,7 @@ class FullCovariance:
 class DiagonalCovariance:
     """Diagonal covariances: the P = D products are the squares. Methods as in :class:`FullCovariance`.
 
-    Matrices (…, D, D) of that class are vectors (…, D) here.
+    Nothing needs wrapping here, and packed matrices are their diagonals.
 
     Args:
         dim: Dimensions D.
@@ -150,47 +188,55 @@ class DiagonalCovariance:
         values = centred.double().square().sum(1) / max(centred.shape[1] - 1, 1)  # (N, D)
         values = values.clamp(min=_smallest(values))
         white = centred.mT * values.rsqrt().unsqueeze(-1).to(centred.dtype)
-        return white, 1.0 / values, values.sqrt(), 0.5 * values.log().sum(-1)
+        return white.contiguous(), 1.0 / values, values.sqrt(), 0.5 * values.log().sum(-1)
 
     def blank(self, white: Tensor) -> Tensor:
         """Space for the features (N, Q, S) of points (N, D, S), of which only the row of ones is there yet."""
-        return _blank(white, self.products, self.features)
+        return _blank(white, self.products + self.dim, self.features)
 
-    def expand(self, white: Tensor, out: Tensor | None = None) -> Tensor:
-        """Features (N, Q, S) of points (N, D, S), in the space of earlier ones if given."""
-        out = self.blank(white) if out is None else out
-        torch.square(white, out=out[:, : self.dim])
-        out[:, self.dim : 2 * self.dim] = white
-        return out
+    def factors(self, white: Tensor) -> list[Tensor]:
+        """The points (N, D, S)."""
+        return [white]
+
+    def targets(self, features: Tensor) -> list[Tensor]:
+        """Views of features (N, Q, S): the place of the squares, then that of the coordinates."""
+        return [features[:, : self.dim], features[:, self.dim : 2 * self.dim]]
+
+    def multiply(self, factors: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+        """Write the features of some points, given by :meth:`factors`, to their :meth:`targets`."""
+        torch.square(factors[0], out=targets[0])
+        targets[1].copy_(factors[0])
+
+    def expand(self, white: Tensor) -> Tensor:
+        """Features (N, Q, S) of points (N, D, S)."""
+        features = self.blank(white)
+        self.multiply(self.factors(white), self.targets(features))
+        return features
 
     def scatter(self, moments: Tensor, mean: Tensor, floor: Tensor) -> Tensor:
-        """One + sum of squares + number of points × floor − mean squared (N, K, D), in double precision."""
-        sums = moments[..., : self.dim].double() - mean.square() + 1.0
-        return sums.addcmul_(self.count(moments).unsqueeze(-1).double(), floor.unsqueeze(1))
+        """One + sum of squares + number of points × floor − mean squared (D, N, K), in the place of the sums."""
+        packed = moments[: self.dim]
+        packed.addcmul_(moments[2 * self.dim], floor.mT.unsqueeze(-1)).add_(1.0)
+        return packed.addcmul_(mean, mean, value=-1.0)
 
-    def count(self, moments: Tensor) -> Tensor:
-        """Sums of the row of ones (N, K)."""
-        return moments[..., self.products + self.dim]
+    def invert(self, packed: Tensor) -> Tensor:
+        """Turn diagonals (D, N, K) into minus their inverses, in place; the log determinants (N, K) before."""
+        log_det = packed.log().sum(0)
+        packed.reciprocal_().neg_()
+        return log_det
 
-    def invert(self, scatter: Tensor) -> tuple[Tensor, Tensor]:
-        """Inverses (N, K, D), and the log determinants of the diagonal matrices they stand for (N, K)."""
-        return scatter.reciprocal(), -scatter.log().sum(-1)
+    def coefficients(self, negated: Tensor, scale: Tensor, mean: Tensor, constant: Tensor, out: Tensor) -> None:
+        """Write the coefficients (Q, N, K) of the features in a constant minus half a scaled quadratic form."""
+        _linear_coefficients(negated * mean, scale, mean, constant, out[self.dim :])
+        torch.mul(negated, 0.5 * scale, out=out[: self.dim])
 
-    def coefficients(
-        self, inverse: Tensor, scale: Tensor, mean: Tensor, constant: Tensor, dtype: torch.dtype
-    ) -> Tensor:
-        """Coefficients (N, K, Q) of the features in a constant minus half a scaled quadratic form."""
-        once = torch.ones(self.dim, dtype=inverse.dtype, device=inverse.device)
-        return _coefficients(inverse, once, inverse * mean, scale, mean, constant, self.features, dtype)
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Diagonals (N, K, D) that are packed in (D, N, K)."""
+        return packed.permute(1, 2, 0)
 
     def restore(self, means: Tensor, covariances: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances (N, K, D) in the coordinates of the data."""
         return means * back.unsqueeze(1), covariances * back.square().unsqueeze(1)
-
-
-def _pick(entries: Tensor, index: Tensor) -> Tensor:
-    """Entries of the last axis; gathering is twice as fast as selecting or indexing."""
-    return entries.gather(-1, index.expand(*entries.shape[:-1], -1))
 
 
 def _padded(features: int) -> int:
@@ -202,28 +248,16 @@ def _smallest(values: Tensor) -> Tensor:
     return (SMALLEST_EIGENVALUE * values.mean(-1, keepdim=True)).clamp(min=torch.finfo(values.dtype).tiny)
 
 
-def _blank(white: Tensor, products: int, features: int) -> Tensor:
+def _blank(white: Tensor, ones: int, features: int) -> Tensor:
     """Features (N, Q, S) of which only the row of ones is there yet."""
-    number, dim, points = white.shape
-    blank = white.new_zeros(number, features, points)
-    blank[:, products + dim] = 1.0
+    blank = white.new_zeros(len(white), features, white.shape[-1])
+    blank[:, ones] = 1.0
     return blank
 
 
-def _coefficients(
-    squares: Tensor,
-    multiplicity: Tensor,
-    slope: Tensor,
-    scale: Tensor,
-    mean: Tensor,
-    constant: Tensor,
-    features: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    products, dim = squares.shape[-1], slope.shape[-1]
-    scale = scale.unsqueeze(-1)
-    found = torch.zeros(*constant.shape, features, dtype=dtype, device=constant.device)
-    torch.mul(squares, scale * (-0.5 * multiplicity), out=found[..., :products])
-    torch.mul(slope, scale, out=found[..., products : products + dim])
-    found[..., products + dim] = constant - 0.5 * ((slope * mean).sum(-1) * scale.squeeze(-1))
-    return found
+def _linear_coefficients(slope: Tensor, scale: Tensor, mean: Tensor, constant: Tensor, out: Tensor) -> None:
+    """Write the coefficients of the D coordinates and of the row of ones, with zeros below; `slope` is minus A m."""
+    dim = len(slope)
+    torch.mul(slope, -scale, out=out[:dim])
+    torch.addcmul(constant, slope.mul_(mean).sum(0), scale, value=0.5, out=out[dim])
+    out[dim + 1 :] = 0.0

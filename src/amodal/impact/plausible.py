@@ -193,12 +193,13 @@ def _finite(logits: Tensor) -> Tensor:
 def _shares_of_cases(
     cloud: Tensor, fit: Callable[..., DirichletProcessMixture], floor: float, smallest: float
 ) -> tuple[Tensor, Tensor]:
-    """Shares of draws and of clusters by label, each (n, C), for logits of shape (n, S, C)."""
+    """Shares of draws and of clusters by label, each (n, C), for logits (n, S, C) of which each draw's largest is 0."""
     classes = cloud.shape[-1]
     best = cloud.argmax(-1)  # (n, S)
     centred = cloud - cloud.mean(-1, keepdim=True)
     still = (centred.amax(1) - centred.amin(1)).amax(-1) < SMALLEST_SPREAD
-    probabilities = cloud.softmax(-1)
+    probabilities = cloud.exp()  # in three steps several times faster than a softmax over so short an axis
+    probabilities /= probabilities.sum(-1, keepdim=True)
     agreed = (best == best[:, :1]).all(1)
     label = torch.where(agreed, best[:, 0], probabilities.mean(1).argmax(-1))
     mass = one_hot(label, classes).to(cloud.dtype)
@@ -206,7 +207,8 @@ def _shares_of_cases(
     rest = (~(still | agreed)).nonzero().flatten()
     if len(rest):
         for cases, points in _clouds(cloud[rest]):
-            floors = floor * points.double().var(1).mean(-1)
+            centred = points - points.mean(1, keepdim=True)
+            floors = floor / (len(centred[0]) - 1) * centred.square().mean(-1).sum(-1, dtype=torch.float64)
             covariance = "full" if points.shape[-1] < FULL_COVARIANCE_CLASSES else "diagonal"
             assignment = fit(points, covariance=covariance, covariance_floor=floors).assignment
             chosen = rest[cases]
