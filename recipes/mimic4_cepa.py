@@ -12,8 +12,9 @@ discharge summaries, tell the outcome: leave them out.
 
 The paper's protocol: a transformer for the series, SigLIP2 for images and CXR-BERT for texts, all trained end to end at
 width 256; Adam, batches of 16, up to 100 epochs, patience 10, gradients clipped at norm 1; in training a third of the
-rows complete, a third with one modality removed, a third with two (redrawn every epoch); in testing half with one
-removed, half with two; three seeds. Networks are names on the Hugging Face hub or local folders.
+rows complete, a third with one modality removed, a third with two (redrawn every epoch, or every step by methods that
+remove modalities themselves); in testing half with one removed, half with two; three seeds. Networks are names on the
+Hugging Face hub or local folders.
 """
 
 from __future__ import annotations
@@ -97,7 +98,6 @@ def main(words: list[str] | None = None) -> Results:
             options=METHODS[name][1],
             encoders=encoders(given.cxr_model, given.txt_model, max_tokens=given.max_tokens),
             width=given.width,
-            removal=BalancedCounts(),
             test_missingness=BalancedCounts(least=1),
             seed=seed,
             settings=settings,

@@ -325,6 +325,7 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--schedule", default="constant", help="of the learning rate: constant or cosine")
     parser.add_argument(
         "--removal",
@@ -349,7 +350,7 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
         epochs=given.epochs,
         schedule=given.schedule,
         warmup=0.0,
-        learning_rate=1e-3,
+        learning_rate=given.learning_rate,
         weight_decay=1e-2,
         batch_size=128,
         clip=None,

@@ -82,7 +82,8 @@ class Fills(Method):
     Source:
         :cite:`choi2025cepa`, section 3.1 and appendix C.4. Additions and deviations: the strategy "predictor"; the mean
         fill is a running mean of present embeddings; "ep" is the two-sample statistic, the limit of "cf" for an
-        infinite bandwidth, so that the two differ in the context alone; targets are detached.
+        infinite bandwidth, so that the two differ in the context alone; targets are detached; `drop` may be
+        "balanced".
     """
 
     summary = "seven fills for the slots of absent modalities, everything else being equal"
