@@ -5,9 +5,9 @@ Limit:    about 3, which counts encoder passes (clean and two masked ones, forwa
           most of a step. With small encoders the predictor, a transformer over all tokens, is what a step costs.
 Reached:  with one pattern a step 1.1 with large images, 1.8 with small ones, 4 with tables and series (one core of an
           EPYC, torch 2.13, other work beside). The paper's preset: 1.1, 2.9, 7. Images gain because the first stage of
-          an encoder is shared by the passes; with tables a step of fusion is 5 ms, less than a transformer of two passes
-          takes. Predictions are computed where a loss or the fusion reads them, and the alignment takes all modalities
-          at once: before, it was 1.2, 2.0, 5.4 (tables) and 5.9 (series).
+          an encoder is shared by the passes; with tables a step of fusion is 5 ms, less than a transformer of two
+          passes takes. Predictions are computed where a loss or the fusion reads them, and the alignment takes all
+          modalities at once: before, it was 1.2, 2.0, 5.4 (tables) and 5.9 (series).
 
 "tables", "images", "series" and "text" have three modalities of their kind with the default encoders, width 64; the
 last row has images of 64 pixels under a wide convolutional network, as a stand-in for encoders that are most of a step.
