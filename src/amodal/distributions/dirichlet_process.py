@@ -252,7 +252,7 @@ class _Ascent:
     @torch.no_grad()
     def _work_off(self, waiting: deque[slice], size: int) -> None:
         """Keep up to `size` data sets in work until none is left."""
-        work, space = None, None
+        work, room = None, None
         while True:
             if work is None or len(work.index) <= size // 2:
                 try:
@@ -261,7 +261,8 @@ class _Ascent:
                 except IndexError:  # nobody waits (other threads take from the same queue)
                     if work is None:
                         return
-            space = self._step(work, space)
+            room = room or _Room(work.white, self.components, self.form, most=size)
+            self._step(work, room)
             if len(work.index) == 0:
                 work = None
 
@@ -287,9 +288,9 @@ class _Ascent:
         blocks = zip(member.split(64), white.split(64))
         return torch.cat([some @ self.form.expand(points).mT for some, points in blocks])
 
-    def _step(self, work: _Work, space: Tensor | None) -> Tensor | None:
-        """One update of everything in work, in some space; what ends with it is written down."""
-        moments, entropy, space = _moments(work.current.natural, work.white, self.form, space)
+    def _step(self, work: _Work, room: _Room) -> None:
+        """One update of everything in work; what ends with it is written down."""
+        moments, entropy = _moments(work.current.natural, work.white, self.form, room)
         work.current = self._update(moments, work.floor)
         previous, work.bound = work.bound, work.current.bound + entropy
         work.age += 1
@@ -302,7 +303,6 @@ class _Ascent:
             features = self.form.expand(work.white[leaving])
             self.assignment[index] = _most_responsible(work.current.natural[leaving], features)
             work.remove(leaving)
-        return space
 
     def _results(self) -> DirichletProcessMixture:
         """What was written down, in the coordinates of the data."""
@@ -379,36 +379,51 @@ def _kind(tensor: Tensor) -> str:
     return "cpu" if tensor.device.type == "cpu" else "accelerator"
 
 
+class _Room:
+    """Memory that is used again in each block: fresh memory would cost a page fault every few thousand numbers."""
+
+    def __init__(self, white: Tensor, components: int, form: FullCovariance | DiagonalCovariance, most: int):
+        draws = white.shape[2]
+        number = max(1, min(most, BLOCK_BYTES[_kind(white)] // (form.features * draws * white.element_size())))
+        self.features = form.blank(white[:1].expand(number, -1, -1))
+        self.logits, self.weight = (
+            white.new_empty(number, components, draws),
+            white.new_empty(number, components, draws),
+        )
+        self.top, self.total = white.new_empty(number, 1, draws), white.new_empty(number, 1, draws)
+
+
 def _moments(
-    natural: Tensor, white: Tensor, form: FullCovariance | DiagonalCovariance, space: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    natural: Tensor, white: Tensor, form: FullCovariance | DiagonalCovariance, room: _Room
+) -> tuple[Tensor, Tensor]:
     """Sums of features weighted by responsibilities (n, K, Q), and the entropy of the assignments (n,) in nats.
 
     Features are made anew, block by block: a block's stay in the cache for both products, which is cheaper than
-    fetching stored ones from memory, and takes little room. That room is given back, to be used again.
+    fetching stored ones from memory, and takes little room.
     """
-    draws = white.shape[2]
-    size = max(1, BLOCK_BYTES[_kind(white)] // (form.features * draws * white.element_size()))
     moments = torch.empty_like(natural)
     entropy = torch.empty(len(white), dtype=torch.float64, device=white.device)
-    if space is None or len(space) < min(size, len(white)):
-        space = form.blank(white[:size])
+    views = vars(room).values()
+    size = len(room.features)
+    features, logits, weight, top, total = views
+    targets = form.targets(features)
     # Splitting once is cheaper than slicing in each block.
     factors = zip(*(factor.split(size) for factor in form.factors(white)))
-    targets = form.targets(features := space[: min(size, len(white))])
     for some, coefficients, sums, bits in zip(factors, *(x.split(size) for x in (natural, moments, entropy))):
         if len(sums) < len(features):  # the last block
-            targets = form.targets(features := features[: len(sums)])
+            features, logits, weight, top, total = (view[: len(sums)] for view in views)
+            targets = form.targets(features)
         form.multiply(some, targets)
-        logits = torch.bmm(coefficients, features)  # (n, K, S), to the base of 2: exp2 is several times faster than exp
+        torch.bmm(coefficients, features, out=logits)  # to the base of 2: exp2 is several times faster than exp
         # Not below 2^-64: smaller weights change nothing, and denormal numbers are slow.
-        logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=-64.0)
-        weight = logits.exp2()
-        total = weight.sum(1, keepdim=True)
-        mean_logit = logits.mul_(weight).sum(1, keepdim=True).div_(total)
-        torch.sum(total.log2().sub_(mean_logit), (1, 2), dtype=torch.float64, out=bits)
-        torch.bmm(weight.mul_(total.reciprocal_()), features.mT, out=sums)
-    return moments, entropy.mul_(math.log(2.0)), space
+        logits.sub_(torch.amax(logits, 1, keepdim=True, out=top)).clamp_(min=-64.0)
+        torch.sum(torch.exp2(logits, out=weight), 1, keepdim=True, out=total)
+        torch.sum(logits.mul_(weight), 1, keepdim=True, out=top)
+        weight.mul_(total.reciprocal_())
+        # Of one point: log2 of the total less the mean logit.
+        torch.sum(top.mul_(total).add_(total.log2()), (1, 2), dtype=torch.float64, out=bits)
+        torch.bmm(weight, features.mT, out=sums)
+    return moments, entropy.mul_(-math.log(2.0))
 
 
 def _most_responsible(natural: Tensor, features: Tensor) -> Tensor:

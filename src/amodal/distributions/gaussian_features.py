@@ -50,6 +50,7 @@ class FullCovariance:
         place = torch.empty(dim, dim, dtype=torch.int64)
         place[rows, columns] = place[columns, rows] = torch.arange(self.products)
         self._place = place.to(device)
+        self._wrapped_place = torch.cat([self._place, self._place[:, : self.wrap]], 1)
 
     def whiten(self, centred: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Change to the coordinates in which the covariance of the data is the identity.
@@ -122,17 +123,20 @@ class FullCovariance:
         Source:
             :cite:`goodnight1979sweep`.
         """
-        dim = self.dim
-        pivots = torch.empty_like(packed[:dim])
-        column = packed.new_empty(dim + self.wrap, *packed.shape[1:])
-        for k in range(dim):
-            torch.index_select(packed, 0, self._place[k], out=column[:dim])
-            column[dim:] = column[: self.wrap]
-            pivots[k] = packed[k]
-            scaled = column[:dim] / pivots[k]
-            for distance, first, rows in self._bands:
-                packed[first : first + rows].addcmul_(scaled[:rows], column[distance : distance + rows], value=-1.0)
-            scaled[k] = -1.0 / pivots[k]
+        pivots = torch.empty_like(packed[: self.dim])
+        column = packed.new_empty(self.dim + self.wrap, *packed.shape[1:])
+        scaled = torch.empty_like(pivots)
+        bands = [
+            (packed[first : first + rows], scaled[:rows], column[distance : distance + rows])
+            for distance, first, rows in self._bands
+        ]
+        for k in range(self.dim):
+            torch.index_select(packed, 0, self._wrapped_place[k], out=column)
+            pivots[k] = column[k]
+            torch.div(column[: self.dim], pivots[k], out=scaled)
+            for band, left, right in bands:
+                band.addcmul_(left, right, value=-1.0)
+            torch.reciprocal(pivots[k], out=scaled[k]).neg_()
             packed.index_copy_(0, self._place[k], scaled)
         return pivots.log_().sum(0)
 
