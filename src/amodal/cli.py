@@ -56,6 +56,7 @@ def fit_command(
     learning_rate: float = 2e-3,
     weight_decay: float = 1e-2,
     patience: int | None = 12,
+    best_by: Literal["loss", "error"] = "loss",
     clip: float | None = 1.0,
     precision: str = "32-true",
     device: str = "auto",
@@ -87,6 +88,7 @@ def fit_command(
         learning_rate: Peak learning rate.
         weight_decay: Weight decay.
         patience: Epochs without improvement before stopping; null never stops early.
+        best_by: Keep the weights of the lowest validation loss, or of the fewest wrong predictions: loss or error.
         clip: Largest gradient norm; null does not clip.
         precision: 32-true, bf16-mixed or 16-mixed.
         device: auto, cpu or cuda.
@@ -120,6 +122,7 @@ def fit_command(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         patience=patience,
+        best_by=best_by,
         clip=clip,
         precision=precision,
         device=device,

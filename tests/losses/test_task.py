@@ -11,7 +11,7 @@ from scipy import special
 from sklearn import metrics
 
 from amodal.errors import ConfigurationError, ShapeError, UnknownNameError
-from amodal.losses.task import logits_to_predictions, prediction_loss, task_loss
+from amodal.losses.task import logits_to_predictions, prediction_error, prediction_loss, task_loss
 
 NAN = float("nan")
 
@@ -140,3 +140,20 @@ def test_unknown_options_are_named():
         task_loss(torch.zeros(1), torch.zeros(1), "regression", regression="l1")
     with pytest.raises(ConfigurationError, match="delta is not positive"):
         task_loss(torch.zeros(1), torch.zeros(1), "regression", regression="huber", huber_delta=0)
+
+
+def test_error_of_classes_is_scikit_learn_s_zero_one_loss():
+    rng = np.random.default_rng(0)
+    predicted, target = rng.dirichlet(np.ones(4), 50), rng.integers(0, 4, 50)
+    rows = prediction_error(torch.tensor(predicted), torch.tensor(target), "multiclass")
+    assert rows.mean().item() == pytest.approx(metrics.zero_one_loss(target, predicted.argmax(1)))
+    soft = torch.nn.functional.one_hot(torch.tensor(target), 4).double()
+    assert torch.equal(prediction_error(torch.tensor(predicted), soft, "multiclass"), rows)
+
+
+def test_error_of_labels_counts_the_known_ones():
+    predicted = torch.tensor([[0.9, 0.2, 0.7], [0.1, 0.5, 0.4], [0.9, 0.9, 0.9]])
+    target = torch.tensor([[1.0, 1.0, math.nan], [0.0, 1.0, 1.0], [math.nan] * 3])
+    torch.testing.assert_close(prediction_error(predicted, target, "multilabel"), torch.tensor([1 / 2, 1 / 3, 0.0]))
+    with pytest.raises(UnknownNameError, match="regression"):
+        prediction_error(torch.zeros(2), torch.zeros(2), "regression")

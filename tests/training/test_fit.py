@@ -113,6 +113,27 @@ def test_best_epoch_is_the_one_with_the_lowest_validation_loss():
     np.testing.assert_allclose(losses.min(), expected, rtol=1e-4)
 
 
+def test_best_epoch_by_the_share_of_wrong_predictions(tmp_path):
+    train, valid = parts(made_cohort())
+    settings = {**SETTINGS, "epochs": 8, "learning_rate": 0.1, "patience": None, "best_by": "error"}
+    model = amodal.fit("fusion", train, valid, **settings, out=tmp_path / "run")
+    history, result = model.history, model.experiment["result"]
+    best = int(history["valid_error"].argmin())
+    assert best != int(history["valid_loss"].argmin())  # else this shows nothing
+    assert result["best_epoch"] == best
+    assert result["best_valid_loss"] == history["valid_loss"][best]
+    rows = valid.with_observed(draw_valid(valid, SETTINGS["seed"]))
+    assert (model.predict(rows).argmax(1) != valid.target).mean() == pytest.approx(history["valid_error"].min())
+
+
+def test_a_regression_has_no_wrong_predictions():
+    cohort = Cohort.from_arrays(
+        {"a": np.arange(40.0)[:, None], "b": np.ones((40, 2))}, task=Task("regression"), target=np.arange(40.0)
+    )
+    with pytest.raises(ConfigurationError, match="no share of wrong predictions.*best_by='loss'"):
+        amodal.fit("fusion", cohort, best_by="error", **SETTINGS)
+
+
 def draw_valid(valid: Cohort, seed: int) -> np.ndarray:
     from amodal.missingness import BalancedCounts
     from amodal.removal import draw_presence
@@ -367,6 +388,7 @@ def test_two_processes_train_one_model(tmp_path: Path):
         ({"epochs": 0}, ConfigurationError, "epochs is out of range .expected 1 or more, got 0"),
         ({"epoch": 3}, UnknownNameError, "unknown setting of fit 'epoch'.*Did you mean 'epochs'"),
         ({"optimiser": "sgdd"}, UnknownNameError, "unknown optimiser 'sgdd'"),
+        ({"best_by": "accuracy"}, UnknownNameError, "unknown best_by 'accuracy'.*error, loss"),
         ({"missingness": "balance"}, UnknownNameError, "unknown missingness 'balance'"),
         ({"options": {"hiden": 3}}, UnknownNameError, "unknown option of fusion 'hiden'.*Did you mean 'hidden'"),
         ({"encoders": {"c": "mlp"}}, UnknownNameError, "'c'.*expected one of a, b"),

@@ -122,6 +122,37 @@ def prediction_loss(
     return -_log(prediction).gather(1, target[:, None]).squeeze(1)
 
 
+def prediction_error(prediction: Tensor, target: Tensor, kind: TaskKind) -> Tensor:
+    """Whether each row's most probable class is wrong; with several labels, the share of its known labels that are.
+
+    Args:
+        prediction: As in :func:`prediction_loss`.
+        target: As in :func:`task_loss`.
+        kind: As in :func:`task_loss`, but not regression.
+
+    Returns:
+        One value between 0 and 1 for each row, of shape (B,); 0 for a row without a known label.
+
+    Raises:
+        UnknownNameError: If the kind is not known, or regression.
+        ShapeError: If predictions and targets do not fit each other and the kind.
+
+    Example:
+        >>> import torch
+        >>> prediction_error(torch.tensor([[0.75, 0.25], [0.6, 0.4]]), torch.tensor([0, 1]), "binary")
+        tensor([0., 1.])
+    """
+    if kind == "regression":
+        raise UnknownNameError("kind of task with errors", kind, ("binary", "multiclass", "multilabel"))
+    _check(prediction, target, kind)
+    if kind == "multilabel":
+        known = ~target.isnan()
+        wrong = ((prediction >= 0.5) != (target >= 0.5)).to(_at_least_float32(prediction).dtype)
+        return _over_labels(wrong * known, known, "mean")
+    classes = target.argmax(1) if target.is_floating_point() else target
+    return (prediction.argmax(1) != classes).to(_at_least_float32(prediction).dtype)
+
+
 def logits_to_predictions(logits: Tensor, kind: TaskKind) -> Tensor:
     """Predictions that the outputs of a network stand for.
 

@@ -45,8 +45,8 @@ def fit(
     """Trains a method on a cohort in which modalities are missing.
 
     Inputs (and a regression target) are standardised by the statistics of present training values. Early stopping and
-    the choice of the best weights look at the validation rows only: their mean task loss under `valid_missingness`,
-    drawn once.
+    the choice of the best weights look at the validation rows only: their mean task loss (or error: `best_by`) under
+    `valid_missingness`, drawn once.
 
     Args:
         method: A name in `amodal.METHODS`.
@@ -68,7 +68,7 @@ def fit(
         **settings: Fields of `TrainingSettings`.
 
     Returns:
-        The trained model, with the best weights by validation loss, in evaluation mode.
+        The trained model, with the best weights by validation loss (or error), in evaluation mode.
 
     Raises:
         UnknownNameError: If a method, encoder, option or setting is not known.
@@ -88,6 +88,8 @@ def fit(
     seed = _check_seed(seed)
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
+    if settings_.best_by == "error" and train.schema.task.kind == "regression":
+        raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
     check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
     if valid is None:

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.checkpoint import TrainedModel, build_method, inference
@@ -23,11 +24,12 @@ from amodal.data.loader import make_loader
 from amodal.data.scale import Scaling
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.files import replace_file
-from amodal.losses.task import prediction_loss
+from amodal.losses.task import prediction_error, prediction_loss
 from amodal.method import EstimatedMethod, Method
 from amodal.metrics.monitor import representation_numbers, signs_of_collapse
 from amodal.missingness import Mechanism, Natural, Presence
 from amodal.removal import draw_presence
+from amodal.schema import TaskKind
 from amodal.training.settings import TrainingSettings
 
 __all__ = ["Run", "forked_rng", "mix_seed", "process_rank", "training_prior"]
@@ -49,7 +51,7 @@ class Run:
     folder: Path | None
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Lowest validation loss and its epoch: of the whole method under "", or of each sub-model under its prefix."""
+    """Lowest validation loss (or error) and its epoch: of the whole method under "", or of each sub-model's prefix."""
     best_state: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,9 +104,9 @@ class Run:
         self.method.estimate(
             draws, self._whole(self.valid_rows), torch.Generator().manual_seed(mix_seed(self.seed, 0, 2))
         )
-        loss = self.validation_loss()
-        self.best[""] = (loss, 0)
-        self.history.append({"epoch": 0, "valid_loss": loss, "seconds": time.time() - self.started})
+        found = self.validation()
+        self.best[""] = (found[f"valid_{self.settings.best_by}"], 0)
+        self.history.append({"epoch": 0, **found, "seconds": time.time() - self.started})
 
     def _whole(self, cohort: Cohort) -> Batch:
         seen = np.flatnonzero(cohort.observed.any(axis=1))
@@ -159,11 +161,12 @@ class Run:
 
     def end_epoch(self, row: dict[str, float], optimisers: Sequence[torch.optim.Optimizer] | None) -> None:
         """Validates, remembers the best weights, and (given the optimisers) stores the state."""
-        loss = self.validation_loss()
-        row = {**row, "valid_loss": loss, **self.monitored()}
+        found = self.validation()
+        row = {**row, **found, **self.monitored()}
         self.history.append({**row, "seconds": time.time() - self.started})
         self._warn_of_collapse()
-        for prefix, value in (self.part_validation_losses() or {"": loss}).items():
+        judged = {"": found[f"valid_{self.settings.best_by}"]}
+        for prefix, value in (self.part_validation_losses() or judged).items():
             if math.isfinite(value) and value < self.best.get(prefix, (math.inf, -1))[0]:
                 self.best[prefix] = (value, len(self.history) - 1)
                 state = self.method.state_dict()
@@ -201,16 +204,24 @@ class Run:
                     entry[1] += len(losses)
         return {prefix: total / count for prefix, (total, count) in sums.items() if count}
 
-    def validation_loss(self) -> float:
-        """Mean task loss of the validation rows under their fixed presence, in the scaled units of training."""
+    def validation(self) -> dict[str, float]:
+        """Mean task loss of the validation rows under their fixed presence, in the scaled units of training.
+
+        Where the best weights go by it, the share of wrong predictions too.
+        """
         seen = np.flatnonzero(self.valid_rows.observed.any(axis=1)) if not self.method.accepts_empty else None
-        total, count = 0.0, 0
+        judges: dict[str, Callable[[Tensor, Tensor, TaskKind], Tensor]] = {"valid_loss": prediction_loss}
+        if self.settings.best_by == "error":
+            judges["valid_error"] = prediction_error
+        totals, count = dict.fromkeys(judges, 0.0), 0
         with inference(self.method):
             for batch in self.model.batches(self.valid_rows, 1024, seen):
                 assert batch.target is not None
-                loss = prediction_loss(self.method.predict(batch).float(), batch.target, self.train.schema.task.kind)
-                total, count = total + float(loss.double().sum()), count + len(batch)
-        return total / max(count, 1)
+                predicted = self.method.predict(batch).float()
+                for name, judge in judges.items():
+                    totals[name] += float(judge(predicted, batch.target, self.train.schema.task.kind).double().sum())
+                count += len(batch)
+        return {name: total / max(count, 1) for name, total in totals.items()}
 
     def save_state(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
         """Writes everything that resuming needs into one file, atomically, and the history beside it."""
@@ -251,16 +262,23 @@ class Run:
         optimiser = {k.removeprefix("optimiser."): v for k, v in tensors.items() if k.startswith("optimiser.")}
         return len(self.history), optimiser
 
+    def _loss_of_best(self) -> float:
+        """The validation loss of the weights that are kept."""
+        if "" not in self.best:  # a method of sub-models, whose best epochs differ
+            return self.validation()["valid_loss"]
+        value, epoch = self.best[""]
+        return value if self.settings.best_by == "loss" else self.history[epoch]["valid_loss"]
+
     def finish(self) -> TrainedModel:
         """The model with its best weights, its record complete, its folder written."""
         from amodal.versions import versions
 
         self.method.to(self.device).eval()
-        best_loss = self.best[""][0] if "" in self.best else self.validation_loss()
+        loss_of_best = self._loss_of_best()
         self.plan["result"] = {
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
-            "best_valid_loss": best_loss if math.isfinite(best_loss) else None,
+            "best_valid_loss": loss_of_best if math.isfinite(loss_of_best) else None,
             "parameters": sum(p.numel() for p in self.method.parameters()),
             "batch_size": self.batch_size,
             "seconds": round(time.time() - self.started, 1),

@@ -27,7 +27,11 @@ class TrainingSettings:
         optimiser: "adamw" or "adam".
         schedule: "cosine" (to zero over all epochs), or "constant"; both after `warmup`.
         warmup: Fraction of all steps over which the learning rate rises linearly.
-        patience: Stop after so many epochs without a better validation loss; None never stops early.
+        patience: Stop after so many epochs without a better validation loss (or error); None never stops early.
+        best_by: Which epoch's weights are kept: those of the lowest validation "loss", or of the lowest validation
+            "error", the share of wrong predictions (classes and labels only). Where a network grows overconfident the
+            first may choose an epoch long before the second. Sub-models that are chosen one by one, those of
+            `per_pattern`, go by their loss.
         clip: Largest gradient norm; None does not clip.
         precision: Lightning's name, e.g. "32-true", "bf16-mixed", "16-mixed".
         device: "auto", "cpu" or "cuda".
@@ -48,6 +52,7 @@ class TrainingSettings:
     schedule: str = "cosine"
     warmup: float = 0.05
     patience: int | None = 12
+    best_by: str = "loss"
     clip: float | None = 1.0
     precision: str = "32-true"
     device: str = "auto"
@@ -78,6 +83,7 @@ class TrainingSettings:
         for name, known in (
             ("optimiser", ("adamw", "adam")),
             ("schedule", ("cosine", "constant")),
+            ("best_by", ("loss", "error")),
             ("precision", _PRECISIONS),
         ):
             if getattr(self, name) not in known:
