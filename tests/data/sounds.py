@@ -52,12 +52,14 @@ def spoken_files(speakers=SPEAKERS, *, length: int = 1200) -> dict[str, bytes]:
     return files
 
 
-def noise_files(*, copies: int = 2, length: int = 4000, rate: int = 8000) -> dict[str, bytes]:
+def noise_files(*, folds=(1, 2, 3, 4, 5), length: int = 1200) -> dict[str, bytes]:
+    """8 recordings of each of 50 categories in each fold."""
     draw = np.random.default_rng(1)
     return {
-        f"{1 + copy}-{1000 + category}-A-{category}.wav": wav_bytes(draw.normal(0, 800, length), rate=rate)
+        f"{fold}-{1000 + 50 * copy + category}-A-{category}.wav": wav_bytes(draw.normal(0, 800, length))
         for category in range(50)
-        for copy in range(copies)
+        for fold in folds
+        for copy in range(8)
     }
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from amodal.data.recordings import read_noises, read_spoken_digits, read_wav
-from amodal.errors import DataError
+from amodal.errors import ConfigurationError, DataError
 
 from .sounds import noise_files, spoken_files, wav_bytes, write_tar
 
@@ -58,7 +58,7 @@ def test_truncated_archives_are_named(tmp_path):
 
 
 def test_one_noise_a_category_however_they_are_packed(tmp_path):
-    files = noise_files(copies=4, length=50)
+    files = noise_files(length=50)
     write_tar(tmp_path / "packed" / "a.tar", dict(list(files.items())[:90]))
     write_tar(tmp_path / "packed" / "b.tar", dict(list(files.items())[90:]))
     (tmp_path / "loose").mkdir()
@@ -67,11 +67,26 @@ def test_one_noise_a_category_however_they_are_packed(tmp_path):
     found = [[r.name for r in read_noises(tmp_path / folder, seed=3)] for folder in ("packed", "loose")]
     assert found[0] == found[1]
     assert [int(name.rpartition("-")[2][:-4]) for name in found[0]] == list(range(50))
-    assert len({name[0] for name in found[0]}) == 4
+    assert len({name[0] for name in found[0]}) == 5
+    assert {r.name[0] for r in read_noises(tmp_path / "loose", folds=[2, 4], seed=3)} == {"2", "4"}
     assert found[0] != [r.name for r in read_noises(tmp_path / "loose", seed=4)]
 
 
-def test_missing_categories_are_named(tmp_path):
-    files = {name: content for name, content in noise_files(length=50).items() if not name.endswith("-17.wav")}
-    with pytest.raises(DataError, match="no recording of 1 categories of ESC-50: 17"):
-        read_noises(write_tar(tmp_path / "a.tar", files))
+def test_missing_surroundings_are_named(tmp_path):
+    files = noise_files(length=50)
+    no_fold = write_tar(tmp_path / "a.tar", {name: part for name, part in files.items() if name[0] != "3"})
+    words = (
+        r"a\.tar lacks 400 recordings of ESC-50: all of fold 3 \(expected 2,000: 8 of each of 50 categories in each of "
+        r"folds \[1, 2, 3, 4, 5\], got 1,600\)\. .*complete folds only: \[1, 2, 4, 5\]"
+    )
+    with pytest.raises(DataError, match=words):
+        read_noises(no_fold)
+    assert len(read_noises(no_fold, folds=[1, 2, 4, 5])) == 50
+    no_category = {name: part for name, part in files.items() if not name.endswith("-17.wav")}
+    del no_category["2-1100-A-0.wav"]
+    with pytest.raises(DataError, match=r"lacks 41 .*: 8 of category 17 in fold 1, 1 of category 0 in fold 2, 8 of"):
+        read_noises(write_tar(tmp_path / "b.tar", no_category))
+    with pytest.raises(DataError, match=r"b\.tar has no recordings of folds \[1\] of ESC-50.*1-100032-A-0\.wav"):
+        read_noises(write_tar(tmp_path / "b.tar", {"3_theo_1.wav": b""}), folds=[1])
+    with pytest.raises(ConfigurationError, match=r"no such folds of ESC-50 \(expected some of 1 to 5, got \[0\]\)"):
+        read_noises(no_fold, folds=[0])

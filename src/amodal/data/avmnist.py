@@ -29,7 +29,7 @@ import numpy as np
 
 from amodal.data.cohort import Cohort
 from amodal.data.idx import read_mnist
-from amodal.data.recordings import SPEAKERS, TAKES, Recording, read_noises, read_spoken_digits
+from amodal.data.recordings import FOLDS, SPEAKERS, TAKES, Recording, read_noises, read_spoken_digits
 from amodal.data.spectrogram import SIDE, spectrogram
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.schema import Task
@@ -74,6 +74,7 @@ def prepare(
     components: int | None = None,
     noise_power: float = 1.5,
     speakers: Sequence[str] = SPEAKERS,
+    noise_folds: Sequence[int] = FOLDS,
     valid_sounds: Literal["own", "shared"] = "own",
     limit: int | None = None,
     seed: int = 0,
@@ -93,6 +94,7 @@ def prepare(
         noise_power: Factor on the surroundings when they are added to the speech; 0: clean speech. At the default a
             LeNet of the audio alone gets 41 % of the test cases, as published (docs/log.md, 2026-11-21).
         speakers: Whose recordings to use.
+        noise_folds: Folds of ESC-50 to choose surroundings from; each must be complete.
         valid_sounds: Whether validation rows have recordings of their "own", or "shared" with training.
         limit: Rows of each split, at most: the first ones; None: all (55,000, 5,000 and 10,000).
         seed: Seed of the choice of surroundings: one recording of each category.
@@ -116,7 +118,8 @@ def prepare(
     labels = np.concatenate([train.labels, test.labels])
     splits = _splits(len(train.labels), len(test.labels))
     vision, shares = project_images(images, splits == "train", energy=energy, components=components)
-    spoken, noises = read_spoken_digits(Path(fsdd), speakers=speakers), read_noises(Path(esc50), seed=seed)
+    spoken = read_spoken_digits(Path(fsdd), speakers=speakers)
+    noises = read_noises(Path(esc50), folds=noise_folds, seed=seed)
     pairing = pair_sounds(labels, splits, spoken, noises, valid_sounds=valid_sounds)
     rows = _first(splits, limit)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +136,8 @@ def prepare(
             kinds={"vision": "image", "audio": "image"},
             name="avmnist",
             description=f"AV-MNIST: {len(shares)} principal components ({sum(shares):.1%} of the variance), "
-            f"{len(pairing.spoken)} spoken digits, {len(noises)} surroundings at {noise_power:g}",
+            f"{len(pairing.spoken)} spoken digits, {len(noises)} surroundings at {noise_power:g}"
+            + ("" if set(noise_folds) == set(FOLDS) else f", of folds {sorted(set(noise_folds))} of ESC-50"),
             extras={
                 "spoken": np.array([recording.name for recording in pairing.spoken])[pairing.spoken_of[rows]],
                 "noise": np.array([recording.name for recording in noises])[pairing.noise_of[rows]],

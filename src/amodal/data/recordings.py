@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import wave
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from amodal.data.members import Member, is_archive, read_members
-from amodal.errors import DataError
+from amodal.errors import ConfigurationError, DataError
 
-__all__ = ["RATE", "SPEAKERS", "TAKES", "Recording", "read_noises", "read_spoken_digits", "read_wav"]
+__all__ = ["FOLDS", "RATE", "SPEAKERS", "TAKES", "Recording", "read_noises", "read_spoken_digits", "read_wav"]
 
 RATE = 8000
 """Samples a second of everything that is read."""
@@ -29,8 +30,14 @@ TAKES = 50
 CATEGORIES = 50
 """Kinds of surroundings in ESC-50."""
 
+FOLDS = (1, 2, 3, 4, 5)
+"""Parts of ESC-50; a recording's name begins with its fold."""
+
+PER_FOLD = 8
+"""Recordings of each category in each fold."""
+
 _SPOKEN = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav")
-_SURROUNDING = re.compile(r"\d-\d+-[A-Z]-(\d+)\.wav")
+_SURROUNDING = re.compile(r"(\d)-\d+-[A-Z]-(\d+)\.wav")
 _SHOWN = 5
 
 
@@ -117,39 +124,74 @@ def read_spoken_digits(source: Path, *, speakers: Sequence[str] = SPEAKERS) -> d
     }
 
 
-def read_noises(source: Path, *, seed: int = 0) -> list[Recording]:
+def read_noises(source: Path, *, folds: Sequence[int] = FOLDS, seed: int = 0) -> list[Recording]:
     """Reads one recording of each category of ESC-50.
 
-    The choice depends on the seed and the files' names only, not on how they are packed.
+    The choice depends on the folds, the seed and the files' names only, not on how they are packed. From an incomplete
+    copy it would be another one, so that is an error, unless the folds that lack recordings are not asked for.
 
     Args:
         source: Its folder, at any depth above the recordings, an archive, or a folder with archives.
+        folds: Which of the five folds to choose from.
         seed: Seed of the choice.
 
     Returns:
         50 recordings, in the categories' order.
 
     Raises:
-        DataError: If a category has no recording, or a chosen one cannot be read.
+        DataError: If recordings of these folds are missing (each has 8 of every category), or a chosen one cannot be
+            read.
+        ConfigurationError: If there are no folds, or others than 1 to 5.
 
     Source:
         :cite:`piczak2015esc`.
     """
+    if not folds or not set(folds) <= set(FOLDS):
+        raise ConfigurationError("there are no such folds of ESC-50", expected="some of 1 to 5", got=list(folds))
+    names: set[str] = set()
     chosen: dict[int, tuple[str, Member]] = {}
     for member in _members(source, _SURROUNDING):
-        category = int(re.fullmatch(_SURROUNDING, member.path.name)[1])  # type: ignore[index]
+        fold, category = _fold_and_category(member.path.name)
+        if fold not in folds or category >= CATEGORIES:
+            continue
+        names.add(member.path.name)
         rank = hashlib.sha256(f"{seed} {member.path.name}".encode()).hexdigest()
         if category not in chosen or rank < chosen[category][0]:
             chosen[category] = rank, member
-    missing = [str(category) for category in range(CATEGORIES) if category not in chosen]
-    if missing:
-        raise DataError(
-            f"{source} has no recording of {len(missing)} categories of ESC-50: {', '.join(missing[:_SHOWN])}"
-            + (", …" if len(missing) > _SHOWN else ""),
-            expected="files named like 1-100032-A-0.wav, or archives of them",
-        )
+    _check_complete(source, names, sorted(set(folds)))
     members = [chosen[category][1] for category in range(CATEGORIES)]
     return [Recording(member.path.name, read_wav(member.content, str(member.path))) for member in members]
+
+
+def _fold_and_category(name: str) -> tuple[int, int]:
+    fold, category = re.fullmatch(_SURROUNDING, name).groups()  # type: ignore[union-attr]
+    return int(fold), int(category)
+
+
+def _check_complete(source: Path, names: set[str], folds: list[int]) -> None:
+    """Each of the folds must have 8 recordings of every category."""
+    if not names:
+        raise DataError(f"{source} has no recordings of folds {folds} of ESC-50",
+                        expected="files named like 1-100032-A-0.wav, or archives of them")  # fmt: skip
+    counts = Counter(_fold_and_category(name) for name in names)
+    lacking = []
+    for fold in folds:
+        short = {c: PER_FOLD - counts[fold, c] for c in range(CATEGORIES) if counts[fold, c] < PER_FOLD}
+        if len(short) == CATEGORIES and sum(short.values()) == PER_FOLD * CATEGORIES:
+            lacking.append(f"all of fold {fold}")
+        else:
+            lacking += [f"{number} of category {category} in fold {fold}" for category, number in short.items()]
+    if lacking:
+        whole = len(folds) * PER_FOLD * CATEGORIES
+        number = sum(max(0, PER_FOLD - counts[fold, c]) for fold in folds for c in range(CATEGORIES))
+        complete = [fold for fold in folds if all(counts[fold, c] >= PER_FOLD for c in range(CATEGORIES))]
+        raise DataError(
+            f"{source} lacks {number} recordings of ESC-50: {', '.join(lacking[:_SHOWN])}"
+            + (", …" if len(lacking) > _SHOWN else ""),
+            expected=f"{whole:,}: {PER_FOLD} of each of {CATEGORIES} categories in each of folds {folds}",
+            got=f"{whole - number:,}",
+            hint="Fetch what is missing" + (f", or choose from complete folds only: {complete}." if complete else "."),
+        )
 
 
 def _members(source: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
