@@ -58,10 +58,11 @@ def test_no_masking_reconstructs_all_tokens_from_clean_ones():
     assert passes.hidden is passes.own
 
 
+@pytest.mark.parametrize("patterns", [1, 4])
 @pytest.mark.parametrize(("masking", "calls"), [("none", 1), ("random", 1), ("block", 1), ("cross_modal", 2)])
-def test_each_encoder_is_called_once_for_all_passes(masking, calls):
+def test_each_encoder_is_called_once_for_all_passes(masking, calls, patterns):
     """Cross-modal scores need the clean tokens first: both masked passes are then one further call of the trunk."""
-    method, counts = method_of(masking=masking), {}
+    method, counts = method_of(masking=masking, patterns=patterns), {}
     for name, encoder in method.encoders.items():
         for stage in ("embed", "trunk"):
             original = getattr(encoder, stage)
@@ -360,10 +361,14 @@ def test_errors_say_what_was_expected():
         method_of(pooling="max")
     with pytest.raises(ConfigurationError, match="bank >= 0"):
         method_of(bank=-1)
+    with pytest.raises(ConfigurationError, match="patterns >= 1"):
+        method_of(patterns=0)
+    with pytest.raises(UnknownNameError, match="preset of cepa"):
+        CEPA.meets_all_patterns_with({"preset": "papr"})
 
 
 @pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
-def test_several_patterns_are_one_pattern_each_and_the_modalities_encoded_once(masking):
+def test_several_patterns_are_one_pattern_each(masking):
     """With the task alone the loss of four patterns is the mean of the losses of rows that lack what each removes."""
     nothing = {"observed_weight": 0.0, "cross_weight": 0.0, "cf_weight": 0.0, "masking": masking}
     several, one = method_of(patterns=4, **nothing), method_of(**nothing)
@@ -378,6 +383,14 @@ def test_several_patterns_are_one_pattern_each_and_the_modalities_encoded_once(m
     found = several.objective(batch, generator(5))
     torch.testing.assert_close(found.terms["task"], expected, atol=1e-5, rtol=1e-5)
     assert set(found.terms) == {"task"}
+
+
+def test_who_removes_modalities_is_known_before_a_method_is_built():
+    """`amodal.fit` removes further unless the method draws several patterns itself."""
+    cases_ = [({}, True), ({"preset": "one_pattern"}, False), ({"preset": "paper"}, False), ({"patterns": 1}, False)]
+    for options, expected in [*cases_, ({"preset": "paper", "patterns": 2}, True)]:
+        assert CEPA.meets_all_patterns_with(options) == expected
+        assert CEPA(SCHEMA, cases.make_encoders(SCHEMA), **options).meets_all_patterns == expected
 
 
 def test_the_other_losses_of_several_patterns_are_those_of_the_first():
