@@ -200,8 +200,15 @@ class SamplingMethod(Method):
 
     def predict(self, batch: Batch) -> Tensor:
         """The mean prediction over a fixed set of `prediction_draws` draws; see `Method.predict`."""
-        generator = torch.Generator(batch.device).manual_seed(0)
-        return self.draw(batch, self.prediction_draws, generator).mean(0)
+        return self.to_predictions(self.prediction_outputs(batch)).mean(0)
+
+    def prediction_outputs(self, batch: Batch) -> Tensor:
+        """Outputs (S, B, C) that `predict` averages the predictions of: a hook.
+
+        By default draws from a generator with a fixed seed. A method whose noise is its own may spread a fixed set of
+        draws more evenly than chance does.
+        """
+        return self.draw_outputs(batch, self.prediction_draws, torch.Generator(batch.device).manual_seed(0))
 
     def to_predictions(self, outputs: Tensor) -> Tensor:
         """Logits to probabilities, or (…, 1) regression outputs to (…)."""

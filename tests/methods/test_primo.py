@@ -276,6 +276,21 @@ def test_draws_are_those_of_a_plain_decoder_whatever_the_chunk(monkeypatch):
             torch.testing.assert_close(latents[s, :, 0], inputs[:, x_o.shape[1] :])
 
 
+def test_a_prediction_is_the_mean_over_the_prior_and_closer_to_it_than_chance_would_be():
+    """The draws of a prediction are spread evenly: the same law, a fraction of the error of independent draws."""
+    schema = cases.make_schema("multiclass", "tables")
+    method = make(schema, prediction_draws=256).eval()
+    with torch.no_grad():
+        method.decoder.out.weight.mul_(20)  # draws that differ
+        batch = rows(schema, 40)
+        many = method.draw(batch, 60_000, torch.Generator().manual_seed(5))
+        error = method.predict(batch) - many.mean(0)
+    by_chance = many.std(0) / math.sqrt(method.prediction_draws)
+    assert by_chance.mean() > 0.005
+    assert error.square().mean().sqrt() < 0.4 * by_chance.square().mean().sqrt()
+    torch.testing.assert_close(method.predict(batch.take(torch.arange(3))), method.predict(batch)[:3])
+
+
 def test_only_the_named_latents_vary():
     schema = cases.make_schema("binary", "tables")
     method, batch = make(schema).eval(), rows(schema)

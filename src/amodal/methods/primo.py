@@ -100,8 +100,8 @@ class PRIMO(LatentMethod):
         availability: Whether the networks are told what is present, beside zeros where it is not.
         also_masked: Whether each row adds a second bound and predictive term, without the modalities W.
         training_draws: Draws of each row in training that the likelihood is averaged over.
-        prediction_draws: Draws that a prediction averages over. Where V is large few draws cost likelihood: 64 instead of
-            1,024 cost 0.003 to 0.016 nats on digits and on AV-MNIST (docs/log.md, 2026-11-21).
+        prediction_draws: Draws that a prediction averages over, spread evenly (scrambled Sobol points). Where V is
+            large few draws cost accuracy: docs/log.md, 2026-11-21.
 
     Raises:
         UnknownNameError: If a modality, the preset or what the tie moves is not known.
@@ -262,15 +262,28 @@ class PRIMO(LatentMethod):
             vary: Modalities whose latent varies; the others' is drawn once and kept. None: all.
         """
         self.schema.check_names(list(vary or ()))
-        features, observed = self._encode(batch)
-        noise = self._normal(draws, 1, generator, features)
+        noise = self._normal(draws, 1, generator, self.decoder.out.weight)
         uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
         kept = [u for u, name in enumerate(self.maskable) if vary is not None and name not in vary]
         noise[:, :, kept], uniform[:, :, kept] = noise[:1, :, kept], uniform[:1, :, kept]
+        return self._decode(batch, uniform, noise)
+
+    def prediction_outputs(self, batch: Batch) -> Tensor:
+        """Outputs (S, B, C) under latents spread evenly: scrambled Sobol points; see `SamplingMethod`."""
+        n_latents, width = self.latent_shape
+        engine = torch.quasirandom.SobolEngine(n_latents * (1 + width), scramble=True, seed=0)
+        points = engine.draw(self.prediction_draws, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        points = points.unflatten(1, (n_latents, 1 + width))[:, None]  # (S, 1, U, 1 + Z)
+        like = self.decoder.out.weight
+        return self._decode(batch, points[..., 0].to(like), torch.special.ndtri(points[..., 1:]).to(like))
+
+    def _decode(self, batch: Batch, uniform: Tensor, noise: Tensor) -> Tensor:
+        """Outputs (S, B, C) for latents drawn from the prior by uniform numbers (S, 1, U) and noise (S, 1, U, Z)."""
+        features, observed = self._encode(batch)
         prior, condition = self.prior(self._fuse(features, observed)), self._condition(features, observed)
-        outputs = features.new_empty(draws, len(batch), self.schema.task.n_outputs)
+        outputs = features.new_empty(len(noise), len(batch), self.schema.task.n_outputs)
         widest = max(self.decoder.out.in_features, self.latent_shape[0] * self.latent_shape[1])
-        step = max(1, CHUNK // (draws * widest))
+        step = max(1, CHUNK // (len(noise) * widest))
         for start in range(0, len(batch), step):
             rows = slice(start, start + step)
             z = prior.rows(rows).draw(uniform, noise)  # (S, b, U, Z)
