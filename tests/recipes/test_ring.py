@@ -42,6 +42,21 @@ def test_one_step_of_two_strategies(recipe, tmp_path, capsys):
     pd.testing.assert_frame_equal(again, table)
 
 
+def test_removal_and_learning_rate_reach_the_training(recipe, tmp_path, monkeypatch):
+    """The default is the paper's protocol; a removal of balanced counts is asked for by name."""
+    asked = []
+    monkeypatch.setattr(recipe.amodal, "fit", lambda *_, **given: asked.append(given) or 1 / 0)
+    words = ["--draws", "1", "--counts", "12", "--seeds", "3", "--strategies", "cf", "--points", json.dumps(POINTS)]
+    for more in ([], ["--removal", "balanced", "--learning-rate", "0.003", "--options", '{"form": "radial"}']):
+        with pytest.raises(ZeroDivisionError):
+            recipe.main(["--out", str(tmp_path), *words, *more])
+    assert [given["learning_rate"] for given in asked] == [1e-3, 3e-3]
+    assert [given["options"] for given in asked] == [
+        {"strategy": "cf"},
+        {"strategy": "cf", "drop": "balanced", "form": "radial"},
+    ]
+
+
 def test_presences_have_exactly_k_sensors_and_are_common_to_all(recipe):
     cohort = recipe.ring_cohort(n_train=20, n_valid=5, n_test=30).split("test")
     drawn = recipe.removals(cohort, [1, 5], 2, seed=0)
