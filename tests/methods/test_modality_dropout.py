@@ -7,6 +7,7 @@ import torch
 from contracts import cases
 from scipy.stats import chisquare
 
+from amodal.errors import ConfigurationError
 from amodal.methods.fusion import JointFusion
 from amodal.methods.modality_dropout import ModalityDropout, draw_removal
 
@@ -55,6 +56,23 @@ def test_the_objective_is_joint_fusions_on_what_stays(pair):
     ours = dropped.objective(batch, torch.Generator().manual_seed(7)).total
     assert torch.equal(ours, fused.objective(restricted, torch.Generator()).total)
     assert not torch.equal(ours, dropped.objective(batch, torch.Generator().manual_seed(8)).total)
+
+
+def test_several_patterns_are_the_mean_of_several_objectives(pair):
+    schema, dropped, _ = pair
+    batch = cases.make_batch(schema, cases.mixed_presence(schema, 4))
+    generator = torch.Generator().manual_seed(7)
+    one_by_one = [dropped.objective(batch, generator).total for _ in range(3)]
+    dropped.patterns = 3
+    together = dropped.objective(batch, torch.Generator().manual_seed(7)).total
+    torch.testing.assert_close(together, torch.stack(one_by_one).mean())
+    assert len({float(loss.detach()) for loss in one_by_one}) == 3
+
+
+def test_no_pattern_is_an_error():
+    schema = cases.make_schema("multiclass", "tables")
+    with pytest.raises(ConfigurationError, match="number of patterns is out of range .expected 1 or more, got 0"):
+        ModalityDropout(schema, cases.make_encoders(schema), patterns=0)
 
 
 def test_the_expected_objective_is_the_mean_over_all_subsets(pair):
