@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,29 @@ def test_health_schema_and_form(client: TestClient):
     assert 'name="clinical.age"' in page.text
     assert 'type="file"' in page.text
     assert client.get("/nowhere").json()["error"]["problem"] == "Not Found"
-    assert client.get("/docs").status_code == 200
+
+
+def test_the_page_on_the_interface_needs_no_network(client: TestClient):
+    response = client.get("/docs")
+    page = response.text
+    assert response.status_code == 200
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert not re.findall(r"<script|<link|(?:src|href)=\"(?:https?:)?//|@import|url\(", page)
+    assert client.get("/redoc").status_code == 404
+    document = client.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert f"<code>{method.upper()} {path}</code>" in page
+            assert operation["summary"] in page
+            assert all(f"<code>{status}</code> {said['description']}" in page for status, said in
+                       operation["responses"].items())  # fmt: skip
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    assert "age : number or string or null; years" in text
+    assert 'sex : string or number or null; such as "F" , "M"' in text
+    assert 'time (required) : number variable (required) : one of "HR" , "Temp"' in text
+    assert "clinical.age : string" in text
+    assert "scan : file" in text
+    assert 'predicted (required) : one of "no" , "yes"' in text
 
 
 def test_a_run_of_no_table_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

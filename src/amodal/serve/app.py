@@ -1,4 +1,4 @@
-"""The web service of one run: /predict, /schema, /health, OpenAPI, and a form."""
+"""The web service of one run: /predict, /schema, /health, OpenAPI with a page that describes it, and a form."""
 
 from __future__ import annotations
 
@@ -121,6 +121,8 @@ def make_app(service: Service, *, most_bytes: int = 32 * 2**20) -> FastAPI:
         title=f"amodal: {service.name}",
         version=versions().get("amodal", "0") or "0",
         description="Predictions for cases of which some modalities may be missing. Every modality is optional.",
+        docs_url=None,  # the usual pages fetch their scripts from the internet, which a hospital may not have
+        redoc_url=None,
     )
     app.add_middleware(SizeLimit, most_bytes=most_bytes)
     errors = {code: error_response(what) for code, what in _STATES.items()}
@@ -151,6 +153,11 @@ def make_app(service: Service, *, most_bytes: int = 32 * 2**20) -> FastAPI:
     def form() -> HTMLResponse:
         return HTMLResponse(_page(service), headers={"Content-Security-Policy": _POLICY})
 
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def interface() -> HTMLResponse:
+        page = _render("interface.html", document=app.openapi())
+        return HTMLResponse(page, headers={"Content-Security-Policy": _STATIC_POLICY})
+
     _add_handlers(app)
     return app
 
@@ -171,6 +178,9 @@ _STATES = {
 }
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+_STATIC_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def _error(status: int, problem: str, field: str | None = None) -> JSONResponse:
@@ -269,9 +279,13 @@ def _maybe_list(content: str) -> Any:
 
 
 def _page(service: Service) -> str:
+    return _render(
+        "form.html", name=service.name, fields=describe_fields(service.rules), task=service.model.schema.task
+    )
+
+
+def _render(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("amodal.serve", ""), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("form.html").render(
-        name=service.name, fields=describe_fields(service.rules), task=service.model.schema.task
-    )
+    return environment.get_template(template).render(**values)
