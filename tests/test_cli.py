@@ -146,8 +146,20 @@ def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert ".csv or .parquet, got v.txt" in capsys.readouterr().err
     assert main([*asked, "--draws", "0"]) == 2
     assert "number of draws is out of range" in capsys.readouterr().err
+    assert main([*asked, "--advice_draws=-1"]) == 2
+    said = capsys.readouterr()
+    assert "advice_draws is out of range (expected 0 or more, got -1)" in said.err
+    assert "V," not in said.out
     assert main(["impact", str(run), "--draws", "20"]) == 2
     assert "which is not built in. Pass --data DIR" in capsys.readouterr().err
     if method == "fusion":
         assert main([*asked, "--train_split", ""]) == 2
         assert "cannot draw completions" in capsys.readouterr().err
+
+
+def test_a_cohort_without_a_validation_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["fit", "fusion", "--data", "xor", "--out", str(tmp_path / "run"), "--epochs", "1", "--quiet"]
+    assert main(words) == 2
+    assert "unknown split 'valid' (expected one of test, train). To hold a tenth of training back instead: " in (
+        capsys.readouterr().err
+    )

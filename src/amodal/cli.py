@@ -105,7 +105,7 @@ def fit_command(
     model = amodal.fit(
         method,
         cohort.split(train_split),
-        cohort.split(valid_split) if valid_split else None,
+        _validation(cohort, valid_split),
         missingness="auto" if missingness == "auto" else parse_mechanism(missingness),
         valid_missingness="same" if valid_missingness == "same" else parse_mechanism(valid_missingness),
         redraw=redraw,
@@ -308,6 +308,8 @@ def impact_command(
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
+    if advice_draws < 0:  # said before the work, not after
+        raise ConfigurationError("advice_draws is out of range", expected="0 or more", got=advice_draws)
     model = _trained(run, device)
     data = _trained_on(model, run) if data is None else data
     cohort = _cohort(data, split)
@@ -428,6 +430,18 @@ def _cohort(data: str, split: str) -> Any:
 
     cohort = load_cohort(data)
     return cohort.split(split) if split else cohort
+
+
+def _validation(cohort: Any, split: str) -> Any:
+    """The cases for early stopping; None: some are to be held back from training."""
+    if not split:
+        return None
+    try:
+        return cohort.split(split)
+    except UnknownNameError as error:
+        raise ConfigurationError(
+            str(error), hint="To hold a tenth of training back instead: --valid_split ''."
+        ) from error
 
 
 def _lenders(model: Any, data: str, train_split: str) -> Any:

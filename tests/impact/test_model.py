@@ -13,8 +13,8 @@ import amodal
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
-from amodal.errors import ConfigurationError, DataError, UnknownNameError
-from amodal.impact import DonorCompletions, Impact, variability
+from amodal.errors import ConfigurationError, DataError, SchemaError, UnknownNameError
+from amodal.impact import DonorCompletions, Impact, advise, variability
 from amodal.impact.model import impact
 from amodal.method import Method, SamplingMethod
 from amodal.schema import Task
@@ -221,6 +221,40 @@ def test_bad_questions():
         impact(model, cohort, vary="most")
     with pytest.raises(DataError, match="1 cases have nothing observed: 2"):
         impact(model_of(Sum, cohort), cohort, train=cohort_of([[True, True]] * 9))
+
+
+@pytest.mark.parametrize("function", [impact, advise])
+def test_other_things_than_models_and_cohorts(function):
+    cohort = cohort_of(PATTERNS)
+    with pytest.raises(
+        ConfigurationError, match=r"the model cannot be used .expected a TrainedModel, got str.*amodal\.fit"
+    ):
+        function("fusion", cohort)
+    with pytest.raises(
+        ConfigurationError, match=r"the cases cannot be used .expected a Cohort, got ndarray.*load_cohort"
+    ):
+        function(model_of(Coins, cohort), np.zeros((3, 2)))
+    with pytest.raises(ConfigurationError, match="the training cases cannot be used .expected a Cohort, got list"):
+        function(model_of(Sum, cohort), cohort, train=[1, 2])
+    with pytest.raises(SchemaError, match="none of the model's modalities .expected a, b, got x, y"):
+        function(model_of(Coins, cohort), _renamed(cohort, {"a": "x", "b": "y"}))
+    with pytest.raises(ConfigurationError, match="number of draws is out of range .expected 1 or more, got None"):
+        function(model_of(Coins, cohort), cohort, draws=None)
+
+
+def test_modalities_that_only_one_side_has_are_said():
+    cohort = cohort_of([[True, True]] * 3)
+    result = impact(model_of(Coins, cohort), _renamed(cohort, {"b": "beta"}), draws=1)
+    assert "The model does not know 'beta': not used." in repr(result)
+    assert "The data have no 'b': missing in every case." in repr(result)
+    assert "3 cases, 1 draw, " in repr(result)
+    assert not result.observed[:, 1].any()
+
+
+def _renamed(cohort, names):
+    values = cohort.batch(np.arange(len(cohort))).values
+    return Cohort.from_arrays({names.get(name, name): value.numpy() for name, value in values.items()},
+                              task=cohort.schema.task, target=cohort.target)  # fmt: skip
 
 
 def test_a_method_that_cannot_draw_needs_training_cases_and_says_where_from():

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.checkpoint import TrainedModel, check_schema, inference
+from amodal.checkpoint import TrainedModel, inference
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownNameError
-from amodal.impact.donors import DonorCompletions
+from amodal.impact.donors import DonorCompletions, check_inputs
 from amodal.impact.draws import check_count
 from amodal.losses.task import logits_to_predictions
 from amodal.method import SamplingMethod
@@ -140,9 +140,9 @@ def advise(
     Source:
         The expected value of sample information of :cite:`lindley1956measure`, for one modality at a time.
     """
+    _check(model, cohort, draws)
     kind = model.schema.task.kind
     value = _utility(utility, kind)
-    _check(model, cohort, draws)
     source = None if train is None else DonorCompletions(model, train, neighbours=neighbours)
     if source is None and not isinstance(model.method, SamplingMethod):
         raise ConfigurationError(
@@ -370,6 +370,6 @@ def _checked(utility: Callable[[Tensor], Tensor], kind: TaskKind) -> Callable[[T
 
 def _check(model: TrainedModel, cohort: Cohort, draws: int) -> None:
     check_count("draws", draws)
+    check_inputs(model, cohort)
     if not len(cohort):
         raise DataError("there are no cases to advise on", expected="at least one")
-    check_schema(model.schema, cohort.schema)

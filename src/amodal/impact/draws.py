@@ -37,7 +37,7 @@ def check_count(what: str, count: int) -> None:
         ConfigurationError: Then.
     """
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-        raise ConfigurationError(f"the number of {what} is out of range", expected="1 or more", got=count)
+        raise ConfigurationError(f"the number of {what} is out of range", expected="1 or more", got=repr(count))
 
 
 def check_draws(draws: np.ndarray | Tensor, name: str, *axes: str) -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.checkpoint import TrainedModel, check_schema, inference
+from amodal.checkpoint import TrainedModel, inference
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError
-from amodal.impact.donors import DonorCompletions
+from amodal.impact.donors import DonorCompletions, check_inputs
 from amodal.impact.draws import check_count
 from amodal.impact.plausible import PlausibleLabels, plausible_labels
 from amodal.impact.result import Impact
@@ -116,13 +116,13 @@ def impact(
         ((8,), ['bottom_left', 'bottom_right', 'top_left', 'top_right'])
     """
     check_count("draws", draws)
+    check_inputs(model, cohort)
     if not len(cohort):
         raise DataError("there are no cases to take the impact of", expected="at least one")
     names = model.schema.names
     if vary not in ("missing", "all"):
         model.schema.check_names([vary] if isinstance(vary, str) else list(vary))
         vary = [vary] if isinstance(vary, str) else list(vary)
-    check_schema(model.schema, cohort.schema)
     source = completions_of(model, train, neighbours)
     rows = min(_ROWS, max(1, _NUMBERS // (draws * model.schema.task.n_outputs)))
     parts = []
@@ -147,7 +147,7 @@ def impact(
         plausible_labels=labels,
         draws=draws,
         how=source.how,
-        notes=_notes(model, observed, isinstance(source, DonorCompletions), draws),
+        notes=_notes(model, cohort, observed, isinstance(source, DonorCompletions), draws),
     )
 
 
@@ -174,7 +174,6 @@ def completions_of(model: TrainedModel, train: Cohort | None = None, neighbours:
             hint="Pass train=<the training cohort> (on the command line --train_split), or train a method that draws "
             f"itself: {able}.",
         )
-    check_schema(model.schema, train.schema)
     return DonorCompletions(model, train, neighbours=neighbours)
 
 
@@ -290,8 +289,12 @@ def _joined(parts: list[PlausibleLabels]) -> PlausibleLabels:
     )
 
 
-def _notes(model: TrainedModel, observed: np.ndarray, donors: bool, draws: int) -> tuple[str, ...]:
-    notes = []
+def _notes(model: TrainedModel, cohort: Cohort, observed: np.ndarray, donors: bool, draws: int) -> tuple[str, ...]:
+    notes, known, given = [], model.schema.names, cohort.schema.names
+    if unknown := [repr(name) for name in given if name not in known]:
+        notes.append(f"The model does not know {', '.join(unknown)}: not used.")
+    if lacking := [repr(name) for name in known if name not in given]:
+        notes.append(f"The data have no {', '.join(lacking)}: missing in every case.")
     if observed.all():
         notes.append("Nothing is missing in any case: this is V_complete only. Remove modalities to see V_missing.")
     if donors and observed.all(axis=1).any():

@@ -65,11 +65,13 @@ class Impact:
         return np.asarray(self.observed.all(axis=1))
 
     def __repr__(self) -> str:
-        lines = [f"<Impact: {len(self)} cases, {self.draws} draws, {self.how}>"]
+        lines = [f"<Impact: {_number(len(self), 'case')}, {_number(self.draws, 'draw')}, {self.how}>"]
         for what, rows in (("something missing", ~self.complete), ("complete", self.complete)):
             if rows.any():
                 value = self.variability[rows]
-                lines.append(f"V, {what}: mean {value.mean():.3f}, largest {value.max():.3f} ({rows.sum()} cases)")
+                lines.append(
+                    f"V, {what}: mean {value.mean():.3f}, largest {value.max():.3f} ({_number(rows.sum(), 'case')})"
+                )
         return "\n".join([*lines, *self.notes])
 
     def table(self) -> pd.DataFrame:
@@ -100,3 +102,7 @@ class Impact:
             frame["plausible"] = ["|".join(str(self.task.classes[c]) for c in row) for row in labels]
             frame["mass"] = ["|".join(f"{mass[i, c]:.3f}" for c in row) for i, row in enumerate(labels)]
         return frame
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
