@@ -73,6 +73,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "cm2, paper": ("cm2", {"preset": "paper", "fusion": {"name": "lstm", "layers": 2}, "w_alignment": 0.01}),
     "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 1, "fusion": "lstm"}),
     "primo, paper": ("primo", {"preset": "paper", "w_anchor": 0.1, "w_tie": 0.1}),  # at 1, it stays unsure on purpose
+    "lvae, mixture": ("lvae", {"imputer_components": 3}),
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contracts import cases
-from torch.distributions import Categorical, Normal, kl_divergence
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from amodal.encoders.decoders import target_features
 from amodal.errors import ConfigurationError, UnknownNameError
@@ -57,9 +57,51 @@ def test_objective(seen):
 
 
 @pytest.mark.parametrize("seen", [True, False])
-def test_the_bound_is_below_the_likelihood(seen):
+def test_an_imputer_of_several_gaussians(seen):
+    """Likelihoods by torch's mixture; the divergence is above a Monte-Carlo estimate, and by its formula."""
+    method, batch = case([[1, seen]] * 4, imputer_components=3)
+    a, b = batch.values["a"], batch.values["b"]
+    mixture = method.imputer(fused(method, a, torch.zeros_like(b), False))
+    weights = mixture.log_weights[:, 0].exp()
+    assert weights.shape == (4, 3)
+    parts = Normal(mixture.mean[:, 0], (mixture.log_var[:, 0] / 2).exp())
+    law = MixtureSameFamily(Categorical(weights), Independent(parts, 1))
+    found = method.objective(batch, torch.Generator().manual_seed(3)).terms
+    if seen:
+        assert found["imputation"].item() == pytest.approx(-law.log_prob(b).mean().item() / b.shape[1], rel=1e-5)
+        assert found["imputed_kl"] == 0
+        return
+    y = target_features(batch.target, method.schema.task)
+    guess = normal(method.imputed_posterior(torch.cat([fused(method, a, b, False), y], dim=1)))
+    each = kl_divergence(Normal(guess.mean[:, None], guess.stddev[:, None]), parts).sum(-1)  # (4, 3)
+    assert found["imputed_kl"].item() == pytest.approx(-(weights * (-each).exp()).sum(1).log().mean().item(), rel=1e-5)
+    torch.manual_seed(0)
+    draws = guess.sample((20_000,))
+    true = (guess.log_prob(draws).sum(-1) - law.log_prob(draws)).mean()
+    assert found["imputed_kl"] > true - 0.01
+
+
+def test_draws_of_an_imputer_of_several_gaussians_are_from_the_mixture():
+    method, batch = case([[1, 0]], imputer_components=2)
+    with torch.no_grad():
+        method.imputer.mean.bias.copy_(torch.cat([torch.full((method.width,), -5.0), torch.full((method.width,), 5.0)]))
+        method.imputer.mean.weight.zero_()
+        method.imputer.log_weights.weight.zero_()
+        method.imputer.log_weights.bias.copy_(torch.tensor([0.25, 0.75]).log())
+    drawn = []
+    method._complete = lambda features, observed, values: (drawn.append(values), LVAE._complete(
+        method, features, observed, values))[1]  # fmt: skip
+    method.draw_outputs(batch, 4000, torch.Generator().manual_seed(0))
+    high = (torch.cat(drawn)[:, 0, 0] > 0).all(-1)
+    assert high.float().mean() == pytest.approx(0.75, abs=0.02)
+    assert ((torch.cat(drawn)[:, 0, 0] > 0).any(-1) == high).all()
+
+
+@pytest.mark.parametrize("components", [1, 3])
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_bound_is_below_the_likelihood(seen, components):
     """Which is estimated by the average over many draws of what is predicted with."""
-    method, batch = case([[1, seen]] * 6)
+    method, batch = case([[1, seen]] * 6, imputer_components=components)
     with torch.no_grad():
         parts = [method.objective(batch, torch.Generator().manual_seed(s)).terms for s in range(200)]
         bound = -torch.stack([t["task"] + t["kl"] + t["imputed_kl"] for t in parts]).mean()
@@ -123,5 +165,7 @@ def test_options_that_cannot_be():
         LVAE(schema, always_observed=list(schema.names))
     with pytest.raises(UnknownNameError, match="modality 'x'"):
         LVAE(schema, always_observed=["x"])
+    with pytest.raises(ConfigurationError, match="imputer_components is out of range"):
+        LVAE(schema, imputer_components=0)
     with pytest.raises(ConfigurationError, match="imputation is out of range"):
         LVAE(schema, imputation=-1.0)

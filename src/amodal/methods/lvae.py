@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.distributions.diagonal_gaussian import DiagonalGaussian, kl_nats
+from amodal.distributions.diagonal_gaussian import (
+    DiagonalGaussian,
+    DiagonalMixture,
+    kl_nats,
+    kl_to_mixture_nats,
+)
 from amodal.distributions.experts import log_normal_nats
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import GaussianNetwork, target_features, target_width
 from amodal.errors import ConfigurationError
+from amodal.fusion.latent import MixturePrior
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
@@ -44,6 +50,9 @@ class LVAE(LatentMethod):
         + \mathrm{KL}(q(h_A \mid h_a, y) \,\|\, p_\psi(h_A \mid h_a))
         - w \log p_\psi(h_W \mid h_{a \setminus W})
 
+    An imputer may also be a mixture of Gaussians, for what is missing and may lie in one of several places: the last
+    divergence is then an upper bound of itself, so that the whole remains a bound of the target's likelihood.
+
     The last term teaches the imputer: W is a random non-empty part of the row's own maskable modalities, hidden from
     it, whose features are targets without a gradient (with one, they would collapse to a constant). A prediction
     draws absent features from the imputer and z from its prior. Posteriors, which know the target, are never used.
@@ -56,6 +65,7 @@ class LVAE(LatentMethod):
         latent: Width of z.
         hidden: Width of the hidden layers.
         dropout: Dropout of the hidden layers.
+        imputer_components: Gaussians in the imputer of each modality.
         imputation: Weight :math:`w` of the imputer's log-likelihood, an average over features.
         prediction_draws: Draws that a prediction averages over.
 
@@ -82,11 +92,13 @@ class LVAE(LatentMethod):
         latent: int = 8,
         hidden: int = 128,
         dropout: float = 0.0,
+        imputer_components: int = 1,
         imputation: float = 1.0,
         prediction_draws: int = 64,
     ):
         super().__init__(schema)
-        for name, size in (("latent", latent), ("hidden", hidden), ("prediction_draws", prediction_draws)):
+        sizes = {"latent": latent, "hidden": hidden, "imputer_components": imputer_components}
+        for name, size in (sizes | {"prediction_draws": prediction_draws}).items():
             if size < 1:
                 raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
         if not imputation >= 0:
@@ -106,7 +118,11 @@ class LVAE(LatentMethod):
         fused, label = n * (self.width + 1), target_width(task)
         networks = {"hidden": hidden, "dropout": dropout}
         imputed = len(maskable) * self.width
-        self.imputer = GaussianNetwork(fused, imputed, lowest=LOWEST_LOG_VAR, **networks)
+        self.imputer = (
+            GaussianNetwork(fused, imputed, lowest=LOWEST_LOG_VAR, **networks)
+            if imputer_components == 1
+            else MixturePrior(fused, (len(maskable), imputer_components, self.width), **networks)
+        )
         self.imputed_posterior = GaussianNetwork(fused + label, imputed, lowest=LOWEST_LOG_VAR, **networks)
         self.prior = GaussianNetwork(fused, latent, **networks)
         self.posterior = GaussianNetwork(fused + label, latent, **networks)
@@ -122,7 +138,7 @@ class LVAE(LatentMethod):
             n, n_maskable * self.width + self.latent, generator=generator, device=batch.device, dtype=features.dtype
         )
         fused = self._fuse(features, observed)
-        imputer = self._by_modality(self.imputer(fused))
+        imputer = self._impute(fused)
         guess = self._by_modality(self.imputed_posterior(torch.cat([fused, target], dim=1)))
         drawn = guess.draw(noise[:, self.latent :].unflatten(1, (n_maskable, self.width)))
         completed = self._fuse(self._complete(features, observed, drawn), observed)
@@ -132,12 +148,13 @@ class LVAE(LatentMethod):
         taken = self._hidden_part(~absent, generator)
         hidden = observed.clone()
         hidden[:, self._maskable] &= ~taken
-        learnt = self._by_modality(self.imputer(self._fuse(features, hidden, blank=True)))
-        likelihood = log_normal_nats(features[:, self._maskable].detach(), learnt) / self.width  # (B, U)
+        learnt = self._impute(self._fuse(features, hidden, blank=True))
+        each = log_normal_nats(features[:, self._maskable, None].detach(), learnt.components)  # (B, U, K)
+        likelihood = (learnt.log_weights + each).logsumexp(-1) / self.width  # (B, U)
         terms = {
             "task": target_nats(outputs, batch.target, self.schema.task.kind)[0],
             "kl": kl_nats(q, prior),
-            "imputed_kl": torch.where(absent, kl_nats(guess, imputer), 0.0).sum(1),
+            "imputed_kl": torch.where(absent, kl_to_mixture_nats(guess, imputer), 0.0).sum(1),
             "imputation": -torch.where(taken, likelihood, 0.0).sum(1),
         }
         return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, {"imputation": self.imputation})
@@ -169,16 +186,21 @@ class LVAE(LatentMethod):
         like = {"generator": generator, "device": features.device, "dtype": features.dtype}
         feature_noise = torch.randn(draws, 1, len(self._maskable), self.width, **like)
         latent_noise = torch.randn(draws, 1, self.latent, **like)
+        imputer = self._impute(self._fuse(features, observed))
+        uniform = feature_noise.new_zeros(draws, 1, len(self._maskable))
+        if imputer.log_weights.shape[-1] > 1:
+            uniform = torch.rand(uniform.shape, **like)
         if vary is not None:
             names = [self.schema.names[m] for m in self._maskable]
             kept = [u for u, name in enumerate(names) if name not in vary]
-            feature_noise[:, :, kept] = feature_noise[:1, :, kept]
+            feature_noise[:, :, kept], uniform[:, :, kept] = feature_noise[:1, :, kept], uniform[:1, :, kept]
             latent_noise = latent_noise if vary else latent_noise[:1].expand_as(latent_noise)
-        imputer = self._by_modality(self.imputer(self._fuse(features, observed)))
         step = max(1, CHUNK // (len(features) * features.shape[1] * (self.width + 1)))
         for start in range(0, draws, step):
             part = slice(start, start + step)
-            filled = self._complete(features, observed, imputer.draw(feature_noise[part]))  # (s, B, M, H)
+            filled = self._complete(
+                features, observed, imputer.draw(uniform[part], feature_noise[part])
+            )  # (s, B, M, H)
             yield self.prior(self._fuse(filled, observed)).draw(latent_noise[part])
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -204,6 +226,14 @@ class LVAE(LatentMethod):
         """Latents (K, B, Z) and the modalities that are always observed to outputs (K, B, C)."""
         condition = self._fuse(features[:, self._rest], observed[:, self._rest])
         return self.head(torch.cat([z, condition.expand(len(z), *condition.shape)], dim=2))
+
+    def _impute(self, fused: Tensor) -> DiagonalMixture:
+        """The imputer of each maskable modality, (B, U, K, H)."""
+        if isinstance(self.imputer, MixturePrior):
+            log_weights, mean, log_var = self.imputer(fused)
+            return DiagonalMixture(log_weights, mean, log_var.clamp(min=LOWEST_LOG_VAR))
+        one = self._by_modality(self.imputer(fused))
+        return DiagonalMixture(torch.zeros_like(one.mean[..., :1]), one.mean[..., None, :], one.log_var[..., None, :])
 
     def _by_modality(self, gaussian: DiagonalGaussian) -> DiagonalGaussian:
         """(B, U · H) as (B, U, H)."""
