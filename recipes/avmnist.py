@@ -50,12 +50,15 @@ MODELS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "primo": ("primo", {}, False),
     "primo, also masked": ("primo", {"also_masked": True}, False),
     "primo, removal": ("primo", {"also_masked": True}, False),
+    # Neither modality reaches the decoder but through a latent, also the one that is always there.
+    "primo, all latent": ("primo", {"also_masked": True, "always_observed": []}, False),
     "mvae": ("mvae", {}, False),
     "mmvae": ("mmvae", {}, False),
 }
 # These learn from rows of which either modality is removed further, anew in every epoch (the default of `amodal.fit`).
-REMOVAL = ("modality_dropout", "primo, removal")
-DEFAULT = ["unimodal", "multimodal", "modality_dropout", "primo, paper", "primo", "primo, removal"]
+REMOVAL = ("modality_dropout", "primo, removal", "primo, all latent")
+DEFAULT = ["unimodal", "multimodal", "modality_dropout", "primo, paper", "primo", "primo, all latent"]
+SHOWN = ("primo, all latent", "primo")  # whose V the figures show: the first of them that was run
 # The epoch with the fewest wrong validation predictions, as in MultiBench: the loss prefers one before networks grow
 # overconfident of the sounds they know.
 TRAINING = {"learning_rate": 5e-4, "weight_decay": 1e-2, "batch_size": 128, "clip": 8.0} | {
@@ -69,7 +72,7 @@ def options_for(name: str, present: str) -> dict[str, Any]:
     method, options, _ = MODELS[name]
     if method == "unimodal":
         return {**options, "modality": present}
-    return {**options, "always_observed": [present]} if method == "primo" else options
+    return {"always_observed": [present], **options} if method == "primo" else options
 
 
 def train(name: str, rows: amodal.Cohort, valid: amodal.Cohort, present: str, seed: int, epochs: int):
@@ -174,7 +177,8 @@ def bias(given: argparse.Namespace) -> pd.DataFrame:
             for name, state in (("unimodal", "missing"), ("multimodal", "complete"))
             for s in (0, 1)
         }
-        model = train("primo", masked(ours, absent, seed), masked(valid, absent, seed), present, seed, given.epochs)
+        name = next((name for name in SHOWN if name in given.models), "primo")
+        model = train(name, masked(ours, absent, seed), masked(valid, absent, seed), present, seed, given.epochs)
         table = distance_table(
             {
                 "PRIMO, missing": model.predict(view["missing"]),
@@ -217,7 +221,8 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 def differences(given: argparse.Namespace, resamples: int = 2000) -> pd.DataFrame:
     """Accuracy less that of the network with one modality (missing) or both (complete), paired by test case.
 
-    Intervals are for test cases, given the seeds, over which a case's correctness is averaged.
+    Intervals are for test cases, given the seeds, over which a case's correctness is averaged. Where a direction has no
+    multimodal network of its own, the other direction's stands in: it learns from as many complete rows.
     """
     test = limited(amodal.load_cohort(given.data), given.limit).split("test")
     counts = resample_counts(len(test), resamples, np.random.default_rng(0)).astype(np.float32)
@@ -225,6 +230,9 @@ def differences(given: argparse.Namespace, resamples: int = 2000) -> pd.DataFram
     for absent in given.absent:
         for state, reference in (("missing", "unimodal"), ("complete", "multimodal")):
             right = {name: correct_cases(given, absent, name, state, test.target) for name in given.models}
+            other = NAMES[1 - NAMES.index(absent)]
+            if right.get("multimodal", 0) is None:
+                right["multimodal"] = correct_cases(given, other, "multimodal", state, test.target)
             right = {name: case for name, case in right.items() if case is not None}
             for name, case in right.items() if reference in right else ():
                 gap = case - right[reference]
@@ -250,10 +258,16 @@ def correct_cases(
     return np.mean(found, axis=0)
 
 
+def shown_file(out: Path, absent: str, seed: int) -> Path | None:
+    """Arrays of the first model of `SHOWN` that was run."""
+    files = [out / f"{absent}-{name.replace(', ', '-')}-seed{seed}.npz" for name in SHOWN]
+    return next((file for file in files if file.is_file()), None)
+
+
 def extremes(given: argparse.Namespace, absent: str, n: int) -> list[tuple[int, float, np.ndarray]]:
     """The n test cases of largest and the n of smallest V: position, V and mass of each label; empty without a run."""
-    file = given.out / f"{absent}-primo-seed{given.seeds[0]}.npz"
-    if not file.is_file():
+    file = shown_file(given.out, absent, given.seeds[0])
+    if file is None:
         return []
     with np.load(file, allow_pickle=False) as arrays:
         if "V_missing" not in arrays:
@@ -305,8 +319,8 @@ def draw_figures(out: Path, absent: Sequence[str], seed: int) -> None:
     figure = Figure(figsize=(4 * len(absent), 3), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(absent), squeeze=False)[0], absent):
         axes.set(title=f"{name} may be missing", xlabel="V", ylabel="share of cases", xlim=(0, 0.9), ylim=(0, 1.02))
-        file = out / f"{name}-primo-seed{seed}.npz"
-        if not file.is_file():
+        file = shown_file(out, name, seed)
+        if file is None:
             continue
         with np.load(file, allow_pickle=False) as arrays:
             for state, colour in (("missing", "#c2460b"), ("complete", "#0068a8")):
