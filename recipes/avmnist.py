@@ -2,22 +2,20 @@
 
 Command:  amodal data prepare avmnist --mnist DIR --fsdd DIR --esc50 DIR --out data/avmnist
           python recipes/avmnist.py --data data/avmnist --out runs/avmnist
-Time:     at full size, seconds an epoch on one core: unimodal 19 (vision) and 126 (audio), primo 64 (audio may be
-          missing) and 125 (vision), multimodal about 120. Validation and prediction included.
-Expected: --epochs 8 --seeds 0 --cases 500 --draws 200 (one seed; points less unimodal, multimodal, paired by case):
+Time:     at full size, seconds an epoch on a core: unimodal 9 (vision) and 75 (audio), multimodal 80, primo 45 (audio
+          may be missing) and 70 to 90 (vision). Validation included; prediction and V take a minute a run.
+Expected: --epochs 8 --seeds 0 1 --cases 500 --draws 200 --models unimodal multimodal "primo, all latent": mean of two
+          seeds (points less unimodal, multimodal, paired by case; the multimodal network is that with audio missing)
           --absent audio      accuracy missing             complete             V missing   complete
-          unimodal                       0.665
-          multimodal                                          0.704
-          primo                          0.645 (-2.0)         0.740 (+3.7)          0.278      0.138
-          primo, also masked             0.653 (-1.2)         0.764 (+6.1)          0.306      0.112
-          primo, removal                 0.654 (-1.1)         0.778 (+7.5)          0.308      0.127
+          unimodal                       0.663
+          multimodal                                          0.705
+          primo, all latent              0.655 (-0.8)         0.726 (+2.1)          0.284      0.177
           --absent vision
-          unimodal                       0.498
-          primo                          0.461 (-3.7)         0.641 (-6.2)          0.189      0.124
-          primo, also masked             0.458 (-4.0)         0.617 (-8.7)          0.146      0.100
-          primo, removal                 0.445 (-5.3)         0.633 (-7.1)          0.155      0.115
-          The paper, 30 epochs: audio missing 0.642 (x_o), 0.631 (PRIMO), complete 0.711 (both), 0.682 (PRIMO); vision
-          missing 0.404, 0.376, complete 0.713, 0.683. What is known of our second direction: docs/log.md, 2026-11-21.
+          unimodal                       0.440
+          primo, all latent              0.442 (+0.2)         0.715 (+0.9)          0.243      0.174
+          The same with "primo, removal", seed 0 only: audio missing 0.658 (-0.7) and 0.745 (+4.5), vision missing
+          0.434 (-0.7) and 0.644 (-5.6). The paper, 30 epochs: audio missing 0.642 (x_o), 0.631 (PRIMO), complete 0.711
+          (both), 0.682 (PRIMO); vision missing 0.404, 0.376, complete 0.713, 0.683. More in docs/log.md, 2026-11-21.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def prepare(
         energy: Share of the images' variance after which no further principal component is kept.
         components: Number of principal components kept instead.
         noise_power: Factor on the surroundings when they are added to the speech; 0: clean speech. At the default a
-            LeNet of the audio alone gets 41 % of the test cases, as published (docs/log.md, 2026-11-21).
+            LeNet of the audio alone gets 41 or 44 % of the test cases, by which epoch is kept (docs/log.md, 2026-11-21;
+            published: 40 and 42 %).
         speakers: Whose recordings to use.
         noise_folds: Folds of ESC-50 to choose surroundings from; each must be complete.
         valid_sounds: Whether validation rows have recordings of their "own", or "shared" with training.
