@@ -13,9 +13,9 @@ Expected: --epochs 8 --seeds 0 1 --cases 500 --draws 200 --models unimodal multi
           --absent vision
           unimodal                       0.440
           primo, all latent              0.442 (+0.2)         0.715 (+0.9)          0.243      0.174
-          The same with "primo, removal", seed 0 only: audio missing 0.658 (-0.7) and 0.745 (+4.5), vision missing
-          0.434 (-0.7) and 0.644 (-5.6). The paper, 30 epochs: audio missing 0.642 (x_o), 0.631 (PRIMO), complete 0.711
-          (both), 0.682 (PRIMO); vision missing 0.404, 0.376, complete 0.713, 0.683. More in docs/log.md, 2026-11-21.
+          "primo, removal": audio missing 0.657 (-0.6) and 0.739 (+3.4); vision missing, seed 0 only, 0.434 (-0.7) and
+          0.644 (-5.6). The paper, 30 epochs: audio missing 0.642 (x_o), 0.631 (PRIMO), complete 0.711 (both), 0.682
+          (PRIMO); vision missing 0.404, 0.376, complete 0.713, 0.683. More in docs/log.md, 2026-11-21.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ V complete R                        0.0469 ± 0.0055   0.2121 ± 0.0081         
 complete R         0.9992 ± 0.0006  0.9534 ± 0.0045   0.9530 ± 0.0078                   0.9970 ± 0.0025
 
 --bias, seed 0: mean total variation distance to                  primo, paper   primo
-PRIMO with x_m missing to the exact posterior; to an oracle       0.032; 0.025   0.009; 0.009   two oracles: 0.004
-PRIMO with both to the exact posterior; to an oracle              0.219; 0.218   0.004; 0.004   two oracles: 0.001
+PRIMO with x_m missing to the exact posterior; to an oracle       0.013; 0.004   0.007; 0.010   two oracles: 0.004
+PRIMO with both to the exact posterior; to an oracle              0.224; 0.223   0.005; 0.004   two oracles: 0.001
 
 Beside the figures, pictures of the first seed's models: figure3.svg (accuracies, and V missing less V complete of each
 case), figure11.svg (predictions), figure12.svg (latents), variability.svg (V of each case along x_o, and the ideal).
