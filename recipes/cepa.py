@@ -196,7 +196,9 @@ def main(words: list[str] | None = None) -> Results:
     references = [name for name in ("modality_dropout", "cepa") if name in results.names]
     save_tables(results, given.out, references)
     print(method_table(results, shown).drop(columns="setting").to_string(index=False, float_format="%.4f"))
-    print(difference_table(results, references).drop(columns="setting").to_string(index=False, float_format="%.4f"))
+    found = difference_table(results, references)
+    if len(found):  # none where no reference was run
+        print(found.drop(columns="setting").to_string(index=False, float_format="%.4f"))
     curve = degradation(results, shown[0])
     curve.to_csv(given.out / "degradation.csv")
     print(curve.to_string(float_format="%.4f"))
