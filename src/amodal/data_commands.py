@@ -99,7 +99,7 @@ def prepare_avmnist_command(
     energy: float = 0.25,
     components: int | None = None,
     noise_power: float = 1.5,
-    noise_folds: list[int] | None = None,
+    noise_folds: list[int] | int | None = None,
     valid_sounds: Literal["own", "shared"] = "own",
     limit: int | None = None,
     seed: int = 0,
@@ -117,7 +117,7 @@ def prepare_avmnist_command(
         energy: Share of the images' variance after which no further principal component is kept.
         components: Number of principal components kept instead.
         noise_power: Factor on the noise; 0: clean speech.
-        noise_folds: Folds of ESC-50 to choose noises from, like [1,2]; null: all five. Each must be complete.
+        noise_folds: Folds of ESC-50 to choose noises from, like 1 or [1,2]; null: all five. Each must be complete.
         valid_sounds: Whether validation has recordings of its own, or shares those of training.
         limit: Rows of each split, at most.
         seed: Seed of the choice of noises.
@@ -128,6 +128,7 @@ def prepare_avmnist_command(
     from amodal.data.recordings import FOLDS
     from amodal.errors import ConfigurationError
 
+    folds = FOLDS if noise_folds is None else [noise_folds] if isinstance(noise_folds, int) else noise_folds
     if multibench is not None:
         cohort = read_multibench(multibench, out, overwrite=overwrite)
     elif mnist is None or fsdd is None or esc50 is None:
@@ -143,7 +144,7 @@ def prepare_avmnist_command(
             energy=energy,
             components=components,
             noise_power=noise_power,
-            noise_folds=FOLDS if noise_folds is None else noise_folds,
+            noise_folds=folds,
             valid_sounds=valid_sounds,
             limit=limit,
             seed=seed,

@@ -165,6 +165,8 @@ def test_on_the_command_line(sources, tmp_path, capsys):
     assert main(["data", "prepare", "avmnist", *folds]) == 0
     assert {name[0] for name in amodal.load_cohort(tmp_path / "c").extras["noise"]} <= {"1", "2"}
     assert "of folds [1, 2] of ESC-50" in amodal.load_cohort(tmp_path / "c").description
+    assert main(["data", "prepare", "avmnist", *words, f"--out={tmp_path / 'd'}", "--limit=5", "--noise_folds=1"]) == 0
+    assert {name[0] for name in amodal.load_cohort(tmp_path / "d").extras["noise"]} == {"1"}
     assert main(["data", "prepare", "avmnist", *words[:1], f"--out={tmp_path / 'b'}"]) == 2
     assert "also needs --fsdd, --esc50. Or give --multibench alone" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()

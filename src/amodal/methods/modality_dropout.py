@@ -18,7 +18,7 @@ from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
 from amodal.schema import Schema
 
-__all__ = ["ModalityDropout", "draw_removal"]
+__all__ = ["ModalityDropout"]
 
 
 class ModalityDropout(Method):
