@@ -1,11 +1,8 @@
 """Modality dropout: joint fusion on what the removal leaves."""
 
-import itertools
-
 import pytest
 import torch
 from contracts import cases
-from scipy.stats import chisquare
 
 from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError
