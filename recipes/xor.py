@@ -70,6 +70,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
     "modality_dropout": ("modality_dropout", {"dropout": 0.0}, False, {}),
     "primo, paper": ("primo", {**PRIMO, "preset": "paper"}, False, PAPER),
     "primo": ("primo", PRIMO, False, {}),
+    "primo, predictive": ("primo", {**PRIMO, "preset": "predictive"}, False, {}),
 }
 BASELINES: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
     "i2m2": ("i2m2", {"dropout": 0.0}, False, {}),

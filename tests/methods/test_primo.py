@@ -103,6 +103,18 @@ def test_weights_and_several_draws():
     torch.testing.assert_close(sum(terms.terms.values()), by_hand, rtol=1e-12, atol=1e-12)
 
 
+def test_the_predictive_preset_is_the_options_it_names():
+    batch, options = rows(pair()), {"w_predict": 4.0, "components": 10, "also_masked": True, "training_draws": 4}
+    preset, spelt = make(pair(), preset="predictive"), make(pair(), **options)
+    by_preset, by_hand = (m.train().objective(batch, torch.Generator().manual_seed(1)) for m in (preset, spelt))
+    assert by_preset.weights == by_hand.weights
+    assert by_preset.terms == by_hand.terms
+    plain = make(pair(), preset="predictive", w_predict=1.0, components=4, also_masked=False, training_draws=1)
+    default = make(pair())
+    by_preset, by_hand = (m.train().objective(batch, torch.Generator().manual_seed(1)) for m in (plain, default))
+    assert by_preset.terms == by_hand.terms  # what is given wins over the preset
+
+
 def test_the_weight_of_the_tie_rises_over_its_warm_up():
     method, batch = make(pair(), tie_warmup=4, w_tie=0.8), rows(pair())
     found = []
@@ -151,7 +163,7 @@ def test_several_maskable_modalities_by_hand():
 # What the equations imply --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("preset", ["default", "paper", "predictive"])
 def test_a_decoder_that_is_blind_to_the_latents_has_no_variability(preset):
     schema = pair()
     method, batch = make(schema, preset=preset, always_observed=["o"]).eval(), rows(schema)
@@ -171,7 +183,7 @@ def test_the_tie_of_rows_without_a_maskable_modality_is_zero():
     assert method.objective(rows(schema), torch.Generator().manual_seed(0)).terms["tie"] > 0
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("preset", ["default", "paper", "predictive"])
 def test_a_common_shift_of_the_latents_changes_the_anchor_only(preset):
     schema = pair()
     method, batch = make(schema, preset=preset).train(), rows(schema)

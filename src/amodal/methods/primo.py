@@ -42,11 +42,15 @@ class _Preset(NamedTuple):
     components: int
     availability: bool
     tie_warmup: int
+    also_masked: bool = False
+    training_draws: int = 1
 
 
+_DEFAULT = _Preset(0.25, 0.01, 0.1, 1.0, "missing", 4, True, 500)
 _PRESETS = {
-    "default": _Preset(0.25, 0.01, 0.1, 1.0, "missing", 4, True, 500),
+    "default": _DEFAULT,
     "paper": _Preset(1.0, 1.0, 1.0, 0.0, "both", 1, False, 0),
+    "predictive": _DEFAULT._replace(w_predict=4.0, components=10, also_masked=True, training_draws=4),
 }
 
 
@@ -83,8 +87,11 @@ class PRIMO(LatentMethod):
         encoders: An encoder for each modality; None: the defaults.
         always_observed: Modalities that get no latent and go to the decoder; None: all are maskable. A row that lacks
             one all the same is treated as if its features were zero.
-        preset: What the weights, `tie_moves`, `tie_warmup`, `components` and `availability` are unless given:
-            "default" (0.25, 0.01, 0.1, 1, missing, 500, 4, True), or "paper" (1, 1, 1, 0, both, 0, 1, False).
+        preset: What the weights, `tie_moves`, `tie_warmup`, `components`, `availability`, `also_masked` and
+            `training_draws` are unless given: "default" (0.25, 0.01, 0.1, 1, missing, 500, 4, True, False, 1); "paper"
+            (1, 1, 1, 0, both, 0, 1, False, False, 1); or "predictive", the default with `w_predict` 4, ten
+            components, `also_masked` and four training draws: slower, and where there are many classes closer to
+            a network of what is there.
         latent: Width of each latent.
         hidden: Width of the hidden layers of prior, posterior and decoder.
         dropout: Dropout of these hidden layers.
@@ -99,7 +106,8 @@ class PRIMO(LatentMethod):
         components: Gaussians in each prior.
         availability: Whether the networks are told what is present, beside zeros where it is not.
         also_masked: Whether each row adds a second bound and predictive term, without the modalities W.
-        training_draws: Draws of each row in training that the likelihood is averaged over.
+        training_draws: Draws of each row in training that the likelihood is averaged over; the predictive term has
+            eight times as many.
         prediction_draws: Draws that a prediction averages over, spread evenly (scrambled Sobol points). Where V is
             large few draws cost accuracy: docs/log.md, 2026-11-21.
 
@@ -127,7 +135,7 @@ class PRIMO(LatentMethod):
         encoders: PerModality | None = None,
         *,
         always_observed: Sequence[str] | None = None,
-        preset: Literal["default", "paper"] = "default",
+        preset: Literal["default", "paper", "predictive"] = "default",
         latent: int = 8,
         hidden: int = 128,
         dropout: float = 0.0,
@@ -140,8 +148,8 @@ class PRIMO(LatentMethod):
         tie_warmup: int | None = None,
         components: int | None = None,
         availability: bool | None = None,
-        also_masked: bool = False,
-        training_draws: int = 1,
+        also_masked: bool | None = None,
+        training_draws: int | None = None,
         prediction_draws: int = 256,
     ):
         super().__init__(schema)
@@ -149,15 +157,16 @@ class PRIMO(LatentMethod):
             raise UnknownNameError("preset of primo", preset, _PRESETS)
         given = {"w_kl": w_kl, "w_anchor": w_anchor, "w_tie": w_tie, "w_predict": w_predict, "tie_moves": tie_moves}
         given |= {"components": components, "availability": availability, "tie_warmup": tie_warmup}
+        given |= {"also_masked": also_masked, "training_draws": training_draws}
         chosen = _PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
         sizes = {"latent": latent, "hidden": hidden, "components": chosen.components}
-        sizes |= {"training_draws": training_draws, "prediction_draws": prediction_draws}
+        sizes |= {"training_draws": chosen.training_draws, "prediction_draws": prediction_draws}
         _check_options(chosen, sizes, gamma)
         self.weights = {"kl": chosen.w_kl, "anchor": chosen.w_anchor, "tie": chosen.w_tie, "predict": chosen.w_predict}
-        self.tie_moves, self.availability, self.also_masked = chosen.tie_moves, chosen.availability, also_masked
+        self.tie_moves, self.availability, self.also_masked = chosen.tie_moves, chosen.availability, chosen.also_masked
         self.tie_warmup = chosen.tie_warmup
         self.register_buffer("steps", torch.tensor(0))
-        self.training_draws, self.prediction_draws = training_draws, prediction_draws
+        self.training_draws, self.prediction_draws = chosen.training_draws, prediction_draws
         self.maskable = _maskable(schema, always_observed or ())
         self._columns = [schema.names.index(name) for name in self.maskable]
         self._rest = [m for m in range(len(schema.names)) if m not in self._columns]
