@@ -104,12 +104,16 @@ def test_weights_and_several_draws():
 
 
 def test_the_predictive_preset_is_the_options_it_names():
-    batch, options = rows(pair()), {"w_predict": 4.0, "components": 10, "also_masked": True, "training_draws": 4}
+    batch, options = (
+        rows(pair()),
+        {"w_predict_missing": 3.0, "components": 10, "also_masked": True, "training_draws": 4},
+    )
     preset, spelt = make(pair(), preset="predictive"), make(pair(), **options)
     by_preset, by_hand = (m.train().objective(batch, torch.Generator().manual_seed(1)) for m in (preset, spelt))
     assert by_preset.weights == by_hand.weights
     assert by_preset.terms == by_hand.terms
-    plain = make(pair(), preset="predictive", w_predict=1.0, components=4, also_masked=False, training_draws=1)
+    options = {"w_predict_missing": 0.0, "components": 4, "also_masked": False, "training_draws": 1}
+    plain = make(pair(), preset="predictive", **options)
     default = make(pair())
     by_preset, by_hand = (m.train().objective(batch, torch.Generator().manual_seed(1)) for m in (plain, default))
     assert by_preset.terms == by_hand.terms  # what is given wins over the preset
@@ -254,6 +258,13 @@ def test_also_masked_adds_the_predictive_term_without_a_subset():
         entropy = functional.cross_entropy(method.decoder.out(hidden), batch.target, reduction="none")
     terms = method.objective(batch, torch.Generator().manual_seed(0)).terms
     torch.testing.assert_close(terms["predict"], (entropy * (1 + batch.observed["m"].float())).mean())
+    assert "predict_missing" not in terms
+    method.weights["predict_missing"] = 3.0  # every row counts once without "m": as it is, or in its second view
+    loss = method.objective(batch, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loss.terms["predict_missing"], entropy.mean())
+    method.also_masked = False
+    terms = method.objective(batch, torch.Generator().manual_seed(0)).terms
+    torch.testing.assert_close(terms["predict_missing"], (entropy * ~batch.observed["m"]).mean())
 
 
 def make_alone(method, batch):
@@ -365,6 +376,7 @@ def test_a_regression_learns_the_noise_of_its_target():
         ({"always_observed": ["x"]}, UnknownNameError, "'x'"),
         ({"gamma": 0.0}, ConfigurationError, "gamma is out of range.*more than 0, or None"),
         ({"w_tie": -1.0}, ConfigurationError, "w_tie is out of range.*0 or more"),
+        ({"w_predict_missing": -1.0}, ConfigurationError, "w_predict_missing is out of range.*0 or more"),
         ({"components": 0}, ConfigurationError, "components is out of range.*1 or more, got 0"),
         ({"tie_moves": "one"}, UnknownNameError, "tie_moves 'one'"),
     ],

@@ -42,6 +42,7 @@ class _Preset(NamedTuple):
     components: int
     availability: bool
     tie_warmup: int
+    w_predict_missing: float = 0.0
     also_masked: bool = False
     training_draws: int = 1
 
@@ -50,7 +51,7 @@ _DEFAULT = _Preset(0.25, 0.01, 0.1, 1.0, "missing", 4, True, 500)
 _PRESETS = {
     "default": _DEFAULT,
     "paper": _Preset(1.0, 1.0, 1.0, 0.0, "both", 1, False, 0),
-    "predictive": _DEFAULT._replace(w_predict=4.0, components=10, also_masked=True, training_draws=4),
+    "predictive": _DEFAULT._replace(w_predict_missing=3.0, components=10, also_masked=True, training_draws=4),
 }
 
 
@@ -69,8 +70,9 @@ class PRIMO(LatentMethod):
         + w_\mathrm{tie} \sum_{u \in W} \mathrm{KL}\big(p(z_u \mid x_a) \,\|\, p(z_u \mid x_{a \setminus W})\big)
         - w_\mathrm{predict} \log \mathbb{E}_{p(z \mid x_a)} p(y \mid x_O, z),
 
-    where W is a random non-empty subset of the row's maskable modalities (none: no tie), its size uniform. Predictions
-    are means over draws from the prior. With one maskable modality, ``preset="paper"`` is equations 2 to 7 exactly.
+    where W is a random non-empty subset of the row's maskable modalities (none: no tie), its size uniform, and
+    :math:`w_\mathrm{predict}` is larger by `w_predict_missing` where a maskable modality is absent. Predictions are
+    means over draws from the prior. With one maskable modality, ``preset="paper"`` is equations 2 to 7 exactly.
 
     At the paper's weights a latent that carries the target pays off at best break-even, so that the prior given
     everything stays nearly as wide as the prior without (see the method's page). The default makes draws mean
@@ -89,7 +91,7 @@ class PRIMO(LatentMethod):
             one all the same is treated as if its features were zero.
         preset: What the weights, `tie_moves`, `tie_warmup`, `components`, `availability`, `also_masked` and
             `training_draws` are unless given: "default" (0.25, 0.01, 0.1, 1, missing, 500, 4, True, False, 1); "paper"
-            (1, 1, 1, 0, both, 0, 1, False, False, 1); or "predictive", the default with `w_predict` 4, ten
+            (1, 1, 1, 0, both, 0, 1, False, False, 1); or "predictive", the default with `w_predict_missing` 3, ten
             components, `also_masked` and four training draws: slower, and where there are many classes closer to
             a network of what is there.
         latent: Width of each latent.
@@ -100,6 +102,7 @@ class PRIMO(LatentMethod):
         w_anchor: Weight of the anchor of the prior with everything maskable absent.
         w_tie: Weight of the tie between priors of a row.
         w_predict: Weight of the predictive term.
+        w_predict_missing: What is added to this weight where a maskable modality is absent.
         tie_moves: Which prior the tie trains: "both", or the one with more "missing".
         tie_warmup: Steps over which the tie's weight rises from zero. A tie that is strong before the priors have
             learnt anything keeps them from it: they agree on being the same everywhere.
@@ -144,6 +147,7 @@ class PRIMO(LatentMethod):
         w_anchor: float | None = None,
         w_tie: float | None = None,
         w_predict: float | None = None,
+        w_predict_missing: float | None = None,
         tie_moves: Literal["both", "missing"] | None = None,
         tie_warmup: int | None = None,
         components: int | None = None,
@@ -157,12 +161,13 @@ class PRIMO(LatentMethod):
             raise UnknownNameError("preset of primo", preset, _PRESETS)
         given = {"w_kl": w_kl, "w_anchor": w_anchor, "w_tie": w_tie, "w_predict": w_predict, "tie_moves": tie_moves}
         given |= {"components": components, "availability": availability, "tie_warmup": tie_warmup}
-        given |= {"also_masked": also_masked, "training_draws": training_draws}
+        given |= {"also_masked": also_masked, "training_draws": training_draws, "w_predict_missing": w_predict_missing}
         chosen = _PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
         sizes = {"latent": latent, "hidden": hidden, "components": chosen.components}
         sizes |= {"training_draws": chosen.training_draws, "prediction_draws": prediction_draws}
         _check_options(chosen, sizes, gamma)
-        self.weights = {"kl": chosen.w_kl, "anchor": chosen.w_anchor, "tie": chosen.w_tie, "predict": chosen.w_predict}
+        self.weights = {"kl": chosen.w_kl, "anchor": chosen.w_anchor, "tie": chosen.w_tie}
+        self.weights |= {"predict": chosen.w_predict, "predict_missing": chosen.w_predict_missing}
         self.tie_moves, self.availability, self.also_masked = chosen.tie_moves, chosen.availability, chosen.also_masked
         self.tie_warmup = chosen.tie_warmup
         self.register_buffer("steps", torch.tensor(0))
@@ -211,8 +216,11 @@ class PRIMO(LatentMethod):
         priors = prior.rows(slice(views * n))
         bound = {"task": self._negative_log_likelihood(outputs, target).mean(0)}
         bound["kl"] = kl_to_mixture_nats(q, priors).sum(1)
-        if self.weights["predict"] > 0:
+        if self.weights["predict"] > 0 or self.weights["predict_missing"] > 0:
             bound["predict"] = self._predictive_loss(priors, condition.repeat(views, 1), target, generator)
+        if self.weights["predict_missing"] > 0:
+            lacking = torch.cat([observed, fewer])[: views * n, self._columns].logical_not().any(1)
+            bound["predict_missing"] = select(bound["predict"], lacking)
         if views == 2:  # a row from which nothing can be taken counts once
             bound = {name: part[:n] + select(part[n:], taken.any(1)) for name, part in bound.items()}
         more = p.detached() if self.tie_moves == "missing" else p
@@ -363,7 +371,7 @@ def _check_options(chosen: _Preset, sizes: dict[str, int], gamma: float | None) 
     for name, size in sizes.items():
         if size < 1:
             raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
-    for name in ("w_kl", "w_anchor", "w_tie", "w_predict", "tie_warmup"):
+    for name in ("w_kl", "w_anchor", "w_tie", "w_predict", "w_predict_missing", "tie_warmup"):
         if not getattr(chosen, name) >= 0:
             raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=getattr(chosen, name))
     if gamma is not None and not gamma > 0:
