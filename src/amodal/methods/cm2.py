@@ -15,6 +15,7 @@ from amodal.batch import Batch
 from amodal.distributions.joint_law import CompletionNoise, JointLaw
 from amodal.distributions.joint_variants import joint_law
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.late import average_predictions
 from amodal.fusion.network import FusionNetwork, build_fusion
@@ -252,7 +253,7 @@ class CM2(SamplingMethod):
         """Task, the law's likelihood and alignment, each a mean over all rows; see `Method.objective`."""
         assert batch.target is not None
         z, observed = self.vectors(batch)
-        kept = _draw_kept(observed, generator) if self.removal else observed
+        kept = draw_removal(observed, generator) if self.removal else observed
         noise = None
         if self.law is not None and self.completion != "none":
             noise = self.law.noise(self.training_draws, len(batch), generator, z)
@@ -358,14 +359,6 @@ class CM2(SamplingMethod):
         if self.normalise == "layer":
             return functional.layer_norm(z, z.shape[-1:])
         return functional.normalize(z, dim=-1) if self.normalise == "sphere" else z
-
-
-def _draw_kept(observed: Tensor, generator: torch.Generator) -> Tensor:
-    """Removes a uniform number of each row's modalities, fewer than all, and uniformly which: (B, M)."""
-    draws = torch.rand(len(observed), 1 + observed.shape[1], generator=generator, device=observed.device)
-    removed = (draws[:, 0] * observed.sum(1)).floor()  # (B,)
-    rank = torch.where(observed, draws[:, 1:], 2.0).argsort(1).argsort(1)  # absent ones last
-    return observed & (rank >= removed[:, None])
 
 
 def _mean_correlation(z: Tensor, observed: Tensor) -> float:

@@ -17,6 +17,7 @@ from amodal.distributions.diagonal_gaussian import (
 from amodal.distributions.experts import log_normal_nats
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import GaussianNetwork, target_features, target_width
+from amodal.encoders.removal import draw_subset
 from amodal.errors import ConfigurationError
 from amodal.fusion.latent import MixturePrior
 from amodal.fusion.network import Head
@@ -145,7 +146,7 @@ class LVAE(LatentMethod):
         prior, q = self.prior(completed), self.posterior(torch.cat([completed, target], dim=1))
         outputs = self._decode(q.draw(noise[:, : self.latent])[None], features, observed)
         absent = ~observed[:, self._maskable]
-        taken = self._hidden_part(~absent, generator)
+        taken = draw_subset(~absent, generator)
         hidden = observed.clone()
         hidden[:, self._maskable] &= ~taken
         learnt = self._impute(self._fuse(features, hidden, blank=True))
@@ -239,10 +240,3 @@ class LVAE(LatentMethod):
         """(B, U · H) as (B, U, H)."""
         shape = (len(self._maskable), self.width)
         return DiagonalGaussian(gaussian.mean.unflatten(1, shape), gaussian.log_var.unflatten(1, shape))
-
-    def _hidden_part(self, available: Tensor, generator: torch.Generator) -> Tensor:
-        """W: a random non-empty part of each row's available entries (B, U), its size uniform; empty without any."""
-        draws = torch.rand(len(available), 1 + available.shape[1], generator=generator, device=available.device)
-        size = 1 + (draws[:, 0] * available.sum(1)).floor()
-        rank = torch.where(available, draws[:, 1:], 2.0).argsort(1).argsort(1)
-        return available & (rank < size[:, None])

@@ -17,6 +17,7 @@ from amodal.distributions.diagonal_gaussian import (
     kl_to_mixture_nats,
 )
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.encoders.removal import draw_subset
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.latent import LatentDecoder, MixturePrior, NormalisedPosterior
 from amodal.losses.masked import mean_over_rows, select
@@ -200,7 +201,7 @@ class PRIMO(LatentMethod):
         features, observed = self._encode(batch)
         views = 1 + self.also_masked
         noise = self._normal(self.training_draws, views * n, generator, features)
-        taken = _draw_subset(observed[:, self._columns], generator)  # W, (B, U)
+        taken = draw_subset(observed[:, self._columns], generator)  # W, (B, U)
         fewer, none = observed.clone(), observed.clone()
         fewer[:, self._columns] &= ~taken
         none[:, self._columns] = False
@@ -347,14 +348,6 @@ class PRIMO(LatentMethod):
         if target.is_floating_point():
             return target.to(dtype)
         return functional.one_hot(target, self.schema.task.n_outputs).to(dtype)
-
-
-def _draw_subset(available: Tensor, generator: torch.Generator) -> Tensor:
-    """A non-empty subset of each row's available entries (B, U), its size uniform; empty where nothing is there."""
-    draws = torch.rand(len(available), 1 + available.shape[1], generator=generator, device=available.device)
-    size = 1 + (draws[:, 0] * available.sum(1)).floor()  # (B,)
-    rank = torch.where(available, draws[:, 1:], 2.0).argsort(1).argsort(1)  # unavailable ones last
-    return available & (rank < size[:, None])
 
 
 def _maskable(schema: Schema, always_observed: Sequence[str]) -> tuple[str, ...]:
