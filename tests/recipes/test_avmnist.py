@@ -41,23 +41,34 @@ def data(tmp_path_factory):
 
 
 def test_one_step(recipe, data, tmp_path, capsys):
-    words = [f"--data={data}", f"--out={tmp_path}", "--epochs=1", "--draws=20", "--cases=6", "--bias", "--seeds", "3"]
-    words += ["--absent", "vision", "--models", *MODELS]
-    found = recipe.main(words)
+    words = [f"--data={data}", f"--out={tmp_path}", "--epochs=1", "--draws=20", "--cases=6", "--seeds", "3"]
+    words += ["--absent", "vision"]
+    found = recipe.main([*words, "--models", *MODELS])
     assert set(found.index) == {("vision", name) for name in MODELS}
     assert found.loc[("vision", "unimodal"), "accuracy complete"] == ""
     assert found.loc[("vision", "multimodal"), "accuracy missing"] == ""
     assert 0 <= float(found.loc[("vision", "primo"), "V missing"]) < 1
-    distances = pd.read_csv(tmp_path / "bias.csv")
-    assert len(distances) == 6
-    assert distances["noise_floor"].notna().sum() == 5  # all pairs but the one of PRIMO with itself
     assert (tmp_path / "variability.png").stat().st_size > 1000
     assert (tmp_path / "figure6-vision.png").stat().st_size > 1000
     printed = capsys.readouterr().out
     assert printed.count("seed 3:") == len(MODELS)
-    again = recipe.main([word for word in words if word != "--bias"])
+    again = recipe.main([*words, "--models", *MODELS])
     assert "seed 3:" not in capsys.readouterr().out  # nothing was trained a second time
     pd.testing.assert_frame_equal(again, found)
+
+    distances = recipe.main([*words, "--bias", "primo"])
+    assert len(distances) == len(pd.read_csv(tmp_path / "bias.csv")) == 6
+    assert distances["noise_floor"].notna().sum() == 5  # all pairs but the one of PRIMO with itself
+    assert capsys.readouterr().out.count("bias, vision absent: ") == 5
+    assert sorted(path.name for path in tmp_path.glob("bias-*")) == [
+        "bias-multimodal-seed3.npz",
+        "bias-multimodal-seed4.npz",
+        "bias-vision-primo-seed3.npz",
+        "bias-vision-unimodal-seed3.npz",
+        "bias-vision-unimodal-seed4.npz",
+    ]
+    pd.testing.assert_frame_equal(recipe.main([*words, "--bias", "primo"]), distances)
+    assert "bias, vision" not in capsys.readouterr().out
 
 
 def test_extremes_are_of_the_run(recipe, tmp_path):
