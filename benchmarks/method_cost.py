@@ -1,10 +1,11 @@
 """Cost of a training step and of a prediction by each method, as ratios to plain fusion.
 
-Command:  OMP_NUM_THREADS=1 python benchmarks/method_cost.py [METHOD ...]
+Command:  OMP_NUM_THREADS=1 python benchmarks/method_cost.py [METHOD[:PRESET] ...]
 
-Digits in four quadrants, every pattern of presence (`BalancedCounts`), batches of 128, default options and encoders,
-all objectives of a method and their gradients, prediction with the method's default number of draws. Processor time;
-each figure is the median over rounds of the ratio to fusion measured next to it. `boosting` is not trained by steps.
+Digits in four quadrants, every pattern of presence (`BalancedCounts`), batches of 128, default encoders, default options
+or those of a preset ("primo:predictive"), all objectives of a method and their gradients, prediction with the method's
+own number of draws. Processor time; each figure is the median over rounds of the ratio to fusion measured next to it.
+`boosting` is not trained by steps.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def main(names: list[str]) -> None:
 
     def build(name: str) -> Method:
         torch.manual_seed(0)
-        method = METHODS[name](train.schema, build_encoders(train.schema), **OPTIONS.get(name, {}))  # type: ignore[call-arg]
+        name, _, preset = name.partition(":")
+        options = OPTIONS.get(name, {}) | ({"preset": preset} if preset else {})
+        method = METHODS[name](train.schema, build_encoders(train.schema), **options)  # type: ignore[call-arg]
         method.prepare([batch])
         return method
 
@@ -61,8 +64,8 @@ def main(names: list[str]) -> None:
 
     fusion = build("fusion")
     print(f"{'method':<18} {'step':>6} {'prediction':>11}   ratios to fusion")
-    for name, kind in METHODS.items():
-        if issubclass(kind, EstimatedMethod) or (names and name not in names):
+    for name in names or METHODS:
+        if issubclass(METHODS[name.partition(":")[0]], EstimatedMethod):
             continue
         method = build(name)
         ratios = []

@@ -365,7 +365,9 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
         return found
     found = table(run(given))
     print(found.to_string())
-    print(differences(given).to_string(index=False, float_format="{:+.3f}".format))
+    paired = differences(given)
+    if len(paired):
+        print(paired.to_string(index=False, float_format="{:+.3f}".format))
     examples = gallery(given, amodal.load_cohort(given.data))
     if len(examples):
         print(examples.to_string(index=False, float_format="{:.3f}".format))
