@@ -2,10 +2,10 @@
 
 Command:  OMP_NUM_THREADS=1 python benchmarks/method_cost.py [METHOD[:PRESET] ...]
 
-Digits in four quadrants, every pattern of presence (`BalancedCounts`), batches of 128, default encoders, default options
-or those of a preset ("primo:predictive"), all objectives of a method and their gradients, prediction with the method's
-own number of draws. Processor time; each figure is the median over rounds of the ratio to fusion measured next to it.
-`boosting` is not trained by steps.
+Digits in four quadrants, every pattern of presence (`BalancedCounts`), batches of 128, default encoders, options by
+default or of a preset ("primo:predictive"), all objectives of a method and their gradients, prediction with as many
+draws as the method makes. Processor time; each figure is the median over rounds of the ratio to fusion measured next
+to it. `boosting` is not trained by steps.
 """
 
 from __future__ import annotations
