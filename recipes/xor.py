@@ -19,24 +19,25 @@ complete R        1.0000 ± 0.0000                   0.9996 ± 0.0004  0.9986 ±
 gap L             0.4993 ± 0.0001                                                       0.0455 ± 0.0022  0.4895 ± 0.0044
 gap R             0.0771 ± 0.0002                                                      -0.0020 ± 0.0015  0.0431 ± 0.0071
 
-                   i2m2             mvae              mmvae             cmmd             lvae
-accuracy missing   0.6563 ± 0.0055  0.6583 ± 0.0056   0.6537 ± 0.0054  0.6589 ± 0.0056  0.6540 ± 0.0020
-NLL missing        0.5124 ± 0.0061  0.5184 ± 0.0054   0.5149 ± 0.0051  0.5121 ± 0.0057  0.5140 ± 0.0051
-V missing L                         0.0674 ± 0.0145   0.0384 ± 0.0042  0.1170 ± 0.0219  0.1283 ± 0.0074
-V missing R                         0.0266 ± 0.0014   0.0420 ± 0.0060  0.1437 ± 0.0387  0.0143 ± 0.0037
-accuracy complete  0.9996 ± 0.0002  0.9826 ± 0.0021   0.8124 ± 0.1853                   0.9989 ± 0.0009
-NLL complete       0.0013 ± 0.0002  0.2690 ± 0.0101   0.4839 ± 0.0019                   0.0084 ± 0.0021
-V complete L                        0.0399 ± 0.0032   0.1232 ± 0.0049                   0.0010 ± 0.0001
-complete L         0.9998 ± 0.0001  0.9976 ± 0.0023   0.7393 ± 0.2851                   0.9998 ± 0.0002
-V complete R                        0.0469 ± 0.0055   0.2121 ± 0.0081                   0.0056 ± 0.0015
-complete R         0.9992 ± 0.0006  0.9534 ± 0.0045   0.9530 ± 0.0078                   0.9970 ± 0.0025
+                   i2m2             mvae              mmvae             cmmd             lvae             predictive
+accuracy missing   0.6563 ± 0.0055  0.6583 ± 0.0056   0.6537 ± 0.0054  0.6589 ± 0.0056  0.6540 ± 0.0020  0.6570 ± 0.0058
+NLL missing        0.5124 ± 0.0061  0.5184 ± 0.0054   0.5149 ± 0.0051  0.5121 ± 0.0057  0.5140 ± 0.0051  0.5121 ± 0.0057
+V missing L                         0.0674 ± 0.0145   0.0384 ± 0.0042  0.1170 ± 0.0219  0.1283 ± 0.0074  0.4943 ± 0.0032
+V missing R                         0.0266 ± 0.0014   0.0420 ± 0.0060  0.1437 ± 0.0387  0.0143 ± 0.0037  0.0513 ± 0.0025
+accuracy complete  0.9996 ± 0.0002  0.9826 ± 0.0021   0.8124 ± 0.1853                   0.9989 ± 0.0009  0.9995 ± 0.0002
+NLL complete       0.0013 ± 0.0002  0.2690 ± 0.0101   0.4839 ± 0.0019                   0.0084 ± 0.0021  0.0045 ± 0.0017
+V complete L                        0.0399 ± 0.0032   0.1232 ± 0.0049                   0.0010 ± 0.0001  0.0122 ± 0.0056
+complete L         0.9998 ± 0.0001  0.9976 ± 0.0023   0.7393 ± 0.2851                   0.9998 ± 0.0002  0.9996 ± 0.0002
+V complete R                        0.0469 ± 0.0055   0.2121 ± 0.0081                   0.0056 ± 0.0015  0.0081 ± 0.0045
+complete R         0.9992 ± 0.0006  0.9534 ± 0.0045   0.9530 ± 0.0078                   0.9970 ± 0.0025  0.9992 ± 0.0005
 
 --bias, seed 0: mean total variation distance to                  primo, paper   primo
 PRIMO with x_m missing to the exact posterior; to an oracle       0.013; 0.004   0.007; 0.010   two oracles: 0.004
 PRIMO with both to the exact posterior; to an oracle              0.224; 0.223   0.005; 0.004   two oracles: 0.001
 
-Beside the figures, pictures of the first seed's models: figure3.svg (accuracies, and V missing less V complete of each
-case), figure11.svg (predictions), figure12.svg (latents), variability.svg (V of each case along x_o, and the ideal).
+"predictive" is PRIMO with that preset. Beside the figures, pictures of the first seed's models: figure3.svg
+(accuracies, and V missing less V complete of each case), figure11.svg (predictions), figure12.svg (latents),
+variability.svg (V of each case along x_o, and the ideal).
 """
 
 from __future__ import annotations
