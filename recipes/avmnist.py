@@ -14,6 +14,7 @@ Expected: --epochs 8 --cases 500 --draws 200, and --seeds and --models as named 
           primo, predictive   0-2           0.657 (-0.3)         0.731 (+2.9)          0.263      0.184
           primo, all latent   0-1           0.655 (-0.8)         0.726 (+2.1)          0.284      0.177
           primo, paper        0             0.657 (-0.2)         0.656 (-4.4)          0.021      0.022
+          primo, paper, 128   0             0.656 (-0.3)         0.656 (-4.4)          0.031      0.031
           --absent vision
           unimodal            0-1           0.440
           primo, all latent   0-1           0.442 (+0.2)         0.715 (+0.9)          0.243      0.174
