@@ -28,9 +28,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from amodal.losses.characteristic_function import conditional_cf_loss, random_directions, random_frequencies
-from amodal.losses.context_alignment import ContextAlignment
-from amodal.losses.kernel_weights import neighbour_weights
+from amodal.losses.characteristic_function.context_alignment import ContextAlignment
+from amodal.losses.characteristic_function.kernel_weights import neighbour_weights
+from amodal.losses.characteristic_function.loss import conditional_cf_loss, random_directions, random_frequencies
 
 DIM, DIRECTIONS, FREQUENCIES, BANDWIDTH = 256, 128, 64, 16.0
 

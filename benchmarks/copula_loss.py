@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from amodal.distributions.copula import Copula, copula_family
-from amodal.distributions.mixture import GaussianMixture
-from amodal.distributions.mixture_copula import coordinatewise_log_density, kendall_log_density
+from amodal.distributions.joint.mixture_copula import coordinatewise_log_density, kendall_log_density
+from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
 
 FAMILIES = ("gumbel", "clayton", "frank", "joe", "gaussian", "student_t")
 

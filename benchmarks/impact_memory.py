@@ -46,7 +46,7 @@ def main() -> None:
     started = time.perf_counter()
     result = amodal.impact(model, cohort, draws=given.draws, plausible=False, vary=[])
     took = time.perf_counter() - started
-    print(f"amodal.impact   {largest():.2f} GB  {took:6.1f} s  mean V {result.variability.mean():.4f}")
+    print(f"amodal.predictive_impact   {largest():.2f} GB  {took:6.1f} s  mean V {result.variability.mean():.4f}")
     started = time.perf_counter()
     with inference(method):
         batch = next(model.batches(cohort, given.cases))

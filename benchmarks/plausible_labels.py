@@ -24,7 +24,7 @@ import torch
 from sklearn.mixture import BayesianGaussianMixture
 from threadpoolctl import threadpool_limits
 
-from amodal.impact import plausible_labels
+from amodal.predictive_impact import plausible_labels
 
 COMPONENTS = 10
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from amodal.data.cinc2012 import HOURS, prepare, read_stays
-from amodal.data.cinc2012_records import Sources, find_sources
+from amodal.data.sources.cinc2012.cohort import HOURS, prepare, read_stays
+from amodal.data.sources.cinc2012.records import Sources, find_sources
 
 
 def best_of(repeats: int, call: Callable[[], object]) -> float:

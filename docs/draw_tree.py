@@ -1,4 +1,4 @@
-"""Draws the tree in docs/architecture.md anew, from the files and the first lines of their docstrings.
+"""Draws the tree in docs/architecture.md: top-level modules and folders, by the first lines of their docstrings.
 
 Command:  python docs/draw_tree.py
 """
@@ -11,12 +11,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "amodal"
 PAGE = ROOT / "docs" / "architecture.md"
-NOT_PYTHON = {
-    "references.bib": "The bibliography",
-    ".html": "A part of the page",
-    ".css": "The page's look",
-    ".js": "The page's behaviour",
-}
 WIDTH = 38
 
 
@@ -24,17 +18,15 @@ def first_line(path: Path) -> str:
     """What a file is for, in its own words."""
     if path.is_dir():
         return first_line(path / "__init__.py")
-    if path.suffix != ".py":
-        return NOT_PYTHON.get(path.name, NOT_PYTHON.get(path.suffix, ""))
     found = re.match(r'r?"""(.*?)(?:"""|\n)', path.read_text(encoding="utf-8").lstrip())
     return found[1].rstrip(".") if found else ""
 
 
 def listed(folder: Path) -> list[Path]:
-    """What the map shows of a folder: folders first, then files, without package markers."""
-    paths = [p for p in folder.iterdir() if p.name not in ("__init__.py", "__pycache__", "py.typed")]
-    paths = [p for p in paths if p.is_file() or any(p.rglob("*.py"))]
-    return sorted(paths, key=lambda p: (p.is_file(), p.name))
+    """Packages below a folder and, at the top, the modules beside them; each folder's files list themselves."""
+    packages = [path.parent for path in folder.glob("*/__init__.py")]
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"] if folder == PACKAGE else []
+    return sorted(packages) + sorted(modules)
 
 
 def draw(folder: Path, lead: str = "") -> list[str]:

@@ -32,8 +32,8 @@ import pandas as pd
 import amodal
 from amodal.benchmark.inference import resample_seeds
 from amodal.files import replace_file
-from amodal.impact import acquisition_curve, advise, change_curve, rank_correlation, realised_change
 from amodal.metrics import Interval, resample_counts
+from amodal.predictive_impact import acquisition_curve, advise, change_curve, rank_correlation, realised_change
 
 MODELS = ("primo", "modality_dropout")
 # order of acquisition, and whether plausible values come from training cases (else: the method's latents)

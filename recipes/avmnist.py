@@ -39,10 +39,10 @@ import pandas as pd
 
 import amodal
 from amodal.files import replace_file
-from amodal.impact.bias import distance_table
-from amodal.impact.strata import ecdf
 from amodal.metrics import resample_counts
 from amodal.missingness import MCAR, Natural
+from amodal.predictive_impact.bias import distance_table
+from amodal.predictive_impact.strata import ecdf
 from amodal.removal import draw_presence
 
 NAMES = ("vision", "audio")

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 import amodal
-from amodal.data.cinc2012 import prepare
 from amodal.data.cohort import Cohort
+from amodal.data.sources.cinc2012.cohort import prepare
 from amodal.data.split import folds, split_groups
 from amodal.files import replace_file
 from amodal.metrics import METRICS, paired_difference, resample_counts

@@ -172,7 +172,7 @@ def draw_components(results: Results, file: Path) -> None:
     for metric in (results.metrics[name] for name in METRICS[results.task.kind]):
         intervals = [results.summary(name, metric.name).interval for name in found.values()]
         figures.append(draw_sweep(list(found), intervals, metric, key=metric.name, label="components K"))
-    style = files("amodal.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = files("amodal.report").joinpath("templates/style.css").read_text(encoding="utf-8")
     style += "main { max-width: 44rem; margin: 2rem auto; padding: 0 1.25rem; } h1 { font-size: 1.4rem; }"
     title = f"CM2: components of the mixtures, {len(results.seeds)} seeds, 95 % intervals"
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style>'

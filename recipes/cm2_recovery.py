@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.distributions.copula import Archimedean, Copula, Elliptical, copula_family
-from amodal.distributions.mixture import GaussianMixture
+from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
 from amodal.encoders import Encoder, PerModality, Tokens
 from amodal.files import replace_file
 from amodal.methods.cm2 import CM2

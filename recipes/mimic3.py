@@ -26,9 +26,9 @@ import pandas as pd
 
 import amodal
 from amodal.files import replace_file
-from amodal.impact.strata import ecdf, plausible_labels_by_stratum, variability_by_stratum
 from amodal.metrics import auroc
 from amodal.missingness import MCAR, Natural
+from amodal.predictive_impact.strata import ecdf, plausible_labels_by_stratum, variability_by_stratum
 from amodal.removal import draw_presence
 
 NAMES = ("static", "series")

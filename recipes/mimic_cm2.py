@@ -14,9 +14,9 @@ Expected: not measured. The paper's AUROC and AUPR of CM2 (its figures for singl
           MIMIC-IV partial       0.858 / 0.527        0.771 / 0.486
           MIMIC-IV, three        0.824 / 0.471        0.730 / 0.444
 
---source prepares the cohort into OUT/cohort unless it is there; see `amodal.data.mimic_cm2` for its rules and for where
-they differ from the release. --cohort takes a prepared one instead. "matched" are the stays that have everything, in
-training, validation and testing; "partial" are all stays.
+--source prepares the cohort into OUT/cohort unless it is there; see `amodal.data.sources.mimic.cm2` for its rules and
+for where they differ from the release. --cohort takes a prepared one instead. "matched" are the stays that have
+everything, in training, validation and testing; "partial" are all stays.
 
 The paper's protocol: two-layer LSTM (24 bins of 2 hours), ResNet-34, TinyBERT; latent width 256, K = 3; Adam at 1e-4
 without weight decay or clipping, batches of 16 (MIMIC-III and three modalities) or 32, up to 100 epochs, patience 15.
@@ -42,7 +42,7 @@ import pandas as pd
 
 from amodal.benchmark import Experiment, Progress, Results, difference_table, method_table, run_all, save_tables
 from amodal.data import Cohort
-from amodal.data.mimic_cm2 import TASKS, prepare_mimic3, prepare_mimic4
+from amodal.data.sources.mimic.cm2 import TASKS, prepare_mimic3, prepare_mimic4
 from amodal.errors import ConfigurationError, DataError
 from amodal.files import replace_file
 from amodal.metrics import METRICS, resample_counts, two_sample_bootstrap_t_test

@@ -57,7 +57,7 @@ from scipy.stats import t as student
 import amodal
 from amodal.checkpoint import TrainedModel, build_method
 from amodal.data.cohort import Cohort
-from amodal.data.ring import RingWorld, ring_cohort
+from amodal.data.sources.ring import RingWorld, ring_cohort
 from amodal.encoders import encode_pooled
 from amodal.files import replace_file
 from amodal.methods.fills import Fills

@@ -55,11 +55,11 @@ import torch
 
 import amodal
 from amodal.checkpoint import inference
-from amodal.data.xor import XorClusters, xor_cohort
+from amodal.data.sources.xor import XorClusters, xor_cohort
 from amodal.files import replace_file
-from amodal.impact import distance_table
 from amodal.method import LatentMethod, SamplingMethod
 from amodal.missingness import MCAR, Natural
+from amodal.predictive_impact import distance_table
 from amodal.removal import draw_presence
 
 PRIMO = {"always_observed": ["x_o"], "latent": 2}

@@ -34,17 +34,8 @@ def mapped() -> set[str]:
 
 def on_disk() -> set[str]:
     package = ROOT / "src" / "amodal"
-    paths = set()
-    for path in package.rglob("*"):
-        relative = path.relative_to(package).as_posix()
-        if "__pycache__" in relative or path.name in ("__init__.py", "py.typed", ".DS_Store"):
-            continue
-        if path.is_dir():
-            if any(path.rglob("*.py")):
-                paths.add(relative + "/")
-        else:
-            paths.add(relative)
-    return paths
+    folders = {f"{path.parent.relative_to(package).as_posix()}/" for path in package.rglob("*/__init__.py")}
+    return folders - {"./"} | {path.name for path in package.glob("*.py") if path.name != "__init__.py"}
 
 
 def test_the_tree_is_the_disk():

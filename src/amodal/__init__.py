@@ -24,6 +24,7 @@ _WHERE = {
     "compare": "amodal.evaluation",
     "evaluate": "amodal.evaluation",
     "fit": "amodal.training",
+    "impact": "amodal.predictive_impact.model",
     "load": "amodal.estimator",
     "load_cohort": "amodal.data",
 }
@@ -54,15 +55,13 @@ if TYPE_CHECKING:
     from amodal.data.cohort import Cohort
     from amodal.estimator import MissingModalityClassifier, MissingModalityRegressor, load
     from amodal.evaluation import Evaluation, compare, evaluate
-    from amodal.impact.model import impact
     from amodal.methods import METHODS
+    from amodal.predictive_impact.model import impact
     from amodal.schema import Modality, Schema, Task
     from amodal.training import fit
 
 
 def __getattr__(name: str) -> Any:
-    if name == "impact":  # a package that can be called
-        return import_module("amodal.impact")
     if name not in _WHERE:
         raise AttributeError(f"module 'amodal' has no attribute {name!r}")
     value = getattr(import_module(_WHERE[name]), name)

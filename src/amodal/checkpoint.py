@@ -179,12 +179,14 @@ class TrainedModel:
 
         Args:
             cohort: N cases, whatever they lack.
-            **options: Of :func:`amodal.impact.model.impact`: `draws`, `seed`, `vary`, `train`, …
+            **options: Of :func:`amodal.predictive_impact.model.impact`: `draws`, `seed`, `vary`, `train`, …
 
         Returns:
             What that function gives.
         """
-        from amodal.impact.model import impact  # a layer above this one: the exception that pyproject.toml names
+        from amodal.predictive_impact.model import (
+            impact,
+        )  # a layer above this one: the exception that pyproject.toml names
 
         return impact(self, cohort, **options)
 

@@ -302,8 +302,8 @@ def impact_command(
         device: cpu or cuda.
     """
     from amodal.files import replace_file
-    from amodal.impact.model import impact as impact_of
     from amodal.missingness import Natural
+    from amodal.predictive_impact.model import impact as impact_of
     from amodal.removal import draw_presence
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
@@ -321,7 +321,7 @@ def impact_command(
     print(result)
     frame = result.table()
     if advice_draws and not result.complete.all():
-        from amodal.impact.acquisition import advise
+        from amodal.predictive_impact.acquisition import advise
 
         advice = advise(model, cohort, draws=advice_draws, seed=seed, train=train)
         frame["next"], frame["gain"] = advice.next()

@@ -82,7 +82,7 @@ def prepare_cinc2012_command(
         seed: Seed of the split.
         overwrite: Replace a cohort that is there.
     """
-    from amodal.data.cinc2012 import prepare
+    from amodal.data.sources.cinc2012.cohort import prepare
 
     cohort = prepare(source, out, task=task, seed=seed, overwrite=overwrite)
     print(describe_cohort(cohort))
@@ -124,8 +124,8 @@ def prepare_avmnist_command(
         workers: Threads.
         overwrite: Replace a cohort that is there.
     """
-    from amodal.data.avmnist import prepare, read_multibench
-    from amodal.data.recordings import FOLDS
+    from amodal.data.sources.avmnist.cohort import prepare, read_multibench
+    from amodal.data.sources.avmnist.recordings import FOLDS
     from amodal.errors import ConfigurationError
 
     folds = FOLDS if noise_folds is None else [noise_folds] if isinstance(noise_folds, int) else noise_folds
@@ -177,7 +177,7 @@ def prepare_mimic3_command(
         seed: Seed of the split by label.
         overwrite: Replace a cohort that is there.
     """
-    from amodal.data.mimic3 import prepare
+    from amodal.data.sources.mimic.multibench import prepare
 
     cohort = prepare(
         source, out, task=task, split=split, zero_unmeasured=zero_unmeasured, seed=seed, overwrite=overwrite

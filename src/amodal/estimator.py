@@ -14,9 +14,9 @@ from amodal.checkpoint import TrainedModel, read_experiment
 from amodal.data.checks import name_rows
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
-from amodal.impact.model import impact
-from amodal.impact.result import Impact
 from amodal.missingness import Mechanism, mechanism_from_json
+from amodal.predictive_impact.model import impact
+from amodal.predictive_impact.result import Impact
 from amodal.schema import ModalityKind, Schema, Task
 from amodal.training import fit
 

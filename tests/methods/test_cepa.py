@@ -7,12 +7,12 @@ import torch
 from contracts import cases
 
 from amodal.encoders import build_encoders, encode_all
-from amodal.encoders.hiding import embed_present, encode_passes
-from amodal.encoders.latent_prediction import MovingAverage
-from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
-from amodal.losses.characteristic_function import conditional_cf_loss
+from amodal.losses.characteristic_function.loss import conditional_cf_loss
 from amodal.methods.cepa import CEPA, PRESETS
+from amodal.patterns import draw_removal
+from amodal.tokens.hiding import embed_present, encode_passes
+from amodal.tokens.latent_prediction import MovingAverage
 
 SCHEMA = cases.make_schema()
 SMALL = {"preset": "one_pattern", "layers": 1, "heads": 2, "dropout": 0.0, "form": "radial"}

@@ -8,12 +8,12 @@ import torch
 from contracts import cases
 
 import amodal
-from amodal.data.ring import RingWorld, ring_cohort
+from amodal.data.sources.ring import RingWorld, ring_cohort
 from amodal.encoders import build_encoders, encode_pooled
-from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError, UnknownNameError
-from amodal.losses.characteristic_function import marginal_cf_loss
+from amodal.losses.characteristic_function.loss import marginal_cf_loss
 from amodal.methods.fills import Fills, drop_modalities
+from amodal.patterns import draw_removal
 from amodal.schema import Modality, Schema, Task
 
 STRATEGIES = ("zero", "mean", "learned", "predictor", "mse", "ep", "cf")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from contracts import cases
 
-from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError
 from amodal.methods.fusion import JointFusion
 from amodal.methods.modality_dropout import ModalityDropout
+from amodal.patterns import draw_removal
 
 
 @pytest.fixture

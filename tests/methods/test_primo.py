@@ -9,9 +9,9 @@ from contracts import cases
 from torch.nn import functional
 
 from amodal.errors import AmodalError, ConfigurationError, UnknownNameError
-from amodal.impact import variability
 from amodal.methods import primo
 from amodal.methods.primo import PRIMO
+from amodal.predictive_impact import variability
 from amodal.schema import Modality, Schema, Task
 
 PAIR = (Modality("o", "tabular", (3,)), Modality("m", "tabular", (3,)))

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from amodal.errors import ShapeError
-from amodal.losses.kernel_weights import effective_sample_size as size_of_normalised
+from amodal.losses.characteristic_function.kernel_weights import effective_sample_size as size_of_normalised
 from amodal.metrics.collapse import context_diversity, effective_rank, effective_sample_size, spread
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amodal.data.avmnist import TASK
 from amodal.data.cohort import Cohort
+from amodal.data.sources.avmnist.cohort import TASK
 
 FILE = Path(__file__).resolve().parents[2] / "recipes" / "avmnist.py"
 MODELS = ("unimodal", "multimodal", "primo")

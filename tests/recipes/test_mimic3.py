@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amodal.data.mimic3 import prepare
+from amodal.data.sources.mimic.multibench import prepare
 
 FILE = Path(__file__).resolve().parents[2] / "recipes" / "mimic3.py"
 

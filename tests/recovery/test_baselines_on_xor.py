@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import amodal
-from amodal.data.xor import xor_cohort
+from amodal.data.sources.xor import xor_cohort
 from amodal.missingness import MCAR, Natural
 from amodal.removal import draw_presence
 

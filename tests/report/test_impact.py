@@ -10,8 +10,8 @@ import pytest
 from amodal.benchmark import Experiment, run_all
 from amodal.checkpoint import TrainedModel
 from amodal.data import load_cohort
-from amodal.impact.model import impact as impact_of
 from amodal.missingness import MCAR
+from amodal.predictive_impact.model import impact as impact_of
 from amodal.report import impact as module
 from amodal.report.impact import impact
 from amodal.report.subject import Subject

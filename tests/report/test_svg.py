@@ -123,7 +123,7 @@ def contrast(a: str, b: str) -> float:
 def test_contrast_is_enough_in_light_and_in_dark():
     from importlib import resources
 
-    css = resources.files("amodal.report").joinpath("style.css").read_text(encoding="utf-8")
+    css = resources.files("amodal.report").joinpath("templates/style.css").read_text(encoding="utf-8")
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in css.split("@media")[:2])
     for theme in (light, light | dark):
         for paper in ("paper", "wash"):

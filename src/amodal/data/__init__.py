@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from amodal.data.cohort import Cohort, check_trainable
-from amodal.data.digits import digit_quadrants
 from amodal.data.loader import make_loader
-from amodal.data.ring import ring_cohort
 from amodal.data.scale import Scaling
+from amodal.data.sources.digits import digit_quadrants
+from amodal.data.sources.ring import ring_cohort
+from amodal.data.sources.synthetic import gaussian_cohort
+from amodal.data.sources.xor import xor_cohort
 from amodal.data.split import folds, split_groups
-from amodal.data.synthetic import gaussian_cohort
-from amodal.data.xor import xor_cohort
 from amodal.errors import DataError, UnknownNameError
 
 __all__ = [

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.batch import Batch
-from amodal.distributions.diagonal_gaussian import DiagonalGaussian
+from amodal.distributions.gaussian.diagonal import DiagonalGaussian
 from amodal.encoders.encoder import PerModality
 from amodal.encoders.text import hash_words
 from amodal.schema import Modality, Schema, Task

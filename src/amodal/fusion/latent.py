@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from amodal.distributions.diagonal_gaussian import DiagonalGaussian, DiagonalMixture
+from amodal.distributions.gaussian.diagonal import DiagonalGaussian, DiagonalMixture
 
 __all__ = ["LOG_VAR_RANGE", "FixedScaleNorm", "LatentDecoder", "MixturePrior", "NormalisedPosterior"]
 

@@ -11,24 +11,24 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk
 from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
-from amodal.encoders.hiding import Passes, TokenSequences
-from amodal.encoders.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
-from amodal.encoders.masking import widen
-from amodal.encoders.removal import draw_removal
-from amodal.encoders.token_masks import TokenMasks
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion import MeanOfPresent
-from amodal.losses.characteristic_function import Form
-from amodal.losses.context_alignment import ContextAlignment
-from amodal.losses.feature_bank import FeatureBank
-from amodal.losses.kernel_weights import Distance
+from amodal.losses.characteristic_function.context_alignment import ContextAlignment
+from amodal.losses.characteristic_function.feature_bank import FeatureBank
+from amodal.losses.characteristic_function.kernel_weights import Distance
+from amodal.losses.characteristic_function.loss import Form
 from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.losses.token_reconstruction import hidden_token_error
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
+from amodal.patterns import draw_removal
 from amodal.schema import Schema
+from amodal.tokens.hiding import Passes, TokenSequences
+from amodal.tokens.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
+from amodal.tokens.masking import widen
+from amodal.tokens.token_masks import TokenMasks
 
 __all__ = ["CEPA", "PRESETS"]
 

@@ -12,10 +12,9 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from amodal.batch import Batch
-from amodal.distributions.joint_law import CompletionNoise, JointLaw
-from amodal.distributions.joint_variants import joint_law
+from amodal.distributions.joint.law import CompletionNoise, JointLaw
+from amodal.distributions.joint.variants import joint_law
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.late import average_predictions
 from amodal.fusion.network import FusionNetwork, build_fusion
@@ -23,6 +22,7 @@ from amodal.losses.alignment import cosine_alignment, kl_alignment
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import task_loss
 from amodal.method import LossTerms, SamplingMethod
+from amodal.patterns import draw_removal
 from amodal.schema import Schema
 
 __all__ = ["CM2"]
@@ -119,7 +119,7 @@ class CM2(SamplingMethod):
             "marginal", alignment "likelihood" with weight 256e-6 (1e-6 a vector), fusion by a two-layer LSTM with a
             linear head, one draw, no removal (pass `missingness` to `amodal.fit`). An option that is given wins.
         variant: What the copula joins: "coordinatewise", "common", "kendall", "projection" or "printed"; see
-            `amodal.distributions.joint_variants`.
+            `amodal.distributions.joint.variants`.
         family: "gaussian", "student_t", "gumbel", "clayton", "frank", "joe", or "independence" for no copula.
         components: Gaussians K in each modality's mixture.
         shared: Whether all coordinates share one copula (variant "coordinatewise").

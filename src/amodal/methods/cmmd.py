@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.distributions.diagonal_gaussian import DiagonalGaussian, kl_nats
+from amodal.distributions.gaussian.diagonal import DiagonalGaussian, kl_nats
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import (
     GaussianNetwork,

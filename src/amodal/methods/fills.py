@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion import Concatenate, MeanOfPresent
-from amodal.losses.characteristic_function import Form
-from amodal.losses.context_alignment import ContextAlignment
-from amodal.losses.kernel_weights import Distance
+from amodal.losses.characteristic_function.context_alignment import ContextAlignment
+from amodal.losses.characteristic_function.kernel_weights import Distance
+from amodal.losses.characteristic_function.loss import Form
 from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
+from amodal.patterns import draw_removal
 from amodal.schema import Schema
 
 __all__ = ["Fills"]

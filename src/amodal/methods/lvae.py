@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.distributions.diagonal_gaussian import (
+from amodal.distributions.gaussian.diagonal import (
     DiagonalGaussian,
     DiagonalMixture,
     kl_nats,
     kl_to_mixture_nats,
 )
-from amodal.distributions.experts import log_normal_nats
+from amodal.distributions.gaussian.experts import log_normal_nats
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import GaussianNetwork, target_features, target_width
-from amodal.encoders.removal import draw_subset
 from amodal.errors import ConfigurationError
 from amodal.fusion.latent import MixturePrior
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
 from amodal.method import LatentMethod, LossTerms
+from amodal.patterns import draw_subset
 from amodal.schema import Schema
 
 __all__ = ["LVAE"]

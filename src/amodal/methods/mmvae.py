@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.distributions.diagonal_gaussian import DiagonalGaussian
-from amodal.distributions.experts import (
+from amodal.distributions.gaussian.diagonal import DiagonalGaussian
+from amodal.distributions.gaussian.experts import (
     laplace_noise,
     log_laplace_nats,
     log_normal_nats,

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.encoders.removal import draw_removal
 from amodal.errors import ConfigurationError
 from amodal.fusion.network import FusionNetwork, build_fusion
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
+from amodal.patterns import draw_removal
 from amodal.schema import Schema
 
 __all__ = ["ModalityDropout"]

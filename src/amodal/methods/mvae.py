@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.distributions.diagonal_gaussian import DiagonalGaussian, kl_nats
-from amodal.distributions.experts import product_of_experts
+from amodal.distributions.gaussian.diagonal import DiagonalGaussian, kl_nats
+from amodal.distributions.gaussian.experts import product_of_experts
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import (
     GaussianNetwork,

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amodal.batch import Batch
-from amodal.distributions.diagonal_gaussian import (
+from amodal.distributions.gaussian.diagonal import (
     DiagonalMixture,
     kl_from_standard_nats,
     kl_of_mixtures_nats,
     kl_to_mixture_nats,
 )
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.encoders.removal import draw_subset
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.latent import LatentDecoder, MixturePrior, NormalisedPosterior
 from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import task_loss
 from amodal.method import LatentMethod, LossTerms
+from amodal.patterns import draw_subset
 from amodal.schema import Schema
 
 __all__ = ["PRIMO"]

@@ -11,13 +11,13 @@ from amodal.batch import Batch
 from amodal.benchmark import FinishedRun
 from amodal.checkpoint import TrainedModel
 from amodal.data import Cohort
-from amodal.impact import change_curve, rank_correlation, realised_change, variability_bound
-from amodal.impact.acquisition import Advice, advise
-from amodal.impact.model import impact as impact_of
-from amodal.impact.result import Impact
 from amodal.method import SamplingMethod
 from amodal.methods import METHODS
 from amodal.metrics import Interval, resample_counts
+from amodal.predictive_impact import change_curve, rank_correlation, realised_change, variability_bound
+from amodal.predictive_impact.acquisition import Advice, advise
+from amodal.predictive_impact.model import impact as impact_of
+from amodal.predictive_impact.result import Impact
 from amodal.report import figures
 from amodal.report.parts import Drawing, Section, Table, section
 from amodal.report.pictures import Exhibit, exhibit_case

@@ -77,7 +77,7 @@ def fill_page(title: str, kicker: str, sections: Sequence[Section]) -> str:
         kicker: The line above it.
         sections: What it shows, in order.
     """
-    files = resources.files("amodal.report")
+    files = resources.files("amodal.report") / "templates"
     style = Markup(files.joinpath("style.css").read_text(encoding="utf-8"))
     values = {"title": title, "kicker": kicker, "sections": sections, "style": style}
     return str(render("page.html", values | {"version": versions().get("amodal", "")}))

@@ -91,7 +91,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("amodal.report", ""),
+        loader=PackageLoader("amodal.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amodal.batch import Batch
-from amodal.data.digits import QUADRANTS
+from amodal.data.sources.digits import QUADRANTS
 from amodal.report.svg import clean
 from amodal.report.words import join_words
 from amodal.schema import Modality, Schema

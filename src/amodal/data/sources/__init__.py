@@ -1,0 +1,1 @@
+"""Sources of cohorts: open data sets and generators, one file or folder each."""

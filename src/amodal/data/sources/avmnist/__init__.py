@@ -1,0 +1,1 @@
+"""AV-MNIST: written digits with spoken ones, from MNIST, FSDD and ESC-50."""

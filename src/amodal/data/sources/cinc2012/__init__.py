@@ -1,0 +1,1 @@
+"""PhysioNet/Computing in Cardiology Challenge 2012."""

@@ -1,0 +1,1 @@
+"""MIMIC-III and MIMIC-IV in the forms that the field uses."""

@@ -1,0 +1,1 @@
+"""Gaussians with diagonal covariance: divergences, products and mixtures of experts."""

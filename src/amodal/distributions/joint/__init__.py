@@ -1,0 +1,1 @@
+"""Joint laws of several vectors: mixture margins coupled by a copula."""

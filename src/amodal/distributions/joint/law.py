@@ -1,0 +1,303 @@
+r"""The joint law of the vectors of several modalities: mixtures for the margins, a copula for what joins them.
+
+What a method needs of such a law: its log density on whatever a row observes, the part of it that joins the modalities,
+and completions, draws of what a row lacks given what it has. The variants are in ``joint_variants``; each says which
+scalar statistic of a vector the copula joins. Tensors have the modalities first, (M, B, D).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from amodal.distributions.copula import Archimedean, Elliptical, GaussianCopula, copula_family
+from amodal.distributions.copula.abstract import Copula
+from amodal.distributions.copula.points import full_precision, open_uniform, without_autocast
+from amodal.distributions.joint.normal_completion import NormalCompletion, normal_completion
+from amodal.distributions.mixture.fit import common_components
+from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
+from amodal.distributions.normal import normal_log_tails, normal_score
+from amodal.errors import ConfigurationError
+
+__all__ = ["CompletionNoise", "JointLaw"]
+
+
+@dataclass(frozen=True)
+class CompletionNoise:
+    """The randomness of S completions of R rows (R = 1: the same for every row), the modalities first.
+
+    Attributes:
+        uniform: Ranks for the copula, inside (0, 1), of shape (M, S, R, D), or (M, S, R, 1) where it joins scalars.
+        gumbel: Which component an absent modality comes from, of shape (M, S, R, K).
+        normal: Where in that component, of shape (M, S, R, D).
+        pick: Which components the observed ones came from, inside (0, 1), of shape (S, R).
+        order: In which order the modalities are drawn, each given those before.
+        kept: How many of the first in that order are the same in all draws.
+    """
+
+    uniform: Tensor
+    gumbel: Tensor
+    normal: Tensor
+    pick: Tensor
+    order: tuple[int, ...]
+    kept: int = 0
+
+    def keeping(self, kept: Sequence[int]) -> CompletionNoise:
+        """The same, with the first draw's noise for some modalities, which are drawn before all others."""
+        if not kept:
+            return self
+        parts = {}
+        for name in ("uniform", "gumbel", "normal"):
+            part = getattr(self, name).clone()
+            part[list(kept)] = part[list(kept), :1]
+            parts[name] = part
+        order = (*kept, *(m for m in range(len(self.uniform)) if m not in kept))
+        return CompletionNoise(**parts, pick=self.pick[:1].expand_as(self.pick), order=order, kept=len(kept))
+
+
+class JointLaw(nn.Module, ABC):
+    """Joint law of M vectors of D coordinates.
+
+    Args:
+        modalities: Number of modalities M, at least 1; with one there is nothing to join.
+        dim: Number of coordinates D.
+        components: Components K of each modality's mixture.
+        family: A copula family by name; "independence" joins nothing.
+        tau: Kendall's tau to start from; not at a boundary, where gradients vanish.
+        shared: Where each coordinate has a copula, whether all have the same.
+        scale_floor: Least standard deviation of a component.
+
+    Raises:
+        UnknownNameError: If the family is not known; says which is nearest.
+        ConfigurationError: If a number is out of range.
+
+    Attributes:
+        conditional: Whether completions can be drawn given what is observed.
+        joins_scalars: Whether one copula joins a scalar of each modality; else each coordinate has one.
+        one_component: Whether all modalities of a case come from the same component.
+    """
+
+    conditional: ClassVar[bool] = True
+    joins_scalars: ClassVar[bool] = True
+    one_component: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        modalities: int,
+        dim: int,
+        *,
+        components: int = 3,
+        family: str = "gaussian",
+        tau: float = 0.1,
+        shared: bool = False,
+        scale_floor: float = 0.05,
+    ):
+        super().__init__()
+        if modalities < 1:
+            raise ConfigurationError("a joint law has too few modalities", expected="1 or more", got=modalities)
+        self.modalities, self.dim, self.shared = modalities, dim, shared
+        kind = copula_family(family)
+        self.mixture = GaussianMixture(components, dim, batch_shape=(modalities,), scale_floor=scale_floor)
+        self.copula: Copula | None = None
+        if modalities > 1 and family.lower() != "independence":
+            shape = () if self.joins_scalars or shared else (dim,)
+            self.copula = kind.from_kendall_tau(torch.full(shape, float(tau)), modalities, learnable=True)
+
+    # Densities ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def log_density(self, z: Tensor, observed: Tensor) -> Tensor:
+        """Log density of what each row observes.
+
+        Args:
+            z: Vectors, of shape (M, B, D); anything where absent.
+            observed: Presence, bool, of shape (M, B).
+
+        Returns:
+            Of shape (B,), in nats; 0 for a row with nothing observed.
+        """
+
+    @abstractmethod
+    def dependence(self, z: Tensor, observed: Tensor) -> Tensor:
+        r"""The part of the log density that joins the modalities, :math:`\log p(z_O) - \sum_{m \in O} \log f_m(z_m)`.
+
+        Its mean under the law is the mutual information of the modalities (total correlation where there are more than
+        two); 0 where fewer than two are observed.
+
+        Args:
+            z: Vectors, of shape (M, B, D).
+            observed: Presence, bool, of shape (M, B).
+
+        Returns:
+            Of shape (B,), in nats.
+        """
+
+    def forward(self, z: Tensor, observed: Tensor) -> Tensor:
+        """The same as :meth:`dependence`."""
+        return self.dependence(z, observed)
+
+    # Completions -------------------------------------------------------------------------------------------------
+
+    def noise(self, draws: int, rows: int, generator: torch.Generator, like: Tensor) -> CompletionNoise:
+        """The randomness of some completions; with ``rows`` 1 it serves any number of rows alike."""
+        lead, options = (self.modalities, draws, rows), {"dtype": torch.float32, "device": like.device}
+        uniform = open_uniform((*lead, 1 if self.joins_scalars else self.dim), torch.empty((), **options), generator)
+        gumbel = torch.empty(*lead, self.mixture.components, **options).exponential_(generator=generator)
+        normal = torch.randn(*lead, self.dim, generator=generator, **options)
+        pick = torch.rand(draws, rows, generator=generator, **options)
+        gumbel = -gumbel.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return CompletionNoise(uniform, gumbel, normal, pick, tuple(range(self.modalities)))
+
+    def complete(self, z: Tensor, observed: Tensor, noise: CompletionNoise, *, given: bool = True) -> Tensor:
+        """Draws of what is absent.
+
+        Args:
+            z: Vectors, of shape (M, B, D); anything where absent.
+            observed: Presence, bool, of shape (M, B). Rows with nothing observed are drawn from the law itself.
+            noise: Of S draws, for B rows or one for all.
+            given: Whether the draws depend on what is observed; else they come from the modality's own mixture.
+
+        Returns:
+            Of shape (M, S, B, D): the same vectors where observed, draws elsewhere. Differentiable in the law's
+            parameters (mixture weights too) and in what is observed.
+
+        Raises:
+            ConfigurationError: If the variant has no conditional law.
+        """
+        if given and not self.conditional:
+            raise ConfigurationError(
+                f"{type(self).__name__} has no conditional law to draw completions from",
+                hint='Draw them from the margins (completion="marginal"), or take another variant.',
+            )
+        with without_autocast(z):
+            z = torch.where(observed.unsqueeze(-1), full_precision(z), 0.0)
+            whole = z.unsqueeze(1).expand(-1, noise.pick.shape[0], -1, -1)
+            rows = (~observed).any(0).nonzero(as_tuple=True)[0]
+            if not len(rows):
+                return whole
+            if noise.pick.shape[1] > 1:
+                noise = CompletionNoise(
+                    *(part.index_select(2, rows) for part in (noise.uniform, noise.gumbel, noise.normal)),
+                    pick=noise.pick[:, rows],
+                    order=noise.order,
+                    kept=noise.kept,
+                )
+            joined = given and (self.copula is not None or self.one_component)
+            drawn = self._draw(z[:, rows], observed[:, rows], noise, joined)  # (M, S, B', D)
+            absent = ~observed[:, None, rows, None]
+            return whole.index_copy(2, rows, torch.where(absent, drawn, whole[:, :, rows]))
+
+    @abstractmethod
+    def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
+        """Vectors (M, S, B, D), right where absent; with ``joined``, given what is observed."""
+
+    def _complete_logs(
+        self, lower: Tensor, upper: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Both logarithms of the copula's arguments, (M, S, B, E), absent ones drawn.
+
+        Args:
+            lower: Logarithms of the observed arguments, of shape (M, S or 1, B, E).
+            upper: Of one less the arguments, the same shape.
+            observed: Presence, of shape (M, B).
+            noise: Where to draw from.
+            joined: Whether the draws depend on what is observed.
+        """
+        shape = (*noise.uniform.shape[:2], *lower.shape[2:])
+        uniform = noise.uniform.expand(shape)
+        if not joined or self.copula is None:
+            return torch.log(uniform), torch.log1p(-uniform)
+        if isinstance(self.copula, GaussianCopula) and lower.shape[1] == 1:
+            every = torch.cartesian_prod(*(torch.arange(n, device=lower.device) for n in (shape[0], shape[2])))
+            drawn = self._normal_completion(lower[:, 0], upper[:, 0], observed, noise).at(*every.unbind(1))
+            return normal_log_tails(drawn.unflatten(0, (shape[0], shape[2])).transpose(1, 2))
+        lower, upper = lower.expand(shape), upper.expand(shape)
+        seen = observed[:, None, :, None]
+        if not self.joins_scalars:
+            return self.copula.complete_margins_first(lower, upper, seen, uniform, noise.order)
+        drawn = self.copula.complete_margins_first(
+            lower.squeeze(-1), upper.squeeze(-1), seen.squeeze(-1), uniform.squeeze(-1), noise.order
+        )
+        return drawn[0].unsqueeze(-1), drawn[1].unsqueeze(-1)
+
+    def _normal_completion(
+        self, lower: Tensor, upper: Tensor, observed: Tensor, noise: CompletionNoise
+    ) -> NormalCompletion:
+        """The scores of absent arguments under a Gaussian copula; logarithms of shape (M, B, E)."""
+        assert isinstance(self.copula, GaussianCopula)
+        correlation = self.copula.correlation
+        correlation = correlation.unsqueeze(0) if correlation.ndim == 2 else correlation
+        ranks = normal_score(torch.log(noise.uniform), torch.log1p(-noise.uniform))
+        scores = torch.where(observed.unsqueeze(-1), normal_score(lower, upper), 0.0)
+        return normal_completion(correlation, scores, observed, ranks, noise.order)
+
+    # Learning ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start_at_rows(self, z: Tensor, observed: Tensor, generator: torch.Generator) -> None:
+        """Places the components at data, apart from one another.
+
+        Where all modalities of a case come from the same component, the components are those of a few steps of
+        expectation and maximisation on what the rows observe; else each mixture is placed by itself.
+
+        Args:
+            z: Vectors, of shape (M, N, D).
+            observed: Presence, bool, of shape (M, N).
+            generator: Source of randomness.
+        """
+        if self.one_component and bool(observed.any()):
+            mixture = self.mixture
+            weights, means, scales = common_components(z.to(mixture.means), observed, mixture.components, generator)
+            floor = mixture.scale_floor
+            found = GaussianMixture.from_parameters(
+                weights.expand(self.modalities, -1), means, scales.clamp_min(2 * floor), scale_floor=floor
+            )
+            mixture.load_state_dict(found.state_dict())
+        else:
+            self.start_at([part[seen] for part, seen in zip(z, observed, strict=True)], generator)
+
+    @torch.no_grad()
+    def start_at(self, z: Sequence[Tensor], generator: torch.Generator) -> None:
+        """Places each mixture's components at points of data, apart from one another.
+
+        Args:
+            z: For each of M modalities vectors (n, D); an empty one leaves its mixture where it is.
+            generator: Source of randomness.
+        """
+        most = max(len(part) for part in z)
+        if not most:
+            return
+        rows = torch.arange(most)
+        means, scales = self.mixture.means.clone(), self.mixture.raw_scales.clone()
+        points = [part[rows % len(part)] if len(part) else part.new_zeros(most, self.dim) for part in z]
+        self.mixture.start_at(torch.stack(points).to(self.mixture.means), generator=generator)
+        for m, part in enumerate(z):
+            if not len(part):
+                self.mixture.means[m], self.mixture.raw_scales[m] = means[m], scales[m]
+
+    @torch.no_grad()
+    def describe(self) -> dict[str, float]:
+        """What is worth watching: mean Kendall's tau over pairs, its mean size, the parameter, how far components are
+        apart (least distance of two means of a mixture, over the mean scale, for each coordinate)."""
+        found: dict[str, float] = {}
+        mixture = self.mixture
+        if mixture.components > 1:
+            pairs = torch.triu_indices(mixture.components, mixture.components, 1)
+            apart = (mixture.means[:, pairs[0]] - mixture.means[:, pairs[1]]).norm(dim=-1)
+            found["components_apart"] = float(apart.min() / mixture.scales.mean() / math.sqrt(self.dim))
+        if self.copula is None:
+            return {"tau": 0.0, "tau_size": 0.0} | found
+        tau = self.copula.kendall_tau()
+        if isinstance(self.copula, Elliptical):
+            above = torch.triu_indices(self.modalities, self.modalities, 1)
+            tau = tau[..., above[0], above[1]]
+            found["correlation"] = float(self.copula.correlation[..., above[0], above[1]].mean())
+        elif isinstance(self.copula, Archimedean):
+            found["theta"] = float(self.copula.theta.mean())
+        return {"tau": float(tau.mean()), "tau_size": float(tau.abs().mean())} | found

@@ -1,0 +1,201 @@
+"""Encoding modalities several times in one call: clean, and with some of their tokens hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from amodal.batch import Batch
+from amodal.encoders.encoder import Encoder, PerModality, Tokens, scatter
+from amodal.tokens.latent_prediction import fill_sequence
+
+__all__ = ["Embedded", "Passes", "TokenSequences", "embed_present", "encode_passes"]
+
+
+class Embedded(NamedTuple):
+    """The rows that have a modality, after the first stage of its encoder.
+
+    Attributes:
+        rows: Positions of these rows in the batch, int64, of shape (P,).
+        tokens: Of shape (P, L, E), E the encoder's `embed_width`.
+        valid: Which tokens are real, bool, of shape (P, L).
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    valid: Tensor
+
+
+class Passes(NamedTuple):
+    """One batch encoded clean and with tokens hidden; every tensor has all B rows.
+
+    Attributes:
+        clean: Tokens of every modality, stand-ins where it is absent.
+        masked: The same with the smaller mask.
+        crossed: The same with the larger one.
+        own: Which tokens are the row's own, bool (B, L_m): neither stand-ins nor padding.
+        hidden: Tokens to reconstruct from `masked`, (B, L_m), bool or 0/1 with a gradient.
+        hidden_more: Tokens to reconstruct from `crossed`.
+        others: Clean tokens of the same rows under further patterns of presence.
+    """
+
+    clean: dict[str, Tokens]
+    masked: dict[str, Tokens]
+    crossed: dict[str, Tokens]
+    own: dict[str, Tensor]
+    hidden: dict[str, Tensor]
+    hidden_more: dict[str, Tensor]
+    others: tuple[dict[str, Tokens], ...] = ()
+
+
+def embed_present(encoder: Encoder, batch: Batch, name: str) -> Embedded | None:
+    """The first stage of `encode_present`, which the passes of `encode_passes` share.
+
+    Args:
+        encoder: The modality's encoder.
+        batch: B rows.
+        name: The modality.
+
+    Returns:
+        Tokens of the rows that have the modality; None if nobody has it, and the encoder is not called.
+    """
+    rows, values, measured, lengths = batch.present(name)
+    if len(rows) == 0:
+        return None
+    return Embedded(rows, *encoder.embed(values, measured, lengths))
+
+
+def encode_passes(
+    encoder: Encoder, embedded: Embedded, placeholder: Tensor, hides: Sequence[Tensor | None]
+) -> list[Tensor]:
+    r"""The second stage, once on all passes stacked along the rows, each with its own tokens hidden.
+
+    .. math:: \tilde Z = E\bigl(X \odot (1 - h) + v \odot h\bigr)
+
+    A masked variant of `encode_present`: three passes (clean, and two masks) are one call of the trunk on 3P rows.
+
+    Args:
+        encoder: The modality's encoder.
+        embedded: Its tokens after the first stage.
+        placeholder: What stands in the place of hidden tokens, :math:`v`, of shape (E,).
+        hides: For each pass which tokens are hidden, of shape (P, L): bool, or 0/1 with a gradient; None: none are.
+
+    Returns:
+        For each pass contextual tokens, of shape (P, L, D).
+
+    Source:
+        :cite:`choi2025cepa`, eq. 1, with 1 = hidden; the placeholder is put between the two stages of the encoder.
+    """
+    return list(_stacked_passes(encoder, embedded, placeholder, hides).chunk(len(hides)))
+
+
+def _stacked_passes(
+    encoder: Encoder, embedded: Embedded, placeholder: Tensor, hides: Sequence[Tensor | None]
+) -> Tensor:
+    tokens, inputs = embedded.tokens, []
+    for hide in hides:
+        if hide is None:
+            inputs.append(tokens)
+        elif hide.dtype == torch.bool:
+            inputs.append(torch.where(hide[..., None], placeholder.to(tokens.dtype), tokens))
+        else:
+            inputs.append(torch.lerp(tokens, placeholder.to(tokens.dtype), hide[..., None].to(tokens.dtype)))
+    stacked = torch.cat(inputs) if len(inputs) > 1 else inputs[0]
+    return encoder.trunk(stacked, embedded.valid.repeat(len(inputs), 1))
+
+
+class TokenSequences(nn.Module):
+    """Token sequences of all modalities and rows: their own tokens where present, learned stand-ins where absent.
+
+    Args:
+        encoders: An encoder for each modality, all of one width D.
+        lengths: For each modality the number of stand-in tokens.
+        hides: Whether tokens will be hidden; then each modality has a learned placeholder for hidden tokens.
+        normalise: Whether tokens are standardised (each over its own coordinates), so that their scale is fixed.
+    """
+
+    def __init__(self, encoders: PerModality, lengths: Mapping[str, int], *, hides: bool, normalise: bool = False):
+        super().__init__()
+        self.lengths = dict(lengths)
+        parts = {name: encoder for name, encoder in encoders.items() if isinstance(encoder, Encoder)}
+        self.project = PerModality({name: _projection(encoder.width, normalise) for name, encoder in parts.items()})
+        self.stand_in = nn.ParameterList(0.02 * torch.randn(encoder.width) for encoder in parts.values())
+        self.placeholder = None
+        if hides:
+            self.placeholder = nn.ParameterList(0.02 * torch.randn(encoder.embed_width) for encoder in parts.values())
+
+    def embed(self, encoders: PerModality, batch: Batch) -> dict[str, Embedded | None]:
+        """The first stage of all encoders, which every later pass shares."""
+        found = {}
+        for name, encoder in encoders.items():
+            assert isinstance(encoder, Encoder)
+            found[name] = embed_present(encoder, batch, name)
+        return found
+
+    def own(self, embedded: Mapping[str, Embedded | None], batch: Batch) -> dict[str, Tensor]:
+        """Which tokens are a row's own, bool (B, L_m): neither stand-ins nor padding."""
+        return {
+            name: torch.zeros(len(batch), self.lengths[name], dtype=torch.bool, device=batch.device)
+            if part is None
+            else scatter(part.valid, part.rows, len(batch))
+            for name, part in embedded.items()
+        }
+
+    def forward(
+        self,
+        encoders: PerModality,
+        embedded: Mapping[str, Embedded | None],
+        size: int,
+        *hides: Mapping[str, Tensor] | None,
+    ) -> list[dict[str, Tokens]]:
+        """Sequences under each of some masks, one call of each encoder's trunk for all of them.
+
+        Args:
+            encoders: The encoders.
+            embedded: What `embed` returns.
+            size: Number of rows B.
+            *hides: For each pass which tokens are hidden, of shape (B, L_m); None: none are.
+
+        Returns:
+            For each pass tokens (B, L, D) of every modality.
+        """
+        n, passes = len(hides), [{} for _ in hides]
+        for m, (name, present) in enumerate(embedded.items()):
+            part, encoder = None, encoders[name]
+            assert isinstance(encoder, Encoder)
+            if present is not None:
+                blank = present.tokens.new_zeros(()) if self.placeholder is None else self.placeholder[m]
+                masks = [None if hide is None else hide[name][present.rows] for hide in hides]
+                tokens = self.project[name](_stacked_passes(encoder, present, blank, masks))
+                rows = torch.cat([present.rows + i * size for i in range(n)])
+                part = (rows, tokens, present.valid.repeat(n, 1))
+            filled = fill_sequence(part, self.stand_in[m], self.lengths[name], n * size)
+            for sequences, z, valid in zip(passes, filled.values.chunk(n), filled.valid.chunk(n)):
+                sequences[name] = Tokens(z, valid)
+        return passes
+
+    def without(self, sequences: Mapping[str, Tokens], observed: Mapping[str, Tensor]) -> dict[str, Tokens]:
+        """Sequences that `forward` would return had fewer modalities been present, without another encoding.
+
+        Args:
+            sequences: Tokens (B, L, D) of every modality.
+            observed: What is left of what was present, for each modality bool, of shape (B,).
+
+        Returns:
+            Tokens of the same shape, stand-ins where nothing is left.
+        """
+        rest = {}
+        for m, (name, (tokens, valid)) in enumerate(sequences.items()):
+            has = observed[name][:, None]
+            stands = torch.arange(valid.shape[1], device=valid.device) < self.lengths[name]  # (L,)
+            blank = torch.where(stands[:, None], self.stand_in[m].to(tokens.dtype), 0.0)
+            rest[name] = Tokens(torch.where(has[..., None], tokens, blank), torch.where(has, valid, stands))
+        return rest
+
+
+def _projection(width: int, normalise: bool) -> nn.Module:
+    linear = nn.Linear(width, width)
+    return nn.Sequential(linear, nn.LayerNorm(width, elementwise_affine=False)) if normalise else linear
