@@ -356,7 +356,12 @@ def changed_value(cohort: Cohort) -> Cohort:
     row = int(np.flatnonzero(cohort.observed[:, 0])[0])
     values["a"][row, 2] += 1e-3
     return Cohort.from_arrays(
-        values, task=cohort.schema.task, target=cohort.target, observed=cohort.observed, splits=cohort.splits
+        values,
+        task=cohort.schema.task,
+        target=cohort.target,
+        observed=cohort.observed,
+        splits=cohort.splits,
+        name=cohort.name,
     )
 
 

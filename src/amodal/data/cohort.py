@@ -355,7 +355,7 @@ class Cohort:
 
         Example:
             >>> task = Task("binary", classes=("no", "yes"))
-            >>> one, other = (Cohort.from_arrays({"x": np.float32([[v], [2]])}, task=task, target=[0, 1]) for v in (1, 3))
+            >>> one, other = (Cohort.from_arrays({"x": np.float32([[v], [2]])}, task=task) for v in (1, 3))
             >>> one.fingerprint == other.fingerprint, one.take(np.array([1])).fingerprint == one.fingerprint
             (False, False)
         """

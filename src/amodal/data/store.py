@@ -73,8 +73,8 @@ class Store(ABC):
     gaps: bool
     """Whether any present row has cells that were not measured."""
     recorded: Mapping[str, str] | None = None
-    """SHA-256 of each role's file as the cohort's folder records it, and under "presence" that of the presence that they
-    were written for; None: the store is in memory."""
+    """SHA-256 of each role's file as the cohort's folder records it, and under "presence" that of the presence that
+    they were written for; None: the store is in memory."""
 
     @abstractmethod
     def __len__(self) -> int:
