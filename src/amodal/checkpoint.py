@@ -219,7 +219,7 @@ class TrainedModel:
             if name in batch.values:
                 values[name], observed[name] = batch.values[name], batch.observed[name]
             else:
-                values[name] = torch.zeros(size, *(modality.shape or (1,)))
+                values[name] = modality.traits.blank(size, modality.shape)
                 observed[name] = torch.zeros(size, dtype=torch.bool)
         keep = {
             part: {k: v for k, v in getattr(batch, part).items() if k in values} for part in ("measured", "lengths")
@@ -355,8 +355,7 @@ def check_schema(expected: Schema, given: Schema) -> None:
         )
     for name in shared:
         ours, theirs = expected[name], given[name]
-        sizes = (ours.shape[1:], theirs.shape[1:]) if ours.kind == "series" else (ours.shape, theirs.shape)
-        if ours.kind != theirs.kind or sizes[0] != sizes[1]:
+        if ours.kind != theirs.kind or not ours.traits.fits(ours.shape, theirs.shape):
             raise SchemaError(
                 f"modality {name!r} is not the one the model was trained on",
                 expected=f"{ours.kind} {ours.shape}",
