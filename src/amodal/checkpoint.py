@@ -316,10 +316,28 @@ class TrainedModel:
             prior=tensors["prior"].numpy(),
             experiment={k: v for k, v in experiment.items() if k != "format"},
             history=pd.read_csv(history) if history.is_file() and history.stat().st_size > 1 else pd.DataFrame(),
-            presence=Presence.load(presence) if presence.is_file() else None,
+            presence=_training_presence(presence, experiment) if presence.is_file() else None,
             folder=folder,
         )
         return model.to(device)
+
+
+def _training_presence(file: Path, experiment: Mapping[str, Any]) -> Presence:
+    """Presence of the training rows; what rows are told about patterns that training never met depends on it.
+
+    Raises:
+        RunError: If the file holds another presence than the run's record says.
+    """
+    presence = Presence.load(file)
+    recorded = experiment.get("presence", {}).get("train", {}).get("hash", presence.hash)
+    if presence.hash != recorded:
+        raise RunError(
+            f"{file} is not the presence of the training rows",
+            expected=f"hash {recorded[:12]}",
+            got=presence.hash[:12],
+            hint="Another file has replaced it: train the run again, or bring the file back.",
+        )
+    return presence
 
 
 def read_experiment(folder: Path) -> dict[str, Any]:

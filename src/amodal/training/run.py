@@ -118,6 +118,7 @@ class Run:
     def optimise(self, loggers: tuple[str, ...], progress: bool) -> None:
         """Trains by gradient steps, from the stored state if there is one."""
         import lightning.pytorch as pl
+        from lightning.pytorch.plugins.environments import LightningEnvironment
 
         from amodal.training.loop import LoopModule
 
@@ -133,6 +134,7 @@ class Run:
                     devices=self.settings.devices,
                     num_nodes=self.settings.nodes,
                     strategy="ddp_find_unused_parameters_true" if many else "auto",
+                    plugins=None if many else [LightningEnvironment()],  # not the scheduler's, see process_rank
                     precision=self.settings.precision,  # type: ignore[arg-type]
                     max_epochs=self.settings.epochs,
                     logger=_loggers(loggers, self.folder),
@@ -290,7 +292,7 @@ class Run:
         }
         self.plan["versions"] = versions()
         model = self.model
-        if self.folder is not None and process_rank() == 0:
+        if self.folder is not None and process_rank(self.settings.devices * self.settings.nodes) == 0:
             model.write_into(self.folder)
             (self.folder / STATE_FILE).unlink(missing_ok=True)
         return model
@@ -307,10 +309,17 @@ def training_prior(train: Cohort) -> np.ndarray:
     return np.array([target.mean()], dtype=np.float64)
 
 
-def process_rank() -> int:
-    """Rank of this process among those that train one model together (0 for a single one)."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
+def process_rank(processes: int) -> int:
+    """Rank of this process among those that train one model together.
+
+    A model that one process trains has rank 0, whatever a scheduler has written into the environment: many such fits
+    run next to each other under `srun` or `torchrun`, and each writes its own run.
+
+    Args:
+        processes: How many train the model together.
+    """
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if processes > 1 else ():
+        if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
     return 0
 
