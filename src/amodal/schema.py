@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 from amodal.errors import SchemaError, UnknownNameError
 from amodal.kinds import ModalityKind, modality_kind
 
-__all__ = ["Modality", "Schema", "Task", "TaskKind"]
+__all__ = ["Modality", "Schema", "Task", "TaskKind", "check_schema"]
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
@@ -258,3 +258,26 @@ def _plain_label(label: Any) -> str | int | bool:
 
 def _increase(edges: tuple[float, ...]) -> bool:
     return all(math.isfinite(edge) for edge in edges) and all(a < b for a, b in pairwise(edges))
+
+
+def check_schema(expected: Schema, given: Schema) -> None:
+    """Checks that given modalities are those a model knows, or some of them.
+
+    Raises:
+        SchemaError: If none is known, or one has another kind or shape.
+    """
+    shared = [name for name in given.names if name in expected.names]
+    if not shared:
+        raise SchemaError(
+            "the data have none of the model's modalities",
+            expected=", ".join(expected.names),
+            got=", ".join(given.names),
+        )
+    for name in shared:
+        ours, theirs = expected[name], given[name]
+        if ours.kind != theirs.kind or not ours.traits.fits(ours.shape, theirs.shape):
+            raise SchemaError(
+                f"modality {name!r} is not the one the model was trained on",
+                expected=f"{ours.kind} {ours.shape}",
+                got=f"{theirs.kind} {theirs.shape}",
+            )
