@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.checkpoint import TrainedModel, build_method, inference
+from amodal.checkpoint import TrainedModel, build_method
 from amodal.data.cohort import Cohort
 from amodal.data.loader import make_loader
 from amodal.data.scale import Scaling
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.files import replace_file
 from amodal.losses.task import prediction_error, prediction_loss
-from amodal.method import EstimatedMethod, Method
+from amodal.method import EstimatedMethod, Method, inference
 from amodal.metrics.monitor import representation_numbers, signs_of_collapse
 from amodal.missingness import Mechanism, Natural, Presence
 from amodal.removal import draw_presence
@@ -84,6 +84,7 @@ class Run:
             history=pd.DataFrame(self.history),
             presence=self.first_presence,
             folder=self.folder,
+            training_cases=self.train,
         )
 
     def presence_of(self, epoch: int) -> Presence:
