@@ -167,7 +167,7 @@ def test_experiments_that_fail_do_not_end_the_others(cohort, experiment, tmp_pat
     quick = replace(experiment, rates=(), patterns="met")
     failing = replace(quick, name="one", encoders={"nowhere": "mlp"})
     told: list = []
-    with pytest.warns(UserWarning, match=r"1 of 3 cells failed.*one-seed3: UnknownNameError: unknown modality"):
+    with pytest.warns(UserWarning, match=r"(?s)1 of 3 cells failed.*one-seed3: UnknownNameError: unknown modality"):
         results = run_all(
             [replace(quick, name="a"), failing, replace(quick, name="b")], tmp_path, cohort=cohort, tell=told.append
         )

@@ -3,54 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from benchmark.works import COUNT, doubled, dying, failing, mean_of, other, trained
 
-from amodal.benchmark import Cell, CellProgress, Done, Failed, fit_cell, fit_values, sweep
+from amodal.benchmark import Cell, CellProgress, Done, Failed, fit_values, sweep
 from amodal.data import Cohort
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.schema import Task
-
-COUNT = Path("computed")
-
-
-def doubled(cell: Cell, cohort: Cohort | None, folder: Path) -> dict:
-    """Twice the number, with one finding of every form."""
-    with COUNT.open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    (folder / "note.txt").write_text("made here")
-    number = cell["number"]
-    frame = pd.DataFrame({"id": ["a", "b"], "value": [number, 2 * number]})
-    return {
-        "twice": np.float64(2 * number),
-        "nested": {1: [np.int64(3), float("nan")]},
-        "values": np.arange(number),
-        "table": frame,
-        "note": folder / "note.txt",
-        "rows": None if cohort is None else len(cohort),
-    }
-
-
-def mean_of(cell: Cell, cohort: Cohort, folder: Path) -> dict:
-    return {"mean": float(cohort.batch(np.arange(len(cohort))).values["a"].mean())}
-
-
-def failing(cell: Cell, cohort: Cohort | None, folder: Path) -> dict:
-    if cell["number"] == 2:
-        raise DataError("there is no two", got=2)
-    return {"number": cell["number"]}
-
-
-def dying(cell: Cell, cohort: Cohort | None, folder: Path) -> dict:
-    if (folder / "before").is_file():
-        return {"number": cell["number"]}
-    (folder / "before").write_text("")
-    raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -105,11 +67,7 @@ def test_other_data_and_another_function_are_another_result(tmp_path):
     assert found[0].folder == found[2].folder
     by_cell = sweep(numbers(1, 2), tmp_path, mean_of, data=lambda cell: made(cell["number"]))
     assert [one.record["mean"] for one in by_cell.done] == [3.5, 4.5]
-    assert sweep(numbers(2), tmp_path, failing_never, data=made()).done[0].record == {"other": True}
-
-
-def failing_never(cell: Cell, cohort: Cohort, folder: Path) -> dict:
-    return {"other": True}
+    assert sweep(numbers(2), tmp_path, other, data=made()).done[0].record == {"other": True}
 
 
 def test_a_cell_that_fails_is_stored_and_tried_again(tmp_path):
@@ -180,10 +138,6 @@ def test_processes_find_the_same(tmp_path, computed):
     assert [one.record for one in here.done] == [one.record for one in there.done]
     with pytest.warns(UserWarning, match="1 of 3 cells failed"):
         assert len(sweep(numbers(1, 2, 3), tmp_path / "failing", failing, jobs=2).done) == 2
-
-
-def trained(cell: Cell, cohort: Cohort, folder: Path) -> dict:
-    return {"settings": fit_cell(cell, cohort, cohort, missingness=None).experiment["training"]}
 
 
 def test_a_cell_that_trains_holds_every_default(tmp_path):

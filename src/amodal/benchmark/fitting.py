@@ -10,8 +10,9 @@ from typing import Any
 from amodal.benchmark.cells import Cell
 from amodal.checkpoint import TrainedModel
 from amodal.data import Cohort
-from amodal.encoders import DEFAULT_ENCODERS, ENCODERS
+from amodal.encoders import ENCODERS
 from amodal.errors import UnknownNameError
+from amodal.kinds import MODALITY_KINDS
 from amodal.methods import METHODS
 from amodal.training import fit
 from amodal.training.settings import settings_from
@@ -54,6 +55,7 @@ def fit_values(
         raise UnknownNameError("method", method, METHODS)
     resolved = asdict(settings_from(settings))
     given, choices = dict(options or {}), dict(encoders or {})
+    by_kind = {name: kind.encoder for name, kind in MODALITY_KINDS.items()}
     return {
         "method": method,
         "options": given,
@@ -63,7 +65,7 @@ def fit_values(
         "settings": resolved,
         "defaults": {
             "options": _resolved(METHODS[method], given, f"option of {method}"),
-            "encoders": {name: _encoder(choice) for name, choice in {**DEFAULT_ENCODERS, **choices}.items()},
+            "encoders": {name: _encoder(choice) for name, choice in {**by_kind, **choices}.items()},
         },
     }
 

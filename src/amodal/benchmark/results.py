@@ -349,7 +349,8 @@ def _check_same_presence(a: FinishedRun, b: FinishedRun) -> None:
         return
     shared = {condition.name for condition in a.conditions} & {condition.name for condition in b.conditions}
     differing = [name for name in ("test", *sorted(shared)) if a.presence_hash(name) != b.presence_hash(name)]
-    if a.train_presence is not None and b.train_presence is not None:
+    comparable = a.experiment.rows == b.experiment.rows  # complete rows are those of the same draw
+    if a.train_presence is not None and b.train_presence is not None and comparable:
         same = np.array_equal(a.train_presence.natural, b.train_presence.natural)
         differing += [] if same else ["training"]
     if differing:

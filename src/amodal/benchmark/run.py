@@ -176,7 +176,7 @@ def train_and_evaluate(cell: Cell, cohort: Cohort, folder: Path) -> dict[str, Pa
         for part, place in ((train, 10), (valid, 11))
     )
     if experiment.rows == "complete":
-        train, valid = (part.take(part.observed.all(axis=1)) for part in (train, valid))
+        train, valid = (part.take(np.asarray(part.observed.all(axis=1))) for part in (train, valid))
     model = fit(
         experiment.method,
         train,
