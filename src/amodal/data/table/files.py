@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from amodal.data.limits import LARGEST_ARRAY, LARGEST_BANK, LARGEST_FILE, check_member
 from amodal.data.table.cells import texts
 from amodal.data.table.section import nearest
 from amodal.data.table.source import Place, Rows
@@ -17,9 +18,6 @@ from amodal.errors import DataError
 
 __all__ = ["FileRule", "load_array", "open_bank", "read_files", "within"]
 
-_LARGEST_FILE = 512 * 2**20
-_LARGEST_ARRAY = 512 * 2**20
-_LARGEST_RATIO = 1000
 _STEP = 2**22
 
 
@@ -105,8 +103,8 @@ def _read_one(place: Place, rule: FileRule, cell: str | None, decode: Callable[[
         return "missing", None
     try:
         size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise DataError("the file is too large", expected=f"{_LARGEST_FILE} bytes or less", got=size)
+        if size > LARGEST_FILE:
+            raise DataError("the file is too large", expected=f"{LARGEST_FILE} bytes or less", got=size)
         return "read", decode(path)
     except (DataError, OSError) as error:
         return "unreadable", error
@@ -148,7 +146,7 @@ def load_array(path: Path, key: str | None = None) -> np.ndarray:
     if path.suffix.lower() == ".npz":
         with _archive(path) as archive:
             member = _member(archive, path, key)
-            _check_member(path, member, _LARGEST_ARRAY)
+            check_member(path.name, member, LARGEST_ARRAY)
             with archive.open(member) as file:
                 return _load(file, path, member.file_size)
     with open(path, "rb") as file:
@@ -171,7 +169,7 @@ def open_bank(path: Path, key: str | None, work: Path) -> np.ndarray:
         if not unpacked.is_file():
             with _archive(path) as archive:
                 member = _member(archive, path, key)
-                _check_member(path, member, 2**42)
+                check_member(path.name, member, LARGEST_BANK)
                 scratch = unpacked.with_suffix(".tmp")
                 try:
                     with archive.open(member) as packed, open(scratch, "wb") as plain:
@@ -208,16 +206,6 @@ def _member(archive: zipfile.ZipFile, path: Path, key: str | None) -> zipfile.Zi
     return archive.infolist()[names.index(key)]
 
 
-def _check_member(path: Path, member: zipfile.ZipInfo, largest: int) -> None:
-    ratio = member.file_size / max(1, member.compress_size)
-    if member.file_size > largest or (ratio > _LARGEST_RATIO and member.file_size > 2**26):
-        raise DataError(
-            f"{path.name} unpacks to {member.file_size / 1e6:,.0f} MB, {ratio:,.0f} times its size",
-            expected=f"{largest / 1e6:,.0f} MB or less, and no more than {_LARGEST_RATIO} times",
-            hint="It is refused as a decompression bomb.",
-        )
-
-
 def _load(file: Any, path: Path, size: int) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(file)
@@ -226,7 +214,7 @@ def _load(file: Any, path: Path, size: int) -> np.ndarray:
         needed = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
         if dtype.hasobject:
             raise DataError(f"{path.name} holds Python objects", expected="numbers", hint="They are never unpickled.")
-        if needed > min(size, _LARGEST_ARRAY):
+        if needed > min(size, LARGEST_ARRAY):
             raise DataError(f"{path.name} is smaller than its header says", expected=f"{needed} bytes", got=size)
         content = file.read(needed)
         if len(content) < needed:
