@@ -17,6 +17,7 @@ __all__ = [
     "LARGEST_MEMBER",
     "LARGEST_SHEET",
     "MOST_FILES_IN_A_CELL",
+    "MOST_FILES_IN_A_SERIES",
     "MOST_MEMBERS",
     "MOST_OPCODES",
     "MOST_PIXELS",
@@ -54,6 +55,9 @@ MOST_MEMBERS = 1_000_000
 
 MOST_FILES_IN_A_CELL = 64
 """Files that one cell may name."""
+
+MOST_FILES_IN_A_SERIES = 4_096
+"""Slices of one volume."""
 
 MOST_OPCODES = 1_000_000
 """Steps of the program in a pickle file."""
