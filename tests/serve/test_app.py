@@ -321,7 +321,9 @@ def test_a_large_image_is_refused_before_it_is_decoded(client: TestClient, monke
 
 
 def test_an_image_unlike_those_of_training_is_told(client: TestClient):
-    answer = client.post("/predict", json={"scan": base64.b64encode(png(np.full((8, 8), 255, np.uint8))).decode()}).json()
+    answer = client.post(
+        "/predict", json={"scan": base64.b64encode(png(np.full((8, 8), 255, np.uint8))).decode()}
+    ).json()
     assert any(note.startswith("scan: mean level 255 beyond the training images'") for note in answer["notes"])
     assert any(note.startswith("scan: contrast 0 beyond the training images'") for note in answer["notes"])
 
