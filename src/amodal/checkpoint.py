@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -21,7 +20,7 @@ from amodal.data.scale import Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
-from amodal.method import Method
+from amodal.method import Clock, Method, inference
 from amodal.methods import METHODS
 from amodal.missingness import Presence
 from amodal.schema import Schema
@@ -295,6 +294,8 @@ class TrainedModel:
             method.load_state_dict(part)
         except RuntimeError as error:
             raise RunError(f"the weights in {folder} do not fit its experiment.json: {error}") from error
+        result = experiment.get("result", {})
+        method.clock = Clock(*(result.get(k, 0) for k in ("steps", "epochs", "steps", "epochs")))  # at its end
         scaling = {k.removeprefix("scaling."): v.numpy() for k, v in tensors.items() if k.startswith("scaling.")}
         history = folder / "history.csv"
         presence = folder / "presence.npz"
@@ -362,18 +363,6 @@ def check_schema(expected: Schema, given: Schema) -> None:
                 expected=f"{ours.kind} {ours.shape}",
                 got=f"{theirs.kind} {theirs.shape}",
             )
-
-
-@contextmanager
-def inference(method: Method) -> Iterator[None]:
-    """Evaluation mode without gradients, for a while."""
-    training = method.training
-    method.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        method.train(training)
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
