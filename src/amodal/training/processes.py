@@ -25,7 +25,8 @@ def expected_rank(settings: TrainingSettings) -> int:
     """
     if settings.devices * settings.nodes == 1:
         return 0
-    return next((int(os.environ[n]) for n in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if n in os.environ), 0)
+    given = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((int(rank) for rank in given if rank.isdecimal()), 0)
 
 
 @dataclass(frozen=True)

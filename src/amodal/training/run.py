@@ -67,6 +67,7 @@ class Run:
             history=pd.DataFrame(self.state.history),
             presence=self.data.first_presence,
             folder=self.folder,
+            training_cases=self.data.train,
         )
 
     def train(self, loggers: Sequence[str] = (), *, progress: bool = False) -> TrainedModel:
