@@ -21,6 +21,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,6 +52,11 @@ def made(variant: str, mixture: GaussianMixture, copula: Copula) -> JointLaw:
     law = joint_law(variant, copula.dim, mixture.dim, components=mixture.components)
     law.mixture, law.copula = mixture, copula
     return law
+
+
+def mean_density(law: JointLaw, z: Tensor, observed: Tensor) -> Tensor:
+    """The joint law's mean log density."""
+    return law.log_density(z, observed).mean()
 
 
 def seconds(loss: Callable[[], Tensor], parameters: list[Tensor], repeats: int = 10) -> float:
@@ -87,12 +93,10 @@ def main() -> None:
             def own_peer() -> Tensor:
                 return coordinate_density(mixture, z)  # noqa: B023
 
-            def kendall(law: JointLaw = made("kendall", mixture, copula)) -> Tensor:
-                return law.log_density(z, observed).mean()  # noqa: B023
-
-            def coordinatewise(law: JointLaw = made("coordinatewise", mixture, copula)) -> Tensor:
-                return law.log_density(z, observed).mean()  # noqa: B023
-
+            kendall, coordinatewise = (
+                partial(mean_density, made(variant, mixture, copula), z, observed)
+                for variant in ("kendall", "coordinatewise")
+            )
             one = ratio(kendall, peer, parameters, rounds)
             two = ratio(coordinatewise, own_peer, parameters, rounds)
             three = ratio(coordinatewise, peer, parameters, rounds)
