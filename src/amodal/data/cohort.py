@@ -94,9 +94,11 @@ class Cohort:
         """Makes a cohort of arrays and lists of text, which are used as they are, not copied, where they can be.
 
         Args:
-            values: For each modality an array (N, D) tabular, (N, T, D) series or (N, C, H, W) image, a list of N
-                str (text; None = absent) or a list of N arrays (T_i, D) (series of different length; None = absent).
-                NaN in tables and series marks cells that were not measured.
+            values: For each modality an array, tensor or frame (N, D) tabular, (N, T, D) series or (N, C, H, W) image,
+                a list of N str (text; None = absent) or a list of N arrays or frames (T_i, D) (series of different
+                length; None = absent). NaN in tables and series marks cells that were not measured. The columns of
+                frames name the features; numbers and booleans of any type are taken, a categorical column becomes one
+                feature a category.
             task: What is predicted.
             target: As labels of `task.classes` or, where these are strings, their positions (N,); 0/1/NaN (N, K) for
                 multilabel; numbers (N,) for regression; None if unknown.
@@ -108,7 +110,7 @@ class Cohort:
             groups: Patients, strings or integers; default: the ids.
             splits: Names of splits, "" = none.
             kinds: Kinds of modalities whose shape does not tell.
-            features: Names of the features.
+            features: Names of the features; the columns of a frame are put in this order.
             units: Units of the features.
             name: A short name.
             description: One line for people.
@@ -153,11 +155,12 @@ class Cohort:
                 measured=measured.get(key),
                 lengths=lengths.get(key),
                 observed=presence.get(key),
+                features=tuple(features.get(key, ())),
             )
             for key, given in values.items()
         }
         modalities = tuple(
-            Modality(key, part.kind, part.shape, tuple(features.get(key, ())), tuple(units.get(key, ())))
+            Modality(key, part.kind, part.shape, part.features, tuple(units.get(key, ())))
             for key, part in taken.items()
         )
         row_groups = row_ids if groups is None else read_names("groups", groups, n)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.checks import check_bool, is_missing, name_rows
+from amodal.data.frames import plain_values
 from amodal.data.store import CHUNK_BYTES, ArrayStore, RaggedStore, Store
 from amodal.errors import DataError, SchemaError, ShapeError, UnknownNameError
 from amodal.schema import ModalityKind
@@ -26,12 +27,14 @@ class Intake(NamedTuple):
         shape: Shape of one sample.
         store: Its values.
         observed: Presence, bool, of shape (N,).
+        features: Names of the features, if anything names them.
     """
 
     kind: ModalityKind
     shape: tuple[int, ...]
     store: Store
     observed: np.ndarray
+    features: tuple[str, ...] = ()
 
 
 def read_modality(
@@ -43,20 +46,22 @@ def read_modality(
     measured: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
     observed: np.ndarray | None = None,
+    features: Sequence[str] = (),
 ) -> Intake:
     """Reads one modality.
 
     Args:
         name: Its name, for messages.
-        given: An array (N, …), a list of N texts (None = absent), or a list of N series (T_i, D) (None = absent).
+        given: An array, tensor or frame (N, …), or a list of N texts, series (T_i, D) or arrays (None = absent).
         ids: Ids of the N rows.
         kind: Its kind; None: by the shape.
         measured: Cells measured, bool of the shape of the array; None: those that are not NaN.
         lengths: Valid entries along axis 1 of a series, integers (N,).
         observed: Presence, bool (N,); None: rows that are not None and not NaN altogether.
+        features: Names of the features; the columns of a frame are put in their order.
 
     Returns:
-        Kind, shape, store and presence.
+        Kind, shape, store, presence and names of features.
 
     Raises:
         ShapeError: If sizes disagree or the number of axes is wrong.
@@ -64,19 +69,18 @@ def read_modality(
     """
     if kind is not None and kind not in _AXES_OF_KIND:
         raise UnknownNameError("kind of modality", kind, _AXES_OF_KIND)
-    if not isinstance(given, list | tuple | np.ndarray):
-        given = np.asarray(given)  # of pandas or torch
+    given, names = plain_values(name, given, features, is_series=kind == "series", is_text=kind == "text")
     if len(given) != len(ids):
         raise ShapeError(f"modality {name!r} has another number of rows", expected=len(ids), got=len(given))
     if kind == "text" or (kind is None and _looks_like_text(given)):
         if measured is not None or lengths is not None:
             raise SchemaError(f"modality {name!r} is text and takes neither `measured` nor `lengths`")
-        return _read_texts(name, given, ids, observed)
+        return _read_texts(name, given, ids, observed)._replace(features=names)
     if kind in (None, "series") and _looks_ragged(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"series of different length take neither `measured` nor `lengths` (modality {name!r})")
-        return _read_ragged(name, given, ids, observed)
-    return _read_array(name, given, ids, kind, measured, lengths, observed)
+        return _read_ragged(name, given, ids, observed)._replace(features=names)
+    return _read_array(name, given, ids, kind, measured, lengths, observed)._replace(features=names)
 
 
 # Texts ---------------------------------------------------------------------------------------------------------------
