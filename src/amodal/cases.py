@@ -187,7 +187,7 @@ def align_rows(what: str, given: Any, index: Any, n: int) -> Any:
         return given
     if not (labels.is_unique and index.is_unique):
         twice = labels[labels.duplicated()] if not labels.is_unique else index[index.duplicated()]
-        raise DataError(f"{what} cannot be aligned with X: label {twice[0]!r} comes twice", hint=_BY_POSITION)
+        raise DataError(f"{what} cannot be aligned with X: label {_few(twice[:1])} comes twice", hint=_BY_POSITION)
     lacking, unknown = index.difference(labels, sort=False), labels.difference(index, sort=False)
     if not len(lacking) and not len(unknown):
         return given.iloc[labels.get_indexer(index)]
@@ -225,7 +225,7 @@ def _aligned(columns: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     for name, found in labels.items():
         if not found.is_unique:
             raise DataError(
-                f"modality {name!r} cannot be aligned: label {found[found.duplicated()][0]!r} comes twice",
+                f"modality {name!r} cannot be aligned: label {_few(found[found.duplicated()][:1])} comes twice",
                 hint=_BY_POSITION,
             )
         rest = [other for key, other in labels.items() if key != name]

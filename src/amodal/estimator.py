@@ -15,14 +15,13 @@ from amodal.cases import Cases
 from amodal.checkpoint import TrainedModel, read_experiment
 from amodal.data.checks import is_missing
 from amodal.data.cohort import Cohort
-from amodal.data.frames import as_frame, put_in_order
+from amodal.data.frames import as_frame
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
 from amodal.method import SamplingMethod
 from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.outcome import Outcome, read_labels, read_numbers
-from amodal.predictive_impact.model import impact
-from amodal.predictive_impact.result import Impact
-from amodal.schema import Schema, Task
+from amodal.predictive_impact import Advice, Impact
+from amodal.schema import Schema, Task, put_in_order
 from amodal.training import fit
 
 __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
@@ -116,8 +115,8 @@ class _Estimator(BaseEstimator):
             **self._settings(),
         )
         self.schema_: Schema = self.model_.schema
+        self.model_.training_cases = train if self.keep_training else None
         self._take_names(train.schema)
-        self._train = train if self.keep_training else None
         return self
 
     def _read(self, y: Any) -> Outcome:
@@ -151,7 +150,7 @@ class _Estimator(BaseEstimator):
 
     def _cases(self, X: Any, *, reset: bool) -> Cases:
         """X as cases with the modalities by name; `reset`: they are those to learn from."""
-        if isinstance(X, Mapping):
+        if isinstance(X, Mapping) and not hasattr(X, "tocsr"):  # some sparse matrices are dictionaries
             if reset:
                 if self.modalities is not None:
                     raise SchemaError("`modalities` divides one table, and X is a dictionary", hint="Leave it out.")
@@ -204,7 +203,9 @@ class _Estimator(BaseEstimator):
             if len(present) == len(columns) and self.modalities is not None:
                 chosen[name] = frame[columns]
             elif present or self.modalities is None:  # raises, with the names
-                chosen[name] = frame.iloc[:, put_in_order(name, present if self.modalities else list(frame), columns)]
+                given = present if self.modalities is not None else list(frame.columns)
+                put_in_order(f"modality {name!r} has other features", given, columns)
+                chosen[name] = frame[columns]
         if not chosen:
             raise SchemaError(
                 "X has none of the columns of fit",
@@ -248,7 +249,8 @@ class _Estimator(BaseEstimator):
         return self._cohort_of(cases, self.schema_.task, None, observed, None, self.schema_)
 
     def _predictions(self, X: Any, observed: Any) -> np.ndarray:
-        return self.model_.predict(self._cohort(X, observed))
+        cohort = self._cohort(X, observed)
+        return self.model_.predict(cohort)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
@@ -292,13 +294,30 @@ class _Estimator(BaseEstimator):
             ConfigurationError: If there are no draws, or the method cannot draw and there are no training cases.
         """
         cohort = self._cohort(X, observed)
-        return impact(self.model_, cohort, draws=draws, seed=seed, vary=vary, train=self._donors(train))
+        return self.model_.impact(cohort, draws=draws, seed=seed, vary=vary, train=self._donors(train))
+
+    def advise(self, X: Any, observed: Any = None, *, train: Any = None, **options: Any) -> Advice:
+        """Which missing modality of each case to look at next; see `amodal.predictive_impact.advise`.
+
+        Args:
+            X: Cases as for `predict`.
+            observed: As for `predict`.
+            train: As for `impact`.
+            **options: Of that function: `draws`, `seed`, `utility`, …
+
+        Returns:
+            What that function gives.
+
+        Raises:
+            ConfigurationError: As `impact`.
+        """
+        return self.model_.advise(self._cohort(X, observed), train=self._donors(train), **options)
 
     def _donors(self, train: Any) -> Cohort | None:
         """Training cases to take completions from."""
         if train is not None:
             return self._cohort(train, None)
-        kept = getattr(self, "_train", None)
+        kept = self.model_.training_cases
         if kept is None and not isinstance(self.model_.method, SamplingMethod):
             raise ConfigurationError(
                 f"the method {self.method!r} cannot draw completions itself, and there are no training cases to take "

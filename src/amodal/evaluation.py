@@ -88,12 +88,15 @@ class Evaluation:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Writes metrics.json, predictions.parquet and presence.npz into a folder, each complete or not at all."""
+        """Writes metrics.json, predictions.parquet and test_presence.npz into a folder, each complete or not at all.
+
+        The folder of the evaluated run may be taken: `presence.npz` there is that of the training rows, and stays.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         frame = self.frame()
         replace_file(folder / "predictions.parquet", lambda path: frame.to_parquet(path, index=False))
-        replace_file(folder / "presence.npz", self.presence.save)
+        replace_file(folder / "test_presence.npz", self.presence.save)
         write_json(folder / "metrics.json", self.to_json())
         return folder
 
@@ -378,7 +381,9 @@ def _checked(model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None)
         raise DataError("there are no cases to evaluate", hint="Check the name of the split.")
     if cohort.target is None:
         raise DataError("the cohort has no targets to evaluate against", hint="Use model.predict for new cases.")
-    return cohort.target, _chosen(model.schema.task, metrics)
+    target = cohort.with_task(model.schema.task).target
+    assert target is not None
+    return target, _chosen(model.schema.task, metrics)
 
 
 def _chosen(task: Task, metrics: Sequence[str] | None) -> dict[str, Metric]:

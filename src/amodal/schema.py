@@ -11,13 +11,11 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
 
 from amodal.errors import SchemaError, UnknownNameError
+from amodal.kinds import ModalityKind, modality_kind
 
-__all__ = ["Modality", "ModalityKind", "Schema", "Task", "TaskKind"]
+__all__ = ["Modality", "Schema", "Task", "TaskKind", "check_schema", "class_order", "feature_order", "put_in_order"]
 
-ModalityKind = Literal["tabular", "series", "image", "text"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
-_AXES = {"tabular": "(D,)", "series": "(T, D)", "image": "(C, H, W)", "text": "()"}
-_N_AXES = {"tabular": 1, "series": 2, "image": 3, "text": 0}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
 
 
@@ -27,7 +25,8 @@ class Modality:
 
     Args:
         name: Letters, digits, `_` and `-`, beginning with a letter or `_`.
-        kind: "tabular" (D,), "series" (T, D), "image" (C, H, W) or "text" (); a series' T is the longest one.
+        kind: A name of `amodal.kinds.MODALITY_KINDS`: "tabular" (D,), "series" (T, D), "image" (C, H, W) or "text" ();
+            a series' T is the longest one.
         shape: Shape of one sample, without the batch axis.
         features: Names of the D features (tabular, series), or of the channels; may be empty.
         units: Units of the features, as many as `features`; may be empty.
@@ -43,15 +42,14 @@ class Modality:
     """
 
     name: str
-    kind: ModalityKind
+    kind: str
     shape: tuple[int, ...]
     features: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in _AXES:
-            raise UnknownNameError("kind of modality", self.kind, _AXES)
+        axes = modality_kind(self.kind).axes
         if not _NAME.fullmatch(self.name):
             raise SchemaError(
                 "a modality's name is not usable",
@@ -61,10 +59,10 @@ class Modality:
         object.__setattr__(self, "shape", tuple(operator.index(n) for n in self.shape))
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "units", tuple(self.units))
-        if len(self.shape) != _N_AXES[self.kind] or any(n < 1 for n in self.shape):
+        if len(self.shape) != len(axes) or any(n < 1 for n in self.shape):
             raise SchemaError(
                 f"modality {self.name!r} has a shape that is not that of kind {self.kind!r}",
-                expected=f"{_AXES[self.kind]} with positive sizes",
+                expected=f"{self.traits.axes_of_sample} with positive sizes",
                 got=self.shape,
             )
         for what in ("features", "units"):
@@ -75,11 +73,14 @@ class Modality:
                 )
 
     @property
+    def traits(self) -> ModalityKind:
+        """Everything that depends on its kind."""
+        return modality_kind(self.kind)
+
+    @property
     def n_features(self) -> int:
         """D of tabular and series, number of channels of images, 1 for text."""
-        return {"tabular": lambda s: s[0], "series": lambda s: s[1], "image": lambda s: s[0], "text": lambda s: 1}[
-            self.kind
-        ](self.shape)
+        return self.traits.n_features(self.shape)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -257,3 +258,90 @@ def _plain_label(label: Any) -> str | int | bool:
 
 def _increase(edges: tuple[float, ...]) -> bool:
     return all(math.isfinite(edge) for edge in edges) and all(a < b for a, b in pairwise(edges))
+
+
+def check_schema(expected: Schema, given: Schema) -> None:
+    """Checks that given modalities are those a model knows, or some of them.
+
+    Features may come in another order (`feature_order`); other names, and other units, are refused.
+
+    Raises:
+        SchemaError: If none is known, or one has another kind or shape, other features or other units.
+    """
+    shared = [name for name in given.names if name in expected.names]
+    if not shared:
+        raise SchemaError(
+            "the data have none of the model's modalities",
+            expected=", ".join(expected.names),
+            got=", ".join(given.names),
+        )
+    for name in shared:
+        ours, theirs = expected[name], given[name]
+        if ours.kind != theirs.kind or not ours.traits.fits(ours.shape, theirs.shape):
+            raise SchemaError(
+                f"modality {name!r} is not the one the model was trained on",
+                expected=f"{ours.kind} {ours.shape}",
+                got=f"{theirs.kind} {theirs.shape}",
+            )
+        order = feature_order(ours, theirs)
+        if ours.units and theirs.units:
+            units = theirs.units if order is None else [theirs.units[place] for place in order]
+            for place, (unit, other) in enumerate(zip(ours.units, units)):
+                if unit != other:
+                    what = f"feature {ours.features[place]!r}" if ours.features else f"feature {place}"
+                    raise SchemaError(
+                        f"{what} of modality {name!r} has other units than in training", expected=unit, got=other
+                    )
+
+
+def feature_order(expected: Modality, given: Modality) -> list[int] | None:
+    """Positions in the given features of the expected ones; None if they are in order, or not named on either side.
+
+    Raises:
+        SchemaError: If the names are not the same; the message has those that are lacking and those that are too many.
+    """
+    if not expected.features or not given.features or expected.features == given.features:
+        return None
+    return put_in_order(f"modality {expected.name!r} has other features", given.features, expected.features)
+
+
+def class_order(expected: Task, given: Task) -> list[int] | None:
+    """Positions in the given classes of the expected ones; None if they are the same in the same order.
+
+    Raises:
+        SchemaError: If the tasks are of different kinds, or have other classes or units.
+    """
+    if expected.kind != given.kind or (expected.units and given.units and expected.units != given.units):
+        raise SchemaError(
+            "the targets are not of the task the model was trained for",
+            expected=f"{expected.kind} {expected.units}".strip(),
+            got=f"{given.kind} {given.units}".strip(),
+        )
+    if expected.classes == given.classes:
+        return None
+    return put_in_order("the targets have other classes", given.classes, expected.classes)
+
+
+def put_in_order(problem: str, given: Sequence[Any], expected: Sequence[Any]) -> list[int]:
+    """Positions in `given` of each of `expected`: the same distinct names in any order.
+
+    Raises:
+        SchemaError: If they are not the same names; the message begins with `problem`.
+    """
+    places = {name: place for place, name in enumerate(given)}
+    if len(given) != len(expected) or any(name not in places for name in expected):
+        without = [name for name in expected if name not in places]
+        too_many = [name for name in given if name not in expected]
+        parts = [f"{what} {_listed(names)}" for what, names in (("without", without), ("with", too_many)) if names]
+        raise SchemaError(
+            problem,
+            expected=_listed(expected),
+            got="; ".join(parts) or _listed(given),
+            hint="They may come in any order, under the names that training had.",
+        )
+    return [places[name] for name in expected]
+
+
+def _listed(names: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, names[:8]))
+    return f"{shown}, … ({len(names)})" if len(names) > 8 else shown

@@ -9,8 +9,9 @@ import numpy as np
 
 from amodal.data.checks import is_missing
 from amodal.errors import DataError, SchemaError, ShapeError
+from amodal.schema import put_in_order
 
-__all__ = ["as_frame", "plain_values", "put_in_order"]
+__all__ = ["as_frame", "plain_values"]
 
 
 def plain_values(
@@ -67,28 +68,6 @@ def as_frame(given: Any) -> Any:
     return given if isinstance(given, pd.DataFrame) else None
 
 
-def put_in_order(name: str, given: Sequence[str], features: Sequence[str]) -> list[int]:
-    """Positions in `given` of each of `features`: the same names in any order.
-
-    Raises:
-        SchemaError: If they are not the same names; the message has those that are lacking and those that are too many.
-    """
-    if sorted(given) != sorted(features):
-        lacking = [feature for feature in features if feature not in given]
-        unknown = [feature for feature in given if feature not in features]
-        raise SchemaError(
-            f"modality {name!r} has other features",
-            expected=_listed(features),
-            got="; ".join(
-                f"{what} {_listed(names)}" for what, names in (("without", lacking), ("with", unknown)) if names
-            )
-            or _listed(given),
-            hint="Columns may come in any order, under the names that training had.",
-        )
-    places = {feature: place for place, feature in enumerate(given)}
-    return [places[feature] for feature in features]
-
-
 # Frames --------------------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +77,7 @@ def _read_frame(name: str, frame: Any, features: Sequence[str]) -> tuple[np.ndar
     named = len(frame.columns) > 0 and all(isinstance(label, str) for label in frame.columns)
     twice = frame.columns[frame.columns.duplicated()].tolist() if named else []
     if twice:
-        raise SchemaError(f"modality {name!r} has columns of the same name", got=_listed(twice))
+        raise SchemaError(f"modality {name!r} has columns of the same name", got=", ".join(twice[:8]))
     columns, names = [], []
     for place, label in enumerate(frame.columns):
         column, where = frame.iloc[:, place], f"column {label!r} of modality {name!r}"
@@ -114,7 +93,7 @@ def _read_frame(name: str, frame: Any, features: Sequence[str]) -> tuple[np.ndar
     if not named:
         return values, tuple(features)
     if features:
-        return values[:, put_in_order(name, names, features)], tuple(features)
+        return values[:, put_in_order(f"modality {name!r} has other features", names, features)], tuple(features)
     return values, tuple(names)
 
 
@@ -182,7 +161,8 @@ def _spread(column: Any, label: str, known: Sequence[str], where: str) -> tuple[
     unknown = sorted({word for word in words.tolist() if word is not None} - set(categories))
     if unknown:
         raise DataError(
-            f"{where} has categories that training did not have: {_listed(unknown)}", expected=_listed(categories)
+            f"{where} has categories that training did not have: {', '.join(unknown[:8])}",
+            expected=", ".join(categories[:12]),
         )
     cells = [np.where(missing, np.nan, words == category).astype(np.float64) for category in categories]
     return cells, [f"{label}={category}" for category in categories]
@@ -275,8 +255,3 @@ def _array(given: Any) -> np.ndarray:
     if hasattr(given, "iloc"):  # a column of texts or of arrays
         given = given.to_numpy(dtype=object)
     return np.asarray(given)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(str, names[:8]))
-    return f"{shown}, … ({len(names)})" if len(names) > 8 else shown
