@@ -204,10 +204,8 @@ def _read_list(name: str, entries: list[Any], features: Sequence[str], is_series
         return [np.zeros((0, max(1, len(features))))] * len(rows), tuple(features)
     if not filled or axes == {0}:
         return np.array([np.nan if row is None else row for row in rows]), tuple(features)
-    if len(axes) > 1:
-        raise ShapeError(
-            f"the entries of modality {name!r} have different numbers of axes", got=" and ".join(map(str, sorted(axes)))
-        )
+    if not axes <= {1} and not axes <= {2}:
+        return rows, tuple(features)  # images, or a mixture that is refused where they are read
     if axes == {1} and (is_series or len({row.shape for row in filled}) > 1):
         if not is_series and all(isinstance(entry, list | tuple) for entry in present):
             raise ShapeError(
@@ -221,17 +219,10 @@ def _read_list(name: str, entries: list[Any], features: Sequence[str], is_series
     same = len({row.shape for row in filled}) == 1
     if same and len(filled) == len(rows):
         return np.stack(filled), tuple(features)
+    width = filled[0].shape[-1]
     if axes == {2}:
-        width = filled[0].shape[1]
         return [row.reshape(0, width) if row is not None and not row.size else row for row in rows], tuple(features)
-    if not same:
-        raise ShapeError(
-            f"the entries of modality {name!r} have different sizes",
-            got=" and ".join(map(str, sorted({row.shape for row in filled})[:3])),
-            hint="Only series may differ, in their length; bring images to one size.",
-        )
-    absent = np.full(filled[0].shape, np.nan, np.float32)
-    return np.stack([absent if row is None or not row.size else row for row in rows]), tuple(features)
+    return [None if row is None or not row.size else row for row in rows], tuple(features)
 
 
 def _entry(name: str, place: int, entry: Any, features: Sequence[str]) -> np.ndarray:
