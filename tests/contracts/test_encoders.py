@@ -5,7 +5,6 @@ import inspect
 import json
 import math
 import re
-from typing import get_args
 
 import pytest
 import torch
@@ -16,15 +15,14 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.citation import bibliography
 from amodal.encoders import (
-    DEFAULT_ENCODERS,
     ENCODERS,
     Encoded,
     Encoder,
-    StagedEncoder,
     build_encoders,
     encode_present,
 )
-from amodal.schema import Modality, ModalityKind, Schema, Task
+from amodal.kinds import MODALITY_KINDS
+from amodal.schema import Modality, Schema, Task
 
 MODALITIES = {
     "tabular": Modality("m", "tabular", (5,)),
@@ -159,15 +157,15 @@ def test_tokens_can_be_replaced_between_the_stages(name, make):
     assert placeholder.grad.any()
 
 
-@pytest.mark.parametrize("name", [n for n, e in ENCODERS.items() if issubclass(e, StagedEncoder)])
+@every_encoder
 def test_stages_can_be_run_from_outside(name, make):
     encoder, rows = make(name).eval(), rows_of(KINDS[name], 4)
-    assert isinstance(encoder, StagedEncoder)
     stage_map, valid = encoder.begin(*rows)
-    assert len(encoder.stages()) == len(encoder.stage_widths) >= 1
-    for stage, channels in zip(encoder.stages(), encoder.stage_widths):
-        stage_map = stage(stage_map)
+    assert len(encoder.stage_widths) >= 1
+    for index, channels in enumerate(encoder.stage_widths):
+        stage_map = encoder.run_stage(index, stage_map, valid)
         assert stage_map.shape[encoder.channel_axis] == channels
+        assert valid is None or valid.shape == stage_map.shape[:2]
     for ours, theirs in zip(encoder.finish(stage_map, valid), encoder(*rows)):
         close(ours.float(), theirs.float())
 
@@ -352,7 +350,7 @@ def test_far_outliers_stay_finite(name, make):
 def test_is_documented_and_registered(name):
     encoder = ENCODERS[name]
     assert encoder.kinds
-    assert set(encoder.kinds) <= set(get_args(ModalityKind))
+    assert set(encoder.kinds) <= set(MODALITY_KINDS)
     assert not set(encoder.references) - set(bibliography())
     text = inspect.getdoc(encoder) or ""
     cited = set(re.findall(r":cite:`([^`]+)`", text))
@@ -371,7 +369,4 @@ def test_every_concrete_encoder_is_registered():
         return ([cls] if own else []) + below
 
     assert set(concrete(Encoder)) == set(ENCODERS.values())
-    assert not set(BATCH_STATISTICS) & set(DEFAULT_ENCODERS.values())
-    assert {kind: ENCODERS[name].kinds for kind, name in DEFAULT_ENCODERS.items()} == {
-        kind: (kind,) for kind in get_args(ModalityKind)
-    }
+    assert not set(BATCH_STATISTICS) & {kind.encoder for kind in MODALITY_KINDS.values()}

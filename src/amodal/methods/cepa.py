@@ -243,8 +243,8 @@ class CEPA(Method):
         names, d = schema.names, width_of(self.encoders)
         small = {"heads": chosen["heads"], "dropout": chosen["dropout"]}
         network = {"layers": chosen["layers"], **small}
-        images = [modality.name for modality in schema.modalities if modality.kind == "image"]
-        fixed = {name for name in names if pooling == "encoder" and schema[name].kind != "text"}
+        images = [modality.name for modality in schema.modalities if modality.traits.on_grid]
+        fixed = {name for name in names if pooling == "encoder" and not schema[name].traits.holds_texts}
         lengths = {n: self._encoder(n).n_tokens for n in names}
         lengths = {n: length if n in fixed else min(length, stand_in_tokens) for n, length in lengths.items()}
         hides, normalise = chosen["masking"] != "none", chosen["normalise_tokens"]
@@ -273,12 +273,6 @@ class CEPA(Method):
         self.fusion = TransformerTrunk(d, layers=1, feedforward=4.0, **small)
         self.head = nn.Linear(slots * d, schema.task.n_outputs)
         self.banks = PerModality({name: FeatureBank(bank, d, d) for name in names}) if bank else None
-
-    @classmethod
-    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
-        """Whether there are several patterns a step; see `Method.meets_all_patterns_with`."""
-        names = PRESETS["default"]
-        return _resolved(options.get("preset", "default"), {n: options.get(n) for n in names})["patterns"] > 1
 
     def train(self, mode: bool = True) -> CEPA:
         """Training or evaluation mode; the moving average stays in the latter, and so does a fixed context encoder."""
@@ -435,7 +429,7 @@ class CEPA(Method):
             bank.push(features[rows, m].detach(), seen[rows].detach())  # type: ignore[operator]
         return value
 
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         """Moves the moving average of the predictor; see `Method.after_step`."""
         if self.masks is not None:
             self.masks.follow(self.predictor)

@@ -7,42 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from amodal.batch import Batch
-from amodal.checkpoint import TrainedModel, check_schema
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError
+from amodal.encoders import scatter
+from amodal.errors import DataError
 from amodal.predictive_impact.draws import check_count
+from amodal.predictive_impact.predictor import Predictor, check_inputs
 from amodal.schema import Modality
 
-__all__ = ["DonorCompletions", "check_inputs", "summarise"]
+__all__ = ["DonorCompletions", "summarise"]
 
-_SIDE = 8  # images are averaged to this many rows and columns at most
-_BUCKETS = 64  # of a text's character triples
 _PAIRS = 2**22  # pairs of case and donor in work at a time
-
-
-def check_inputs(model: TrainedModel, cohort: Cohort, what: str = "cases") -> None:
-    """Refuse what is no trained model, and cases that it cannot take.
-
-    Args:
-        model: Perhaps a trained model.
-        cohort: Perhaps cases with its modalities, or some of them.
-        what: What the cases are, for messages.
-
-    Raises:
-        ConfigurationError: If they are something else.
-        SchemaError: If the cases' modalities do not fit.
-    """
-    for given, name, kind, hint in (
-        (model, "the model", TrainedModel, "amodal.fit and amodal.load give one."),
-        (cohort, f"the {what}", Cohort, "Cohort.from_arrays and amodal.load_cohort give one."),
-    ):
-        if not isinstance(given, kind):
-            raise ConfigurationError(f"{name} cannot be used", expected=f"a {kind.__name__}",
-                                     got=type(given).__name__, hint=hint)  # fmt: skip
-    check_schema(model.schema, cohort.schema)
 
 
 def summarise(batch: Batch, modality: Modality) -> Tensor:
@@ -59,24 +35,8 @@ def summarise(batch: Batch, modality: Modality) -> Tensor:
     Returns:
         Of shape (B, F); zero where the modality is absent.
     """
-    value = batch.values[modality.name]
-    if modality.kind == "tabular":
-        return value.float()
-    if modality.kind == "image":
-        height, width = (min(size, _SIDE) for size in value.shape[2:])
-        return functional.adaptive_avg_pool2d(value.float(), (height, width)).flatten(1)
-    lengths = batch.lengths.get(modality.name)
-    if lengths is None:
-        lengths = torch.full((len(batch),), value.shape[1], device=value.device)
-    inside = torch.arange(value.shape[1], device=value.device) < lengths[:, None]  # (B, L)
-    if modality.kind == "text":
-        return _triples(value, inside)
-    known = batch.measured[modality.name] if modality.name in batch.measured else torch.ones_like(value).bool()
-    known = known & inside[..., None]
-    mean = torch.where(known, value, 0.0).sum(1) / known.sum(1).clamp(min=1)
-    place = torch.where(known, torch.arange(value.shape[1], device=value.device)[:, None], -1).amax(1)  # (B, D)
-    last = value.gather(1, place.clamp(min=0)[:, None]).squeeze(1)
-    return torch.cat([mean, torch.where(place >= 0, last, 0.0)], dim=1)
+    present = batch.present(modality.name)
+    return scatter(modality.traits.similarity_vector(present, modality.shape), present.rows, len(batch))
 
 
 class DonorCompletions:
@@ -101,7 +61,7 @@ class DonorCompletions:
         DataError: If there are no training cases.
     """
 
-    def __init__(self, model: TrainedModel, train: Cohort, *, neighbours: int = 50):
+    def __init__(self, model: Predictor, train: Cohort, *, neighbours: int = 50):
         check_count("neighbours", neighbours)
         check_inputs(model, train, "training cases")
         if not len(train):
@@ -242,14 +202,3 @@ def _fill(batch: Batch, given: Batch, names: Sequence[str]) -> Batch:
                 columns[name] = getattr(given, part)[name]
     parts["values"] = {name: parts["values"][name] for name in batch.modalities}
     return Batch(parts["values"], parts["observed"], parts["measured"], parts["lengths"], batch.target, batch.ids)
-
-
-def _triples(value: Tensor, inside: Tensor) -> Tensor:
-    """Square roots of the shares of hashed character triples (B, 64) in bytes (B, L)."""
-    counts = torch.zeros(len(value), _BUCKETS, device=value.device)
-    if value.shape[1] < 3:
-        return counts
-    code = value.long()
-    code = code[:, :-2] * 65_599 + code[:, 1:-1] * 257 + code[:, 2:]
-    counts.scatter_add_(1, (code * 2_654_435_761 >> 16) % _BUCKETS, inside[:, 2:].float())
-    return (counts / counts.sum(1, keepdim=True).clamp(min=1)).sqrt()

@@ -108,7 +108,7 @@ def presence(subject: Subject) -> Section:
     )
     further = Table(
         ["method", "removed further while training"],
-        [[name, removal(subject.results.runs_of(name)[0].experiment)] for name in subject.results.names],
+        [[name, removal(subject.results.runs_of(name)[0])] for name in subject.results.names],
     )
     hashes = [(run.seed, run.metrics["presence_hash"]) for run in subject.results.runs_of(run.name)]
     return section(
@@ -381,7 +381,7 @@ def reproduce(subject: Subject) -> Section:
 def _examples(subject: Subject) -> list[list[Exhibit]]:
     """The first test cases as the models saw them, where there are pictures."""
     test, run = subject.test, subject.first
-    if test is None or not all(modality.kind == "image" for modality in run.schema.modalities):
+    if test is None or not all(modality.traits.on_grid for modality in run.schema.modalities):
         return []
     rows = np.arange(min(8, len(test)))
     batch = test.batch(rows)

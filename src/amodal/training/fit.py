@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from amodal.checkpoint import TrainedModel, resolve_device
+from amodal.checkpoint import TrainedModel, build_method, resolve_device
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import write_json
-from amodal.method import EstimatedMethod
 from amodal.methods import METHODS
 from amodal.missingness import BalancedCounts, Mechanism, Natural
-from amodal.training.run import Run, forked_rng, process_rank
+from amodal.seeds import forked_rng, mix_seed
+from amodal.training.data import TrainingData
+from amodal.training.processes import expected_rank, start_processes
+from amodal.training.run import Run
 from amodal.training.settings import settings_from
 
 __all__ = ["fit"]
@@ -94,38 +97,42 @@ def fit(
     check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
     if valid is None:
         train, valid = _hold_back(train, seed)
-    train_mechanism, valid_mechanism = _mechanisms(
-        METHODS[method].meets_all_patterns_with(options or {}), missingness, valid_missingness
-    )
+    spec = {
+        "method": method,
+        "options": dict(options or {}),
+        "encoders": {"width": width, "choices": dict(encoders or {})},
+    }
+    with forked_rng(device):
+        torch.manual_seed(mix_seed(seed, 0, 0))
+        built = build_method(spec, train.schema)
+    train_mechanism, valid_mechanism = _mechanisms(built.meets_all_patterns, missingness, valid_missingness)
     plan = {
-        "spec": {
-            "method": method,
-            "options": dict(options or {}),
-            "encoders": {"width": width, "choices": dict(encoders or {})},
-        },
+        "spec": spec,
         "training": asdict(settings_),
-        "missingness": {"train": train_mechanism.to_json(), "valid": valid_mechanism.to_json()},
+        "missingness": {
+            "train": train_mechanism.to_json(),
+            "valid": valid_mechanism.to_json(),
+            "by_objective": built.meets_all_patterns,
+        },
         "seed": seed,
         "data": {
             "cohort": train.name,
             "rows": {"train": len(train), "valid": len(valid)},
-            "fingerprint": _fingerprint(train, valid),
+            "fingerprint": train.fingerprint[:16] + valid.fingerprint[:16],
+            "digests": {"train": train.digests, "valid": valid.digests},
         },
     }
     if train.source is not None:
         plan["data"]["source"] = dict(train.source)  # new tables are read as the training data were
     folder = None if out is None else Path(out)
-    if folder is not None and process_rank() == 0:
+    if folder is not None and expected_rank(settings_) == 0:
         _open_folder(folder, plan, resume)
     if folder is not None and (folder / "experiment.json").is_file():
         return TrainedModel.load(folder, device=device)
-    run = Run(plan, settings_, train, valid, train_mechanism, valid_mechanism, device, folder)
+    data = TrainingData(train, valid, train_mechanism, valid_mechanism, settings_, seed)
+    run = Run(plan, settings_, built, data, start_processes(settings_, device), folder)
     with forked_rng(device):
-        if isinstance(run.method, EstimatedMethod):
-            run.estimate()
-        else:
-            run.optimise(tuple(loggers), progress)
-    return run.finish()
+        return run.train(loggers, progress=progress)
 
 
 def _check_seed(seed: Any) -> int:
@@ -161,17 +168,6 @@ def _hold_back(train: Cohort, seed: int) -> tuple[Cohort, Cohort]:
     return train.take(kept), train.take(held)
 
 
-def _fingerprint(train: Cohort, valid: Cohort) -> str:
-    import hashlib
-
-    digest = hashlib.sha256(json.dumps(train.schema.to_json(), sort_keys=True).encode())
-    for cohort in (train, valid):
-        digest.update("\n".join(map(str, cohort.ids)).encode())
-        digest.update(np.packbits(cohort.observed).tobytes())
-        digest.update(b"" if cohort.target is None else np.ascontiguousarray(cohort.target).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
     """Makes or finds the run's folder.
 
@@ -193,8 +189,22 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         raise RunError(f"the folder {folder} does not hold a run", hint="Choose another one.")
     stored = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     if stored != json.loads(json.dumps(plan)):
-        differing = sorted(key for key in plan if json.loads(json.dumps(plan[key])) != stored.get(key))
         raise RunError(
-            f"the run in {folder} was started with other arguments: {', '.join(differing)}",
+            f"the run in {folder} was started with other arguments: {', '.join(_differing(plan, stored))}",
             hint="Resume with the same data, method, settings and seed, or choose another folder.",
         )
+
+
+def _differing(plan: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    """Where two plans differ, in words; of data, which part of the content."""
+    differing = sorted(key for key in plan if json.loads(json.dumps(plan[key])) != stored.get(key))
+    if "data" in differing:
+        before = stored.get("data", {}).get("digests", {})
+        parts = {
+            f"{part} of the {rows} rows"
+            for rows, digests in plan["data"]["digests"].items()
+            for part in {**digests, **before.get(rows, {})}
+            if digests.get(part) != before.get(rows, {}).get(part)
+        }
+        differing[differing.index("data")] = f"data ({'; '.join(sorted(parts) or ['its name or source'])})"
+    return differing

@@ -107,8 +107,6 @@ def _prepared(
         table, rules, base, work, index.ids, problems, workers=workers, kept=index.kept, left_out=index.left_out
     ) as place:
         rules = rules.with_sources(tuple(source.surveyed(place) for source in rules.sources))
-        for source in rules.sources:
-            problems.say(f"{source.name}: {source.taken_for()}")
         place = replace(place, chunk=chunk_rows(rules.sources))
         train = index.splits == "train"
         ranges = Ranges(rules.sources, train if train.any() else np.ones(len(train), bool))

@@ -143,11 +143,8 @@ class Source(ABC):
         """Name, kind and shape, once surveyed."""
 
     def taken_for(self) -> str:
-        """What it was taken for, in one line, once surveyed."""
-        modality = self.modality()
-        shape = " × ".join(map(str, modality.shape))
-        return {"text": "texts", "tabular": f"vectors of {shape} numbers", "series": f"series of at most {shape}",
-                "image": f"images of {shape}"}[modality.kind]  # fmt: skip
+        """One line on what its cells or files are taken for, once surveyed; "" says nothing beyond kind and shape."""
+        return ""
 
     def unmeasured(self, problems: Problems) -> list[str]:
         """Columns or variables without one measured cell that the schema does not accept, once read."""
