@@ -63,9 +63,7 @@ def prepare_table_command(
     for line in prepared.problems.taken:
         print(f"read: {line}")
     if prepared.problems.counts:
-        print(
-            f"odd, but no error (more in {out / 'preparation.json'}, every id in preparation.csv):\n{prepared.problems.describe()}"
-        )
+        print(f"odd, but no error (every id in {out / 'preparation.csv'}):\n{prepared.problems.describe()}")
     print(f"The cohort is {out}")
 
 
