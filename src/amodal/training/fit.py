@@ -97,6 +97,7 @@ def fit(
     check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
     if valid is None:
         train, valid = _hold_back(train, seed)
+    valid = valid.with_task(train.schema.task)
     spec = {
         "method": method,
         "options": dict(options or {}),
