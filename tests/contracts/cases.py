@@ -39,6 +39,8 @@ SMALL: dict[str, dict] = {
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
+# Methods with a model for every modality or every pattern, which meet all patterns without removing anything.
+BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern")
 
 
 class Identity(Encoder):
