@@ -472,7 +472,7 @@ def _frame(frame: Any) -> str:
     return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
 
 
-_SWITCHES = ("--fail_fast", "--overwrite", "--quick", "--quiet", "--restart", "--resume")
+_SWITCHES = ("--check", "--fail_fast", "--overwrite", "--quick", "--quiet", "--restart", "--resume")
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo_command,
