@@ -188,26 +188,39 @@ def prepare_mimic3_command(
     print(f"The cohort is {out}")
 
 
-def data_schema_command(manifest: Path, *, out: Path | None = None, target: str | None = None) -> None:
-    """Write a first schema for a table by looking at it, with comments, to be corrected.
+def data_schema_command(
+    manifest: Path,
+    *,
+    out: Path | None = None,
+    target: str | None = None,
+    events: Path | list[Path] | None = None,
+    table: Path | list[Path] | None = None,
+) -> None:
+    """Write a first schema by looking at the tables of a cohort together, with comments, to be corrected.
 
     Args:
         manifest: The table of cases: CSV, Parquet or Excel.
         out: File to write; null prints it.
-        target: Column to be predicted; null guesses by its name.
+        target: Column to be predicted; without it the columns that could be are listed with counts.
+        events: Long tables with a row a measurement, joined by id: one file, or [a.csv,b.csv].
+        table: Tables with a row a case, joined by id: one file, or [a.csv,b.csv].
     """
     from amodal.data.table.guess import guess_schema
     from amodal.errors import ConfigurationError
     from amodal.files import replace_file
 
-    text = guess_schema(manifest, target=target)
+    if out is not None and out.exists():
+        raise ConfigurationError(f"there is a file {out} already", hint="It may hold your corrections: choose another.")
+    text = guess_schema(manifest, target=target, events=_several(events), tables=_several(table))
     if out is None:
         print(text, end="")
         return
-    if out.exists():
-        raise ConfigurationError(f"there is a file {out} already", hint="It may hold your corrections: choose another.")
     replace_file(out, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"The schema is {out}: check every line of it")
+
+
+def _several(paths: Path | list[Path] | None) -> list[Path]:
+    return [] if paths is None else [paths] if isinstance(paths, Path) else paths
 
 
 def data_describe_command(data: str, *, out: Path | None = None) -> None:
