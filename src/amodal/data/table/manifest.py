@@ -170,9 +170,10 @@ class _Csv(Table):
         rows = csv.reader(line, delimiter=self.delimiter)
         self.raw = tuple(next(rows))
         self.names = tuple(spelled(name) for name in self.raw)
-        filled = max((i + 1 for row in rows for i, cell in enumerate(row) if cell.strip()), default=0)
-        while len(self.names) > max(1, filled) and not self.names[-1]:
-            self.names = self.names[:-1]  # a separator at the end of every line
+        if not self.names[-1]:  # a separator at the end of every line
+            filled = max((i + 1 for row in rows for i, cell in enumerate(row) if cell.strip()), default=0)
+            while len(self.names) > max(1, filled) and not self.names[-1]:
+                self.names = self.names[:-1]
         self.has_blank = self.encoding != "utf-8" or self._may_have_blank()
 
     def _head(self) -> bytes:
