@@ -213,7 +213,7 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
     def predict(self, X: Inputs, observed: Inputs | None = None) -> np.ndarray:
         """The most probable label of each case (N,), or the 0/1 labels (N, K) of a multilabel task."""
         probabilities = self.predict_proba(X, observed)
-        if self.schema_.task.kind == "multilabel":
+        if self.schema_.task.traits.many_labels:
             return (probabilities > 0.5).astype(int)
         return self.classes_[probabilities.argmax(axis=1)]
 

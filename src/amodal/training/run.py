@@ -29,7 +29,6 @@ from amodal.method import EstimatedMethod, Method, inference
 from amodal.metrics.monitor import representation_numbers, signs_of_collapse
 from amodal.missingness import Mechanism, Natural, Presence
 from amodal.removal import draw_presence
-from amodal.schema import TaskKind
 from amodal.training.settings import TrainingSettings
 
 __all__ = ["Run", "forked_rng", "mix_seed", "process_rank", "training_prior"]
@@ -213,7 +212,7 @@ class Run:
         Where the best weights go by it, the share of wrong predictions too.
         """
         seen = np.flatnonzero(self.valid_rows.observed.any(axis=1)) if not self.method.accepts_empty else None
-        judges: dict[str, Callable[[Tensor, Tensor, TaskKind], Tensor]] = {"valid_loss": prediction_loss}
+        judges: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {"valid_loss": prediction_loss}
         if self.settings.best_by == "error":
             judges["valid_error"] = prediction_error
         totals, count = dict.fromkeys(judges, 0.0), 0
@@ -302,11 +301,7 @@ def training_prior(train: Cohort) -> np.ndarray:
     """What is predicted when nothing is known: class frequencies, label frequencies, or the mean target (1,)."""
     task, target = train.schema.task, train.target
     assert target is not None
-    if task.is_classification:
-        return np.bincount(target, minlength=task.n_outputs) / len(target)
-    if task.kind == "multilabel":
-        return np.nan_to_num(np.nanmean(target, axis=0), nan=0.5)
-    return np.array([target.mean()], dtype=np.float64)
+    return task.traits.frequencies(target, task.n_outputs)
 
 
 def process_rank(processes: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from amodal.data.table.cells import numbers, texts
 from amodal.data.table.section import Section, nearest
 from amodal.errors import DataError, SchemaError
+from amodal.kinds import TASK_KINDS
 from amodal.schema import Task
 
 __all__ = ["TaskColumns"]
@@ -53,11 +54,12 @@ class TaskColumns:
         Raises:
             SchemaError: If a key is unknown or lacking, or classes do not fit the kind.
         """
-        kind = section.choice("kind", ("binary", "multiclass", "multilabel", "regression"))
-        columns = cls._columns(section) if kind == "multilabel" and "columns" in section else None
+        kind = section.choice("kind", tuple(TASK_KINDS))
+        number, several = TASK_KINDS[kind].one_value, TASK_KINDS[kind].many_labels
+        columns = cls._columns(section) if several and "columns" in section else None
         column = "" if columns else section.text("column")
         words: dict[str, tuple[str, ...]] | None = None
-        if kind != "regression" and not columns:
+        if not number and not columns:
             if isinstance(section.raw("classes"), Mapping):
                 inner = section.section("classes")
                 words = {label: inner.texts(label) for label in inner.keys()}  # noqa: SIM118
@@ -67,7 +69,6 @@ class TaskColumns:
             twice = sorted({word for word in met if met.count(word) > 1})
             if twice:
                 raise SchemaError(f"{section.place('classes')}: {twice[0]!r} belongs to two classes")
-        number = kind == "regression"
         found = cls(
             Task(
                 kind,
@@ -79,7 +80,7 @@ class TaskColumns:
             column,
             words,
             columns,
-            section.text("separator") if kind == "multilabel" and not columns else None,
+            section.text("separator") if several and not columns else None,
             section.texts("unknown", ()),
             section.choice("without_target", ("error", "leave_out"), "error") == "leave_out",
             section.number("min", None) if number else None,
@@ -104,7 +105,7 @@ class TaskColumns:
             record["column"] = self.column
         if self.words:
             record["classes"] = {label: list(words) for label, words in self.words.items()}
-        if self.task.kind == "regression":
+        if self.task.traits.one_value:
             record |= {"units": self.task.units, "bins": list(self.task.bins)}
             record |= {key: getattr(self, key) for key in ("min", "max") if getattr(self, key) is not None}
         if self.separator is not None:
@@ -135,7 +136,7 @@ class TaskColumns:
             DataError: If a cell is no class, label or number, with the nearest class.
         """
         missing = missing | set(self.unknown)
-        if self.task.kind == "regression":
+        if self.task.traits.one_value:
             return self._numbers(columns[self.column], ids, missing)
         if self.columns:
             parts = [self._yes(columns[column], column, ids, missing) for column in self.columns.values()]
