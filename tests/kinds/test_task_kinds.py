@@ -74,7 +74,9 @@ def test_every_headline_is_a_metric_of_its_kind():
         known = metrics_for(name, bins=(0.5,) if kind.one_value else ())
         assert tuple(known)[: len(kind.headlines)] == kind.headlines
         assert set(kind.second_metrics) <= set(known)
-    assert all(any(isinstance(kind, metric.kinds) for kind in TASK_KINDS.values()) for metric in METRICS.values())
+    assert all(
+        any(getattr(kind, form) for kind in TASK_KINDS.values() for form in metric.forms) for metric in METRICS.values()
+    )
 
 
 def test_targets_of_another_shape_are_refused_by_the_kind_s_name():

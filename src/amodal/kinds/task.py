@@ -141,7 +141,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def average(self, outputs: Tensor, observed: Tensor) -> Tensor:
-        """Outputs (B, C) whose prediction is the mean of those of outputs (B, M, C) where observed (B, M), else zero."""
+        """Outputs (B, C) whose prediction is the mean of those of (B, M, C) where observed (B, M); zero elsewhere."""
 
     @abstractmethod
     def product(self, outputs: Tensor, counted: Tensor) -> Tensor:

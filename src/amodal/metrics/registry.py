@@ -10,10 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from amodal.errors import ConfigurationError
-from amodal.kinds import TaskKind, task_kind
-from amodal.kinds.classes import OneClass
-from amodal.kinds.labels import Multilabel
-from amodal.kinds.value import Regression
 from amodal.metrics.agreement import cohen_kappa, mean_absolute_error, root_mean_squared_error
 from amodal.metrics.calibration import brier_score, expected_calibration_error, negative_log_likelihood
 from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy
@@ -21,7 +17,7 @@ from amodal.metrics.resampling import Value
 
 __all__ = ["METRICS", "Metric", "metrics_for"]
 
-_CLASSES = (OneClass, Multilabel)
+_CLASSES = ("one_class", "many_labels")
 _INFINITY = float("inf")
 
 
@@ -33,7 +29,7 @@ class Metric:
         name: Key in `METRICS`, in files and in columns.
         label: As a person reads it.
         function: ``function(predictions, target, *, weight=None)``.
-        kinds: Kinds of task it applies to, with those that subclass them.
+        forms: Forms of target it applies to: attributes of `amodal.kinds.TaskKind`, one of which must be true.
         higher_is_better: Whether more is better.
         requires: What must be among the cases for it to be defined, as a noun.
         bounds: Smallest and largest possible value, for axes.
@@ -47,7 +43,7 @@ class Metric:
     name: str
     label: str
     function: Callable[..., Value]
-    kinds: tuple[type[TaskKind], ...]
+    forms: tuple[str, ...]
     higher_is_better: bool
     requires: str = "at least one case"
     bounds: tuple[float, float] = (0.0, 1.0)
@@ -96,7 +92,7 @@ METRICS: dict[str, Metric] = {
             "mae",
             "MAE",
             mean_absolute_error,
-            (Regression,),
+            ("one_value",),
             False,
             bounds=(0.0, _INFINITY),
         ),
@@ -104,7 +100,7 @@ METRICS: dict[str, Metric] = {
             "rmse",
             "RMSE",
             root_mean_squared_error,
-            (Regression,),
+            ("one_value",),
             False,
             bounds=(0.0, _INFINITY),
         ),
@@ -112,7 +108,7 @@ METRICS: dict[str, Metric] = {
             "kappa",
             "Kappa (linear)",
             cohen_kappa,
-            (Regression,),
+            ("one_value",),
             True,
             requires="targets or predictions in more than one bin",
             bounds=(-1.0, 1.0),
@@ -140,9 +136,13 @@ def metrics_for(kind: str, *, bins: Sequence[float] = ()) -> dict[str, Metric]:
         >>> list(metrics_for("regression", bins=(24.0, 48.0)))
         ['mae', 'kappa', 'rmse']
     """
+    from amodal.kinds import task_kind  # brings torch
+
     traits = task_kind(kind)
     names = [*traits.headlines, *(name for name in METRICS if name not in traits.headlines)]
-    chosen = {name: METRICS[name] for name in names if isinstance(traits, METRICS[name].kinds)}
+    chosen = {
+        name: METRICS[name] for name in names if any(getattr(traits, form, False) for form in METRICS[name].forms)
+    }
     return {
         name: replace(metric, function=partial(metric.function, bins=tuple(bins)), needs_bins=False)
         if metric.needs_bins
