@@ -20,7 +20,7 @@ from amodal.data.scale import Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
-from amodal.method import Method, inference
+from amodal.method import Clock, Method, inference
 from amodal.methods import METHODS
 from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
@@ -306,6 +306,8 @@ class TrainedModel:
             method.load_state_dict(part)
         except RuntimeError as error:
             raise RunError(f"the weights in {folder} do not fit its experiment.json: {error}") from error
+        result = experiment.get("result", {})
+        method.clock = Clock(*(result.get(k, 0) for k in ("steps", "epochs", "steps", "epochs")))  # at its end
         scaling = {k.removeprefix("scaling."): v.numpy() for k, v in tensors.items() if k.startswith("scaling.")}
         history = folder / "history.csv"
         presence = folder / "presence.npz"

@@ -94,4 +94,3 @@ def test_the_table_of_methods_says_what_the_classes_declare():
         cells = [cell.strip() for cell in rows[name].split("|")]
         declared = (issubclass(method, SamplingMethod), method.accepts_empty, method.couples_rows)
         assert tuple(cell == "yes" for cell in cells[-3:]) == declared, name
-        assert not method.transductive, "the page says that no method is transductive"

@@ -18,12 +18,10 @@ from amodal.distributions.log_space import some_above, some_below, switch_at
 
 __all__ = [
     "LOG_ROOT_TWO_PI",
-    "log_tails_and_hazards",
     "normal_hazards",
     "normal_log_tails",
     "normal_score",
     "normal_score_slopes",
-    "sum_log_lower_tail",
     "two_tails",
 ]
 
@@ -77,30 +75,6 @@ def two_tails(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return lower, smaller.lerp_(larger, negative), (t * t).mul_(-0.5).sub_(LOG_ROOT_TWO_PI).exp_()
 
 
-def sum_log_lower_tail(t: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`\sum_j \log\Phi(t_j)` over the last axis, and :math:`\phi(t_j)/\Phi(t_j)`, without a graph.
-
-    To absolute precision: where :math:`\Phi(t)` is next to one, its logarithm is its rounding error. Logarithms are
-    taken of products of four where these cannot underflow.
-
-    Args:
-        t: Shape (…, D).
-
-    Returns:
-        Shapes (…,) and (…, D).
-    """
-    lowest = -math.inf if t.is_cuda or not t.numel() else float(t.amin())
-    if lowest < -_FAR[t.dtype] or t.shape[-1] <= 8:  # of few terms, each counts
-        return normal_log_tails(t)[0].sum(-1), normal_hazards(t)[0]
-    tail = (t * -_ROOT_HALF).erfc_().mul_(0.5)
-    hazard = (t * t).mul_(-0.5).sub_(LOG_ROOT_TWO_PI).exp_().div_(tail)
-    quarter = t.shape[-1] // 4
-    if t.shape[-1] % 4 == 0 and lowest > -6.0:
-        tail = tail[..., : 2 * quarter] * tail[..., 2 * quarter :]
-        tail = tail[..., :quarter] * tail[..., quarter:]
-    return tail.log_().sum(-1), hazard
-
-
 def normal_hazards(t: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`\phi(t)/\Phi(t)` and :math:`\phi(t)/\Phi(-t)`, differentiable any number of times.
 
@@ -123,20 +97,13 @@ def normal_hazards(t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(negative, hazard, other), torch.where(negative, other, hazard)
 
 
-def log_tails_and_hazards(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What :func:`normal_log_tails` gives, and its two hazards, without a graph."""
-    log_smaller, log_larger, hazard, other = _tails(t)
-    negative = _negative(t)
-    logs = torch.lerp(log_larger, log_smaller, negative), torch.lerp(log_smaller, log_larger, negative)
-    return *logs, torch.lerp(other, hazard, negative), hazard.lerp_(other, negative)
-
-
 class _NormalLogTails(torch.autograd.Function):
     @staticmethod
     def forward(ctx, t):  # type: ignore[override]
-        lower, upper, *hazards = log_tails_and_hazards(t)
-        ctx.save_for_backward(t, *hazards)
-        return lower, upper
+        log_smaller, log_larger, hazard, other = _tails(t)
+        negative = _negative(t)
+        ctx.save_for_backward(t, torch.lerp(other, hazard, negative), hazard.lerp_(other, negative))
+        return torch.lerp(log_larger, log_smaller, negative), torch.lerp(log_smaller, log_larger, negative)
 
     @staticmethod
     def backward(ctx, grad_lower, grad_upper):  # type: ignore[override]

@@ -390,7 +390,7 @@ def test_points_that_have_no_density(bad):
     u = some(2, 4)
     u[2, 1] = bad
     for copula in every(2):
-        with pytest.raises(DataError, match=r"not inside \(0, 1\) .*got u\[2, 1\] = .*ranks"):
+        with pytest.raises(DataError, match=r"not inside \(0, 1\) .*got u\[2, 1\] = .*pseudo_observations"):
             copula.log_density(u)
     if not 0 <= bad <= 1:
         with pytest.raises(DataError, match="not a probability"):

@@ -15,9 +15,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from amodal.distributions.copula.archimedean_tau import gauss_legendre
 from amodal.distributions.inversion import solve_increasing
 from amodal.distributions.normal import LOG_ROOT_TWO_PI, normal_hazards, normal_log_tails, normal_score
+from amodal.distributions.quadrature import gauss_legendre
 from amodal.distributions.student import log1p_square, student_log_density, student_log_tails, student_score
 
 __all__ = ["bivariate_normal_log_cdf", "bivariate_student_log_cdf", "separated_log_cdf"]
