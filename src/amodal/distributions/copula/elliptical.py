@@ -175,6 +175,8 @@ class Elliptical(Copula):
 
     def extra_repr(self) -> str:
         """What the printed module shows."""
+        if self.dim == 2 and not self.batch_shape:
+            return f"correlation={self.correlation[0, 1].item():.4g}"
         return f"dim={self.dim}, batch_shape={tuple(self.batch_shape)}"
 
     # ---------------------------------------------------------------- shared by both laws

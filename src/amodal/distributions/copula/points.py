@@ -33,7 +33,7 @@ _INSIDE = (
 
 def as_points(u: Any) -> Tensor:
     """A tensor of at least single precision from a tensor, an array, a frame or nested numbers (then float64)."""
-    points = u if isinstance(u, Tensor) else torch.as_tensor(np.asarray(u))
+    points = u if isinstance(u, Tensor) else torch.from_numpy(np.array(u))
     if not points.is_floating_point():
         raise ShapeError("u must hold numbers between 0 and 1", expected="floating point", got=points.dtype)
     return full_precision(points)
@@ -41,7 +41,7 @@ def as_points(u: Any) -> Tensor:
 
 def as_presence(observed: Any, u: Tensor) -> Tensor:
     """Presence as a bool tensor next to u, broadcastable to it."""
-    presence = observed if isinstance(observed, Tensor) else torch.as_tensor(np.asarray(observed))
+    presence = observed if isinstance(observed, Tensor) else torch.from_numpy(np.array(observed))
     if presence.dtype != torch.bool:
         raise ShapeError("observed must be bool, True where present", expected=torch.bool, got=presence.dtype)
     return presence.to(u.device)
