@@ -137,11 +137,12 @@ def evaluate_command(
     """
     from amodal.evaluation import evaluate as evaluate_model
     from amodal.evaluation import evaluate_patterns
-    from amodal.metrics import HEADLINES
+    from amodal.metrics import metrics_for
 
     model = _trained(run, device)
     cohort = _cohort(data, split)
-    shown = metrics or [name for name in HEADLINES[model.schema.task.kind] if name != "kappa" or model.schema.task.bins]
+    task = model.schema.task
+    shown = metrics or [name for name in task.traits.headlines if name in metrics_for(task.kind, bins=task.bins)]
     if patterns == "all":
         print(_frame(evaluate_patterns(model, cohort, seed=seed, resamples=resamples).table(shown)))
         return
@@ -292,7 +293,7 @@ def impact_command(
 
         advice = advise(model, cohort, draws=advice_draws, seed=seed, train=train)
         frame["next"], frame["gain"] = advice.next()
-        gained = "squared error" if model.schema.task.kind == "regression" else "log-likelihood (nats)"
+        gained = model.schema.task.traits.gain_words
         print(f"Where to look next: {advice.how}; the gain is in {gained}.")
     frame = frame.sort_values("variability", ascending=False, kind="stable")
     columns = ("id", "observed", "predicted", "variability", "plausible", "mass", "next", "gain")

@@ -212,6 +212,7 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
             f"  {f.modality}.{f.name}: {f.low:g} … {f.quantiles[1]:g} … {f.high:g} {f.units}, "
             f"measured in {f.measured:.0%} of the cases that have {f.modality}"
         )
+    _print_preparation((cohort.source or {}).get("preparation", {}))
     print("suspicious:" if found.suspicions else "nothing looks suspicious")
     for suspicion in found.suspicions:
         print(f"  {suspicion.where}: {suspicion.detail}")
@@ -219,6 +220,14 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
         from amodal.report.cohort_page import write_cohort_page
 
         print(f"The page is {write_cohort_page(cohort, out, found)}")
+
+
+def _print_preparation(record: dict[str, Any]) -> None:
+    """How the tables of a cohort were read, and what was left out."""
+    for line in record.get("taken", []):
+        print(f"read: {line}")
+    for what, count in sorted(record.get("counts", {}).items(), key=lambda pair: -pair[1]):
+        print(f"counted: {count:,} {what} ({', '.join(record['first'].get(what, []))})")
 
 
 def describe_cohort(cohort: Any) -> str:
@@ -236,11 +245,18 @@ def describe_cohort(cohort: Any) -> str:
         sizes = np.bincount(cohort.target, minlength=task.n_outputs)
         shares = ", ".join(f"{c} {n:,} ({n / len(cohort):.1%})" for c, n in zip(task.classes, sizes))
         lines.append(f"{task.name} ({task.kind}): {shares}")
-    elif cohort.target is not None and task.kind == "regression":
+    elif cohort.target is not None and task.traits.one_value:
         low, middle, high = np.quantile(cohort.target, [0.05, 0.5, 0.95])
         lines.append(
             f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"
         )
+    elif cohort.target is not None:
+        known = ~np.isnan(cohort.target)
+        shares = [
+            f"{c} {int((cohort.target[:, k] == 1).sum()):,} of {int(known[:, k].sum()):,} known"
+            for k, c in enumerate(task.classes)
+        ]
+        lines.append(f"{task.name} ({task.kind}): {', '.join(shares)}")
     else:
         lines.append(f"{task.name} ({task.kind})")
     lines += describe_modalities(cohort)
