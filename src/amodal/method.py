@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -168,9 +168,12 @@ class SamplingMethod(Method):
 
     Attributes:
         prediction_draws: Number of draws that `predict` averages over.
+        draws_mean: What the draws are: "completions" of modalities, each of which can vary by itself, or the width of
+            "one latent" for all modalities, which says nothing about a modality by itself.
     """
 
     prediction_draws: int = 64
+    draws_mean: ClassVar[Literal["completions", "one latent"]] = "completions"
 
     @abstractmethod
     def draw_outputs(

@@ -15,7 +15,8 @@ from amodal.method import SamplingMethod
 from amodal.methods import METHODS
 from amodal.metrics import Interval, resample_counts
 from amodal.predictive_impact import change_curve, rank_correlation, realised_change, variability_bound
-from amodal.predictive_impact.acquisition import Advice, advise
+from amodal.predictive_impact.advice import Advice
+from amodal.predictive_impact.advising import advise
 from amodal.predictive_impact.model import impact as impact_of
 from amodal.predictive_impact.result import Impact
 from amodal.report import figures
@@ -224,7 +225,7 @@ def _look(run: FinishedRun, model: TrainedModel, test: Cohort, train: Cohort | N
         rows,
         seen,
         can,
-        impact_of(model, withheld, draws=_DRAWS, seed=run.seed),
+        impact_of(model, withheld, draws=_DRAWS, seed=run.seed, train=train),
         advise(model, withheld, draws=_ADVICE_DRAWS, seed=run.seed, train=train),
         one,
         model.predict(cases, on_empty="silent"),
