@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-import re
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +153,7 @@ def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "Which present modalities drove the predictions" in printed
     assert main([*asked, "--costs", '{"b": -5}']) == 2
     assert "the price of 'b' cannot be used (expected a number of 0 or more, got -5)" in capsys.readouterr().err
-    assert main([*asked, "--costs", '{"b": '] ) == 2
+    assert main([*asked, "--costs", '{"b": ']) == 2
     assert "costs cannot be read (expected JSON, or a file .json" in capsys.readouterr().err
     if method == "primo":
         assert main([*asked, "--completions", "own", "--advice_draws", "0"]) == 0

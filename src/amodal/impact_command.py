@@ -53,7 +53,7 @@ def impact_command(
         vary: Modalities that get numbers of their own: missing, or names with commas between; "" for none.
         utility: What is to be gained: log_likelihood, accuracy, squared_error, net_benefit:THRESHOLD, or payoffs as
             JSON or a JSON file, such as {"treat": {"ill": 3, "well": -1}, "leave": {"ill": 0, "well": 0}}.
-        costs: Prices as JSON or a JSON file: {"ct": 300} or {"prices": {"ct": 300, …}, "groups": {"scans": {"ct": 200}}}.
+        costs: Prices as JSON or a JSON file: {"ct": 300}, or {"prices": {…}, "groups": {"scans": {"ct": 200}}}.
         worth: What one unit of gain is worth in the unit of the prices.
         budget: What looking may cost for a case.
         cohort_budget: What looking may cost for all cases together: prints which looks it buys.
@@ -133,7 +133,9 @@ def _about(advice: Any, task: Any, priced: bool) -> str:
     lines = [f"Where to look next: {advice.how}; the gain is in {gained}."]
     if priced:
         nothing = int(((names == "") & incomplete).sum())
-        lines.append(f"For {nothing} of {int(incomplete.sum())} cases that lack something no look pays: look at nothing.")
+        lines.append(
+            f"For {nothing} of {int(incomplete.sum())} cases that lack something no look pays: look at nothing."
+        )
     return "\n".join([*lines, *(note for note in advice.notes if "price" in note or "budget" in note)])
 
 

@@ -14,8 +14,7 @@ from amodal.errors import DataError
 from amodal.method import Method
 from amodal.predictive_impact import donors
 from amodal.predictive_impact.donor_weights import class_weights, tilt, weighted_mean
-from amodal.predictive_impact.donors import DonorCompletions
-from amodal.predictive_impact.summaries import summarise
+from amodal.predictive_impact.donors import DonorCompletions, summarise
 from amodal.schema import Modality, Task
 
 NAMES = ("a", "b", "c")

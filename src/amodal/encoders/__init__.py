@@ -35,7 +35,6 @@ from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.schema import Modality, Schema
 
 __all__ = [
-    "DEFAULT_ENCODERS",
     "ENCODERS",
     "Encoded",
     "Encoder",
@@ -69,8 +68,6 @@ ENCODERS: dict[str, type[Encoder]] = {
     "hashing": HashingTransformer,
     "pretrained_text": PretrainedText,
 }
-
-DEFAULT_ENCODERS: dict[str, str] = {"tabular": "mlp", "series": "gru", "image": "convnet", "text": "hashing"}
 
 
 def build_encoders(
@@ -109,7 +106,7 @@ def build_encoders(
     if not isinstance(width, int) or width < 1:
         raise ConfigurationError("the encoders' width is out of range", expected="1 or more", got=width)
     return PerModality(
-        {m.name: _build(m, choices.get(m.name, DEFAULT_ENCODERS[m.kind]), width, dropout) for m in schema.modalities}
+        {m.name: _build(m, choices.get(m.name, m.traits.encoder), width, dropout) for m in schema.modalities}
     )
 
 
@@ -145,7 +142,7 @@ def _build(modality: Modality, choice: str | Mapping[str, Any], width: int, drop
             got=repr(choice),
         )
     options: dict[str, Any] = {"name": choice} if isinstance(choice, str) else dict(choice)
-    name = options.pop("name", DEFAULT_ENCODERS[modality.kind])
+    name = options.pop("name", modality.traits.encoder)
     if name not in ENCODERS:
         raise UnknownNameError("encoder", name, ENCODERS)
     encoder = ENCODERS[name]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from amodal.encoders.encoder import Encoded, StagedEncoder, Tokens
 from amodal.encoders.series import RecurrentLayer, last_valid
-from amodal.encoders.summary import read_cells
 from amodal.errors import ConfigurationError
+from amodal.kinds.statistics import read_cells
 from amodal.schema import Modality
 
 __all__ = ["FlattenedGRU", "PlainLSTM"]

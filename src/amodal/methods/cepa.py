@@ -243,8 +243,8 @@ class CEPA(Method):
         names, d = schema.names, width_of(self.encoders)
         small = {"heads": chosen["heads"], "dropout": chosen["dropout"]}
         network = {"layers": chosen["layers"], **small}
-        images = [modality.name for modality in schema.modalities if modality.kind == "image"]
-        fixed = {name for name in names if pooling == "encoder" and schema[name].kind != "text"}
+        images = [modality.name for modality in schema.modalities if modality.traits.on_grid]
+        fixed = {name for name in names if pooling == "encoder" and not schema[name].traits.holds_texts}
         lengths = {n: self._encoder(n).n_tokens for n in names}
         lengths = {n: length if n in fixed else min(length, stand_in_tokens) for n, length in lengths.items()}
         hides, normalise = chosen["masking"] != "none", chosen["normalise_tokens"]

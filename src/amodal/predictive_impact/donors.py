@@ -12,17 +12,36 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
+from amodal.encoders import scatter
 from amodal.errors import DataError
 from amodal.predictive_impact.donor_weights import class_weights, tilt, weighted_error, weighted_mean
 from amodal.predictive_impact.draws import check_count
 from amodal.predictive_impact.predictor import Predictor, check_inputs, distance, predictions_of
-from amodal.predictive_impact.summaries import summarise
+from amodal.schema import Modality
 
-__all__ = ["DonorCompletions", "DonorLaw"]
+__all__ = ["DonorCompletions", "DonorLaw", "summarise"]
 
 _ROWS = 4096  # completed cases in work at a time
 _FEWEST = 10  # training cases that have everything a case lacks, below which each modality has a donor of its own
 _ROUND = 1e5  # distances are compared to five decimals, so that equal cases are equal in any order of the file
+
+
+def summarise(batch: Batch, modality: Modality) -> Tensor:
+    """A vector of fixed length for each row of one modality, in which similar cases are close.
+
+    A table's values (0, the training mean, where not measured); of a series the mean and the last value of each feature
+    (0 where never measured); an image averaged to at most 8 × 8; of a text the square roots of the shares of 64
+    hashed character triples.
+
+    Args:
+        batch: B rows, standardised.
+        modality: Which modality.
+
+    Returns:
+        Of shape (B, F); zero where the modality is absent.
+    """
+    present = batch.present(modality.name)
+    return scatter(modality.traits.similarity_vector(present, modality.shape), present.rows, len(batch))
 
 
 class DonorCompletions:

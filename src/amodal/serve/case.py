@@ -248,7 +248,7 @@ def _array(source: Array, value: Any, folder: Path) -> str:
         return _checked(source, _saved(source, value, folder), lambda file: source.fitted(load_array(file)))
     path = _file(source, value, folder, ".bin")
     start = path.read_bytes()[:8]
-    if source.as_kind == "image" and start.startswith((b"\x89PNG", b"\xff\xd8")):
+    if source.traits.on_grid and start.startswith((b"\x89PNG", b"\xff\xd8")):
         like = Image(source.name, size=(source.shape[1], source.shape[2]), channels=source.shape[0])
         try:
             pixels = decode_image(path, like)

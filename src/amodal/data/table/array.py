@@ -13,11 +13,12 @@ from amodal.data.table.files import FileRule, load_array, open_bank, read_files,
 from amodal.data.table.section import Section
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.errors import DataError, SchemaError
-from amodal.schema import Modality, ModalityKind
+from amodal.kinds import MODALITY_KINDS, ModalityKind, modality_kind
+from amodal.schema import Modality
 
 __all__ = ["Array", "Embedding"]
 
-_N_AXES = {"tabular": 1, "series": 2, "image": 3}
+_N_AXES = {name: len(kind.axes) for name, kind in MODALITY_KINDS.items() if kind.is_numeric}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Array(Source):
 
     kind: ClassVar[str] = "array"
 
-    as_kind: ModalityKind = "tabular"
+    as_kind: str = "tabular"
     column: str = ""
     folder: str = ""
     file: str = ""
@@ -111,7 +112,7 @@ class Array(Source):
         if self.shape:
             return self
         shape = self._bank(place)[0].shape[1:] if self.file else self._first_shape(place)
-        if self.as_kind == "image" and len(shape) == 2:
+        if self.traits.on_grid and len(shape) == 2:
             shape = (1, *shape)
         if len(shape) != _N_AXES[self.as_kind] or 0 in shape:
             raise SchemaError(
@@ -151,6 +152,11 @@ class Array(Source):
             )
         return values, names
 
+    @property
+    def traits(self) -> ModalityKind:
+        """What follows from the kind of the modality."""
+        return modality_kind(self.as_kind)
+
     def modality(self) -> Modality:
         """Name, kind and shape."""
         return Modality(self.name, self.as_kind, self.shape, description=self.description)
@@ -166,16 +172,16 @@ class Array(Source):
             DataError: If it has another shape or holds infinite values.
         """
         array = np.asarray(array, dtype=np.float32)
-        if self.as_kind == "image" and array.ndim == 2:
+        if self.traits.on_grid and array.ndim == 2:
             array = array[None]
-        if self.as_kind == "series" and array.ndim == 2 and array.shape[1] == self.shape[1]:
+        if self.traits.takes_lengths and array.shape[1:] == self.shape[1:]:
             blank = np.full(self.shape, np.nan, np.float32)
             blank[: len(array)] = array[: self.shape[0]]
             array = blank
         if array.shape != self.shape:
             raise DataError(f"the array has the shape {array.shape}", expected=self.shape)
-        if np.isinf(array).any() or (self.as_kind == "image" and np.isnan(array).any()):
-            raise DataError("the array holds infinite values" + (" or NaN" if self.as_kind == "image" else ""))
+        if np.isinf(array).any() or (not self.traits.takes_measured and np.isnan(array).any()):
+            raise DataError("the array holds infinite values" + ("" if self.traits.takes_measured else " or NaN"))
         return array
 
 
@@ -201,7 +207,7 @@ class _FileReader(Reader):
         values = np.zeros((len(rows.ids), *source.shape), np.float32)
         for i in np.flatnonzero(observed):
             values[i] = found[i]
-        if source.as_kind != "image":
+        if source.traits.takes_measured:
             observed = observed & ~np.isnan(values).all(tuple(range(1, values.ndim)))
         return Piece(values, observed)
 

@@ -51,7 +51,7 @@ class Ranges:
 
     def __init__(self, sources: Sequence[Source], train: np.ndarray):
         self.train = train
-        widths = {s.name: s.modality().n_features for s in sources if s.modality().kind in ("tabular", "series")}
+        widths = {s.name: s.modality().n_features for s in sources if s.modality().traits.takes_measured}
         self.found = {name: np.full((2, width), np.nan) for name, width in widths.items()}
 
     def add(self, name: str, start: int, piece: Piece) -> None:
@@ -238,7 +238,7 @@ class _Writer:
 
     def __init__(self, work: Path, source: Source, n: int):
         self.modality, self.n, self.gaps = source.modality(), n, False
-        self.is_text = self.modality.kind == "text"
+        self.is_text = self.modality.traits.holds_texts
         dtype = np.dtype(np.uint8 if self.is_text else source.dtype)
         self.values = _Raw(work / f"{source.name}.raw", dtype, self.modality.shape)
         self.lengths = _Raw(work / f"{source.name}.lengths", np.dtype(np.int64), ()) if self.is_text else None
