@@ -16,8 +16,7 @@ from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
 from amodal.kinds import modality_kind
 from amodal.missingness import Mechanism, mechanism_from_json
-from amodal.predictive_impact.model import impact
-from amodal.predictive_impact.result import Impact
+from amodal.predictive_impact import Advice, Impact, advise, impact
 from amodal.schema import Schema, Task
 from amodal.training import fit
 
@@ -93,17 +92,13 @@ class _Estimator(BaseEstimator):
         cohort = self._cohort(X, observed)
         return self.model_.predict(cohort)
 
-    def impact(
-        self, X: Inputs, observed: Inputs | None = None, *, draws: int = 200, seed: int = 0, vary: Any = "missing"
-    ) -> Impact:
+    def impact(self, X: Inputs, observed: Inputs | None = None, **options: Any) -> Impact:
         """How much what is missing could still change each prediction; see `amodal.impact`.
 
         Args:
             X: Cases as for `predict`.
             observed: For some modalities, presence, bool (N,); the others are judged by their NaN.
-            draws: Number of plausible completions of each case.
-            seed: Seed of all draws.
-            vary: Modalities that get a V of their own: "missing", "all", or names.
+            **options: Of `amodal.impact`: `draws`, `seed`, `vary`, `completions`, `neighbours`, `plausible`, …
 
         Returns:
             V with its standard error, by case and by modality, and the plausible labels. Methods that cannot draw
@@ -113,8 +108,25 @@ class _Estimator(BaseEstimator):
             ConfigurationError: If there are no draws, or the method cannot draw and the estimator was loaded: a
                 folder does not hold the cases it was fitted on.
         """
+        cohort = self._cohort(X, observed)  # says so if nothing was fitted
+        return impact(self.model_, cohort, **options)
+
+    def advise(self, X: Inputs, observed: Inputs | None = None, **options: Any) -> Advice:
+        """Which missing modality of each case to look at next; see `amodal.predictive_impact.advise`.
+
+        Args:
+            X: Cases as for `predict`.
+            observed: For some modalities, presence, bool (N,); the others are judged by their NaN.
+            **options: Of `amodal.predictive_impact.advise`: `costs`, `utility`, `worth`, `budget`, …
+
+        Returns:
+            Expected change, gain and price of each look.
+
+        Raises:
+            ConfigurationError: As `impact`.
+        """
         cohort = self._cohort(X, observed)
-        return impact(self.model_, cohort, draws=draws, seed=seed, vary=vary)
+        return advise(self.model_, cohort, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the fitted estimator's folder; `amodal.load` gives the estimator back.

@@ -60,14 +60,14 @@ class Candidate:
 
     Args:
         name: Which.
-        variability: V when only it varies.
+        change: How far looking at it is expected to move the prediction.
         gain: Expected gain in log-likelihood, in nats.
         moved: How far the prediction really moved when it was revealed; NaN where the data do not have it.
         advised: Whether it is the one to look at next.
     """
 
     name: str
-    variability: float
+    change: float
     gain: float
     moved: float
     advised: bool
@@ -378,9 +378,7 @@ def _case(run: FinishedRun, test: Cohort, looks: _Looks, i: int) -> ImpactCase:
     after, prediction = looks.one[m, i], looks.result.prediction[i]
     moved = looks.moved[i]
     candidates = [
-        Candidate(
-            name, float(looks.result.per_modality[name][i]), float(looks.advice.gain[i, k]), float(moved[k]), k == m
-        )
+        Candidate(name, float(looks.advice.change[i, k]), float(looks.advice.gain[i, k]), float(moved[k]), k == m)
         for k, name in enumerate(names)
         if not seen[k]
     ]
