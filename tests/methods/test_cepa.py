@@ -185,7 +185,7 @@ def test_the_moving_average_follows_exactly_and_is_never_trained(decay, share):
     optimiser = torch.optim.SGD(list(method.parameters_of("main")), lr=0.1)
     method.objective(batch_of(), generator()).total.backward()
     optimiser.step()
-    method.after_step(0)
+    method.after_step()
     for old, mine, new in zip(before, method.masks.average.network.parameters(), method.predictor.parameters()):
         torch.testing.assert_close(mine, share * old + (1 - share) * new)
         assert not mine.requires_grad
@@ -364,7 +364,7 @@ def test_errors_say_what_was_expected():
     with pytest.raises(ConfigurationError, match="patterns >= 1"):
         method_of(patterns=0)
     with pytest.raises(UnknownNameError, match="preset of cepa"):
-        CEPA.meets_all_patterns_with({"preset": "papr"})
+        method_of(preset="papr")
 
 
 @pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
@@ -385,11 +385,10 @@ def test_several_patterns_are_one_pattern_each(masking):
     assert set(found.terms) == {"task"}
 
 
-def test_who_removes_modalities_is_known_before_a_method_is_built():
+def test_an_instance_says_whether_it_removes_modalities_itself():
     """`amodal.fit` removes further unless the method draws several patterns itself."""
     cases_ = [({}, True), ({"preset": "one_pattern"}, False), ({"preset": "paper"}, False), ({"patterns": 1}, False)]
     for options, expected in [*cases_, ({"preset": "paper", "patterns": 2}, True)]:
-        assert CEPA.meets_all_patterns_with(options) == expected
         assert CEPA(SCHEMA, cases.make_encoders(SCHEMA), **options).meets_all_patterns == expected
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 from amodal.batch import Batch
 from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.method import Clock
 from amodal.methods.cm2 import CM2
 from amodal.schema import Modality, Schema, Task
 
@@ -125,7 +126,7 @@ def test_the_weight_rises_and_decays():
     method = made(w_alignment=0.5, warmup=10, decay=1.0)
     batch, weights = pairs(4), []
     for steps in (0, 5, 10, 1000):
-        method.steps.fill_(steps)
+        method.clock = Clock(steps)
         weights.append(method.objective(batch, draw()).weights["alignment"])
     assert weights == pytest.approx([0, 0.25 * math.exp(-0.005), 0.5 * math.exp(-0.01), 0.5 * math.exp(-1)])
 
@@ -255,7 +256,7 @@ def test_other_alignments_are_those_of_the_losses(alignment):
     from amodal.losses.alignment import cosine_alignment, kl_alignment
 
     method, batch = made(alignment=alignment), pairs(8)
-    method.steps.fill_(10_000)
+    method.clock = Clock(10_000)
     function = cosine_alignment if alignment == "cosine" else kl_alignment
     expected = function(batch.values, batch.observed).mean()
     torch.testing.assert_close(method.objective(batch, draw()).terms["alignment"], expected)

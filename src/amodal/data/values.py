@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from amodal.data.checks import check_bool, is_missing, name_rows
+from amodal.data.frames import plain_values
 from amodal.data.store import CHUNK_BYTES, ArrayStore, RaggedStore, Store
 from amodal.errors import DataError, SchemaError, ShapeError
 from amodal.kinds import MODALITY_KINDS, ModalityKind, modality_kind
 
 __all__ = ["Intake", "read_modality"]
+
+_COLOURS = (1, 3, 4)
 
 
 class Intake(NamedTuple):
@@ -23,12 +26,14 @@ class Intake(NamedTuple):
         shape: Shape of one sample.
         store: Its values.
         observed: Presence, bool, of shape (N,).
+        features: Names of the features, if anything names them.
     """
 
     kind: str
     shape: tuple[int, ...]
     store: Store
     observed: np.ndarray
+    features: tuple[str, ...] = ()
 
 
 def read_modality(
@@ -40,39 +45,42 @@ def read_modality(
     measured: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
     observed: np.ndarray | None = None,
+    features: Sequence[str] = (),
 ) -> Intake:
     """Reads one modality.
 
     Args:
         name: Its name, for messages.
-        given: An array (N, …), a list of N texts (None = absent), or a list of N series (T_i, D) (None = absent).
+        given: An array, tensor or frame (N, …), or a list of N texts, series (T_i, D) or arrays of one shape (None =
+            absent). Of images also (N, H, W) and, where `kind` says image, (N, H, W, C).
         ids: Ids of the N rows.
         kind: Its kind; None: by the shape.
         measured: Cells measured, bool of the shape of the array; None: those that are not NaN.
         lengths: Valid entries along axis 1 of a series, integers (N,).
         observed: Presence, bool (N,); None: rows that are not None and not NaN altogether.
+        features: Names of the features; the columns of a frame are put in their order.
 
     Returns:
-        Kind, shape, store and presence.
+        Kind, shape, store, presence and names of features.
 
     Raises:
         ShapeError: If sizes disagree or the number of axes is wrong.
         DataError: If the content cannot be used, with the ids of the rows.
     """
     traits = None if kind is None else modality_kind(kind)
-    if not isinstance(given, list | tuple | np.ndarray):
-        given = np.asarray(given)  # of pandas or torch
+    known = {} if traits is None else {"is_series": traits.takes_lengths, "is_text": traits.holds_texts}
+    given, names = plain_values(name, given, features, **known)
     if len(given) != len(ids):
         raise ShapeError(f"modality {name!r} has another number of rows", expected=len(ids), got=len(given))
     if traits.holds_texts if traits else _looks_like_text(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"modality {name!r} is text and takes neither `measured` nor `lengths`")
-        return _read_texts(name, given, ids, kind, observed)
+        return _read_texts(name, given, ids, kind, observed)._replace(features=names)
     if (traits is None or traits.takes_lengths) and _looks_ragged(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"series of different length take neither `measured` nor `lengths` (modality {name!r})")
-        return _read_ragged(name, given, ids, kind, observed)
-    return _read_array(name, given, ids, kind, measured, lengths, observed)
+        return _read_ragged(name, given, ids, kind, observed)._replace(features=names)
+    return _read_array(name, given, ids, kind, measured, lengths, observed)._replace(features=names)
 
 
 def _first_kind(**traits: bool) -> str:
@@ -159,7 +167,16 @@ def _read_array(
     observed: np.ndarray | None,
 ) -> Intake:
     possible = MODALITY_KINDS if kind is None else {kind: modality_kind(kind)}
+    if isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.dtype == object):
+        given, there = _stacked(name, given, ids)
+        observed = there if there is not None and observed is None else observed
+        if there is not None and (observed & ~there).any():
+            raise DataError(
+                f"modality {name!r} is marked observed but is None in rows: {name_rows(observed & ~there, ids)}"
+            )
     array = _as_numbers(name, given, keep_bytes=any(traits.on_grid for traits in possible.values()))
+    if measured is None and lengths is None:
+        array = _with_channels(name, array, kind, possible)
     fitting = [k for k, traits in possible.items() if traits.is_numeric and len(traits.axes) + 1 == array.ndim]
     if not fitting:
         raise ShapeError(
@@ -189,6 +206,63 @@ def _read_array(
         lengths = _check_lengths(name, np.asarray(lengths), array)
     seen, gaps = _scan(name, array, lengths, ids, observed, traits)
     return Intake(fitting[0], array.shape[1:], ArrayStore(array, gaps=gaps, lengths=lengths), seen)
+
+
+def _stacked(name: str, given: Any, ids: np.ndarray) -> tuple[Any, np.ndarray | None]:
+    """A list of arrays of one shape, None = absent, as one array and who is there; anything else as it is, and None.
+
+    Raises:
+        ShapeError: If they differ in shape.
+    """
+    entries = list(given)
+    arrays = [None if is_missing(entry) else np.asarray(entry) for entry in entries]
+    some = [array for array in arrays if array is not None]
+    if not some or some[0].ndim == 0:
+        return given, None
+    shapes: dict[tuple[int, ...], str] = {}
+    for i, array in enumerate(arrays):
+        if array is not None:
+            shapes.setdefault(array.shape, str(ids[i]))
+    if len(shapes) > 1:
+        shown = ", ".join(f"{shape} in row {row}" for shape, row in list(shapes.items())[:3])
+        raise ShapeError(
+            f"modality {name!r} is not a regular array: its rows have {len(shapes)} shapes",
+            expected="one shape",
+            got=shown,
+            hint="Bring all images to one size, colours and grey alike; series of different length are arrays (T, D).",
+        )
+    there = np.array([array is not None for array in arrays], dtype=bool)
+    dtype = np.result_type(*{array.dtype for array in some})
+    stacked = np.zeros((len(arrays), *some[0].shape), dtype)
+    for i in np.flatnonzero(there):
+        stacked[i] = arrays[i]
+    return stacked, None if there.all() else there
+
+
+def _with_channels(name: str, array: np.ndarray, kind: str | None, possible: Mapping[str, ModalityKind]) -> np.ndarray:
+    """Images as (N, C, H, W): grey ones without an axis of channels get it, channels that come last are moved.
+
+    Both are done where the schema says image; bytes (N, H, W) are grey images without being told, since neither tables
+    nor series are measured in bytes.
+
+    Raises:
+        ShapeError: If channels seem to come last, and nothing says that these are images.
+    """
+    is_image = kind is not None and possible[kind].on_grid
+    if array.ndim == 3 and (is_image or (kind is None and array.dtype == np.uint8)):
+        return array[:, None]
+    if array.ndim == 4 and array.shape[-1] in _COLOURS and array.shape[1] not in _COLOURS:
+        if is_image:
+            return np.moveaxis(array, -1, 1)
+        if kind is None:
+            grid = next(k for k, traits in possible.items() if traits.on_grid)
+            raise ShapeError(
+                f"the channels of modality {name!r} seem to come last",
+                expected="(N, C, H, W)",
+                got=array.shape,
+                hint=f"Say that these are images, with kinds={{{name!r}: {grid!r}}}, or move the axis yourself.",
+            )
+    return array
 
 
 def _scan(

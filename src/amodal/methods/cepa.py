@@ -274,12 +274,6 @@ class CEPA(Method):
         self.head = nn.Linear(slots * d, schema.task.n_outputs)
         self.banks = PerModality({name: FeatureBank(bank, d, d) for name in names}) if bank else None
 
-    @classmethod
-    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
-        """Whether there are several patterns a step; see `Method.meets_all_patterns_with`."""
-        names = PRESETS["default"]
-        return _resolved(options.get("preset", "default"), {n: options.get(n) for n in names})["patterns"] > 1
-
     def train(self, mode: bool = True) -> CEPA:
         """Training or evaluation mode; the moving average stays in the latter, and so does a fixed context encoder."""
         super().train(mode)
@@ -435,7 +429,7 @@ class CEPA(Method):
             bank.push(features[rows, m].detach(), seen[rows].detach())  # type: ignore[operator]
         return value
 
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         """Moves the moving average of the predictor; see `Method.after_step`."""
         if self.masks is not None:
             self.masks.follow(self.predictor)

@@ -155,8 +155,6 @@ class CM2(SamplingMethod):
         parameters, as in the paper's code, not the output of a network.
     """
 
-    steps: Tensor
-
     summary = "mixtures joined by a copula; absent modalities are drawn given the present ones"
     references = ("wu2025cm2",)
     accepts_empty = True
@@ -200,7 +198,6 @@ class CM2(SamplingMethod):
         self.w_alignment, self.warmup, self.decay = float(chosen.w_alignment), chosen.warmup, float(decay)
         self.training_draws, self.prediction_draws = chosen.training_draws, prediction_draws
         self.law_rate = float(chosen.law_rate)
-        self.register_buffer("steps", torch.tensor(0))
 
         self.encoders = encoders_for(schema, encoders)
         n, width, latent = len(schema.names), width_of(self.encoders), chosen.latent
@@ -273,10 +270,6 @@ class CM2(SamplingMethod):
             weights["alignment"] = self._weight()
         return LossTerms(terms, weights)
 
-    def after_step(self, step: int) -> None:
-        """Counts the steps, for the alignment's weight."""
-        self.steps += 1
-
     def learning_rate_scale(self, parameter_name: str) -> float:
         """The law's parameters learn faster than the others."""
         return self.law_rate if parameter_name.startswith("law.") else 1.0
@@ -291,7 +284,7 @@ class CM2(SamplingMethod):
 
     def _weight(self) -> float:
         """The alignment's weight at this step."""
-        steps = int(self.steps)
+        steps = self.clock.step
         rise = min(1.0, steps / self.warmup) if self.warmup else 1.0
         return self.w_alignment * rise * math.exp(-self.decay * steps / 1000)
 

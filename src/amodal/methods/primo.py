@@ -126,8 +126,6 @@ class PRIMO(LatentMethod):
         normal likelihood with a learned variance; mixtures are compared as in :cite:`hershey2007approximating`.
     """
 
-    steps: Tensor
-
     summary = "a latent variable for what each missing modality could still say about the target"
     references = ("madaan2026primo", "zhu2020batch", "sohn2015learning", "hershey2007approximating")
     couples_rows = True
@@ -171,7 +169,6 @@ class PRIMO(LatentMethod):
         self.weights |= {"predict": chosen.w_predict, "predict_missing": chosen.w_predict_missing}
         self.tie_moves, self.availability, self.also_masked = chosen.tie_moves, chosen.availability, chosen.also_masked
         self.tie_warmup = chosen.tie_warmup
-        self.register_buffer("steps", torch.tensor(0))
         self.training_draws, self.prediction_draws = chosen.training_draws, prediction_draws
         self.maskable = _maskable(schema, always_observed or ())
         self._columns = [schema.names.index(name) for name in self.maskable]
@@ -229,12 +226,8 @@ class PRIMO(LatentMethod):
         terms = bound | {"anchor": kl_from_standard_nats(p_none).sum(1), "tie": tie}
         weights = {name: weight for name, weight in self.weights.items() if name in terms}
         if self.tie_warmup:
-            weights["tie"] *= min(1.0, int(self.steps) / self.tie_warmup)
+            weights["tie"] *= min(1.0, self.clock.step / self.tie_warmup)
         return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, weights)
-
-    def after_step(self, step: int) -> None:
-        """Counts the steps, for the tie's weight."""
-        self.steps += 1
 
     def _predictive_loss(
         self, prior: DiagonalMixture, condition: Tensor, target: Tensor, generator: torch.Generator

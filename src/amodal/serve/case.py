@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from amodal.data.limits import REQUEST_PIXELS
 from amodal.data.table import MemoryTable, TableSchema
 from amodal.data.table.array import Array
 from amodal.data.table.audio import Audio, decode_sound
 from amodal.data.table.events import Events
 from amodal.data.table.files import load_array
 from amodal.data.table.image import Image, decode_image
+from amodal.data.table.numbers import PLAIN, NumberRule, numbers
 from amodal.data.table.section import nearest
 from amodal.data.table.source import Source
 from amodal.data.table.tabular import Column, Tabular
@@ -54,13 +56,17 @@ def serving_rules(rules: TableSchema) -> TableSchema:
         if isinstance(source, Events):
             return replace(
                 source, file=file, id="id", time="time", variable="variable", value="value", units_column="units",
-                since="", format=None,
+                since="", format=(),
             )  # fmt: skip
         if isinstance(source, Text):
-            return replace(source, column=source.name, files=False)
+            return replace(source, column=source.name, files=False, folder="", ending="", separator="")
         if isinstance(source, Array):
             return replace(source, column=source.name, folder="", file="", key=None, ids="", match="")
-        if isinstance(source, Image | Audio):
+        if isinstance(source, Image):
+            most = min(source.most_pixels, REQUEST_PIXELS)
+            return replace(source, column=source.name, folder="", ending="", most_pixels=most,
+                           separator=";" if source.separator else "")  # fmt: skip
+        if isinstance(source, Audio):
             return replace(source, column=source.name, folder="")
         raise TypeError(f"no request can hold a modality of kind {source.kind}")
 
@@ -153,7 +159,7 @@ def _cell(field: str, cell: Any, column: Column) -> str:
     if isinstance(cell, bool) or not isinstance(cell, str | int | float):
         raise BadField(field, f"expected a {column.type}, got {type(cell).__name__}")
     if column.type == "number" and not (isinstance(cell, str) and cell in (column.values or {})):
-        return repr(_number(field, cell))
+        return _number(field, cell, column.rule)
     if isinstance(cell, float) and not math.isfinite(cell):
         raise BadField(field, "expected a value, got a number that is not finite")
     text = str(cell)
@@ -162,14 +168,23 @@ def _cell(field: str, cell: Any, column: Column) -> str:
     return text
 
 
-def _number(field: str, given: Any) -> float:
+def _number(field: str, given: Any, rule: NumberRule = PLAIN) -> str:
+    """A number as the training table writes it, so that it is read in the same way: commas, limits, units and all."""
+    shown = f"{str(given)[:60]!r}"
+    if isinstance(given, str):
+        import pyarrow as pa
+
+        read = numbers(pa.array([given], pa.string()), frozenset(), rule)
+        if len(given) > 100 or bool(read.bad[0]):
+            raise BadField(field, f"expected a number, got {shown}")
+        return given
     try:
         number = float(given)
     except (TypeError, ValueError, OverflowError):
-        raise BadField(field, f"expected a number, got {str(given)[:60]!r}") from None
+        raise BadField(field, f"expected a number, got {shown}") from None
     if isinstance(given, bool) or not math.isfinite(number):
-        raise BadField(field, f"expected a finite number, got {str(given)[:60]!r}")
-    return number
+        raise BadField(field, f"expected a finite number, got {shown}")
+    return repr(number).replace(".", rule.decimal or ".")
 
 
 def _write_events(source: Events, value: Any, folder: Path, case_id: str) -> None:
@@ -188,8 +203,8 @@ def _write_events(source: Events, value: Any, folder: Path, case_id: str) -> Non
         variable = names[event["variable"]]
         if units and units not in [variable.units, *(variable.other_units or {})]:
             raise BadField(f"{field}.units", f"expected {variable.units or 'no units'}")
-        time, number = _number(f"{field}.time", event["time"]), _number(f"{field}.value", event["value"])
-        rows.append([case_id, repr(time), variable.name, repr(number), units])
+        time, number = _number(f"{field}.time", event["time"]), _number(f"{field}.value", event["value"], source.rule)
+        rows.append([case_id, time, variable.name, number, units])
     _write_csv(folder / source.file, ["id", "time", "variable", "value", "units"], rows)
 
 
@@ -231,9 +246,22 @@ def _checked(source: Any, path: Path, decode: Callable[[Path], object]) -> str:
 
 
 def _image(source: Image, value: Any, folder: Path) -> str:
-    is_dicom = isinstance(value, bytes) and value[128:132] == b"DICM"
-    path = _file(source, value, folder, ".dcm" if is_dicom else ".png")
-    return _checked(source, path, lambda file: decode_image(file, source))
+    given = value if isinstance(value, list) and source.separator else [value]
+    if len(given) > source.images:
+        raise BadField(source.name, f"expected {source.images} images or fewer, got {len(given)}")
+    names = []
+    for number, content in enumerate(given):
+        path = _file(source, content, folder, f".{number}.file")
+        names.append(_checked(source, _with_ending(path), lambda file: decode_image(file, source)))
+    return ";".join(names)
+
+
+def _with_ending(path: Path) -> Path:
+    """A file renamed so that its content can be told by its name: DICOM, NIfTI, or what pillow reads."""
+    with open(path, "rb") as file:
+        start = file.read(352)
+    ending = ".nii.gz" if start[:2] == b"\x1f\x8b" else ".nii" if start[344:347] in (b"n+1", b"n+2") else ".image"
+    return path.rename(path.with_suffix(".dcm" if start[128:132] == b"DICM" else ending))
 
 
 def _audio(source: Audio, value: Any, folder: Path) -> str:
@@ -249,7 +277,9 @@ def _array(source: Array, value: Any, folder: Path) -> str:
     path = _file(source, value, folder, ".bin")
     start = path.read_bytes()[:8]
     if source.traits.on_grid and start.startswith((b"\x89PNG", b"\xff\xd8")):
-        like = Image(source.name, size=(source.shape[1], source.shape[2]), channels=source.shape[0])
+        like = Image(
+            source.name, size=(source.shape[1], source.shape[2]), channels=source.shape[0], most_pixels=REQUEST_PIXELS
+        )
         try:
             pixels = decode_image(path, like)
         except AmodalError as error:

@@ -29,9 +29,11 @@ class Array(Source):
     (an array of names in the same .npz file), met by the manifest's column `match`.
 
     Attributes:
-        as_kind: What they are: "tabular" (D,), "series" (T, D) or "image" (C, H, W); of an image (H, W) will do.
+        as_kind: What they are: "tabular" (D,), "series" (T, D) or "image" (C, H, W); of an image
+            (H, W) and (H, W, C) will do.
         column: The manifest's column with the names of files.
         folder: Folder they lie in.
+        ending: What the names in the column lack, such as ".npy".
         file: The bank.
         key: Name of the array in .npz files; None: the only one.
         ids: Name of the array with the names of a bank's rows.
@@ -47,6 +49,7 @@ class Array(Source):
     as_kind: str = "tabular"
     column: str = ""
     folder: str = ""
+    ending: str = ""
     file: str = ""
     key: str | None = None
     ids: str = ""
@@ -68,6 +71,7 @@ class Array(Source):
             kind,
             section.text("column", ""),
             section.text("folder", ""),
+            section.text("ending", ""),
             section.text("file", ""),
             section.text("key", None),
             section.text("ids", ""),
@@ -94,7 +98,18 @@ class Array(Source):
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
-        keys = ("column", "folder", "file", "key", "ids", "match", "missing_file", "unreadable_file", "description")
+        keys = (
+            "column",
+            "folder",
+            "ending",
+            "file",
+            "key",
+            "ids",
+            "match",
+            "missing_file",
+            "unreadable_file",
+            "description",
+        )
         record = {key: getattr(self, key) for key in keys if getattr(self, key)}
         kind = {} if self.kind == "embedding" else {"as": self.as_kind}
         return {"kind": self.kind, **kind, **record, "shape": list(self.shape)}
@@ -126,7 +141,7 @@ class Array(Source):
             for cell in texts(chunk[self.column], place.missing):
                 if cell is None:
                     continue
-                path = within(place.root, self.folder, cell)
+                path = within(place.root, self.folder, cell + self.ending)
                 try:
                     if path.is_file():
                         return load_array(path, self.key).shape
@@ -161,6 +176,11 @@ class Array(Source):
         """Name, kind and shape."""
         return Modality(self.name, self.as_kind, self.shape, description=self.description)
 
+    def taken_for(self) -> str:
+        """One line on what the arrays are taken for."""
+        where = f"rows of {self.file}" if self.file else f"a file a case ({self.column})"
+        return f"{where}, as {self.as_kind} ({', '.join(map(str, self.shape))}), values as they are"
+
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""
         return _BankReader(self, place) if self.file else _FileReader(self, place)
@@ -192,13 +212,22 @@ class Embedding(Array):
     kind: ClassVar[str] = "embedding"
 
 
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """An image's shape as (C, H, W): (H, W) is grey, and 1, 3 or 4 at the end are channels if none stand in front."""
+    if len(shape) == 2:
+        return (1, *shape)
+    if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4):
+        return (shape[-1], *shape[:-1])
+    return shape
+
+
 class _FileReader(Reader):
     def __init__(self, source: Array, place: Place):
         self.source, self.place = source, place
 
     def read(self, rows: Rows) -> Piece:
         source = self.source
-        rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file)
+        rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file, ending=source.ending)
 
         def decode(path: Path) -> np.ndarray:
             return source.fitted(load_array(path, source.key))

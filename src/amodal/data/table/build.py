@@ -21,7 +21,17 @@ from amodal.data.table.source import Piece, Place, Problems, Rows, Source
 from amodal.errors import AmodalError, DataError
 from amodal.files import write_json
 
-__all__ = ["Built", "Ranges", "build_stores", "chunk_rows", "fingerprint", "places", "working_folder"]
+__all__ = [
+    "IMAGE_LEVELS",
+    "Built",
+    "Ranges",
+    "build_stores",
+    "chunk_rows",
+    "fingerprint",
+    "image_levels",
+    "places",
+    "working_folder",
+]
 
 _CHUNK_BYTES = 64 * 2**20
 _MOST_ROWS, _LEAST_ROWS = 8192, 16
@@ -41,17 +51,28 @@ class Built(NamedTuple):
     ranges: dict[str, list[list[float | None]]]
 
 
+IMAGE_LEVELS = ("mean level", "contrast")
+"""What the range of an image modality is of: the mean of each image and its standard deviation."""
+
+
+def image_levels(values: np.ndarray) -> np.ndarray:
+    """Mean level and standard deviation of each image, float64 (n, 2); `values` are (n, C, H, W)."""
+    return np.array([[v.mean(dtype=np.float64), v.std(dtype=np.float64)] for v in values]).reshape(-1, 2)
+
+
 class Ranges:
     """The smallest and largest value of each feature, over the training rows.
 
     Args:
-        sources: The modalities; those without named features are passed over.
+        sources: The modalities; those without named features are passed over, of images it is `IMAGE_LEVELS`.
         train: Which rows count, bool (N,).
     """
 
     def __init__(self, sources: Sequence[Source], train: np.ndarray):
         self.train = train
         widths = {s.name: s.modality().n_features for s in sources if s.modality().traits.takes_measured}
+        self.images = {s.name for s in sources if s.modality().traits.on_grid}
+        widths |= dict.fromkeys(self.images, len(IMAGE_LEVELS))
         self.found = {name: np.full((2, width), np.nan) for name, width in widths.items()}
 
     def add(self, name: str, start: int, piece: Piece) -> None:
@@ -60,9 +81,11 @@ class Ranges:
             return
         assert isinstance(piece.values, np.ndarray)
         rows = self.train[start : start + len(piece.observed)] & piece.observed
-        values = piece.values[rows].reshape(-1, piece.values.shape[-1]).astype(np.float64)  # (n, D)
-        if not len(values):
+        if not rows.any():
             return
+        values = piece.values[rows]
+        assert isinstance(values, np.ndarray)
+        values = image_levels(values) if name in self.images else values.reshape(-1, values.shape[-1])  # (n, D)
         range_ = self.found[name]
         range_[0] = np.fmin(range_[0], np.fmin.reduce(values, axis=0))
         range_[1] = np.fmax(range_[1], np.fmax.reduce(values, axis=0))
@@ -83,12 +106,13 @@ class Ranges:
 @contextmanager
 def places(
     manifest: Table, schema: TableSchema, root: Path, work: Path, ids: np.ndarray, problems: Problems, *,
-    lenient: bool = False, workers: int | None = None,
+    lenient: bool = False, workers: int | None = None, kept: np.ndarray | None = None,
+    left_out: frozenset[str] = frozenset(),
 ) -> Iterator[Place]:  # fmt: skip
     """A place with its threads, which end with it."""
     n_workers = workers or min(16, (os.cpu_count() or 1) + 2)
     with ThreadPoolExecutor(n_workers, thread_name_prefix="table") as threads:
-        yield Place(manifest, root, work, ids, frozenset(schema.missing), problems, threads, lenient)
+        yield Place(manifest, root, work, ids, schema.reading, problems, threads, lenient, kept=kept, left_out=left_out)
 
 
 def chunk_rows(sources: Sequence[Source]) -> int:
@@ -286,6 +310,7 @@ def _record(place: Place, writers: dict[str, _Writer], seen: _Raw, ranges: Range
         "modalities": {name: {"sizes": w.sizes(), "gaps": w.gaps} for name, w in writers.items()},
         "ranges": ranges.to_json(),
         "problems": place.problems.to_json(),
+        "log": place.problems.log_size(),
     }
     write_json(place.work / "state.json", state)
 
@@ -297,10 +322,11 @@ def _restore(place: Place, writers: dict[str, _Writer], seen: _Raw, ranges: Rang
         for writer in writers.values():
             writer.cut([0, 0], False)
         seen.cut(0)
+        place.problems.restore(None)
         return 0
     for name, part in state["modalities"].items():
         writers[name].cut(part["sizes"], part["gaps"])
     seen.cut(state["observed"])
     ranges.restore(state["ranges"])
-    place.problems.restore(state["problems"])
+    place.problems.restore(state["problems"], state["log"])
     return int(state["done"])
