@@ -188,26 +188,39 @@ def prepare_mimic3_command(
     print(f"The cohort is {out}")
 
 
-def data_schema_command(manifest: Path, *, out: Path | None = None, target: str | None = None) -> None:
-    """Write a first schema for a table by looking at it, with comments, to be corrected.
+def data_schema_command(
+    manifest: Path,
+    *,
+    out: Path | None = None,
+    target: str | None = None,
+    events: Path | list[Path] | None = None,
+    table: Path | list[Path] | None = None,
+) -> None:
+    """Write a first schema by looking at the tables of a cohort together, with comments, to be corrected.
 
     Args:
         manifest: The table of cases: CSV, Parquet or Excel.
         out: File to write; null prints it.
-        target: Column to be predicted; null guesses by its name.
+        target: Column to be predicted; without it the columns that could be are listed with counts.
+        events: Long tables with a row a measurement, joined by id: one file, or [a.csv,b.csv].
+        table: Tables with a row a case, joined by id: one file, or [a.csv,b.csv].
     """
     from amodal.data.table.guess import guess_schema
     from amodal.errors import ConfigurationError
     from amodal.files import replace_file
 
-    text = guess_schema(manifest, target=target)
+    if out is not None and out.exists():
+        raise ConfigurationError(f"there is a file {out} already", hint="It may hold your corrections: choose another.")
+    text = guess_schema(manifest, target=target, events=_several(events), tables=_several(table))
     if out is None:
         print(text, end="")
         return
-    if out.exists():
-        raise ConfigurationError(f"there is a file {out} already", hint="It may hold your corrections: choose another.")
     replace_file(out, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"The schema is {out}: check every line of it")
+
+
+def _several(paths: Path | list[Path] | None) -> list[Path]:
+    return [] if paths is None else [paths] if isinstance(paths, Path) else paths
 
 
 def data_describe_command(data: str, *, out: Path | None = None) -> None:
@@ -235,6 +248,7 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
             f"  {f.modality}.{f.name}: {f.low:g} … {f.quantiles[1]:g} … {f.high:g} {f.units}, "
             f"measured in {f.measured:.0%} of the cases that have {f.modality}"
         )
+    _print_preparation((cohort.source or {}).get("preparation", {}))
     print("suspicious:" if found.suspicions else "nothing looks suspicious")
     for suspicion in found.suspicions:
         print(f"  {suspicion.where}: {suspicion.detail}")
@@ -242,6 +256,14 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
         from amodal.report.cohort_page import write_cohort_page
 
         print(f"The page is {write_cohort_page(cohort, out, found)}")
+
+
+def _print_preparation(record: dict[str, Any]) -> None:
+    """How the tables of a cohort were read, and what was left out."""
+    for line in record.get("taken", []):
+        print(f"read: {line}")
+    for what, count in sorted(record.get("counts", {}).items(), key=lambda pair: -pair[1]):
+        print(f"counted: {count:,} {what} ({', '.join(record['first'].get(what, []))})")
 
 
 def describe_cohort(cohort: Any) -> str:
@@ -264,6 +286,13 @@ def describe_cohort(cohort: Any) -> str:
         lines.append(
             f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"
         )
+    elif cohort.target is not None:
+        known = ~np.isnan(cohort.target)
+        shares = [
+            f"{c} {int((cohort.target[:, k] == 1).sum()):,} of {int(known[:, k].sum()):,} known"
+            for k, c in enumerate(task.classes)
+        ]
+        lines.append(f"{task.name} ({task.kind}): {', '.join(shares)}")
     else:
         lines.append(f"{task.name} ({task.kind})")
     lines += describe_modalities(cohort)
@@ -275,7 +304,7 @@ def describe_modalities(cohort: Any) -> list[str]:
     """What each modality was taken for, a line each."""
     from amodal.data.table import TableSchema
 
-    record = cohort.source.get("table")
+    record = (cohort.source or {}).get("table")
     taken = {source.name: source.taken_for() for source in TableSchema.from_json(record).sources} if record else {}
     lines = []
     for m in cohort.schema.modalities:
