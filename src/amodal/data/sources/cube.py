@@ -22,7 +22,7 @@ _CODES = (np.arange(_CLASSES)[:, None] >> np.arange(3)) & 1  # (8, 3), the lowes
 def cube_cohort(
     *, n: int = 4000, features: int = 20, seed: int = 0, fractions: Mapping[str, float] | None = None
 ) -> Cohort:
-    """Eight classes at the corners of a cube, each of which shows in three features of its own; each feature a modality.
+    """Eight classes at the corners of a cube, each shown by three features of its own; each feature a modality.
 
     Class c puts its three bits, with noise of 0.1, into features c, c + 1 and c + 2; all others are noise around 0.5.
     What is worth looking at next hangs on what has been seen.
