@@ -173,11 +173,12 @@ def evaluate_command(
     """
     from amodal.evaluation import evaluate as evaluate_model
     from amodal.evaluation import evaluate_patterns
-    from amodal.metrics import HEADLINES
+    from amodal.metrics import metrics_for
 
     model = _trained(run, device)
     cohort = _cohort(data, split)
-    shown = metrics or [name for name in HEADLINES[model.schema.task.kind] if name != "kappa" or model.schema.task.bins]
+    task = model.schema.task
+    shown = metrics or [name for name in task.traits.headlines if name in metrics_for(task.kind, bins=task.bins)]
     if patterns == "all":
         print(_frame(evaluate_patterns(model, cohort, seed=seed, resamples=resamples).table(shown)))
         return

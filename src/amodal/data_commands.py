@@ -281,7 +281,7 @@ def describe_cohort(cohort: Any) -> str:
         sizes = np.bincount(cohort.target, minlength=task.n_outputs)
         shares = ", ".join(f"{c} {n:,} ({n / len(cohort):.1%})" for c, n in zip(task.classes, sizes))
         lines.append(f"{task.name} ({task.kind}): {shares}")
-    elif cohort.target is not None and task.kind == "regression":
+    elif cohort.target is not None and task.traits.one_value:
         low, middle, high = np.quantile(cohort.target, [0.05, 0.5, 0.95])
         lines.append(
             f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"

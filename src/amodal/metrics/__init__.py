@@ -17,12 +17,11 @@ from amodal.metrics.calibration import (
 )
 from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy
 from amodal.metrics.intervals import Difference, Interval, bootstrap, paired_difference
-from amodal.metrics.registry import HEADLINES, METRICS, Metric, metrics_for
+from amodal.metrics.registry import METRICS, Metric, metrics_for
 from amodal.metrics.resampling import resample_counts
 from amodal.metrics.significance import BootstrapTTest, paired_bootstrap_p_value, two_sample_bootstrap_t_test
 
 __all__ = [
-    "HEADLINES",
     "LENGTH_OF_STAY_DAYS",
     "METRICS",
     "BootstrapTTest",

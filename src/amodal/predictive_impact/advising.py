@@ -182,7 +182,7 @@ def _in_words(utility: Utility | None, task: Task) -> str:
     if isinstance(utility, str):
         return utility
     if utility is None:
-        return "squared_error" if task.kind == "regression" else "log_likelihood"
+        return next(iter(task.traits.utilities))
     return "a utility of one's own" if callable(utility) else "the best action of a table of payoffs"
 
 
@@ -207,7 +207,7 @@ class _Work:
         observed = batch.presence.cpu().numpy()
         columns: dict[str, Any] = {key: np.full((n, m), np.nan) for key in ("change", "gain", "gain_error", "gap")}
         columns |= {"everything": np.zeros(n), "evpi": np.full(n, np.nan)}
-        if task.kind == "multilabel":
+        if task.traits.many_labels:
             columns["by_label"] = np.full((n, m, task.n_outputs), np.nan)
         if self.odds_ratio is not None:
             columns["sensitivity"] = np.full((n, m, 2), np.nan)
@@ -234,7 +234,7 @@ class _Work:
         return columns
 
     def _of_look(self, predictions: torch.Tensor, weights: torch.Tensor, bound: torch.Tensor) -> dict[str, np.ndarray]:
-        kind = self.model.schema.task.kind
+        kind = self.model.schema.task.traits
         p, w = predictions.double(), weights.double()
         gain = expected_gain(p, w, self.value)
         found = {
@@ -242,7 +242,7 @@ class _Work:
             "gain": to_numpy(torch.where(bound.isnan(), gain, torch.minimum(gain, bound))),
             "gain_error": to_numpy(gain_error(p, w, self.value)),
         }
-        if kind == "multilabel":
+        if kind.many_labels:
             found["by_label"] = to_numpy(by_label(p, w))
         if self.odds_ratio is not None:
 

@@ -144,7 +144,7 @@ def attribute(model: Predictor, cohort: Cohort, *, explain: str | None = None, p
                 kept = np.array([column >= 0 and names[column] in chosen for column in columns])
                 part = cohort.take(rows)
                 predicted = model.predict(part.with_observed(np.tile(kept, (len(rows), 1))), on_empty="silent")
-                worth[chosen] = predicted if task.kind == "regression" else predicted[np.arange(len(rows)), place[rows]]
+                worth[chosen] = predicted if task.traits.one_value else predicted[np.arange(len(rows)), place[rows]]
             for name, share in shapley_shares(worth, present).items():
                 values[rows, names.index(name)] = share
             base[rows], prediction[rows] = worth[()], worth[tuple(present)]
@@ -156,7 +156,7 @@ def attribute(model: Predictor, cohort: Cohort, *, explain: str | None = None, p
 def _explained(model: Predictor, cohort: Cohort, explain: str | None) -> tuple[NDArray[np.int64], np.ndarray]:
     """Column (N,) of the predictions that is explained, and its name (N,)."""
     task = model.schema.task
-    if task.kind == "regression":
+    if task.traits.one_value:
         return np.zeros(len(cohort), dtype=np.int64), np.full(len(cohort), "", dtype=object)
     classes = np.array([str(name) for name in task.classes], dtype=object)
     if explain is None:

@@ -278,7 +278,7 @@ class DonorLaw:
         self.weights, self.present, self.notes = weights, present, notes
         self.names = tuple(name for group in self.groups for name in group)
         self.whole = self._predicted(self.names)
-        kind = source.model.schema.task.kind
+        kind = source.model.schema.task.traits
         target = present[:, 1:] if source.model.schema.task.is_classification else present
         shown = self.whole[..., 1:] if source.model.schema.task.is_classification else self.whole
         self.weights = tilt(shown, weights, target)
@@ -291,7 +291,7 @@ class DonorLaw:
     def last(self, name: str) -> tuple[Tensor, Tensor]:
         """Expected change (B,), with its error, when a modality is looked at after all the others."""
         before = self._predicted([other for other in self.names if other != name])
-        moved = distance(self.whole, before, self.source.model.schema.task.kind)  # (S, B)
+        moved = distance(self.whole, before, self.source.model.schema.task.traits)  # (S, B)
         return weighted_mean(moved, self.weights), weighted_error(moved, self.weights)
 
     def completed(self, names: Sequence[str], draws: Tensor, rows: Tensor) -> Batch:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
+from amodal.kinds import TaskKind
 from amodal.predictive_impact.completions import Completions, Law
 from amodal.predictive_impact.donor_weights import weighted_error, weighted_mean
 from amodal.predictive_impact.predictor import Predictor, distance
 from amodal.predictive_impact.utility import UtilityFunction
-from amodal.schema import TaskKind
 
 __all__ = ["by_pattern", "expected_change", "expected_gain", "gain_error", "looks_at"]
 
@@ -47,7 +47,7 @@ def expected_change(predictions: Tensor, weights: Tensor, kind: TaskKind) -> tup
     """
     mean = weighted_mean(predictions, weights)
     away = predictions - mean
-    factor = {"regression": 1.0, "multilabel": 1.0 / predictions.shape[-1]}.get(kind, 0.5)
+    factor = 0.5 if kind.one_class else 1.0 / predictions.shape[-1]  # of the absolute differences in `distance`
     slope = weighted_mean(away.sign(), weights)
     influence = factor * (away.abs() - slope * away).sum(-1)
     return weighted_mean(distance(predictions, mean, kind), weights), weighted_error(influence, weights)

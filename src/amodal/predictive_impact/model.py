@@ -194,7 +194,7 @@ class _Work:
             predictions, weights = found.pop("whole"), found.pop("weights")
             found |= self._further(predictions, weights, found["present"])
             present = found.pop("present")
-            found["prediction"] = present[:, 0] if task.kind == "regression" else present
+            found["prediction"] = present[:, 0] if task.traits.one_value else present
             for key, value in found.items():
                 array = to_numpy(value)
                 columns.setdefault(key, np.full((len(batch), *array.shape[1:]), np.nan))[rows.cpu().numpy()] = array
@@ -204,7 +204,7 @@ class _Work:
 
     def _of_pattern(self, batch: Batch, missing: tuple[str, ...]) -> tuple[dict[str, Tensor], Law | None]:
         """Numbers of cases that lack the same modalities."""
-        kind, present = self.model.schema.task.kind, predictions_of(self.model, batch)
+        kind, present = self.model.schema.task.traits, predictions_of(self.model, batch)
         if not missing:
             if isinstance(self.source, OwnCompletions):
                 whole = self.source.predictions(self.source.everything(batch))
@@ -237,7 +237,7 @@ class _Work:
         self, batch: Batch, missing: tuple[str, ...], whole: Law, found: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Expected change by each modality if it is looked at next, and last, and its share of V."""
-        kind, total, present = self.model.schema.task.kind, found["variability"], found["present"]
+        kind, total, present = self.model.schema.task.traits, found["variability"], found["present"]
         wanted = [name for name in missing if name in self.asked]
         if not wanted:
             return {}
@@ -262,10 +262,10 @@ class _Work:
 
     def _further(self, predictions: Tensor, weights: Tensor, present: Tensor) -> dict[str, Tensor]:
         """Numbers of some tasks, and the range of V under an odds ratio."""
-        kind, found = self.model.schema.task.kind, {}
-        if kind == "multilabel":
+        kind, found = self.model.schema.task.traits, {}
+        if kind.many_labels:
             found["by label"] = by_label(predictions, weights)
-        if kind == "regression":
+        if kind.one_value:
             found["interval"] = _quantiles(predictions[..., 0], weights, (0.05, 0.95))
         if self.odds_ratio is not None:
 

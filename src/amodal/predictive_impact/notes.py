@@ -54,13 +54,13 @@ def notes_on_donors(source: Completions, observed: np.ndarray) -> list[str]:
 def notes_on_gap(gap: np.ndarray, model: Predictor, source: Completions) -> list[str]:
     """A warning where completions and predictions disagree, by more than few draws explain."""
     task = model.schema.task
-    limit = _LARGE_GAP * (model.scaling.target_scale if task.kind == "regression" else 1.0)
+    limit = _LARGE_GAP * (model.scaling.target_scale if task.traits.one_value else 1.0)
     if isinstance(source, OwnCompletions):
         limit *= max(1.0, 10.0 / source.draws**0.5)
     large = int((gap > limit).sum())
     if not large:
         return []
-    units = f" {task.units}".rstrip() if task.kind == "regression" else " in total variation"
+    units = f" {task.units}".rstrip() if task.traits.one_value else " in total variation"
     return [
         f"In {large} of {len(gap)} cases the predictions to be expected do not average to the present one (gap above "
         f"{limit:.3g}{units}; mean {np.nanmean(gap):.3g}): there the numbers are less sure than their errors say."
@@ -78,10 +78,8 @@ def notes_on_task(task: Task, draws: int, source: Completions, odds_ratio: float
                 "The method draws one latent for all modalities: V is how much that leaves open, not what is missing, "
                 "and there is nothing to say by modality. Pass completions='training_cases' for that."
             )
-    if task.kind == "multilabel":
-        notes.append("V is the mean over labels; `by_label` has each.")
-    if task.kind == "regression":
-        notes.append("V is the mean absolute deviation of the predicted value, in the target's units.")
+    if task.traits.impact_note:
+        notes.append(task.traits.impact_note)
     if odds_ratio is not None:
         notes.append(
             f"The sensitivity range is V if those who lack a modality differ by an odds ratio of up to {odds_ratio:g}."

@@ -67,7 +67,7 @@ class OwnCompletions:
     def predictions(self, outputs: Tensor) -> Tensor:
         """Outputs (S, B, C) as predictions (S, B, D) in the target's units."""
         predicted = self.method.to_predictions(outputs)
-        if self.model.schema.task.kind == "regression":
+        if self.model.schema.task.traits.one_value:
             return self.model.scaling.unscale(predicted)[..., None]
         return predicted
 
@@ -79,7 +79,7 @@ class OwnLaw:
         self.source, self.batch, self.names = source, batch, tuple(names)
         self._still: dict[tuple[str, ...], bool] = {}
         self.whole, self.weights = self.after(self.names)
-        kind = source.model.schema.task.kind
+        kind = source.model.schema.task.traits
         self.gap = distance(weighted_mean(self.whole, self.weights), present, kind)
         self.notes: tuple[str, ...] = ()
 
@@ -98,7 +98,7 @@ class OwnLaw:
         """Expected change (B,), with its error, when a modality is looked at after all the others."""
         outer = max(2, -(-min(self.source.draws, _OUTER * _LAST) // _LAST))
         nested = torch.stack([self._nested(draw, [name], min(self.source.draws, _LAST)) for draw in range(outer)])
-        moved = distance(nested, nested.mean(1, keepdim=True), self.source.model.schema.task.kind).mean(1)  # (K, B)
+        moved = distance(nested, nested.mean(1, keepdim=True), self.source.model.schema.task.traits).mean(1)  # (K, B)
         return moved.mean(0), moved.std(0) / outer**0.5
 
     def _nested(self, draw: int, vary: Sequence[str], number: int) -> Tensor:

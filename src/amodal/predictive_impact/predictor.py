@@ -13,8 +13,9 @@ from amodal.batch import Batch
 from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.errors import ConfigurationError, DataError
+from amodal.kinds import TaskKind
 from amodal.method import Method
-from amodal.schema import Schema, TaskKind, check_schema
+from amodal.schema import Schema, check_schema
 
 __all__ = ["Predictor", "check_inputs", "distance", "predictions_of", "refuse_empty"]
 
@@ -95,7 +96,7 @@ def predictions_of(model: Predictor, batch: Batch) -> Tensor:
     A row of which nothing is observed gets the training prior, unless the method predicts such rows itself.
     """
     predicted = model.method.predict(batch).float()
-    if model.schema.task.kind == "regression":
+    if model.schema.task.traits.one_value:
         predicted = model.scaling.unscale(predicted)[:, None]
     if not model.method.accepts_empty:
         prior = torch.as_tensor(model.prior, dtype=predicted.dtype, device=predicted.device)
@@ -105,7 +106,6 @@ def predictions_of(model: Predictor, batch: Batch) -> Tensor:
 
 def distance(predictions: Tensor, others: Tensor, kind: TaskKind) -> Tensor:
     """Distances of predictions (…, D) to others: total variation; its mean over labels; the absolute difference."""
-    away = (predictions - others).abs()
-    if kind == "regression":
-        return away[..., 0]
-    return away.mean(-1) if kind == "multilabel" else 0.5 * away.sum(-1)
+    if kind.one_value:
+        predictions, others = predictions[..., 0], others[..., 0]
+    return kind.distance(predictions, others)

@@ -119,7 +119,7 @@ class Impact:
         }
         if self.task.is_classification:
             columns["predicted"] = [str(self.task.classes[i]) for i in self.prediction.argmax(axis=1)]
-        elif self.task.kind == "regression":
+        elif self.task.traits.one_value:
             columns["predicted"] = self.prediction
         columns |= {"variability": self.variability, "standard_error": self.standard_error}
         if self.task.is_classification:

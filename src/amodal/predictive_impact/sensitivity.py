@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from amodal.errors import ConfigurationError
+from amodal.kinds import TaskKind
 from amodal.predictive_impact.donor_weights import weighted_mean
-from amodal.schema import TaskKind
 
 __all__ = ["check_odds_ratio", "sensitivity_range"]
 
@@ -59,10 +59,11 @@ def sensitivity_range(
         Exponential tilting of what is not observed, as in the sensitivity analyses of :cite:`robins2000sensitivity`.
 
     Example:
+        >>> from amodal.kinds import task_kind
         >>> sure = torch.eye(2)[:, None]
         >>> half = torch.full((2, 1), 0.5)
         >>> share = lambda w: weighted_mean(sure, w)[:, 1]
-        >>> [round(x.item(), 3) for x in sensitivity_range(share, sure, half, 3.0, kind="binary")]
+        >>> [round(x.item(), 3) for x in sensitivity_range(share, sure, half, 3.0, kind=task_kind("binary"))]
         [0.25, 0.75]
     """
     values = [statistic(weights)]
@@ -75,7 +76,7 @@ def sensitivity_range(
 
 def _factors(p: Tensor, weights: Tensor, odds_ratio: float, kind: TaskKind, scale: float) -> Iterator[Tensor]:
     for ratio in (odds_ratio, 1.0 / odds_ratio):
-        if kind == "regression":
+        if kind.one_value:
             away = (p[..., 0] - weighted_mean(p, weights)[:, 0]) / scale
             yield (math.log(ratio) * away).clamp(-30, 30).exp()
         else:

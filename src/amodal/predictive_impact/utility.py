@@ -101,26 +101,19 @@ def perfect_information(function: UtilityFunction, present: Tensor, utility: Any
     if task.is_classification:
         certain = torch.eye(present.shape[-1], dtype=present.dtype, device=present.device)
         return present @ function(certain) - function(present)
-    if task.kind == "multilabel" and not callable(utility):
+    if task.traits.many_labels and not callable(utility):
         return function(present.round()) - function(present)
     return torch.full_like(present[..., 0], torch.nan)
 
 
 def _named(name: str | None, task: Task) -> UtilityFunction:
-    known: dict[str, UtilityFunction]
-    if task.kind == "regression":
-        known = {"squared_error": lambda p: p[..., 0].square()}  # its mean less that of the mean is the variance
-    elif task.kind == "multilabel":
-        known = {
-            "log_likelihood": lambda p: (torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).sum(-1),
-            "accuracy": lambda p: torch.maximum(p, 1 - p).mean(-1),
-        }
-    else:
-        known = {"log_likelihood": lambda p: torch.xlogy(p, p).sum(-1), "accuracy": lambda p: p.amax(-1)}
+    known = task.traits.utilities
+    if task.traits.one_value:
+        known = {key: _of_value(function) for key, function in known.items()}
     if name is None:
         return next(iter(known.values()))
     head, _, argument = name.partition(":")
-    if head == "net_benefit" and task.kind == "binary":
+    if head == "net_benefit" and _two_classes(task):
         try:
             threshold = float(argument)
         except ValueError as error:
@@ -129,9 +122,17 @@ def _named(name: str | None, task: Task) -> UtilityFunction:
             ) from error
         return _best_of(_payoffs(net_benefit(threshold), task))
     if name not in known:
-        options = [*known, *(["net_benefit:THRESHOLD"] if task.kind == "binary" else [])]
+        options = [*known, *(["net_benefit:THRESHOLD"] if _two_classes(task) else [])]
         raise UnknownNameError(f"utility of a {task.kind} task", name, options)
     return known[name]
+
+
+def _of_value(function: UtilityFunction) -> UtilityFunction:
+    return lambda p: function(p[..., 0])
+
+
+def _two_classes(task: Task) -> bool:
+    return task.is_classification and len(task.classes) == 2
 
 
 def _payoffs(table: Any, task: Task) -> Tensor:
@@ -173,7 +174,7 @@ def _best_of(payoffs: Tensor) -> UtilityFunction:
 
 def _checked(function: Callable[[Any], Any], task: Task) -> UtilityFunction:
     def value(predictions: Tensor) -> Tensor:
-        given = (predictions[..., 0] if task.kind == "regression" else predictions).float()
+        given = (predictions[..., 0] if task.traits.one_value else predictions).float()
         shape = tuple(predictions.shape[:-1])
         try:
             result = function(given)

@@ -91,7 +91,7 @@ def fit(
     seed = _check_seed(seed)
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
-    if settings_.best_by == "error" and train.schema.task.kind == "regression":
+    if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
     check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
