@@ -12,7 +12,7 @@ from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.missingness import Mechanism, Natural, Presence
 from amodal.removal import draw_presence
-from amodal.training.settings import TrainingSettings
+from amodal.settings import TrainingSettings
 
 __all__ = ["TrainingData", "training_prior"]
 

@@ -20,10 +20,10 @@ from amodal.files import write_json
 from amodal.methods import METHODS
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.seeds import forked_rng, mix_seed
+from amodal.settings import settings_from
 from amodal.training.data import TrainingData
 from amodal.training.processes import expected_rank, start_processes
 from amodal.training.run import Run
-from amodal.training.settings import settings_from
 
 __all__ = ["fit"]
 
