@@ -138,7 +138,8 @@ def fit_command(
     loss = result["best_valid_loss"]
     print(
         f"{method}: {result['parameters']:,} parameters, {result['epochs']} epochs in {result['seconds']:.0f} s, "
-        f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} in epoch {result['best_epoch']}"
+        f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} "
+        f"in epoch {result['best_epoch'] + 1}"
     )
     print(f"The run is {out}")
 
