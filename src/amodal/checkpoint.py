@@ -29,7 +29,7 @@ from amodal.schema import Schema, check_schema, feature_order
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "TrainedModel", "build_method", "read_experiment", "resolve_device"]
+__all__ = ["FORMAT", "TrainedModel", "build_method", "encoder_choices", "read_experiment", "resolve_device"]
 
 FORMAT = 1
 _REQUIRED = ("experiment.json", "model.safetensors")
@@ -62,6 +62,18 @@ def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
             if option not in taken:
                 raise UnknownNameError(f"option of {name}", option, taken) from error
         raise ConfigurationError(f"method {name!r} does not take these options: {error}") from error
+
+
+def encoder_choices(method: str, schema: Schema, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Encoders by modality: those a user chose, and for the others those the method prefers for their kind.
+
+    Args:
+        method: A name in `amodal.METHODS`.
+        schema: The modalities.
+        given: The user's choices, as `amodal.encoders.build_encoders` takes them.
+    """
+    preferred = METHODS[method].preferred_encoders
+    return {m.name: preferred[m.kind] for m in schema.modalities if m.kind in preferred} | dict(given)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -171,11 +183,11 @@ class TrainedModel:
         with inference(self.method):
             for batch in self.batches(cohort, batch_size, rows):
                 predicted = self.method.predict(batch).double().cpu().numpy()
-                if self.schema.task.kind == "regression":
+                if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted
                 done += len(batch)
-        return outputs[:, 0] if self.schema.task.kind == "regression" else outputs
+        return outputs[:, 0] if self.schema.task.traits.one_value else outputs
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:
         """How much what is missing could still change each prediction.

@@ -112,13 +112,8 @@ class Evaluation:
         values = self.predictions if self.predictions.ndim == 2 else self.predictions[:, None]
         for i, column in enumerate(columns):
             frame[column] = values[:, i]
-        if self.task.kind == "multilabel":
-            for i, name in enumerate(self.task.classes):
-                frame[f"target_{name}"] = self.target[:, i]
-        elif self.task.is_classification:
-            frame["target"] = np.asarray([str(c) for c in self.task.classes])[self.target]
-        else:
-            frame["target"] = self.target
+        for column, part in self.task.traits.target_columns(self.target, self.task.classes).items():
+            frame[column] = part
         return frame
 
 
@@ -374,7 +369,7 @@ def compare(
 
 def prediction_columns(task: Task) -> list[str]:
     """Names of a prediction's columns in files: `p_<class>` for probabilities, `prediction` for a regression."""
-    return ["prediction"] if task.kind == "regression" else [f"p_{name}" for name in task.classes]
+    return task.traits.prediction_columns(task.classes)
 
 
 def _checked(model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None) -> tuple[NDArray, dict[str, Metric]]:

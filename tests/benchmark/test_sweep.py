@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from benchmark.works import COUNT, doubled, dying, failing, mean_of, other, trai
 from amodal.benchmark import Cell, CellProgress, Done, Failed, fit_values, sweep
 from amodal.data import Cohort
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
+from amodal.methods import METHODS
 from amodal.schema import Task
 
 
@@ -158,3 +160,10 @@ def test_a_cell_that_trains_holds_every_default(tmp_path):
     ):
         with pytest.raises(UnknownNameError, match=words):
             fit_values(**{"method": "fusion", **given})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_options_of_every_method_are_known(name):
+    options = [option for option in signature(METHODS[name]).parameters if option not in ("schema", "encoders")]
+    assert set(options) <= {*fit_values(name)["defaults"]["options"], "modality"}  # which has no default
+    assert fit_values("unimodal", options={"modality": "a"})["defaults"]["options"]["modality"] == "a"

@@ -72,15 +72,15 @@ def test_settings_are_chosen_without_the_test_rows(tmp_path, monkeypatch, capsys
     selection = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(selection)
     seen, absent = [], []
-    fit = selection.amodal.fit
+    fit = selection.fit_cell
 
-    def watched(method, train, valid, **settings):
+    def watched(cell, train, valid):
         absent.append((1 - train.observed.mean(), 1 - valid.observed.mean()))
         seen.extend(set(train.splits) | set(valid.splits))
-        return fit(method, train, valid, batch_size=256, **settings)
+        return fit(cell, train, valid)
 
-    monkeypatch.setattr(selection.amodal, "fit", watched)
-    words = ["--out", str(tmp_path / "found.jsonl"), "--epochs", "1", "--folds", "2", "--names", "modality_dropout"]
+    monkeypatch.setattr(selection, "fit_cell", watched)
+    words = ["--out", str(tmp_path / "found"), "--epochs", "1", "--folds", "2", "--names", "modality_dropout"]
     words += ["--also", 'bare={"m": "fusion"}', "--train-rate", "0.4"]
     table = selection.main(words)
     assert list(table["fold"]) == [2, 2]

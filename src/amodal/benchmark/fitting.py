@@ -14,8 +14,8 @@ from amodal.encoders import ENCODERS
 from amodal.errors import UnknownNameError
 from amodal.kinds import MODALITY_KINDS
 from amodal.methods import METHODS
+from amodal.settings import settings_from
 from amodal.training import fit
-from amodal.training.settings import settings_from
 
 __all__ = ["fit_cell", "fit_values"]
 
@@ -64,7 +64,7 @@ def fit_values(
         "seed": seed,
         "settings": resolved,
         "defaults": {
-            "options": _resolved(METHODS[method], given, f"option of {method}"),
+            "options": _resolved(METHODS[method], given, f"option of {method}", ("schema", "encoders")),
             "encoders": {name: _encoder(choice) for name, choice in {**by_kind, **choices}.items()},
         },
     }
@@ -83,9 +83,9 @@ def fit_cell(cell: Cell, train: Cohort, valid: Cohort | None = None, **more: Any
     return fit(cell["method"], train, valid, **given, **cell["settings"], **more)
 
 
-def _resolved(build: Any, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _resolved(build: Any, given: Mapping[str, Any], what: str, outside: tuple[str, ...]) -> dict[str, Any]:
     parameters = inspect.signature(build).parameters
-    known = [name for name in parameters if name not in ("schema", "encoders", "modality", "width")]
+    known = [name for name in parameters if name not in outside]
     for name in given:
         if name not in known:
             raise UnknownNameError(what, name, known)
@@ -101,7 +101,7 @@ def _encoder(choice: Any) -> Any:
         return options
     if name not in ENCODERS:
         raise UnknownNameError("encoder", name, ENCODERS)
-    return {"name": name, **_resolved(ENCODERS[name], options, f"option of encoder {name!r}")}
+    return {"name": name, **_resolved(ENCODERS[name], options, f"option of encoder {name!r}", ("modality", "width"))}
 
 
 def _is_plain(value: Any) -> bool:

@@ -15,7 +15,7 @@ from amodal.benchmark.cells import Failed
 from amodal.benchmark.inference import resample_seeds
 from amodal.benchmark.stored import FinishedRun
 from amodal.errors import ConfigurationError, RunError, UnknownNameError
-from amodal.metrics import HEADLINES, Difference, Interval, Metric, adjust_p_values, metrics_for, resample_counts
+from amodal.metrics import Difference, Interval, Metric, adjust_p_values, metrics_for, resample_counts
 from amodal.metrics.intervals import without_agreement
 from amodal.metrics.resampling import too_few_groups
 from amodal.missingness import pattern_codes, pattern_label
@@ -142,7 +142,7 @@ class Results:
     @property
     def headline(self) -> Metric:
         """The metric to rank by."""
-        return self.metrics[HEADLINES[self.task.kind][0]]
+        return self.metrics[self.task.traits.headlines[0]]
 
     def of_setting(self, setting: str) -> Results:
         """The runs of one setting.

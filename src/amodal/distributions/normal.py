@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from amodal.distributions.log_space import some_above, some_below, switch_at
+from amodal.distributions.log_space import some_above, some_below
 
 __all__ = [
     "LOG_ROOT_TWO_PI",
@@ -140,38 +140,10 @@ def _deep_score(log_p: Tensor) -> Tensor:
     return a
 
 
-def _rational(x: Tensor, top: tuple[float, ...], bottom: tuple[float, ...]) -> Tensor:
-    """Ratio of two polynomials, coefficients from the highest power."""
-    above, below = x * top[0], x * bottom[0]
-    for coefficient in top[1:-1]:
-        above = above.add_(coefficient).mul_(x)
-    for coefficient in bottom[1:-1]:
-        below = below.add_(coefficient).mul_(x)
-    return above.add_(top[-1]).div_(below.add_(bottom[-1]))
-
-
-def _upper_score(log_p: Tensor) -> Tensor:
-    r"""a >= 0 with :math:`\Phi(-a) = p \le 1/2`; in float32 by Wichura's rational functions (AS 241, 1988)."""
-    p = torch.exp(log_p)
-    if p.dtype != torch.float32 or p.is_cuda or some_below(log_p, -24.9):
-        return torch.special.ndtri(p).neg_()
-    q = 0.5 - p
-    centre = _rational(
-        0.180625 - q * q,
-        (59.109374720, 159.29113202, 50.434271938, 3.3871327179),
-        (67.187563600, 78.757757664, 17.895169469, 1.0),
-    ).mul_(q)
-    root = torch.sqrt(-log_p).sub_(1.6)
-    tail = _rational(
-        root, (0.17023821103, 1.3067284816, 2.7568153900, 1.4234372777), (0.12021132975, 0.73700164250, 1.0)
-    )
-    return switch_at(q, 0.425, centre, tail)
-
-
 def normal_score_slopes(log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r""":func:`normal_score` and its derivatives in :math:`\log u` and :math:`\log(1-u)`, without a graph."""
     log_p = torch.minimum(log_u, log_1mu)
-    a = _upper_score(log_p)
+    a = torch.special.ndtri(torch.exp(log_p)).neg_()
     slope = (a * a).mul_(0.5).add_(log_p).add_(LOG_ROOT_TWO_PI).exp_()  # p / phi(a): d score / d log p
     if some_below(log_p, _DEEP[log_p.dtype]):
         deep = log_p < _DEEP[log_p.dtype]

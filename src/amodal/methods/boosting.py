@@ -124,10 +124,10 @@ class Boosting(EstimatedMethod):
             "early_stopping": False,
             "random_state": int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device)),
         }
-        kind = self.schema.task.kind
-        if kind == "regression":
+        traits = self.schema.task.traits
+        if traits.one_value:
             self._fit_regression(x, y, options)
-        elif kind == "multilabel":
+        elif traits.many_labels:
             self._fit_labels(x, y, options)
         else:
             self._fit_classes(x, y, options)

@@ -17,7 +17,7 @@ from amodal.metrics.calibration import (
 )
 from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy, counted_labels
 from amodal.metrics.intervals import Difference, Interval, bootstrap, paired_difference
-from amodal.metrics.registry import HEADLINES, METRICS, Metric, metrics_for
+from amodal.metrics.registry import METRICS, Metric, metrics_for
 from amodal.metrics.resampling import resample_counts
 from amodal.metrics.significance import (
     BootstrapTTest,
@@ -27,7 +27,6 @@ from amodal.metrics.significance import (
 )
 
 __all__ = [
-    "HEADLINES",
     "LENGTH_OF_STAY_DAYS",
     "METRICS",
     "BootstrapTTest",

@@ -59,7 +59,7 @@ def negative_log_likelihood(probabilities: ArrayLike, target: ArrayLike, *, weig
     """
     checked = check_classified(probabilities, target)
     p, y = checked.probabilities, checked.target
-    if checked.kind == "multilabel":
+    if checked.many_labels:
         of_truth = np.where(y, p, 1 - p)  # (N, K)
     else:
         of_truth = np.take_along_axis(p, y[:, None], axis=1)  # (N, 1)
@@ -92,9 +92,9 @@ def brier_score(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLik
     """
     checked = check_classified(probabilities, target)
     p, y = checked.probabilities, checked.target
-    if checked.kind == "binary":
+    if checked.two_classes:
         return weighted_mean((p[:, 1] - y) ** 2, weight)
-    if checked.kind == "multilabel":
+    if checked.many_labels:
         return weighted_mean(((p - y) ** 2).mean(1), weight)
     return weighted_mean(((p - (y[:, None] == np.arange(p.shape[1]))) ** 2).sum(1), weight)
 
@@ -192,7 +192,7 @@ def calibration_error_deviation(
 
 
 def _problems(checked: Classified) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    return checked.one_versus_rest if checked.kind == "multilabel" else [_stated(checked)]
+    return checked.one_versus_rest if checked.many_labels else [_stated(checked)]
 
 
 @dataclass(frozen=True)
@@ -258,17 +258,17 @@ def reliability_curve(
 
 def _columns(checked: Classified, column: int | None) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     if column is None:
-        return checked.one_versus_rest if checked.kind == "multilabel" else [_stated(checked)]
+        return checked.one_versus_rest if checked.many_labels else [_stated(checked)]
     width = checked.probabilities.shape[1]
     if not isinstance(column, int | np.integer) or not 0 <= column < width:
         raise ConfigurationError("there is no such column", expected=f"0 to {width - 1}", got=column)
-    true = checked.target[:, column] if checked.kind == "multilabel" else checked.target == column
+    true = checked.target[:, column] if checked.many_labels else checked.target == column
     return [(checked.probabilities[:, column], true)]
 
 
 def _stated(checked: Classified) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """What a prediction of one class states, and whether it came true."""
-    if checked.kind == "binary":
+    if checked.two_classes:
         return checked.one_versus_rest[0]
     return checked.probabilities.max(1), checked.predicted == checked.target
 

@@ -63,7 +63,7 @@ def balanced_accuracy(probabilities: ArrayLike, target: ArrayLike, *, weight: Ar
         (1.0, 0.5)
     """
     checked = check_classified(probabilities, target)
-    if checked.kind != "multilabel":
+    if not checked.many_labels:
         n_classes = checked.probabilities.shape[1]
         return as_value(_mean_recall(checked.predicted, checked.target, n_classes, weight))
     return _macro([_mean_recall(p, y, 2, weight) for p, y in zip(checked.predicted.T, checked.target.T)])

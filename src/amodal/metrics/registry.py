@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.errors import ConfigurationError
 from amodal.metrics.agreement import cohen_kappa, mean_absolute_error, root_mean_squared_error
 from amodal.metrics.calibration import (
     brier_score,
@@ -20,11 +19,10 @@ from amodal.metrics.calibration import (
 )
 from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy, counted_labels
 from amodal.metrics.resampling import Value
-from amodal.schema import TaskKind
 
-__all__ = ["HEADLINES", "METRICS", "Metric", "metrics_for"]
+__all__ = ["METRICS", "Metric", "metrics_for"]
 
-_CLASSES: tuple[TaskKind, ...] = ("binary", "multiclass", "multilabel")
+_CLASSES = ("one_class", "many_labels")
 _INFINITY = float("inf")
 
 
@@ -36,11 +34,10 @@ class Metric:
         name: Key in `METRICS`, in files and in columns.
         label: As a person reads it.
         function: ``function(predictions, target, *, weight=None)``.
-        kinds: Kinds of task it applies to.
+        forms: Forms of target it applies to: attributes of `amodal.kinds.TaskKind`, one of which must be true.
         higher_is_better: Whether more is better.
         requires: What must be among the cases for it to be defined, as a noun.
         bounds: Smallest and largest possible value, for axes.
-        in_target_units: Whether its value carries the units of the target.
         needs_bins: Whether it can only be called after `metrics_for` has given it the task's bins.
         deviation: For a metric that resampling biases, ``deviation(predictions, target, *, weight)``: how far it can be
             from the truth, on each resample; its interval is made of this instead of percentiles.
@@ -54,11 +51,10 @@ class Metric:
     name: str
     label: str
     function: Callable[..., Value]
-    kinds: tuple[TaskKind, ...]
+    forms: tuple[str, ...]
     higher_is_better: bool
     requires: str = "at least one case"
     bounds: tuple[float, float] = (0.0, 1.0)
-    in_target_units: bool = False
     needs_bins: bool = False
     deviation: Callable[..., Value] | None = None
     over_labels: bool = False
@@ -126,25 +122,23 @@ METRICS: dict[str, Metric] = {
             "mae",
             "MAE",
             mean_absolute_error,
-            ("regression",),
+            ("one_value",),
             False,
             bounds=(0.0, _INFINITY),
-            in_target_units=True,
         ),
         Metric(
             "rmse",
             "RMSE",
             root_mean_squared_error,
-            ("regression",),
+            ("one_value",),
             False,
             bounds=(0.0, _INFINITY),
-            in_target_units=True,
         ),
         Metric(
             "kappa",
             "Kappa (linear)",
             cohen_kappa,
-            ("regression",),
+            ("one_value",),
             True,
             requires="targets or predictions in more than one bin",
             bounds=(-1.0, 1.0),
@@ -154,20 +148,12 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric by its name."""
 
-HEADLINES: dict[TaskKind, tuple[str, ...]] = {
-    "binary": ("auroc", "auprc"),
-    "multiclass": ("accuracy", "auroc"),
-    "multilabel": ("auroc", "auprc"),
-    "regression": ("mae", "kappa"),
-}
-"""What a table shows first for a kind of task, the one to rank by in front; kappa only if the task has bins."""
 
-
-def metrics_for(kind: TaskKind, *, bins: Sequence[float] = ()) -> dict[str, Metric]:
+def metrics_for(kind: str, *, bins: Sequence[float] = ()) -> dict[str, Metric]:
     """The metrics of a kind of task, headlines first, ready to be called.
 
     Args:
-        kind: "binary", "multiclass", "multilabel" or "regression".
+        kind: A name of `amodal.kinds.TASK_KINDS`.
         bins: Inner edges of a regression target's bins (`Task.bins`); without them kappa is left out.
 
     Returns:
@@ -180,10 +166,13 @@ def metrics_for(kind: TaskKind, *, bins: Sequence[float] = ()) -> dict[str, Metr
         >>> list(metrics_for("regression", bins=(24.0, 48.0)))
         ['mae', 'kappa', 'rmse']
     """
-    if kind not in get_args(TaskKind):
-        raise UnknownNameError("kind of task", kind, get_args(TaskKind))
-    names = [*HEADLINES[kind], *(name for name in METRICS if name not in HEADLINES[kind])]
-    chosen = {name: METRICS[name] for name in names if kind in METRICS[name].kinds}
+    from amodal.kinds import task_kind  # brings torch
+
+    traits = task_kind(kind)
+    names = [*traits.headlines, *(name for name in METRICS if name not in traits.headlines)]
+    chosen = {
+        name: METRICS[name] for name in names if any(getattr(traits, form, False) for form in METRICS[name].forms)
+    }
     return {
         name: replace(metric, function=partial(metric.function, bins=tuple(bins)), needs_bins=False)
         if metric.needs_bins

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from amodal.benchmark import Comparison, FinishedRun
 from amodal.benchmark.experiment import describe_mechanism
-from amodal.metrics import HEADLINES, Interval, Metric
+from amodal.metrics import Interval, Metric
 from amodal.missingness import Mechanism, Natural, mechanism_from_json
 from amodal.report import figures
 from amodal.report.figures import Series
@@ -42,13 +42,11 @@ __all__ = [
     "shown_metrics",
 ]
 
-_BESIDE = {"regression": ("rmse",)}  # shown beside the headlines; other tasks: log likelihood and calibration
-
 
 def shown_metrics(subject: Subject) -> list[Metric]:
     """The metrics of the main table: headlines, and one or two that see what they do not."""
-    kind = subject.results.task.kind
-    names = [*HEADLINES[kind], *_BESIDE.get(kind, ("nll", "ece"))]
+    traits = subject.results.task.traits
+    names = [*traits.headlines, *traits.second_metrics]
     return [subject.results.metrics[name] for name in names if name in subject.results.metrics]
 
 

@@ -45,8 +45,8 @@ def calibration(subject: Subject) -> Section | None:
             drawings.append(_panel(subject, i, name, curves))
     if not drawings:
         return None
-    regression = subject.results.task.kind == "regression"
-    kind = "mean absolute gap" if regression else "calibration error"
+    traits = subject.results.task.traits
+    kind = "mean absolute gap" if traits.one_value else "calibration error"
     table = Table(["method", *(f"{k} present" for k in counts)], rows, kind)
     return section(
         "calibration",
@@ -54,7 +54,7 @@ def calibration(subject: Subject) -> Section | None:
         drawings=drawings,
         legend=[legend_key(f"{k} present", mark) for k, mark in marks.items()],
         table=table,
-        kind=subject.results.task.kind,
+        traits=traits,
         imposed=subject.imposes_patterns,
     )
 
@@ -62,7 +62,7 @@ def calibration(subject: Subject) -> Section | None:
 def _panel(subject: Subject, i: int, name: str, curves: Curves) -> Drawing:
     task = subject.results.task
     low, high = _range(subject)
-    labels = ("predicted", "observed") if task.kind == "regression" else ("stated", "came true")
+    labels = task.traits.reliability_axes
     key = f"reliability-{i}"
     bins = [f"{len(curve[0][~np.isnan(curve[0])])} bins with {group}" for group, (_, curve) in curves.items()]
     svg = figures.draw_reliability(
@@ -103,7 +103,7 @@ def _curve(
     task: Task, predictions: NDArray, target: NDArray, limits: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Stated and realised values of bins with as many cases each."""
-    if task.kind != "regression":
+    if not task.traits.one_value:
         curve = reliability_curve(predictions, target, bins=_BINS, binning="mass")
         return curve.stated, curve.realised
     chunks = np.array_split(np.argsort(predictions, kind="stable"), min(_BINS, max(1, len(predictions) // 5)))
@@ -112,14 +112,14 @@ def _curve(
 
 
 def _error(task: Task, predictions: NDArray, target: NDArray) -> str:
-    if task.kind != "regression":
+    if not task.traits.one_value:
         return format_value(float(expected_calibration_error(predictions, target, debiased=True)))
     stated, realised = _curve(task, predictions, target, (-np.inf, np.inf))
     return format_value(float(np.abs(stated - realised).mean()))
 
 
 def _range(subject: Subject) -> tuple[float, float]:
-    if subject.results.task.kind != "regression":
+    if not subject.results.task.traits.one_value:
         return 0.0, 1.0
     low, high = np.quantile(subject.first.target, [0.01, 0.99])
     return float(low), float(high) if high > low else float(low) + 1.0

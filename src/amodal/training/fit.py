@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amodal.checkpoint import TrainedModel, build_method, resolve_device
+from amodal.checkpoint import TrainedModel, build_method, encoder_choices, resolve_device
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
@@ -20,10 +20,10 @@ from amodal.files import write_json
 from amodal.methods import METHODS
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.seeds import forked_rng, mix_seed
+from amodal.settings import settings_from
 from amodal.training.data import TrainingData
 from amodal.training.processes import expected_rank, start_processes
 from amodal.training.run import Run
-from amodal.training.settings import settings_from
 
 __all__ = ["fit"]
 
@@ -91,7 +91,7 @@ def fit(
     seed = _check_seed(seed)
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
-    if settings_.best_by == "error" and train.schema.task.kind == "regression":
+    if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
     check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
@@ -101,7 +101,7 @@ def fit(
     spec = {
         "method": method,
         "options": dict(options or {}),
-        "encoders": {"width": width, "choices": dict(encoders or {})},
+        "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
     }
     with forked_rng(device):
         torch.manual_seed(mix_seed(seed, 0, 0))

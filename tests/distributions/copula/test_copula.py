@@ -1,9 +1,11 @@
 """Every family against other libraries, exact derivatives, integrals and the axioms of a copula."""
 
+import copy
 import math
 
 import mpmath as mp
 import numpy as np
+import pandas as pd
 import pytest
 import pyvinecopulib as pv
 import torch
@@ -378,6 +380,10 @@ def test_the_distribution_function_is_no_substitute_for_the_density():
         (lambda: Rotated(Clayton(2.0), 45), "90, 180 or 270 degrees, got 45"),
         (lambda: Gumbel.from_kendall_tau(-0.2), "no Gumbel copula of 2 margins has this Kendall's tau .*Rotated"),
         (lambda: GaussianCopula.from_kendall_tau(1.0), "Kendall's tau is out of range"),
+        (lambda: Gumbel("two"), "theta is not a number .*got 'two'"),
+        (lambda: Frank.from_kendall_tau(None), "tau is not a number .*got None"),
+        (lambda: GaussianCopula([[1.0, "a"], ["a", 1.0]]), "correlation is not a number"),
+        (lambda: StudentTCopula(R2, df="4"), "df of StudentTCopula is out of range .*got df = 4"),
     ],
 )
 def test_parameters_outside_their_domain(build, words):
@@ -406,9 +412,143 @@ def test_wrong_shapes_and_names():
         Gumbel(2.0).log_density(some(2, 4), torch.ones(4, 2))
     with pytest.raises(ShapeError, match="no such margin"):
         Gumbel(2.0).conditional_cdf(some(2, 4), 2)
+    with pytest.raises(ShapeError, match=r"w does not fit u \(expected \(4,\), got \(3,\)"):
+        Gumbel(2.0).conditional_quantile(torch.tensor([0.1, 0.2, 0.3]), some(2, 4), 0)
     with pytest.raises(DataError, match="w has a value that is not a probability"):
         Gumbel(2.0).conditional_quantile(torch.tensor(1.0), some(2, 1), 0)
     with pytest.raises(UnknownNameError, match="unknown copula family 'gumble'.*Did you mean 'gumbel'"):
         copula_family("gumble")
     with pytest.raises(ConfigurationError, match="which margins are observed"):
         Gumbel(2.0).sample_given(some(2, 4), None)
+
+
+def test_points_may_be_tensors_arrays_frames_and_nested_numbers():
+    u = some(3, 6)
+    copula = Gumbel(2.0, 3)
+    expected = copula.log_density(u)
+    for given_as in (u.numpy(), pd.DataFrame(u.numpy()), u.tolist()):
+        torch.testing.assert_close(copula.log_density(given_as), expected, rtol=0, atol=0)
+    assert copula.log_density([[0.3, 0.4, 0.5]]).dtype == F64  # as for a theta given as a number
+    assert copula.log_density(u.float()).dtype == torch.float32
+    presence = pd.DataFrame(np.tile([True, False, True], (6, 1)))
+    pair = copula.margin([0, 2]).log_density(u[:, [0, 2]])
+    torch.testing.assert_close(copula.log_density(pd.DataFrame(u.numpy()), presence), pair)
+
+
+def test_points_and_parameters_that_do_not_broadcast():
+    words = r"do not broadcast .* of this Gumbel \(expected leading axes that fit \(3,\), got u of shape \(5, 2\)"
+    with pytest.raises(ShapeError, match=words):
+        Gumbel(torch.tensor([1.5, 2.0, 3.0])).log_density(some(2, 5))
+    with pytest.raises(ShapeError, match=r"got u of shape \(5, 2\), observed of shape \(4, 2\)"):
+        Gumbel(2.0).sample_given(some(2, 5), torch.ones(4, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("n", [-1, 2.0, True, "3"])
+def test_numbers_of_draws(n):
+    with pytest.raises(ConfigurationError, match="n is not a number of draws .*0 or more"):
+        Clayton(2.0).sample(n)
+
+
+def test_sources_of_randomness():
+    draws = (
+        lambda: Frank(2.0).sample(3, generator=0),
+        lambda: Joe(2.0).sample_given(some(2), [True, False], generator=1),
+    )
+    for draw in draws:
+        with pytest.raises(ConfigurationError, match=r"expected a torch.Generator or None, got .*manual_seed"):
+            draw()
+    assert Clayton(2.0).sample(0).shape == (0, 2)
+
+
+def test_names_and_numbers_that_people_write():
+    assert copula_family("t") is copula_family("Student") is StudentTCopula
+    assert copula_family("normal") is GaussianCopula
+    u = some(2)
+    torch.testing.assert_close(GaussianCopula(0.5).log_density(u), GaussianCopula(R2).log_density(u))
+    torch.testing.assert_close(StudentTCopula(0.5, df=3.0).log_density(u), StudentTCopula(R2, df=3.0).log_density(u))
+    rho = torch.tensor(0.5, dtype=F64, requires_grad=True)
+    slope = torch.autograd.grad(GaussianCopula(rho).log_density(u).sum(), rho)[0]
+    with torch.no_grad():
+        numerical = (GaussianCopula(0.5 + 1e-6).log_density(u) - GaussianCopula(0.5 - 1e-6).log_density(u)).sum() / 2e-6
+    assert slope.item() == pytest.approx(numerical.item(), rel=1e-6)
+    with pytest.raises(ConfigurationError, match="singular or not positive definite"):
+        GaussianCopula(1.5)
+
+
+# ---------------------------------------------------------------- closed and fast inverses of conditional laws
+
+
+@pytest.mark.parametrize("theta", [-700.0, -30.0, -2.0, -1e-9, 0.0, 1e-9, 0.7, 8.0, 300.0])
+def test_the_closed_inverse_of_frank_to_forty_digits(theta):
+    w, u = [0.001, 0.4, 0.999999], [0.002, 0.5, 0.97]
+    points = torch.tensor([[x, 0.5] for x in u for _ in w], dtype=F64)
+    found = Frank(theta).conditional_quantile(torch.tensor(w * 3, dtype=F64), points, 1)
+    with mp.workdps(700):
+        t = mp.mpf(theta)
+        for (x, _), p, ours in zip(points.tolist(), w * 3, found.tolist(), strict=True):
+            if abs(theta) < 1e-6:
+                expected = mp.mpf(p)
+            else:
+                decay = mp.exp(-t * mp.mpf(x)) * (1 - mp.mpf(p))
+                expected = mp.log(1 + mp.mpf(p) * (1 - mp.exp(-t)) / (decay + mp.mpf(p) * mp.exp(-t))) / t
+            assert ours == pytest.approx(float(expected), rel=1e-9 if theta else 1e-12)
+
+
+@pytest.mark.parametrize("theta", [1.0, 1.0 + 1e-9, 1.2, 5.0, 60.0])
+@pytest.mark.parametrize("dim", [2, 4])
+def test_gumbel_given_one_margin_is_inverted_from_end_to_end(theta, dim):
+    """On the logit scale of w, between 1e-12 and 1 - 1e-12, in both precisions, with gradients."""
+    logit = torch.linspace(-27.0, 27.0, 13, dtype=F64)
+    w, x = torch.meshgrid(logit.sigmoid(), torch.tensor([1e-9, 0.1, 0.9, 1 - 1e-9], dtype=F64), indexing="ij")
+    points = torch.full((52, dim), 0.5, dtype=F64)
+    points[:, 0] = x.flatten()
+    known = torch.arange(dim) == 0
+    copula = Gumbel(theta, dim)
+    points[:, 1] = copula.conditional_quantile(w.flatten(), points, 1, known)
+    inside = (points[:, 1] > 0) & (points[:, 1] < 1 - 1e-10)  # at the end u itself has no more digits
+    back = copula.conditional_cdf(points[inside], 1, known)
+    torch.testing.assert_close(back, w.flatten()[inside], rtol=2e-6, atol=1e-12)
+    theta_, u = torch.tensor(theta + 0.1, requires_grad=True, dtype=F64), torch.tensor([[0.3, 0.5]], dtype=F64)
+    free = u.clone().requires_grad_()
+    value = Gumbel(theta_).conditional_quantile(0.7, free, 1)
+    slopes = torch.autograd.grad(value.sum(), [theta_, free])
+    step = 1e-6
+    up, down = (Gumbel(theta + 0.1 + s).conditional_quantile(0.7, u, 1) for s in (step, -step))
+    assert slopes[0].item() == pytest.approx(((up - down) / (2 * step)).item(), rel=1e-4, abs=1e-9)
+    shift = torch.tensor([[step, 0.0]], dtype=F64)
+    up, down = (Gumbel(theta + 0.1).conditional_quantile(0.7, u + s * shift, 1) for s in (1, -1))
+    assert slopes[1][0, 0].item() == pytest.approx(((up - down) / (2 * step)).item(), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("family", "theta"), [(Frank, -8.0), (Frank, -0.01), (Frank, 0.01), (Frank, 5.0), (Gumbel, 1.5)]
+)
+def test_gradients_of_the_fast_inverses_by_finite_differences(family, theta):
+    w = torch.tensor([0.02, 0.5, 0.99], dtype=F64, requires_grad=True)
+    u = torch.tensor([0.6, 0.1, 0.95], dtype=F64, requires_grad=True)
+    parameter = torch.tensor(theta, dtype=F64, requires_grad=True)
+
+    def inverse(w, u, theta):
+        return family(theta).conditional_quantile(w, torch.stack([u, torch.full_like(u, 0.5)], -1), 1)
+
+    assert torch.autograd.gradcheck(inverse, (w, u, parameter))
+
+
+@pytest.mark.parametrize(
+    "copula", [Frank(5.0), Frank(-5.0), Frank(0.0), Frank(1e4), Gumbel(1.0), Gumbel(2.0), Gumbel(1e4)]
+)
+def test_fast_inverses_in_single_precision_are_finite_and_precise_at_both_ends(copula):
+    far = torch.tensor([1e-6, 0.5, 16.0, 70.0])
+    log_u, log_1mu = torch.cat([-far, torch.log1p(-torch.exp(-far))]), torch.cat([torch.log(-torch.expm1(-far)), -far])
+    log_u, log_1mu = log_u.clamp(max=-1e-38), log_1mu.clamp(max=-1e-38)
+    observed = torch.tensor([[True], [False]])
+    half = torch.full_like(log_u, math.log(0.5))
+    results = {}
+    for dtype in (torch.float32, F64):
+        logs = [torch.stack([part.to(dtype), half.to(dtype)]).requires_grad_() for part in (log_u, log_1mu)]
+        same = copy.deepcopy(copula).to(dtype).requires_grad_()
+        drawn = same.complete_margins_first(*logs, observed, torch.full((2, 8), 0.3, dtype=dtype))
+        gradients = torch.autograd.grad(sum(d[1].sum() for d in drawn), [*logs, *same.parameters()])
+        assert all(bool(torch.isfinite(x).all()) for x in (drawn[0][1], drawn[1][1], *gradients))
+        results[dtype] = torch.stack([d[1] for d in drawn]).detach().double()
+    torch.testing.assert_close(results[torch.float32], results[F64], rtol=2e-3, atol=1e-6)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from amodal.distributions.copula.abstract import TailDependence
 from amodal.distributions.copula.elliptical import Elliptical
-from amodal.distributions.copula.elliptical_cdf import bivariate_normal_log_cdf
+from amodal.distributions.copula.elliptical_cdf import bivariate_log_cdf
 from amodal.distributions.normal import normal_log_tails, normal_score
 
 __all__ = ["GaussianCopula"]
@@ -62,7 +62,7 @@ class GaussianCopula(Elliptical):
     def _log_cdf(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:
         scores = self._scores(log_u, log_1mu)
         if self.dim == 2:
-            return bivariate_normal_log_cdf(scores[0], scores[1], self.correlation[..., 0, 1].to(scores.dtype))
+            return bivariate_log_cdf(scores[0], scores[1], self.correlation[..., 0, 1].to(scores.dtype))
         return self._separated(scores, None)
 
     def _conditional(self, log_u: Tensor, log_1mu: Tensor, target: int, observed: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from amodal.errors import ConfigurationError, DataError, ShapeError
 
 __all__ = [
+    "as_parameter",
     "as_points",
     "as_presence",
     "blank",
@@ -33,15 +34,24 @@ _INSIDE = (
 
 def as_points(u: Any) -> Tensor:
     """A tensor of at least single precision from a tensor, an array, a frame or nested numbers (then float64)."""
-    points = u if isinstance(u, Tensor) else torch.as_tensor(np.asarray(u))
+    points = u if isinstance(u, Tensor) else torch.from_numpy(np.array(u))
     if not points.is_floating_point():
         raise ShapeError("u must hold numbers between 0 and 1", expected="floating point", got=points.dtype)
     return full_precision(points)
 
 
+def as_parameter(value: Any, name: str) -> Tensor:
+    """A floating-point tensor from a tensor (in its graph) or from numbers (then float64)."""
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigurationError(f"{name} is not a number", expected="a number, or a tensor", got=repr(value)) from None
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
 def as_presence(observed: Any, u: Tensor) -> Tensor:
     """Presence as a bool tensor next to u, broadcastable to it."""
-    presence = observed if isinstance(observed, Tensor) else torch.as_tensor(np.asarray(observed))
+    presence = observed if isinstance(observed, Tensor) else torch.from_numpy(np.array(observed))
     if presence.dtype != torch.bool:
         raise ShapeError("observed must be bool, True where present", expected=torch.bool, got=presence.dtype)
     return presence.to(u.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amodal.distributions.copula.abstract import Copula, TailDependence
 from amodal.distributions.copula.elliptical import Elliptical
-from amodal.distributions.copula.elliptical_cdf import bivariate_student_log_cdf
+from amodal.distributions.copula.elliptical_cdf import bivariate_log_cdf
 from amodal.distributions.copula.fit import complete_presence, log_likelihood, maximise_likelihood
 from amodal.distributions.student import log1p_square, student_log_tails, student_score
 from amodal.errors import ConfigurationError
@@ -44,7 +44,7 @@ class StudentTCopula(Elliptical):
     """
 
     def __init__(self, correlation: Any, df: float = 4.0, *, learnable: bool = False):
-        if not _LEAST_DF <= float(df) <= _MOST_DF:
+        if not isinstance(df, (int, float)) or not _LEAST_DF <= df <= _MOST_DF:
             raise ConfigurationError(
                 "df of StudentTCopula is out of range",
                 expected=f"{_LEAST_DF:g} <= df <= {_MOST_DF:g}",
@@ -102,7 +102,7 @@ class StudentTCopula(Elliptical):
         scores = self._scores(log_u, log_1mu)
         if self.dim == 2:
             rho = self.correlation[..., 0, 1].to(scores.dtype)
-            return bivariate_student_log_cdf(scores[0], scores[1], rho, self.df)
+            return bivariate_log_cdf(scores[0], scores[1], rho, self.df)
         return self._separated(scores, self.df)
 
     def _conditional_scale(self, known: list[Tensor], observed: Tensor, target: int) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 from amodal.errors import ConfigurationError, UnknownNameError
 
 __all__ = ["TrainingSettings", "settings_from"]
 
-_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainingSettings:
             first may choose an epoch long before the second. Sub-models that are chosen one by one, those of
             `per_pattern`, go by their loss.
         clip: Largest gradient norm; None does not clip.
-        precision: Lightning's name, e.g. "32-true", "bf16-mixed", "16-mixed".
+        precision: "32-true", or autocast to half precision: "bf16-mixed" or "16-mixed".
         device: "auto", "cpu" or "cuda".
         devices: Number of processes on each node.
         nodes: Number of nodes.
@@ -48,11 +48,11 @@ class TrainingSettings:
     batch_size: int | None = None
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    optimiser: str = "adamw"
-    schedule: str = "cosine"
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.05
     patience: int | None = 12
-    best_by: str = "loss"
+    best_by: Literal["loss", "error"] = "loss"
     clip: float | None = 1.0
     precision: str = "32-true"
     device: str = "auto"
