@@ -458,7 +458,7 @@ def main(arguments: list[str] | None = None) -> int:
     from jsonargparse import auto_cli
 
     words = sys.argv[1:] if arguments is None else arguments
-    commands = _COMMANDS | {"data": DATA_COMMANDS | {"prepare": prepare_commands(words)}}
+    commands: dict[str, Any] = _COMMANDS | {"data": DATA_COMMANDS | {"prepare": prepare_commands(words)}}
     given = _with_runs(_with_flags(words, switches(commands)))
     if given in (["--version"], ["-V"]):
         from amodal import __version__
