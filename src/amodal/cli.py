@@ -103,7 +103,8 @@ def fit_command(
     loss = result["best_valid_loss"]
     print(
         f"{method}: {result['parameters']:,} parameters, {result['epochs']} epochs in {result['seconds']:.0f} s, "
-        f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} in epoch {result['best_epoch']}"
+        f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} "
+        f"in epoch {result['best_epoch'] + 1}"
     )
     print(f"The run is {out}")
 
@@ -330,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
     from jsonargparse import auto_cli
 
     words = sys.argv[1:] if arguments is None else arguments
-    commands = _COMMANDS | {"data": DATA_COMMANDS | {"prepare": prepare_commands(words)}}
+    commands: dict[str, Any] = _COMMANDS | {"data": DATA_COMMANDS | {"prepare": prepare_commands(words)}}
     given = _with_runs(_with_flags(words, switches(commands)))
     if given in (["--version"], ["-V"]):
         from amodal import __version__

@@ -113,6 +113,7 @@ class Boosting(EstimatedMethod):
         if not targets or any(target is None for target in targets):
             raise DataError("boosting needs training rows with a target", got=f"{len(targets)} batches")
         x = torch.cat([self.features(batch) for batch in train]).cpu().numpy()
+        x[:, np.isnan(x).all(0)] = 0.0  # never measured: a constant, which no tree splits at, whatever comes later
         y = torch.cat([target for target in targets if target is not None]).cpu().numpy()
         options = {
             "max_iter": self.steps,

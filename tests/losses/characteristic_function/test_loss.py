@@ -414,6 +414,18 @@ def test_remembered_rows_join_the_observed_side():
     assert (alone.value > 0).all()
 
 
+def test_no_gradient_reaches_remembered_rows():
+    """They come from earlier parameters: a gradient to them would train an encoder that is no longer there."""
+    case, observed = Case(n=6, m=6), torch.arange(6) < 2
+    features, contexts = Case(seed=1).h.clone().requires_grad_(), Case(seed=1).c.clone().requires_grad_()
+    h_hat = case.h_hat.clone().requires_grad_()
+    rows = conditional_cf_rows(case.h, h_hat, case.c, observed, remembered=(features, contexts), **case.sampled)
+    rows.value[2:].sum().backward()
+    assert h_hat.grad.abs().sum() > 0
+    assert features.grad is None
+    assert contexts.grad is None
+
+
 @FORMS
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("present", [True, False])
