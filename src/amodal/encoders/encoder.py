@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.errors import UnknownNameError
+from amodal.options import OptionsChecked
 from amodal.schema import Modality, Schema
 
 __all__ = [
@@ -54,7 +55,7 @@ class Encoded(NamedTuple):
     pooled: Tensor
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(OptionsChecked, nn.Module, ABC):
     """One modality to tokens and a pooled vector, in three stages: embed, trunk, pool.
 
     The stages are apart because latent prediction hides tokens between the first two. An encoder only ever sees rows
