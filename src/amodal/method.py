@@ -14,6 +14,7 @@ from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
 from amodal.losses.task import logits_to_predictions
+from amodal.options import OptionsChecked
 from amodal.schema import Schema
 
 __all__ = ["EstimatedMethod", "LatentMethod", "LossTerms", "Method", "SamplingMethod"]
@@ -46,7 +47,7 @@ class LossTerms:
         return torch.stack([self.weights.get(name, 1.0) * term for name, term in self.terms.items()]).sum()
 
 
-class Method(nn.Module, ABC):
+class Method(OptionsChecked, nn.Module, ABC):
     """A way to learn from several modalities of which some are absent.
 
     A method is a network with an objective and a prediction. It never owns a training loop: what it needs beyond one
@@ -65,6 +66,7 @@ class Method(nn.Module, ABC):
         meets_all_patterns: The objective meets every pattern of presence by itself: training needs no further removal.
             Of a method whose options decide this, a class says what holds by default, and `meets_all_patterns_with`.
         optimisers: Names of the optimisers, stepped in this order for each batch.
+        PRESETS: Named sets of option values, each a difference from the constructor's defaults; see `amodal.options`.
     """
 
     summary: ClassVar[str] = ""
@@ -74,6 +76,7 @@ class Method(nn.Module, ABC):
     accepts_empty: ClassVar[bool] = False
     meets_all_patterns: bool = False
     optimisers: ClassVar[tuple[str, ...]] = ("main",)
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
         super().__init__()

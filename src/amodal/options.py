@@ -34,6 +34,7 @@ __all__ = [
     "at_most",
     "below",
     "check_options",
+    "one_of",
     "options_checked",
     "resolve_choice",
     "resolve_options",
@@ -47,10 +48,12 @@ class Condition:
     Args:
         text: The condition in words: "1 or more".
         holds: Whether a value of the right type meets it.
+        names: The values that meet it, if it is a choice of one name.
     """
 
     text: str
     holds: Callable[[Any], bool] = field(repr=False)
+    names: Collection[str] = ()
 
 
 def at_least(low: float) -> Condition:
@@ -71,6 +74,11 @@ def at_most(high: float) -> Condition:
 def below(high: float) -> Condition:
     """A number smaller than `high`."""
     return Condition(f"less than {high}", lambda value: value < high)
+
+
+def one_of(names: Collection[str]) -> Condition:
+    """A name in a registry."""
+    return Condition(f"one of {', '.join(names)}", lambda value: value in names, names)
 
 
 Size = Annotated[int, at_least(1)]
@@ -214,11 +222,11 @@ def _checked(value: Any, annotation: Any, name: str) -> Any:
     try:
         return _fit(value, annotation)
     except _Unfit:
-        members = [member for member in _members(annotation) if member is not NoneType]
-        words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
-        if all(get_origin(member) is Literal for member in members):
-            raise UnknownNameError(name, value, words) from None
-        near = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
+        words = [_words(member) for member in _members(annotation) if member is not NoneType]
+        names = [word for some in words for word in some]
+        if all(words):
+            raise UnknownNameError(name, value, names) from None
+        near = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
         raise ConfigurationError(
             f"{name} is out of range",
             expected=_describe(annotation),
@@ -288,6 +296,13 @@ def _fit_sequence(value: Any, origin: Any, items: Sequence[Any]) -> Any:
 
 def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _words(annotation: Any) -> Sequence[str]:
+    """The names that an annotation allows, if it allows nothing else."""
+    if get_origin(annotation) is Annotated:
+        return [name for c in get_args(annotation)[1:] if isinstance(c, Condition) for name in c.names]
+    return [str(word) for word in get_args(annotation)] if get_origin(annotation) is Literal else ()
 
 
 def _describe(annotation: Any) -> str:

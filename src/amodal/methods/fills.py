@@ -12,15 +12,14 @@ from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.errors import ConfigurationError
 from amodal.fusion import Concatenate, MeanOfPresent
-from amodal.losses.characteristic_function.context_alignment import ContextAlignment
-from amodal.losses.characteristic_function.kernel_weights import Distance
+from amodal.losses.characteristic_function.context_alignment import ContextAlignment, KernelWidth, kernel_settings
 from amodal.losses.characteristic_function.loss import Form
 from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
-from amodal.options import Count, Positive, Share, Size, Weight
+from amodal.options import Count, Share, Size, Weight
 from amodal.patterns import draw_removal
 from amodal.schema import Schema
 
@@ -66,8 +65,8 @@ class Fills(Method):
         hidden: Width of the predictor's hidden layer.
         layers: Layers of the transformer over the slots.
         dropout: Dropout of the transformer.
-        bandwidth: Width of the kernel on contexts ("cf"), or "median".
-        distance: "raw", or "per_dimension" to divide squared distances of contexts by their width.
+        bandwidth: Width of the kernel on contexts as they are ("cf"), "per_dimension" for one that grows with the
+            square root of their number of dimensions, or "median" for the median distance.
         detach_weights: Whether the kernel's weights are constants.
         detach_observed: Whether present embeddings are constant targets of "mse", "ep" and "cf".
         form: How "ep" and "cf" average over directions and frequencies: "products" and "gram" take a sample of them for
@@ -99,8 +98,7 @@ class Fills(Method):
         hidden: Size = 128,
         layers: Count = 2,
         dropout: Share = 0.1,
-        bandwidth: Positive | Literal["median"] = 1.0,
-        distance: Distance = "raw",
+        bandwidth: KernelWidth = 1.0,
         detach_weights: bool = True,
         detach_observed: bool = True,
         form: Form = "products",
@@ -112,8 +110,7 @@ class Fills(Method):
         self.strategy, self.weight, self.drop = strategy, weight, drop
         self.detach_observed = detach_observed
         self.alignment = ContextAlignment(
-            bandwidth=bandwidth,
-            distance=distance,
+            **kernel_settings(bandwidth),
             detach_weights=detach_weights,
             detach_observed=detach_observed,
             form=form,
