@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 import amodal
-from amodal.checkpoint import inference
 from amodal.data.scale import Scaling
+from amodal.method import inference
 from amodal.methods.primo import PRIMO
 
 

@@ -54,10 +54,9 @@ import pandas as pd
 import torch
 
 import amodal
-from amodal.checkpoint import inference
 from amodal.data.sources.xor import XorClusters, xor_cohort
 from amodal.files import replace_file
-from amodal.method import LatentMethod, SamplingMethod
+from amodal.method import LatentMethod, SamplingMethod, inference
 from amodal.missingness import MCAR, Natural
 from amodal.predictive_impact import distance_table
 from amodal.removal import draw_presence

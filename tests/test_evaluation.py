@@ -13,9 +13,9 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, roc_auc_score
 import amodal
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.evaluation import compare, degradation, evaluate, evaluate_patterns
-from amodal.missingness import MCAR, FixedCount
+from amodal.missingness import MCAR, FixedCount, Pattern, Presence
 from amodal.schema import Task
 
 
@@ -145,3 +145,19 @@ def test_bad_input(model: TrainedModel, test_rows: Cohort):
     new = Cohort.from_arrays({k: v.numpy() for k, v in batch.values.items()}, task=model.schema.task)
     with pytest.raises(DataError, match=r"no targets to evaluate against.*model\.predict"):
         evaluate(model, new)
+
+
+def test_an_evaluation_in_the_run_s_folder_leaves_the_training_presence(test_rows: Cohort, tmp_path: Path):
+    """What rows are told about patterns that training never met depends on it."""
+    trained = amodal.fit(
+        "fusion", made(120, 0), missingness=None, epochs=1, width=8, seed=0, device="cpu", out=tmp_path / "run"
+    )
+    evaluate(trained, test_rows, Pattern(("a",)), resamples=20).save(tmp_path / "run")
+    again = TrainedModel.load(tmp_path / "run")
+    assert again.presence is not None
+    assert trained.presence is not None
+    assert again.presence.hash == trained.presence.hash == again.experiment["presence"]["train"]["hash"]
+    assert Presence.load(tmp_path / "run" / "test_presence.npz").patterns() == {"a": len(test_rows)}
+    (tmp_path / "run" / "test_presence.npz").replace(tmp_path / "run" / "presence.npz")
+    with pytest.raises(RunError, match=r"presence.npz is not the presence of the training rows"):
+        TrainedModel.load(tmp_path / "run")

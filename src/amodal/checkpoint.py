@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -19,17 +18,18 @@ from amodal.data.cohort import Cohort
 from amodal.data.loader import CohortDataset
 from amodal.data.scale import Scaling
 from amodal.encoders import build_encoders, portable_choices
-from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
-from amodal.method import Method
+from amodal.method import Method, inference
 from amodal.methods import METHODS
 from amodal.missingness import Presence
-from amodal.schema import Schema
+from amodal.predictive_impact import Advice, Impact, advise, impact
+from amodal.schema import Schema, check_schema
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "TrainedModel", "build_method", "check_schema", "inference", "read_experiment", "resolve_device"]
+__all__ = ["FORMAT", "TrainedModel", "build_method", "read_experiment", "resolve_device"]
 
 FORMAT = 1
 _REQUIRED = ("experiment.json", "model.safetensors")
@@ -98,6 +98,8 @@ class TrainedModel:
         experiment: Everything that made it, resolved, as plain JSON values.
         history: One row an epoch: losses, validation scores, seconds.
         presence: Presence of the training data in its first epoch, with rates, patterns and hash.
+        folder: Where it was saved or read; None if nowhere.
+        training_cases: The training cases, kept while the model is in memory, for `impact` and `advise`; never saved.
     """
 
     method: Method
@@ -108,6 +110,7 @@ class TrainedModel:
     history: pd.DataFrame
     presence: Presence | None = None
     folder: Path | None = field(default=None, repr=False)
+    training_cases: Cohort | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -174,21 +177,29 @@ class TrainedModel:
                 done += len(batch)
         return outputs[:, 0] if self.schema.task.kind == "regression" else outputs
 
-    def impact(self, cohort: Cohort, **options: Any) -> Any:
+    def impact(self, cohort: Cohort, **options: Any) -> Impact:
         """How much what is missing could still change each prediction.
 
         Args:
             cohort: N cases, whatever they lack.
-            **options: Of :func:`amodal.predictive_impact.model.impact`: `draws`, `seed`, `vary`, `train`, …
+            **options: Of :func:`amodal.predictive_impact.impact`: `draws`, `seed`, `vary`, `train`, …
 
         Returns:
             What that function gives.
         """
-        from amodal.predictive_impact.model import (
-            impact,
-        )  # a layer above this one: the exception that pyproject.toml names
-
         return impact(self, cohort, **options)
+
+    def advise(self, cohort: Cohort, **options: Any) -> Advice:
+        """Which missing modality of each case to look at next.
+
+        Args:
+            cohort: N cases, whatever they lack.
+            **options: Of :func:`amodal.predictive_impact.advise`: `draws`, `seed`, `utility`, `train`, …
+
+        Returns:
+            What that function gives.
+        """
+        return advise(self, cohort, **options)
 
     def _has_something(self, cohort: Cohort) -> np.ndarray:
         if self.method.accepts_empty:
@@ -305,10 +316,28 @@ class TrainedModel:
             prior=tensors["prior"].numpy(),
             experiment={k: v for k, v in experiment.items() if k != "format"},
             history=pd.read_csv(history) if history.is_file() and history.stat().st_size > 1 else pd.DataFrame(),
-            presence=Presence.load(presence) if presence.is_file() else None,
+            presence=_training_presence(presence, experiment) if presence.is_file() else None,
             folder=folder,
         )
         return model.to(device)
+
+
+def _training_presence(file: Path, experiment: Mapping[str, Any]) -> Presence:
+    """Presence of the training rows; what rows are told about patterns that training never met depends on it.
+
+    Raises:
+        RunError: If the file holds another presence than the run's record says.
+    """
+    presence = Presence.load(file)
+    recorded = experiment.get("presence", {}).get("train", {}).get("hash", presence.hash)
+    if presence.hash != recorded:
+        raise RunError(
+            f"{file} is not the presence of the training rows",
+            expected=f"hash {recorded[:12]}",
+            got=presence.hash[:12],
+            hint="Another file has replaced it: train the run again, or bring the file back.",
+        )
+    return presence
 
 
 def read_experiment(folder: Path) -> dict[str, Any]:
@@ -338,42 +367,6 @@ def read_experiment(folder: Path) -> dict[str, Any]:
             hint="Update amodal.",
         )
     return experiment
-
-
-def check_schema(expected: Schema, given: Schema) -> None:
-    """Checks that given modalities are those a model knows, or some of them.
-
-    Raises:
-        SchemaError: If none is known, or one has another kind or shape.
-    """
-    shared = [name for name in given.names if name in expected.names]
-    if not shared:
-        raise SchemaError(
-            "the data have none of the model's modalities",
-            expected=", ".join(expected.names),
-            got=", ".join(given.names),
-        )
-    for name in shared:
-        ours, theirs = expected[name], given[name]
-        sizes = (ours.shape[1:], theirs.shape[1:]) if ours.kind == "series" else (ours.shape, theirs.shape)
-        if ours.kind != theirs.kind or sizes[0] != sizes[1]:
-            raise SchemaError(
-                f"modality {name!r} is not the one the model was trained on",
-                expected=f"{ours.kind} {ours.shape}",
-                got=f"{theirs.kind} {theirs.shape}",
-            )
-
-
-@contextmanager
-def inference(method: Method) -> Iterator[None]:
-    """Evaluation mode without gradients, for a while."""
-    training = method.training
-    method.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        method.train(training)
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -165,7 +165,7 @@ def evaluate_command(
         metrics: Metrics to show; null shows the headline ones.
         seed: Seed of removal and bootstrap.
         resamples: Number of bootstrap resamples.
-        out: Folder for metrics.json, predictions.parquet, presence.npz; null writes them into the run.
+        out: Folder for metrics.json, predictions.parquet and test_presence.npz; null writes them into the run.
         device: cpu or cuda.
     """
     from amodal.evaluation import evaluate as evaluate_model

@@ -74,7 +74,6 @@ class _Estimator(BaseEstimator):
             epochs=self.epochs,
             **(self.settings or {}),
         )
-        self._train = cohort
         self.schema_: Schema = self.model_.schema
         self.n_features_in_ = len(cohort.schema.names)
         return self
@@ -114,7 +113,7 @@ class _Estimator(BaseEstimator):
                 folder does not hold the cases it was fitted on.
         """
         cohort = self._cohort(X, observed)
-        return impact(self.model_, cohort, draws=draws, seed=seed, vary=vary, train=getattr(self, "_train", None))
+        return impact(self.model_, cohort, draws=draws, seed=seed, vary=vary)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the fitted estimator's folder; `amodal.load` gives the estimator back.

@@ -88,12 +88,15 @@ class Evaluation:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Writes metrics.json, predictions.parquet and presence.npz into a folder, each complete or not at all."""
+        """Writes metrics.json, predictions.parquet and test_presence.npz into a folder, each complete or not at all.
+
+        The folder of the evaluated run may be taken: `presence.npz` there is that of the training rows, and stays.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         frame = self.frame()
         replace_file(folder / "predictions.parquet", lambda path: frame.to_parquet(path, index=False))
-        replace_file(folder / "presence.npz", self.presence.save)
+        replace_file(folder / "test_presence.npz", self.presence.save)
         write_json(folder / "metrics.json", self.to_json())
         return folder
 

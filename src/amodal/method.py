@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from amodal.losses.task import logits_to_predictions
 from amodal.options import OptionsChecked
 from amodal.schema import Schema
 
-__all__ = ["EstimatedMethod", "LatentMethod", "LossTerms", "Method", "SamplingMethod"]
+__all__ = ["EstimatedMethod", "LatentMethod", "LossTerms", "Method", "SamplingMethod", "inference"]
 
 
 @dataclass(frozen=True)
@@ -257,3 +258,15 @@ class EstimatedMethod(Method):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Not minimised by gradients: reports the task loss of the fitted method, for histories."""
         raise AmodalError(f"{type(self).__name__} is not trained by gradients", hint="amodal.fit calls `estimate`.")
+
+
+@contextmanager
+def inference(method: Method) -> Iterator[None]:
+    """Evaluation mode without gradients, for a while."""
+    training = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        method.train(training)

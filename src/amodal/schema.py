@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from amodal.errors import SchemaError, UnknownNameError
 
-__all__ = ["Modality", "ModalityKind", "Schema", "Task", "TaskKind"]
+__all__ = ["Modality", "ModalityKind", "Schema", "Task", "TaskKind", "check_schema"]
 
 ModalityKind = Literal["tabular", "series", "image", "text"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -257,3 +257,27 @@ def _plain_label(label: Any) -> str | int | bool:
 
 def _increase(edges: tuple[float, ...]) -> bool:
     return all(math.isfinite(edge) for edge in edges) and all(a < b for a, b in pairwise(edges))
+
+
+def check_schema(expected: Schema, given: Schema) -> None:
+    """Checks that given modalities are those a model knows, or some of them.
+
+    Raises:
+        SchemaError: If none is known, or one has another kind or shape.
+    """
+    shared = [name for name in given.names if name in expected.names]
+    if not shared:
+        raise SchemaError(
+            "the data have none of the model's modalities",
+            expected=", ".join(expected.names),
+            got=", ".join(given.names),
+        )
+    for name in shared:
+        ours, theirs = expected[name], given[name]
+        sizes = (ours.shape[1:], theirs.shape[1:]) if ours.kind == "series" else (ours.shape, theirs.shape)
+        if ours.kind != theirs.kind or sizes[0] != sizes[1]:
+            raise SchemaError(
+                f"modality {name!r} is not the one the model was trained on",
+                expected=f"{ours.kind} {ours.shape}",
+                got=f"{theirs.kind} {theirs.shape}",
+            )

@@ -26,7 +26,7 @@ from amodal.method import LossTerms, Method
 from amodal.methods import METHODS
 from amodal.missingness import MCAR, Natural
 from amodal.schema import Schema, Task
-from amodal.training.run import mix_seed
+from amodal.training.run import mix_seed, process_rank
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "device": "cpu", "seed": 3, "width": 8}
 
@@ -348,6 +348,51 @@ def test_resuming_a_finished_run_loads_it_and_another_one_is_refused(tmp_path: P
         (tmp_path / "other" / "thesis.txt").write_text("mine")
         amodal.fit("fusion", train, valid, **SETTINGS, out=tmp_path / "other", resume=True)
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
+
+
+def changed_value(cohort: Cohort) -> Cohort:
+    """The same rows but for one present number."""
+    values = {name: cohort.stores[name].values.copy() for name in ("a", "b")}
+    row = int(np.flatnonzero(cohort.observed[:, 0])[0])
+    values["a"][row, 2] += 1e-3
+    return Cohort.from_arrays(
+        values,
+        task=cohort.schema.task,
+        target=cohort.target,
+        observed=cohort.observed,
+        splits=cohort.splits,
+        name=cohort.name,
+    )
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_is_not_resumed_with_other_values(finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither a finished one, whose model would be of other data, nor one that would go on half trained."""
+    cohort = made_cohort()
+    if not finished:
+        monkeypatch.setattr("amodal.training.run.Run.finish", lambda self: None)
+    amodal.fit("fusion", *parts(cohort), **SETTINGS, out=tmp_path / "run")
+    monkeypatch.undo()
+    other = changed_value(cohort)
+    with pytest.raises(RunError, match=r"other arguments: data \(.*values of 'a' of the train rows"):
+        amodal.fit("fusion", *parts(other), **SETTINGS, out=tmp_path / "run", resume=True)
+    cohort.save(tmp_path / "cohort")
+    again = amodal.fit(
+        "fusion", *parts(Cohort.open(tmp_path / "cohort")), **SETTINGS, out=tmp_path / "run", resume=True
+    )
+    assert len(again.history) == 3  # the same content from another place is the same data
+
+
+def test_a_fit_of_one_process_writes_its_run_whatever_a_scheduler_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scheduler = {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "fits"}
+    scheduler |= {"RANK": "abc", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}
+    for name, value in scheduler.items():
+        monkeypatch.setenv(name, value)
+    for method in ("fusion", "boosting"):
+        options = {"steps": 2, "redraws": 1} if method == "boosting" else {}
+        model = amodal.fit(method, *parts(made_cohort()), **SETTINGS, options=options, out=tmp_path / method)
+        assert_same_weights(model, TrainedModel.load(tmp_path / method))
+    assert [process_rank(processes) for processes in (1, 4)] == [0, 1]  # RANK is no number
 
 
 # Elsewhere than in one process in float32 ---------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from amodal.data.checks import check_distinct, check_groups, check_mapping, name
 from amodal.data.columns import read_column, read_names, read_presence, read_target
 from amodal.data.folder import Parts, read_folder, write_folder
 from amodal.data.moments import moments, summaries, usable
-from amodal.data.store import Cut, Store
+from amodal.data.store import Cut, Store, presence_digest
 from amodal.data.values import read_modality
 from amodal.errors import DataError, ShapeError, UnknownNameError
 from amodal.schema import Modality, ModalityKind, Schema, Task
@@ -326,6 +329,38 @@ class Cohort:
             scores[seen, column] = np.where(known, standard, 0.0)[seen]
         return scores
 
+    # Identity --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each part of the content: the schema, every column, and the present values of each modality.
+
+        Equal content has equal digests, in memory, in a folder, and as a view of a larger cohort. Values are read in
+        chunks, once; of a whole folder its own checksums are taken. Name, description and source do not count.
+        """
+        columns = {"ids": self.ids, "groups": self.groups, "splits": self.splits}
+        columns |= {f"extra column {name!r}": column for name, column in self.extras.items()}
+        found = {"schema": _digest(json.dumps(self.schema.to_json(), sort_keys=True).encode())}
+        found |= {name: _digest(_column_bytes(column)) for name, column in columns.items()}
+        found["target"] = _digest(b"" if self.target is None else _column_bytes(self.target))
+        found["presence"] = presence_digest(self.observed)
+        for column, (name, store) in enumerate(self.stores.items()):
+            parts = store.digests(self.rows, self.observed[:, column])
+            found[f"values of {name!r}"] = _digest(json.dumps(parts, sort_keys=True).encode())
+        return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """One digest of all of them, 32 hexadecimal digits.
+
+        Example:
+            >>> task = Task("binary", classes=("no", "yes"))
+            >>> one, other = (Cohort.from_arrays({"x": np.float32([[v], [2]])}, task=task) for v in (1, 3))
+            >>> one.fingerprint == other.fingerprint, one.take(np.array([1])).fingerprint == one.fingerprint
+            (False, False)
+        """
+        return _digest(json.dumps(self.digests, sort_keys=True).encode())[:32]
+
     # Folders ---------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -369,6 +404,17 @@ class Cohort:
             DataError: If a file is missing, truncated or altered, or the format is newer; the message names the file.
         """
         return cls(**read_folder(Path(folder), verify=verify)._asdict())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _column_bytes(column: np.ndarray) -> bytes:
+    """A column's content, whatever the width of its strings."""
+    if column.dtype.kind == "U":
+        return json.dumps(column.tolist()).encode()
+    return f"{column.dtype.str} {column.shape}".encode() + np.ascontiguousarray(column).tobytes()
 
 
 def check_trainable(cohort: Cohort, *, allow_empty_rows: bool = False) -> None:

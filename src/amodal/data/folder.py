@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from amodal.data.store import ArrayStore, RaggedStore, Store, Stream
+from amodal.data.store import ArrayStore, RaggedStore, Store, Stream, presence_digest
 from amodal.errors import AmodalError, DataError
 from amodal.schema import Schema
 
@@ -163,14 +163,9 @@ def _write_array(path: Path, stream: Stream) -> dict[str, Any]:
     digest = hashlib.sha256()
     # Through the file, never through a memory map: a full disk is then an error and not a signal that kills.
     with open(path, "xb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(stream.dtype), "fortran_order": False, "shape": stream.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        file.flush()
-        digest.update(path.read_bytes())
-        for piece in stream.pieces:
-            content = np.ascontiguousarray(piece, dtype=stream.dtype).data
-            digest.update(content)
-            file.write(content)
+        for piece in stream.file_pieces():
+            digest.update(piece)
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
@@ -221,7 +216,12 @@ def read_folder(folder: Path, *, verify: bool = False) -> Parts:
         raise DataError(f"the schema in {folder / _RECORD} cannot be used: {error}") from error
     n = record["samples"]
     stores = {name: _open_store(folder, name, record["stores"][name], n) for name in schema.names}
-    return _read_manifest(folder / _MANIFEST, schema, stores, record)
+    parts = _read_manifest(folder / _MANIFEST, schema, stores, record)
+    for column, (name, store) in enumerate(stores.items()):
+        files = {role: record["files"].get(f"{_ARRAYS}/{name}.{role}.npy") for role in ("values", "offsets", "lengths")}
+        digests = {role: file["sha256"] for role, file in files.items() if file is not None}
+        store.recorded = {**digests, "presence": presence_digest(parts.observed[:, column])}
+    return parts
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from amodal.errors import ShapeError
 
-__all__ = ["ArrayStore", "Cut", "RaggedStore", "Store", "Stream"]
+__all__ = ["ArrayStore", "Cut", "RaggedStore", "Store", "Stream", "presence_digest"]
 
 CHUNK_BYTES = 16 * 2**20
 """How much is read at a time by whatever goes through a whole store."""
@@ -44,6 +46,22 @@ class Stream(NamedTuple):
     shape: tuple[int, ...]
     pieces: Iterator[np.ndarray]
 
+    def file_pieces(self) -> Iterator[bytes | memoryview]:
+        """The bytes of a .npy file that holds the array: header, then content."""
+        header = io.BytesIO()
+        described = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(header, described)
+        yield header.getvalue()
+        for piece in self.pieces:
+            yield np.ascontiguousarray(piece, dtype=self.dtype).data
+
+    def digest(self) -> str:
+        """SHA-256 of the .npy file, without writing it."""
+        digest = hashlib.sha256()
+        for piece in self.file_pieces():
+            digest.update(piece)
+        return digest.hexdigest()
+
 
 class Store(ABC):
     """The values of one modality for all rows of a cohort.
@@ -54,6 +72,9 @@ class Store(ABC):
 
     gaps: bool
     """Whether any present row has cells that were not measured."""
+    recorded: Mapping[str, str] | None = None
+    """SHA-256 of each role's file as the cohort's folder records it, and under "presence" that of the presence that
+    they were written for; None: the store is in memory."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -87,6 +108,21 @@ class Store(ABC):
     @abstractmethod
     def row_bytes(self) -> int:
         """Average size of one row when cut, for choosing the size of chunks."""
+
+    def digests(self, rows: np.ndarray | None, seen: np.ndarray) -> dict[str, str]:
+        """SHA-256 of the files that `streams` would fill; a folder's own checksums where all of it is asked for.
+
+        Args:
+            rows: Rows of the store, int64, of shape (n,); None: all, in order.
+            seen: Which of them to keep, bool, of shape (n,).
+
+        Returns:
+            Hexadecimal digests by role.
+        """
+        if rows is None and self.recorded is not None and self.recorded["presence"] == presence_digest(seen):
+            return {role: digest for role, digest in self.recorded.items() if role != "presence"}
+        streams = self.streams(np.arange(len(self)) if rows is None else rows, seen)
+        return {role: stream.digest() for role, stream in streams.items()}
 
     def chunks(self, rows: np.ndarray) -> Iterator[slice]:
         """Slices of `rows` so small that what they cut stays within `CHUNK_BYTES`."""
@@ -213,6 +249,11 @@ class RaggedStore(Store):
             "values": Stream(self.flat.dtype, (int(offsets[-1]), *self.flat.shape[1:]), pieces()),
             "offsets": Stream(offsets.dtype, offsets.shape, iter([offsets])),
         }
+
+
+def presence_digest(observed: np.ndarray) -> str:
+    """SHA-256 of presence, a bool array."""
+    return hashlib.sha256(repr(observed.shape).encode() + np.packbits(observed).tobytes()).hexdigest()
 
 
 class _Address(NamedTuple):

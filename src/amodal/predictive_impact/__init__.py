@@ -1,18 +1,20 @@
 """Predictive impact of missing modalities: variability, plausible labels, bias, advice on acquisition.
 
 ``amodal.impact(model, cohort)`` is :func:`amodal.predictive_impact.model.impact`. Functions of arrays of draws are
-imported from here, ``from amodal.predictive_impact import variability``. What needs a trained model is loaded when it
-is first used.
+imported from here, ``from amodal.predictive_impact import variability``. Of a trained model it knows only what
+`Predictor` says.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+from amodal.predictive_impact.acquisition import Advice, acquisition_curve, advise
 from amodal.predictive_impact.bias import distance_table, total_variation
+from amodal.predictive_impact.donors import DonorCompletions
+from amodal.predictive_impact.model import impact
 from amodal.predictive_impact.plausible import PlausibleLabels, plausible_labels
+from amodal.predictive_impact.predictor import Predictor
 from amodal.predictive_impact.reliability import change_curve, rank_correlation, realised_change
+from amodal.predictive_impact.result import Impact
 from amodal.predictive_impact.strata import ecdf, ecdf_table, plausible_labels_by_stratum, variability_by_stratum
 from amodal.predictive_impact.variability import (
     modality_standard_error,
@@ -26,26 +28,12 @@ from amodal.predictive_impact.variability import (
     variability_gap,
 )
 
-if TYPE_CHECKING:
-    from amodal.predictive_impact.acquisition import Advice, acquisition_curve, advise
-    from amodal.predictive_impact.donors import DonorCompletions
-    from amodal.predictive_impact.model import impact
-    from amodal.predictive_impact.result import Impact
-
-_WHERE = {
-    "Advice": "amodal.predictive_impact.acquisition",
-    "acquisition_curve": "amodal.predictive_impact.acquisition",
-    "advise": "amodal.predictive_impact.acquisition",
-    "DonorCompletions": "amodal.predictive_impact.donors",
-    "Impact": "amodal.predictive_impact.result",
-    "impact": "amodal.predictive_impact.model",
-}
-
 __all__ = [
     "Advice",
     "DonorCompletions",
     "Impact",
     "PlausibleLabels",
+    "Predictor",
     "acquisition_curve",
     "advise",
     "change_curve",
@@ -69,9 +57,3 @@ __all__ = [
     "variability_by_stratum",
     "variability_gap",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'amodal.predictive_impact' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)

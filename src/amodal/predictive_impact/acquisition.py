@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.checkpoint import TrainedModel, inference
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownNameError
 from amodal.losses.task import logits_to_predictions
-from amodal.method import SamplingMethod
-from amodal.predictive_impact.donors import DonorCompletions, check_inputs
+from amodal.method import SamplingMethod, inference
+from amodal.predictive_impact.donors import DonorCompletions
 from amodal.predictive_impact.draws import check_count
+from amodal.predictive_impact.predictor import Predictor, check_inputs
 from amodal.schema import TaskKind
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Advice:
 
 
 def advise(
-    model: TrainedModel,
+    model: Predictor,
     cohort: Cohort,
     *,
     draws: int = 50,
@@ -125,7 +125,7 @@ def advise(
         seed: Seed of all draws.
         utility: "log_likelihood", "accuracy", or a function of probabilities (…, C) that gives (…); for regression
             "squared_error", or a function of values (…) that gives (…). None: the first of these.
-        train: Training cases; None: the method's own draws.
+        train: Training cases; None: those the model remembers, else the method's own draws.
         neighbours: Number of similar training cases to choose from.
 
     Returns:
@@ -143,6 +143,7 @@ def advise(
     _check(model, cohort, draws)
     kind = model.schema.task.kind
     value = _utility(utility, kind)
+    train = model.training_cases if train is None else train
     source = None if train is None else DonorCompletions(model, train, neighbours=neighbours)
     if source is None and not isinstance(model.method, SamplingMethod):
         raise ConfigurationError(
@@ -171,7 +172,7 @@ def advise(
 
 
 def acquisition_curve(
-    model: TrainedModel,
+    model: Predictor,
     cohort: Cohort,
     *,
     order: Order = "advised",
@@ -243,7 +244,7 @@ class _Chooser:
 
     def __init__(
         self,
-        model: TrainedModel,
+        model: Predictor,
         cohort: Cohort,
         order: Order,
         seed: int,
@@ -281,7 +282,7 @@ class _Chooser:
 
 
 def _predictions_after(
-    model: TrainedModel, source: DonorCompletions | None, batch: Batch, name: str, draws: int, seed: int
+    model: Predictor, source: DonorCompletions | None, batch: Batch, name: str, draws: int, seed: int
 ) -> Tensor:
     """Predictions (S, B, C), or (S, B) in the target's units, with plausible values of one modality."""
     kind = model.schema.task.kind
@@ -307,7 +308,7 @@ def _distance(after: Tensor, mean: Tensor, kind: TaskKind) -> Tensor:
 
 
 def _measured(
-    model: TrainedModel, cohort: Cohort, known: np.ndarray, step: int, acquired: np.ndarray, order: str
+    model: Predictor, cohort: Cohort, known: np.ndarray, step: int, acquired: np.ndarray, order: str
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -368,7 +369,7 @@ def _checked(utility: Callable[[Tensor], Tensor], kind: TaskKind) -> Callable[[T
     return value
 
 
-def _check(model: TrainedModel, cohort: Cohort, draws: int) -> None:
+def _check(model: Predictor, cohort: Cohort, draws: int) -> None:
     check_count("draws", draws)
     check_inputs(model, cohort)
     if not len(cohort):

@@ -10,39 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from amodal.batch import Batch
-from amodal.checkpoint import TrainedModel, check_schema
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError
+from amodal.errors import DataError
 from amodal.predictive_impact.draws import check_count
+from amodal.predictive_impact.predictor import Predictor, check_inputs
 from amodal.schema import Modality
 
-__all__ = ["DonorCompletions", "check_inputs", "summarise"]
+__all__ = ["DonorCompletions", "summarise"]
 
 _SIDE = 8  # images are averaged to this many rows and columns at most
 _BUCKETS = 64  # of a text's character triples
 _PAIRS = 2**22  # pairs of case and donor in work at a time
-
-
-def check_inputs(model: TrainedModel, cohort: Cohort, what: str = "cases") -> None:
-    """Refuse what is no trained model, and cases that it cannot take.
-
-    Args:
-        model: Perhaps a trained model.
-        cohort: Perhaps cases with its modalities, or some of them.
-        what: What the cases are, for messages.
-
-    Raises:
-        ConfigurationError: If they are something else.
-        SchemaError: If the cases' modalities do not fit.
-    """
-    for given, name, kind, hint in (
-        (model, "the model", TrainedModel, "amodal.fit and amodal.load give one."),
-        (cohort, f"the {what}", Cohort, "Cohort.from_arrays and amodal.load_cohort give one."),
-    ):
-        if not isinstance(given, kind):
-            raise ConfigurationError(f"{name} cannot be used", expected=f"a {kind.__name__}",
-                                     got=type(given).__name__, hint=hint)  # fmt: skip
-    check_schema(model.schema, cohort.schema)
 
 
 def summarise(batch: Batch, modality: Modality) -> Tensor:
@@ -101,7 +79,7 @@ class DonorCompletions:
         DataError: If there are no training cases.
     """
 
-    def __init__(self, model: TrainedModel, train: Cohort, *, neighbours: int = 50):
+    def __init__(self, model: Predictor, train: Cohort, *, neighbours: int = 50):
         check_count("neighbours", neighbours)
         check_inputs(model, train, "training cases")
         if not len(train):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.checkpoint import TrainedModel, inference
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError
 from amodal.losses.task import logits_to_predictions
-from amodal.method import SamplingMethod
-from amodal.predictive_impact.donors import DonorCompletions, check_inputs
+from amodal.method import SamplingMethod, inference
+from amodal.predictive_impact.donors import DonorCompletions
 from amodal.predictive_impact.draws import check_count
 from amodal.predictive_impact.plausible import PlausibleLabels, plausible_labels
+from amodal.predictive_impact.predictor import Predictor, check_inputs, refuse_empty
 from amodal.predictive_impact.result import Impact
 from amodal.predictive_impact.variability import (
     modality_standard_error,
@@ -61,7 +61,7 @@ class _OwnCompletions(NamedTuple):
 
 
 def impact(
-    model: TrainedModel,
+    model: Predictor,
     cohort: Cohort,
     *,
     draws: int = 200,
@@ -128,7 +128,7 @@ def impact(
     parts = []
     with inference(model.method):
         for batch in model.batches(cohort, rows):
-            _refuse_empty(model, batch)
+            refuse_empty(model, batch)
             parts.append(_impact_of_batch(model, source, batch, draws, seed, vary, plausible))
     columns = {key: np.concatenate([part.columns[key] for part in parts]) for key in parts[0].columns}
     labels = None if parts[0].labels is None else _joined([part.labels for part in parts if part.labels is not None])
@@ -151,7 +151,7 @@ def impact(
     )
 
 
-def completions_of(model: TrainedModel, train: Cohort | None = None, neighbours: int = 50) -> Completions:
+def completions_of(model: Predictor, train: Cohort | None = None, neighbours: int = 50) -> Completions:
     """Where the completions of a model's cases come from: its method, or similar training cases.
 
     Args:
@@ -162,17 +162,15 @@ def completions_of(model: TrainedModel, train: Cohort | None = None, neighbours:
     Raises:
         ConfigurationError: If the method cannot draw and there are no training cases.
     """
+    train = model.training_cases if train is None else train
     if isinstance(model.method, SamplingMethod):
         return _OwnCompletions(model.method)
     if train is None:
-        from amodal.methods import METHODS
-
-        able = ", ".join(name for name, kind in METHODS.items() if issubclass(kind, SamplingMethod))
         raise ConfigurationError(
             f"{type(model.method).__name__} cannot draw completions of what is missing, and there are no training "
             "cases to take them from",
             hint="Pass train=<the training cohort> (on the command line --train_split), or train a method that draws "
-            f"itself: {able}.",
+            "itself (`amodal methods` lists them).",
         )
     return DonorCompletions(model, train, neighbours=neighbours)
 
@@ -183,7 +181,7 @@ class _Part(NamedTuple):
 
 
 def _impact_of_batch(
-    model: TrainedModel,
+    model: Predictor,
     source: Completions,
     batch: Batch,
     draws: int,
@@ -271,17 +269,6 @@ def _generator(seed: int, batch: Batch) -> torch.Generator:
     return torch.Generator(batch.device).manual_seed(seed)
 
 
-def _refuse_empty(model: TrainedModel, batch: Batch) -> None:
-    empty = ~batch.presence.any(1)
-    if model.method.accepts_empty or not bool(empty.any()):
-        return
-    ids = [str(batch.ids[i]) if batch.ids is not None else str(i) for i in empty.nonzero().squeeze(1).tolist()]
-    raise DataError(
-        f"{len(ids)} cases have nothing observed: {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}",
-        hint=f"{type(model.method).__name__} cannot take such cases; leave them out.",
-    )
-
-
 def _joined(parts: list[PlausibleLabels]) -> PlausibleLabels:
     labels = [labels for part in parts for labels in part.labels]
     return PlausibleLabels(
@@ -289,7 +276,7 @@ def _joined(parts: list[PlausibleLabels]) -> PlausibleLabels:
     )
 
 
-def _notes(model: TrainedModel, cohort: Cohort, observed: np.ndarray, donors: bool, draws: int) -> tuple[str, ...]:
+def _notes(model: Predictor, cohort: Cohort, observed: np.ndarray, donors: bool, draws: int) -> tuple[str, ...]:
     notes, known, given = [], model.schema.names, cohort.schema.names
     if unknown := [repr(name) for name in given if name not in known]:
         notes.append(f"The model does not know {', '.join(unknown)}: not used.")

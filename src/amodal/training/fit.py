@@ -109,13 +109,14 @@ def fit(
         "data": {
             "cohort": train.name,
             "rows": {"train": len(train), "valid": len(valid)},
-            "fingerprint": _fingerprint(train, valid),
+            "fingerprint": train.fingerprint[:16] + valid.fingerprint[:16],
+            "digests": {"train": train.digests, "valid": valid.digests},
         },
     }
     if train.source is not None:
         plan["data"]["source"] = dict(train.source)  # new tables are read as the training data were
     folder = None if out is None else Path(out)
-    if folder is not None and process_rank() == 0:
+    if folder is not None and process_rank(settings_.devices * settings_.nodes) == 0:
         _open_folder(folder, plan, resume)
     if folder is not None and (folder / "experiment.json").is_file():
         return TrainedModel.load(folder, device=device)
@@ -161,17 +162,6 @@ def _hold_back(train: Cohort, seed: int) -> tuple[Cohort, Cohort]:
     return train.take(kept), train.take(held)
 
 
-def _fingerprint(train: Cohort, valid: Cohort) -> str:
-    import hashlib
-
-    digest = hashlib.sha256(json.dumps(train.schema.to_json(), sort_keys=True).encode())
-    for cohort in (train, valid):
-        digest.update("\n".join(map(str, cohort.ids)).encode())
-        digest.update(np.packbits(cohort.observed).tobytes())
-        digest.update(b"" if cohort.target is None else np.ascontiguousarray(cohort.target).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
     """Makes or finds the run's folder.
 
@@ -193,8 +183,22 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         raise RunError(f"the folder {folder} does not hold a run", hint="Choose another one.")
     stored = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     if stored != json.loads(json.dumps(plan)):
-        differing = sorted(key for key in plan if json.loads(json.dumps(plan[key])) != stored.get(key))
         raise RunError(
-            f"the run in {folder} was started with other arguments: {', '.join(differing)}",
+            f"the run in {folder} was started with other arguments: {', '.join(_differing(plan, stored))}",
             hint="Resume with the same data, method, settings and seed, or choose another folder.",
         )
+
+
+def _differing(plan: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    """Where two plans differ, in words; of data, which part of the content."""
+    differing = sorted(key for key in plan if json.loads(json.dumps(plan[key])) != stored.get(key))
+    if "data" in differing:
+        before = stored.get("data", {}).get("digests", {})
+        parts = {
+            f"{part} of the {rows} rows"
+            for rows, digests in plan["data"]["digests"].items()
+            for part in {**digests, **before.get(rows, {})}
+            if digests.get(part) != before.get(rows, {}).get(part)
+        }
+        differing[differing.index("data")] = f"data ({'; '.join(sorted(parts) or ['its name or source'])})"
+    return differing

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.checkpoint import TrainedModel, build_method, inference
+from amodal.checkpoint import TrainedModel, build_method
 from amodal.data.cohort import Cohort
 from amodal.data.loader import make_loader
 from amodal.data.scale import Scaling
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.files import replace_file
 from amodal.losses.task import prediction_error, prediction_loss
-from amodal.method import EstimatedMethod, Method
+from amodal.method import EstimatedMethod, Method, inference
 from amodal.metrics.monitor import representation_numbers, signs_of_collapse
 from amodal.missingness import Mechanism, Natural, Presence
 from amodal.removal import draw_presence
@@ -84,6 +84,7 @@ class Run:
             history=pd.DataFrame(self.history),
             presence=self.first_presence,
             folder=self.folder,
+            training_cases=self.train,
         )
 
     def presence_of(self, epoch: int) -> Presence:
@@ -117,6 +118,7 @@ class Run:
     def optimise(self, loggers: tuple[str, ...], progress: bool) -> None:
         """Trains by gradient steps, from the stored state if there is one."""
         import lightning.pytorch as pl
+        from lightning.pytorch.plugins.environments import LightningEnvironment
 
         from amodal.training.loop import LoopModule
 
@@ -132,6 +134,7 @@ class Run:
                     devices=self.settings.devices,
                     num_nodes=self.settings.nodes,
                     strategy="ddp_find_unused_parameters_true" if many else "auto",
+                    plugins=None if many else [LightningEnvironment()],  # not the scheduler's, see process_rank
                     precision=self.settings.precision,  # type: ignore[arg-type]
                     max_epochs=self.settings.epochs,
                     logger=_loggers(loggers, self.folder),
@@ -289,7 +292,7 @@ class Run:
         }
         self.plan["versions"] = versions()
         model = self.model
-        if self.folder is not None and process_rank() == 0:
+        if self.folder is not None and process_rank(self.settings.devices * self.settings.nodes) == 0:
             model.write_into(self.folder)
             (self.folder / STATE_FILE).unlink(missing_ok=True)
         return model
@@ -306,10 +309,17 @@ def training_prior(train: Cohort) -> np.ndarray:
     return np.array([target.mean()], dtype=np.float64)
 
 
-def process_rank() -> int:
-    """Rank of this process among those that train one model together (0 for a single one)."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
+def process_rank(processes: int) -> int:
+    """Rank of this process among those that train one model together.
+
+    A model that one process trains has rank 0, whatever a scheduler has written into the environment: many such fits
+    run next to each other under `srun` or `torchrun`, and each writes its own run.
+
+    Args:
+        processes: How many train the model together.
+    """
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if processes > 1 else ():
+        if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
     return 0
 
