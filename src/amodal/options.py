@@ -30,6 +30,7 @@ __all__ = [
     "Size",
     "Weight",
     "above",
+    "annotation_of",
     "at_least",
     "at_most",
     "below",
@@ -146,12 +147,12 @@ def resolve_options(
     checked = check_options(build, given, owner=owner)
     for name, parameter in parameters.items():
         if name not in checked and parameter.default is parameter.empty:
-            expected = _describe(_annotation(build, name))
+            expected = _describe(annotation_of(build, name))
             raise ConfigurationError(f"{owner} needs the option {name!r}", expected=expected, got="nothing")
     return {name: checked.get(name, parameter.default) for name, parameter in parameters.items()}
 
 
-def resolve_choice(choice: Any, what: Choice, *, default: str | None = None) -> tuple[Callable[..., Any], dict]:
+def resolve_choice(choice: Any, what: Choice, *, default: str | None = None) -> tuple[Any, dict[str, Any]]:
     """What a choice from a registry builds, and all its options.
 
     Args:
@@ -177,7 +178,7 @@ def resolve_choice(choice: Any, what: Choice, *, default: str | None = None) -> 
 
 def check_options(build: Callable[..., Any], options: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
     """The given options, each checked against its annotation and in its type (a tuple for a list)."""
-    return {name: _checked(value, _annotation(build, name), f"{name} of {owner}") for name, value in options.items()}
+    return {name: _checked(value, annotation_of(build, name), f"{name} of {owner}") for name, value in options.items()}
 
 
 def options_checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -210,7 +211,7 @@ class _Unfit(Exception):
 
 
 @functools.cache
-def _annotation(build: Callable[..., Any], name: str) -> Any:
+def annotation_of(build: Callable[..., Any], name: str) -> Any:
     """The annotation of one parameter; others are not read: they may name what is imported for type checkers only."""
     function: Any = inspect.unwrap(build.__init__ if inspect.isclass(build) else build)
     alone = SimpleNamespace(__annotations__={name: function.__annotations__.get(name, Any)})
@@ -256,10 +257,10 @@ def _fit(value: Any, annotation: Any) -> Any:
         pairs = _or_unfit(isinstance(value, Mapping), value).items()
         return {_fit(k, arguments[0]): _fit(v, arguments[1]) for k, v in pairs}
     if annotation in (int, float):
-        number = isinstance(value, Integral if annotation is int else Real) and not isinstance(value, bool)
-        return annotation(_or_unfit(number and (annotation is int or abs(value) < math.inf), value))
-    kinds = {Path: (str, Path)}.get(annotation, annotation)
-    return _or_unfit(isinstance(value, kinds), value)
+        fits = isinstance(value, Integral if annotation is int else Real) and not isinstance(value, bool)
+        number: Any = value if fits else math.nan
+        return annotation(_or_unfit(-math.inf < number < math.inf, number))
+    return _or_unfit(isinstance(value, (str, Path) if annotation is Path else annotation), value)
 
 
 def _or_unfit(fits: bool, value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +157,11 @@ class CEPA(Method):
         self.fusion = TransformerTrunk(d, layers=1, feedforward=4.0, **small)
         self.head = nn.Linear(n * d, schema.task.n_outputs)
 
+    @classmethod
+    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
+        """Whether there are several patterns a step; see `Method.meets_all_patterns_with`."""
+        return options["patterns"] > 1
+
     def _lengths(self) -> dict[str, int]:
         """Number of stand-in tokens of each modality: a text's is limited, other encoders pool a fixed number."""
         lengths = {name: self._encoder(name).n_tokens for name in self.schema.names}
@@ -164,7 +169,7 @@ class CEPA(Method):
         return lengths | {name: min(lengths[name], STAND_IN_TOKENS) for name in texts}
 
     def train(self, mode: bool = True) -> CEPA:
-        """Training or evaluation mode; the moving average and the context encoder, which is fixed, stay in the latter."""
+        """Training or evaluation mode; moving average and context encoder, which are fixed, stay in the latter."""
         super().train(mode)
         if self.context is not None:
             self.context.eval()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -170,6 +170,11 @@ class CM2(SamplingMethod):
         self.network = FusionNetwork(
             build_fusion(fusion, n, latent), schema.task.n_outputs, hidden=hidden, dropout=dropout
         )
+
+    @classmethod
+    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
+        """Whether modalities are removed in training; see `Method.meets_all_patterns_with`."""
+        return options["removal"]
 
     # Training ----------------------------------------------------------------------------------------------------
 

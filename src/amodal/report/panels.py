@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from amodal.benchmark import Comparison, Experiment
 from amodal.benchmark.experiment import describe_mechanism
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 from amodal.metrics import HEADLINES, Interval, Metric
 from amodal.missingness import Mechanism, Natural
 from amodal.report import figures
@@ -232,7 +232,7 @@ def removal(experiment: Experiment) -> str:
         return "nothing" if isinstance(experiment.removal, Natural) else describe_mechanism(experiment.removal)
     if experiment.removal is None:
         return "nothing"
-    if METHODS[experiment.method].meets_all_patterns_with(experiment.options):
+    if METHODS[experiment.method].meets_all_patterns_with(method_options(experiment.method, experiment.options)):
         return "nothing further: its objective meets every pattern by itself"
     return "a uniform number of modalities, redrawn every epoch (BalancedCounts)"
 

@@ -17,7 +17,7 @@ from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import write_json
 from amodal.method import EstimatedMethod
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.training.run import Run, forked_rng, process_rank
 from amodal.training.settings import settings_from
@@ -86,8 +86,7 @@ def fit(
     """
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
-    if method not in METHODS:
-        raise UnknownNameError("method", method, METHODS)
+    resolved = method_options(method, options)
     if settings_.best_by == "error" and train.schema.task.kind == "regression":
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
@@ -95,12 +94,13 @@ def fit(
     if valid is None:
         train, valid = _hold_back(train, seed)
     train_mechanism, valid_mechanism = _mechanisms(
-        METHODS[method].meets_all_patterns_with(options or {}), missingness, valid_missingness
+        METHODS[method].meets_all_patterns_with(resolved), missingness, valid_missingness
     )
     plan = {
         "spec": {
             "method": method,
             "options": dict(options or {}),
+            "resolved": resolved,  # a later change of a preset or a default does not change this run
             "encoders": {"width": width, "choices": dict(encoders or {})},
         },
         "training": asdict(settings_),

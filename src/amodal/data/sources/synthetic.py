@@ -255,7 +255,7 @@ class GaussianModalities:
 def gaussian_cohort(
     *,
     n: Size = 2000,
-    dims: Sequence[Size] | Mapping[str, Size] = (4, 4, 4),
+    dims: tuple[Size, ...] | Mapping[str, Size] = (4, 4, 4),
     task: Literal["binary", "multiclass", "regression"] = "multiclass",
     n_classes: Annotated[int, at_least(2)] = 3,
     correlation: Share = 0.5,
