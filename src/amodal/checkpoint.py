@@ -222,7 +222,7 @@ class TrainedModel:
             if name in batch.values:
                 values[name], observed[name] = batch.values[name], batch.observed[name]
             else:
-                values[name] = torch.zeros(size, *(modality.shape or (1,)))
+                values[name] = modality.traits.blank(size, modality.shape)
                 observed[name] = torch.zeros(size, dtype=torch.bool)
         keep = {
             part: {k: v for k, v in getattr(batch, part).items() if k in values} for part in ("measured", "lengths")

@@ -100,8 +100,10 @@ def fit_command(
         quiet: No progress bar.
     """
     import amodal
+    from amodal.data_commands import describe_modalities
 
     cohort = amodal.load_cohort(data)
+    print("\n".join(describe_modalities(cohort)))
     model = amodal.fit(
         method,
         cohort.split(train_split),

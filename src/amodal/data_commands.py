@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["DATA_COMMANDS", "describe_cohort"]
+__all__ = ["DATA_COMMANDS", "describe_cohort", "describe_modalities"]
 
 
 def data_list_command() -> None:
@@ -264,9 +264,23 @@ def describe_cohort(cohort: Any) -> str:
         )
     else:
         lines.append(f"{task.name} ({task.kind})")
-    lines += [f"  {m.name}: {m.kind} {m.shape or ''}" for m in cohort.schema.modalities]
+    lines += describe_modalities(cohort)
     lines.append(draw_presence(Natural(), cohort, 0).describe())
     return "\n".join(line for line in lines if line)
+
+
+def describe_modalities(cohort: Any) -> list[str]:
+    """What each modality was taken for, a line each."""
+    from amodal.data.table import TableSchema
+
+    record = cohort.source.get("table")
+    taken = {source.name: source.taken_for() for source in TableSchema.from_json(record).sources} if record else {}
+    lines = []
+    for m in cohort.schema.modalities:
+        shape = " × ".join(map(str, m.shape))
+        parts = [f"{m.kind} {shape}".strip(), taken.get(m.name, "")]
+        lines.append(f"  {m.name}: {'; '.join(part for part in parts if part)}")
+    return lines
 
 
 def _first_line(function: Callable[..., Any]) -> str:

@@ -14,10 +14,11 @@ from amodal.checkpoint import TrainedModel, read_experiment
 from amodal.data.checks import name_rows
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
+from amodal.kinds import modality_kind
 from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.predictive_impact.model import impact
 from amodal.predictive_impact.result import Impact
-from amodal.schema import ModalityKind, Schema, Task
+from amodal.schema import Schema, Task
 from amodal.training import fit
 
 __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
@@ -38,7 +39,7 @@ class _Estimator(BaseEstimator):
         epochs: int = 60,
         settings: dict[str, Any] | None = None,
         width: int = 64,
-        kinds: dict[str, ModalityKind] | None = None,
+        kinds: dict[str, str] | None = None,
         seed: int = 0,
         progress: bool = False,
     ):
@@ -85,7 +86,7 @@ class _Estimator(BaseEstimator):
         if isinstance(X, Mapping):
             self.schema_.check_names(list(X))
         values = _named(X, {name: self.schema_[name].kind for name in self.schema_.names})
-        kinds: dict[str, ModalityKind] = {name: self.schema_[name].kind for name in values}
+        kinds: dict[str, str] = {name: self.schema_[name].kind for name in values}
         return Cohort.from_arrays(values, task=self.schema_.task, observed=_presence(observed), kinds=kinds)
 
     def _predictions(self, X: Inputs, observed: Inputs | None) -> np.ndarray:
@@ -302,13 +303,14 @@ def _named(X: Inputs, kinds: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _array(name: str, value: Any, kind: str | None) -> Any:
+    is_text = kind is not None and modality_kind(kind).holds_texts
     if isinstance(value, Sequence) and not isinstance(value, str):
         entries = value
     else:
         array = np.asarray(value)
-        flat = array.ndim == 1 and (kind == "text" or array.dtype.kind in "UTO")
+        flat = array.ndim == 1 and (is_text or array.dtype.kind in "UTO")
         entries = array.tolist() if flat else ()
-    if len(entries) and (kind == "text" or any(isinstance(entry, str) for entry in entries)):
+    if len(entries) and (is_text or any(isinstance(entry, str) for entry in entries)):
         return list(entries)  # None = absent
     array = np.asarray(value)
     if array.ndim < 2:

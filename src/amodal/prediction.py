@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.data.table import Problems, Table, open_cases, table_source
+from amodal.data.table.build import IMAGE_LEVELS, image_levels
 from amodal.evaluation import prediction_columns
 from amodal.missingness.patterns import pattern_codes, pattern_label
 
@@ -127,6 +128,11 @@ def row_notes(model: TrainedModel, cohort: Cohort, ranges: Mapping[str, Any]) ->
         if not len(pairs):
             continue
         for rows, cut in cohort.cuts(modality.name):
+            if modality.traits.on_grid:
+                _tell_levels(
+                    modality.name, image_levels(cut.values), pairs, lambda bad, note, at=rows: tell(at[bad], note)
+                )
+                continue
             values = cut.values.reshape(len(rows), -1, cut.values.shape[-1])  # (n, T or 1, D)
             known = np.ones_like(values, bool) if cut.measured is None else cut.measured.reshape(values.shape)
             slack = 1e-6 * np.maximum(1.0, np.abs(pairs))
@@ -141,6 +147,16 @@ def row_notes(model: TrainedModel, cohort: Cohort, ranges: Mapping[str, Any]) ->
     if not model.method.accepts_empty:
         tell(np.flatnonzero(~cohort.observed.any(1)), "nothing observed: the training data's average is predicted")
     return notes
+
+
+def _tell_levels(name: str, levels: np.ndarray, pairs: np.ndarray, tell: Callable[[np.ndarray, str], None]) -> None:
+    """Tells images that are darker, brighter, flatter or starker than every image of training."""
+    slack = 0.5 + 0.01 * np.abs(pairs)
+    beyond = (levels < pairs[:, 0] - slack[:, 0]) | (levels > pairs[:, 1] + slack[:, 1])  # (n, 2)
+    for d, what in enumerate(IMAGE_LEVELS):
+        for i in np.flatnonzero(beyond[:, d]):
+            low, high = pairs[d]
+            tell(np.array([i]), f"{name}: {what} {levels[i, d]:.3g} beyond the training images' {low:.3g} … {high:.3g}")
 
 
 def _patterns_met(model: TrainedModel, cohort: Cohort) -> np.ndarray:

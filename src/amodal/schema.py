@@ -11,13 +11,11 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, get_args
 
 from amodal.errors import SchemaError, UnknownNameError
+from amodal.kinds import ModalityKind, modality_kind
 
-__all__ = ["Modality", "ModalityKind", "Schema", "Task", "TaskKind", "check_schema"]
+__all__ = ["Modality", "Schema", "Task", "TaskKind", "check_schema"]
 
-ModalityKind = Literal["tabular", "series", "image", "text"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
-_AXES = {"tabular": "(D,)", "series": "(T, D)", "image": "(C, H, W)", "text": "()"}
-_N_AXES = {"tabular": 1, "series": 2, "image": 3, "text": 0}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
 
 
@@ -27,7 +25,8 @@ class Modality:
 
     Args:
         name: Letters, digits, `_` and `-`, beginning with a letter or `_`.
-        kind: "tabular" (D,), "series" (T, D), "image" (C, H, W) or "text" (); a series' T is the longest one.
+        kind: A name of `amodal.kinds.MODALITY_KINDS`: "tabular" (D,), "series" (T, D), "image" (C, H, W) or "text" ();
+            a series' T is the longest one.
         shape: Shape of one sample, without the batch axis.
         features: Names of the D features (tabular, series), or of the channels; may be empty.
         units: Units of the features, as many as `features`; may be empty.
@@ -43,15 +42,14 @@ class Modality:
     """
 
     name: str
-    kind: ModalityKind
+    kind: str
     shape: tuple[int, ...]
     features: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in _AXES:
-            raise UnknownNameError("kind of modality", self.kind, _AXES)
+        axes = modality_kind(self.kind).axes
         if not _NAME.fullmatch(self.name):
             raise SchemaError(
                 "a modality's name is not usable",
@@ -61,10 +59,10 @@ class Modality:
         object.__setattr__(self, "shape", tuple(operator.index(n) for n in self.shape))
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "units", tuple(self.units))
-        if len(self.shape) != _N_AXES[self.kind] or any(n < 1 for n in self.shape):
+        if len(self.shape) != len(axes) or any(n < 1 for n in self.shape):
             raise SchemaError(
                 f"modality {self.name!r} has a shape that is not that of kind {self.kind!r}",
-                expected=f"{_AXES[self.kind]} with positive sizes",
+                expected=f"{self.traits.axes_of_sample} with positive sizes",
                 got=self.shape,
             )
         for what in ("features", "units"):
@@ -75,11 +73,14 @@ class Modality:
                 )
 
     @property
+    def traits(self) -> ModalityKind:
+        """Everything that depends on its kind."""
+        return modality_kind(self.kind)
+
+    @property
     def n_features(self) -> int:
         """D of tabular and series, number of channels of images, 1 for text."""
-        return {"tabular": lambda s: s[0], "series": lambda s: s[1], "image": lambda s: s[0], "text": lambda s: 1}[
-            self.kind
-        ](self.shape)
+        return self.traits.n_features(self.shape)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -274,8 +275,7 @@ def check_schema(expected: Schema, given: Schema) -> None:
         )
     for name in shared:
         ours, theirs = expected[name], given[name]
-        sizes = (ours.shape[1:], theirs.shape[1:]) if ours.kind == "series" else (ours.shape, theirs.shape)
-        if ours.kind != theirs.kind or sizes[0] != sizes[1]:
+        if ours.kind != theirs.kind or not ours.traits.fits(ours.shape, theirs.shape):
             raise SchemaError(
                 f"modality {name!r} is not the one the model was trained on",
                 expected=f"{ours.kind} {ours.shape}",

@@ -71,3 +71,41 @@ def test_what_is_no_archive_or_not_there(tmp_path):
     (tmp_path / "set.zip").write_bytes(b"this is text")
     with pytest.raises(DataError, match=r"set\.zip cannot be read"):
         list(read_members(tmp_path / "set.zip", WANTED))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_archives_that_unpack_to_too_much_are_refused_before_they_do(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("amodal.data.limits.LARGEST_MEMBER", 5000)
+    monkeypatch.setattr("amodal.data.limits._SMALL_ARCHIVE", 8000)
+
+    def refused(*sizes):
+        path = tmp_path / f"{len(sizes)}.{kind}"
+        if kind == "zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+                for i, size in enumerate(sizes):
+                    opened.writestr(f"{i}.txt", bytes(size))
+        else:
+            with tarfile.open(path, "w:gz") as opened:
+                for i, size in enumerate(sizes):
+                    entry = tarfile.TarInfo(f"{i}.txt")
+                    entry.size = size
+                    opened.addfile(entry, io.BytesIO(bytes(size)))
+        return list(read_members(path, WANTED))
+
+    assert len(refused(4000, 3000)) == 2
+    with pytest.raises(DataError, match=r"0\.txt of 1\..* unpacks to .* MB.*decompression bomb"):
+        refused(6000)
+    monkeypatch.setattr("amodal.data.limits._ARCHIVE_RATIO", 2)
+    with pytest.raises(DataError, match=r"times its size.*decompression bomb"):
+        refused(4000, 4000, 4000)
+
+
+def test_an_encrypted_archive_says_so(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        opened.writestr("1.txt", b"secret")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the bit that says encrypted, in the directory …
+    content[6] |= 1  # … and at the file
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.zip cannot be read.*encrypted"):
+        list(read_members(tmp_path / "a.zip", WANTED))

@@ -240,7 +240,7 @@ CASES = [
          ("xray: file unreadable: 'i3.png' in row p3", "unreadable_file: absent")),
     Case("image cut short", lambda f, s: write("i3.png", (f / "i3.png").read_bytes()[:60])(f, s),
          ("file unreadable: 'i3.png' in row p3", "Is it truncated?")),
-    Case("text called image", write("i3.png", b"hello"), ("no PNG or JPEG image",)),
+    Case("text called image", write("i3.png", b"hello"), ("no PNG, JPEG, TIFF, BMP or WebP image, nor DICOM",)),
     Case("path outside the folder", cells("i3.png", "../../etc/passwd"),
          ("'../../etc/passwd' lies outside the data folder", "--root")),
     Case("absolute path", cells("i3.png", "/etc/passwd"), ("'/etc/passwd' lies outside the data folder",)),

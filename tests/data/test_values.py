@@ -184,3 +184,41 @@ def test_arrays_are_checked_chunk_by_chunk(monkeypatch, chunk):
     values[44, 0] = INF
     with pytest.raises(DataError, match="present rows: 44"):
         read_modality("m", values, ids=np.arange(50).astype(str))
+
+
+SIX = np.array([f"r{i}" for i in range(6)])
+
+
+def test_grey_images_without_an_axis_of_channels():
+    grey = np.arange(6 * 8 * 8, dtype=np.uint8).reshape(6, 8, 8)
+    for kind in (None, "image"):
+        intake = read_modality("x", grey, ids=SIX, kind=kind)
+        assert (intake.kind, intake.shape) == ("image", (1, 8, 8))
+        assert intake.store.cut(np.arange(6), np.ones(6, bool)).values.dtype == np.uint8
+    assert read_modality("x", grey / 255.0, ids=SIX, kind="image").shape == (1, 8, 8)
+    assert read_modality("x", grey / 255.0, ids=SIX).kind == "series"
+    assert read_modality("x", grey, ids=SIX, kind="series").kind == "series"
+    assert read_modality("x", grey, ids=SIX, lengths=np.full(6, 3)).kind == "series"
+
+
+def test_channels_that_come_last():
+    colour = np.random.default_rng(0).integers(0, 255, (6, 8, 9, 3)).astype(np.uint8)
+    with pytest.raises(ShapeError, match=r"channels of modality 'x' seem to come last.*kinds=\{'x': 'image'\}"):
+        read_modality("x", colour, ids=SIX)
+    intake = read_modality("x", colour, ids=SIX, kind="image")
+    assert intake.shape == (3, 8, 9)
+    np.testing.assert_array_equal(intake.store.cut(np.arange(6), np.ones(6, bool)).values, colour.transpose(0, 3, 1, 2))
+    assert read_modality("x", colour.transpose(0, 3, 1, 2), ids=SIX).shape == (3, 8, 9)
+    assert read_modality("x", np.zeros((6, 3, 9, 3), np.uint8), ids=SIX, kind="image").shape == (3, 9, 3), "as it is"
+
+
+def test_lists_of_images_with_none_absent():
+    images = [np.full((8, 8), i, np.uint8) for i in range(6)]
+    intake = read_modality("x", [*images[:5], None], ids=SIX, kind="image")
+    assert intake.observed.tolist() == [True] * 5 + [False]
+    assert intake.shape == (1, 8, 8)
+    with pytest.raises(DataError, match="marked observed but is None in rows: r5"):
+        read_modality("x", [*images[:5], None], ids=SIX, kind="image", observed=np.ones(6, bool))
+    mixed = [*images[:5], np.zeros((8, 8, 3), np.uint8)]
+    with pytest.raises(ShapeError, match=r"rows have 2 shapes.*\(8, 8\) in row r0.*\(8, 8, 3\) in row r5.*one size"):
+        read_modality("x", mixed, ids=SIX, kind="image")

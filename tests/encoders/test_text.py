@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amodal.encoders.text import HashingTransformer, hash_words
+from amodal.encoders.text import HashingTransformer
+from amodal.kinds.words import hash_words
 from amodal.schema import Modality
 
 TEXT = Modality("note", "text", ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -25,6 +26,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from amodal.serve.app import Service, make_app
+from amodal.serve.limit import SizeLimit
 
 N = 40
 SCHEMA = {
@@ -146,7 +148,7 @@ BAD: list[tuple[Any, int, str | None, str]] = [
     ({"clinical": [1, 2]}, 422, "clinical", "expected an object"),
     ({"note": 3}, 422, "note", "expected a text"),
     ({"scan": "no base64!"}, 422, "scan", "base64"),
-    ({"scan": base64.b64encode(b"no image").decode()}, 422, "scan", "no PNG or JPEG image"),
+    ({"scan": base64.b64encode(b"no image").decode()}, 422, "scan", "it is no PNG, JPEG, TIFF"),
     ({"voice": base64.b64encode(b"RIFF and no more").decode()}, 422, "voice", "cannot be decoded"),
     ({"vector": [1, 2]}, 422, "vector", "shape (2,) (expected (3,))"),
     ({"vector": [1, "a", 2]}, 422, "vector", "expected numbers"),
@@ -307,3 +309,54 @@ def test_schemathesis_finds_no_failure_of_the_service(run: Path):
     assert 500 not in answers
     assert 200 in answers
     assert 422 in answers
+
+
+def test_a_large_image_is_refused_before_it_is_decoded(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    Image.new("1", (6000, 5000)).save(buffer := io.BytesIO(), "PNG")
+    monkeypatch.setattr("PIL.Image.Image.load", lambda self: pytest.fail("it was decoded"))
+    answer = client.post("/predict", json={"scan": base64.b64encode(buffer.getvalue()).decode()})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == "scan"
+    assert "30,000,000 pixels (expected 25,000,000" in answer.json()["error"]["problem"]
+
+
+def test_an_image_unlike_those_of_training_is_told(client: TestClient):
+    answer = client.post(
+        "/predict", json={"scan": base64.b64encode(png(np.full((8, 8), 255, np.uint8))).decode()}
+    ).json()
+    assert any(note.startswith("scan: mean level 255 beyond the training images'") for note in answer["notes"])
+    assert any(note.startswith("scan: contrast 0 beyond the training images'") for note in answer["notes"])
+
+
+def test_a_key_that_stands_twice(client: TestClient):
+    answer = client.post("/predict", content='{"note": "a", "note": "b"}', headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert "'note' twice" in answer.json()["error"]["problem"]
+
+
+def test_slow_and_many_bodies_are_refused():
+    async def app(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+
+    def status(parts: list[tuple[float, int]], held: int = 0) -> int | None:
+        waiting, sent = list(parts), []
+
+        async def receive():
+            seconds, size = waiting.pop(0)
+            await asyncio.sleep(seconds)
+            return {"type": "http.request", "body": bytes(size), "more_body": bool(waiting)}
+
+        async def send(message):
+            sent.append(message)
+
+        limit = SizeLimit(app, 1000, seconds=0.2)
+        limit.held = held
+        asyncio.run(limit({"type": "http", "headers": []}, receive, send))
+        assert limit.held == held, "what was held is given back"
+        return sent[0]["status"] if sent else None
+
+    assert status([(0, 500), (0, 500)]) is None
+    assert status([(0, 500), (0, 501)]) == 413
+    assert status([(0, 1), (60, 1)]) == 408
+    assert status([(0, 500)], held=7900) == 503

@@ -21,7 +21,7 @@ from amodal.data.moments import moments, summaries, usable
 from amodal.data.store import Cut, Store, presence_digest
 from amodal.data.values import read_modality
 from amodal.errors import DataError, ShapeError, UnknownNameError
-from amodal.schema import Modality, ModalityKind, Schema, Task
+from amodal.schema import Modality, Schema, Task
 
 __all__ = ["Cohort", "check_trainable"]
 
@@ -87,7 +87,7 @@ class Cohort:
         ids: Any = None,
         groups: Any = None,
         splits: Any = None,
-        kinds: Mapping[str, ModalityKind] | None = None,
+        kinds: Mapping[str, str] | None = None,
         features: Mapping[str, Sequence[str]] | None = None,
         units: Mapping[str, Sequence[str]] | None = None,
         name: str = "",
@@ -318,7 +318,7 @@ class Cohort:
         scores = np.full(self.observed.shape, np.nan)
         for column, modality in enumerate(self.schema.modalities):
             mean, spread = np.zeros(1), np.ones(1)
-            if modality.kind != "text":
+            if modality.traits.is_numeric:
                 mean, spread = moments(self.cuts(modality.name), modality)
             scale = usable(spread, mean)
             summary = summaries(self.cuts(modality.name), modality, len(self), mean, scale)

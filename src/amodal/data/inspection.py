@@ -94,7 +94,7 @@ def inspect_cohort(cohort: Cohort, *, rows: int = _ROWS) -> Inspection:
     found: list[Suspicion] = []
     features: list[FeatureSummary] = []
     for column, modality in enumerate(cohort.schema.modalities):
-        if modality.kind in ("tabular", "series"):
+        if modality.traits.takes_measured:
             values = _row_values(thinned, modality)  # (N, D)
             features += _summaries(thinned, modality, thinned.observed[:, column])
             found += _suspect_features(modality, values, thinned, labels)
@@ -192,7 +192,7 @@ def _suspect_features(
         if column.min() == column.max():
             yield Suspicion("constant", where, f"the same value, {column[0]:g}, wherever it was measured")
             continue
-        whole = modality.kind == "tabular" and bool((column == np.round(column)).all())
+        whole = not modality.traits.takes_lengths and bool((column == np.round(column)).all())
         if whole and len(column) >= _LEAST and len(np.unique(column)) == len(column):
             yield Suspicion(
                 "identifier", where, "a whole number that is distinct in every row: an id, not a measurement?"
@@ -223,7 +223,7 @@ def _suspect_presence(cohort: Cohort, labels: dict[str, np.ndarray]) -> Iterator
     """Whether modalities, or features within them, are there for one class and not for the others."""
     columns = {name: cohort.observed[:, m] for m, name in enumerate(cohort.schema.names)}
     for modality in cohort.schema.modalities:
-        if modality.kind == "tabular":
+        if modality.traits.takes_measured and not modality.traits.takes_lengths:
             known = ~np.isnan(_row_values(cohort, modality))
             seen = columns[modality.name]
             for d, name in enumerate(modality.features):
@@ -271,7 +271,5 @@ def _copies(cohort: Cohort, modality: Modality) -> Iterator[Suspicion]:
                 splits.setdefault(digest.digest(), set()).add(str(cohort.splits[row]))
     shared = sum(len(found) > 1 for found in splits.values())
     if shared:
-        noun = "images" if modality.kind == "image" else "texts"
-        yield Suspicion(
-            "copies", modality.name, f"{shared:,} {noun} stand in more than one split: the same case, or a template?"
-        )
+        detail = f"{shared:,} {modality.traits.plural} stand in more than one split: the same case, or a template?"
+        yield Suspicion("copies", modality.name, detail)

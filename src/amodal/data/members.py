@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from amodal.data.limits import LARGEST_MEMBER, Unpacked, read_at_most
 from amodal.errors import DataError
 
 __all__ = ["ARCHIVES", "Member", "is_archive", "read_members"]
@@ -49,7 +50,8 @@ def read_members(source: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
         The files: of a folder sorted by path, of an archive in its order.
 
     Raises:
-        DataError: If the source is not there, is neither, or is truncated or damaged; the message names it.
+        DataError: If the source is not there, is neither, is truncated or damaged, or would unpack to more than
+            `amodal.data.limits` allows; the message names it.
     """
     if not source.exists():
         raise DataError(f"there is no {source}", expected="a folder or an archive")
@@ -61,7 +63,16 @@ def read_members(source: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
     read = _read_zip if source.name.lower().endswith(".zip") else _read_tar
     try:
         yield from read(source, wanted)
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # fmt: skip  (the last two: encrypted, unknown packing)
         raise DataError(
             f"the archive {source} cannot be read: {error}", hint="It may be truncated; fetch it again."
         ) from error
@@ -71,7 +82,8 @@ def _read_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
     for path in sorted(folder.rglob("*")):
         if wanted.fullmatch(path.name) and path.is_file():
             try:
-                content = path.read_bytes()
+                with open(path, "rb") as file:
+                    content = read_at_most(file, LARGEST_MEMBER, str(path))
             except OSError as error:
                 raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
             yield Member(folder.name / PurePosixPath(path.relative_to(folder).as_posix()), content)
@@ -79,12 +91,14 @@ def _read_folder(folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
 
 def _read_tar(archive: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
     mode: Any = next(mode for ending, mode in _TAR_MODES.items() if archive.name.lower().endswith(ending))
+    unpacked = Unpacked(archive.name, archive.stat().st_size)
     with tarfile.open(archive, mode) as opened:
         for entry in opened:
             if not entry.isfile() or not wanted.fullmatch(PurePosixPath(entry.name).name):
                 continue
+            unpacked.add(entry.name, entry.size)
             stream = opened.extractfile(entry)
-            content = stream.read() if stream else b""
+            content = read_at_most(stream, LARGEST_MEMBER, entry.name) if stream else b""
             if len(content) != entry.size:
                 raise EOFError(f"{entry.name} ends early")
             yield Member(archive.name / PurePosixPath(entry.name), content)
@@ -92,6 +106,10 @@ def _read_tar(archive: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
 
 def _read_zip(archive: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as opened:
-        for name in opened.namelist():
-            if wanted.fullmatch(PurePosixPath(name).name):
-                yield Member(archive.name / PurePosixPath(name), opened.read(name))
+        unpacked = Unpacked(archive.name, archive.stat().st_size)
+        for entry in opened.infolist():
+            if wanted.fullmatch(PurePosixPath(entry.filename).name):
+                unpacked.add(entry.filename, entry.file_size)
+                with opened.open(entry) as stream:
+                    content = read_at_most(stream, LARGEST_MEMBER, entry.filename)
+                yield Member(archive.name / PurePosixPath(entry.filename), content)

@@ -85,33 +85,18 @@ def summaries(cuts: Cuts, modality: Modality, n: int, mean: np.ndarray, scale: n
         float64, of shape (N,); NaN for rows that are absent or have no measured cell.
     """
     summary = np.full(n, np.nan)
+    centre, spread = torch.from_numpy(mean), torch.from_numpy(scale)
     for rows, cut in cuts:
-        if modality.kind == "text":
-            assert cut.lengths is not None
-            summary[rows] = cut.lengths
-            continue
-        cells, keep = _cells(cut, modality)
-        standard = cells.sub_(torch.from_numpy(mean)).div_(torch.from_numpy(scale))
-        if keep is None:
-            summary[rows] = standard.view(len(rows), -1).mean(1).numpy()
-            continue
-        count = keep.view(len(rows), -1).sum(1)
-        summary[rows] = (standard.mul_(keep).view(len(rows), -1).sum(1) / count).numpy()  # 0 / 0 is NaN, as promised
+        summary[rows] = modality.traits.level(*_tensors(cut), centre, spread).numpy()
     return summary
 
 
+def _tensors(cut: Cut) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Values, measured cells and lengths; storage has NaN where nothing was measured, and anything in padding."""
+    values, measured, lengths = (None if part is None else torch.from_numpy(part) for part in cut)
+    assert values is not None
+    return values, measured, lengths
+
+
 def _cells(cut: Cut, modality: Modality) -> tuple[Tensor, Tensor | None]:
-    """Values as float64 (cells, D), features last and zero where not measured, and 1 where measured (None: all)."""
-    values, keep = torch.from_numpy(cut.values), None if cut.measured is None else torch.from_numpy(cut.measured)
-    if cut.lengths is not None:
-        inside = torch.arange(values.shape[1]) < torch.from_numpy(cut.lengths)[:, None]  # (n, T)
-        inside = inside.view(*inside.shape, *[1] * (values.ndim - 2)).expand(values.shape)
-        keep = inside if keep is None else keep & inside
-    if modality.kind == "image":
-        values, keep = values.movedim(1, -1), None if keep is None else keep.movedim(1, -1)
-    cells = values.reshape(-1, values.shape[-1]).double()
-    if keep is None:
-        return cells, None
-    # Storage has NaN where nothing was measured, and anything at all in padding.
-    keep = keep.reshape(cells.shape).double()
-    return cells.nan_to_num_(0.0, 0.0, 0.0).mul_(keep), keep
+    return modality.traits.cells(*_tensors(cut))

@@ -64,16 +64,15 @@ class Scaling:
             raise DataError("there is no row to take statistics from")
         means, scales = {}, {}
         for modality in cohort.schema.modalities:
-            if modality.kind == "text":
+            if not modality.traits.is_numeric:
                 continue
             mean, scale = moments(cohort.cuts(modality.name), modality)
             if robust:
                 mean, narrow = quartiles(_thinned(cohort).cuts(modality.name), modality)
                 scale = np.where(usable(narrow, mean) == narrow, narrow, scale)
             scale = usable(scale, mean)
-            shape = (-1, 1, 1) if modality.kind == "image" else (-1,)
-            means[modality.name] = torch.from_numpy(mean.astype(np.float32)).reshape(shape)
-            scales[modality.name] = torch.from_numpy(scale.astype(np.float32)).reshape(shape)
+            for part, vector in ((means, mean), (scales, scale)):
+                part[modality.name] = modality.traits.as_features(torch.from_numpy(vector.astype(np.float32)))
         target_mean, target_scale = 0.0, 1.0
         if cohort.schema.task.kind == "regression" and cohort.target is not None:
             target = cohort.target.astype(np.float64)
@@ -110,7 +109,7 @@ class Scaling:
         Raises:
             DataError: If an array is missing or does not fit the schema.
         """
-        names = [modality.name for modality in schema.modalities if modality.kind != "text"]
+        names = [modality.name for modality in schema.modalities if modality.traits.is_numeric]
         needed = {f"{part}.{name}" for part in ("mean", "scale") for name in names} | {"target", "clip"}
         if set(arrays) != needed:
             raise DataError("the scaling does not fit the schema", expected=sorted(needed), got=sorted(arrays))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from amodal.data.checks import check_bool, is_missing, name_rows
 from amodal.data.store import CHUNK_BYTES, ArrayStore, RaggedStore, Store
-from amodal.errors import DataError, SchemaError, ShapeError, UnknownNameError
-from amodal.schema import ModalityKind
+from amodal.errors import DataError, SchemaError, ShapeError
+from amodal.kinds import MODALITY_KINDS, ModalityKind, modality_kind
 
 __all__ = ["Intake", "read_modality"]
 
-_KIND_OF_AXES: dict[int, ModalityKind] = {2: "tabular", 3: "series", 4: "image"}
-_AXES_OF_KIND = {"tabular": "(N, D)", "series": "(N, T, D)", "image": "(N, C, H, W)", "text": "a list of N str"}
+_COLOURS = (1, 3, 4)
 
 
 class Intake(NamedTuple):
@@ -28,7 +27,7 @@ class Intake(NamedTuple):
         observed: Presence, bool, of shape (N,).
     """
 
-    kind: ModalityKind
+    kind: str
     shape: tuple[int, ...]
     store: Store
     observed: np.ndarray
@@ -39,7 +38,7 @@ def read_modality(
     given: Any,
     *,
     ids: np.ndarray,
-    kind: ModalityKind | None = None,
+    kind: str | None = None,
     measured: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
     observed: np.ndarray | None = None,
@@ -48,7 +47,8 @@ def read_modality(
 
     Args:
         name: Its name, for messages.
-        given: An array (N, …), a list of N texts (None = absent), or a list of N series (T_i, D) (None = absent).
+        given: An array (N, …), a list of N texts, series (T_i, D) or arrays of one shape (None = absent). Of images
+            also (N, H, W) and, where `kind` says image, (N, H, W, C).
         ids: Ids of the N rows.
         kind: Its kind; None: by the shape.
         measured: Cells measured, bool of the shape of the array; None: those that are not NaN.
@@ -62,21 +62,25 @@ def read_modality(
         ShapeError: If sizes disagree or the number of axes is wrong.
         DataError: If the content cannot be used, with the ids of the rows.
     """
-    if kind is not None and kind not in _AXES_OF_KIND:
-        raise UnknownNameError("kind of modality", kind, _AXES_OF_KIND)
+    traits = None if kind is None else modality_kind(kind)
     if not isinstance(given, list | tuple | np.ndarray):
         given = np.asarray(given)  # of pandas or torch
     if len(given) != len(ids):
         raise ShapeError(f"modality {name!r} has another number of rows", expected=len(ids), got=len(given))
-    if kind == "text" or (kind is None and _looks_like_text(given)):
+    if traits.holds_texts if traits else _looks_like_text(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"modality {name!r} is text and takes neither `measured` nor `lengths`")
-        return _read_texts(name, given, ids, observed)
-    if kind in (None, "series") and _looks_ragged(given):
+        return _read_texts(name, given, ids, kind, observed)
+    if (traits is None or traits.takes_lengths) and _looks_ragged(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"series of different length take neither `measured` nor `lengths` (modality {name!r})")
-        return _read_ragged(name, given, ids, observed)
+        return _read_ragged(name, given, ids, kind, observed)
     return _read_array(name, given, ids, kind, measured, lengths, observed)
+
+
+def _first_kind(**traits: bool) -> str:
+    """The first registered kind with these traits."""
+    return next(n for n, kind in MODALITY_KINDS.items() if all(getattr(kind, k) == v for k, v in traits.items()))
 
 
 # Texts ---------------------------------------------------------------------------------------------------------------
@@ -91,20 +95,21 @@ def _looks_like_text(given: Any) -> bool:
     return bool(some) and all(isinstance(entry, str) for entry in some)
 
 
-def _read_texts(name: str, given: Any, ids: np.ndarray, observed: np.ndarray | None) -> Intake:
+def _read_texts(name: str, given: Any, ids: np.ndarray, kind: str | None, observed: np.ndarray | None) -> Intake:
     texts = given.tolist() if isinstance(given, np.ndarray) else list(given)
     absent = np.array([is_missing(text) for text in texts], dtype=bool)
     bad = np.array([not isinstance(text, str) for text in texts], dtype=bool) & ~absent
     if bad.any():
-        kind = type(texts[int(np.flatnonzero(bad)[0])]).__name__
-        raise DataError(f"modality {name!r} has texts that are no text in rows: {name_rows(bad, ids)}", got=kind)
+        wrong = type(texts[int(np.flatnonzero(bad)[0])]).__name__
+        raise DataError(f"modality {name!r} has texts that are no text in rows: {name_rows(bad, ids)}", got=wrong)
     if observed is not None and (observed & absent).any():
         raise DataError(f"modality {name!r} is marked observed but has no text in rows: "
                         f"{name_rows(observed & absent, ids)}")  # fmt: skip
     encoded = [b"" if is_missing(text) else text.encode("utf-8", "replace") for text in texts]
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in encoded])]).astype(np.int64)
     flat = np.frombuffer(b"".join(encoded), np.uint8)
-    return Intake("text", (), RaggedStore(flat, offsets), ~absent if observed is None else observed & ~absent)
+    seen = ~absent if observed is None else observed & ~absent
+    return Intake(kind or _first_kind(holds_texts=True), (), RaggedStore(flat, offsets), seen)
 
 
 # Series of different length ------------------------------------------------------------------------------------------
@@ -117,7 +122,9 @@ def _looks_ragged(given: Any) -> bool:
     return bool(some) and all(isinstance(entry, np.ndarray) and entry.ndim == 2 for entry in some)
 
 
-def _read_ragged(name: str, given: Sequence[Any] | np.ndarray, ids: np.ndarray, observed: np.ndarray | None) -> Intake:
+def _read_ragged(
+    name: str, given: Sequence[Any] | np.ndarray, ids: np.ndarray, kind: str | None, observed: np.ndarray | None
+) -> Intake:
     width = next(entry.shape[1] for entry in given if entry is not None)
     for row, entry in enumerate(given):
         if entry is not None and entry.shape[1] != width:
@@ -139,7 +146,7 @@ def _read_ragged(name: str, given: Sequence[Any] | np.ndarray, ids: np.ndarray, 
     _refuse(name, seen & of_rows(np.isinf(flat)), ids)
     longest = max(1, int(lengths.max(initial=0)))
     store = RaggedStore(flat, offsets, width=longest, gaps=bool((seen & of_rows(missing)).any()))
-    return Intake("series", (longest, width), store, seen)
+    return Intake(kind or _first_kind(takes_lengths=True), (longest, width), store, seen)
 
 
 # Arrays --------------------------------------------------------------------------------------------------------------
@@ -149,25 +156,36 @@ def _read_array(
     name: str,
     given: Any,
     ids: np.ndarray,
-    kind: ModalityKind | None,
+    kind: str | None,
     measured: np.ndarray | None,
     lengths: np.ndarray | None,
     observed: np.ndarray | None,
 ) -> Intake:
-    array = _as_numbers(name, given, keep_bytes=kind in (None, "image"))
-    found = _KIND_OF_AXES.get(array.ndim)
-    if found is None or (kind is not None and found != kind):
+    possible = MODALITY_KINDS if kind is None else {kind: modality_kind(kind)}
+    if isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.dtype == object):
+        given, there = _stacked(name, given, ids)
+        observed = there if there is not None and observed is None else observed
+        if there is not None and (observed & ~there).any():
+            raise DataError(
+                f"modality {name!r} is marked observed but is None in rows: {name_rows(observed & ~there, ids)}"
+            )
+    array = _as_numbers(name, given, keep_bytes=any(traits.on_grid for traits in possible.values()))
+    if measured is None and lengths is None:
+        array = _with_channels(name, array, kind, possible)
+    fitting = [k for k, traits in possible.items() if traits.is_numeric and len(traits.axes) + 1 == array.ndim]
+    if not fitting:
         raise ShapeError(
             f"modality {name!r} has the wrong number of axes",
-            expected=_AXES_OF_KIND[kind] if kind else " or ".join(_AXES_OF_KIND.values()),
+            expected=" or ".join(traits.axes_of_rows for traits in possible.values()),
             got=array.shape,
             hint="A single feature has the shape (N, 1)." if array.ndim == 1 else None,
         )
-    if array.dtype == np.uint8 and found != "image":
+    traits = possible[fitting[0]]
+    if array.dtype == np.uint8 and not traits.on_grid:
         array = array.astype(np.float32)
     if measured is not None:
-        if found == "image":
-            raise SchemaError(f"modality {name!r} is an image and takes no `measured`")
+        if not traits.takes_measured:
+            raise SchemaError(f"modality {name!r} is of kind {fitting[0]} and takes no `measured`")
         measured = check_bool(f"measured[{name!r}]", np.asarray(measured), array.shape)
         seen = np.ones(len(ids), bool) if observed is None else observed
         contradicted = (np.isnan(array) & measured).any(tuple(range(1, array.ndim))) & seen
@@ -177,9 +195,69 @@ def _read_array(
             )
         array = np.where(measured, array, np.array(np.nan, array.dtype))
     if lengths is not None:
-        lengths = _check_lengths(name, np.asarray(lengths), array, found)
-    seen, gaps = _scan(name, array, lengths, ids, observed, found)
-    return Intake(found, array.shape[1:], ArrayStore(array, gaps=gaps, lengths=lengths), seen)
+        if not traits.takes_lengths:
+            having = " and ".join(kind.plural for kind in MODALITY_KINDS.values() if kind.takes_lengths)
+            raise SchemaError(f"lengths[{name!r}]: only {having} have lengths", got=fitting[0])
+        lengths = _check_lengths(name, np.asarray(lengths), array)
+    seen, gaps = _scan(name, array, lengths, ids, observed, traits)
+    return Intake(fitting[0], array.shape[1:], ArrayStore(array, gaps=gaps, lengths=lengths), seen)
+
+
+def _stacked(name: str, given: Any, ids: np.ndarray) -> tuple[Any, np.ndarray | None]:
+    """A list of arrays of one shape, None = absent, as one array and who is there; anything else as it is, and None.
+
+    Raises:
+        ShapeError: If they differ in shape.
+    """
+    entries = list(given)
+    arrays = [None if is_missing(entry) else np.asarray(entry) for entry in entries]
+    some = [array for array in arrays if array is not None]
+    if not some or some[0].ndim == 0:
+        return given, None
+    shapes: dict[tuple[int, ...], str] = {}
+    for i, array in enumerate(arrays):
+        if array is not None:
+            shapes.setdefault(array.shape, str(ids[i]))
+    if len(shapes) > 1:
+        shown = ", ".join(f"{shape} in row {row}" for shape, row in list(shapes.items())[:3])
+        raise ShapeError(
+            f"modality {name!r} is not a regular array: its rows have {len(shapes)} shapes",
+            expected="one shape",
+            got=shown,
+            hint="Bring all images to one size, colours and grey alike; series of different length are arrays (T, D).",
+        )
+    there = np.array([array is not None for array in arrays], dtype=bool)
+    dtype = np.result_type(*{array.dtype for array in some})
+    stacked = np.zeros((len(arrays), *some[0].shape), dtype)
+    for i in np.flatnonzero(there):
+        stacked[i] = arrays[i]
+    return stacked, None if there.all() else there
+
+
+def _with_channels(name: str, array: np.ndarray, kind: str | None, possible: Mapping[str, ModalityKind]) -> np.ndarray:
+    """Images as (N, C, H, W): grey ones without an axis of channels get it, channels that come last are moved.
+
+    Both are done where the schema says image; bytes (N, H, W) are grey images without being told, since neither tables
+    nor series are measured in bytes.
+
+    Raises:
+        ShapeError: If channels seem to come last, and nothing says that these are images.
+    """
+    is_image = kind is not None and possible[kind].on_grid
+    if array.ndim == 3 and (is_image or (kind is None and array.dtype == np.uint8)):
+        return array[:, None]
+    if array.ndim == 4 and array.shape[-1] in _COLOURS and array.shape[1] not in _COLOURS:
+        if is_image:
+            return np.moveaxis(array, -1, 1)
+        if kind is None:
+            grid = next(k for k, traits in possible.items() if traits.on_grid)
+            raise ShapeError(
+                f"the channels of modality {name!r} seem to come last",
+                expected="(N, C, H, W)",
+                got=array.shape,
+                hint=f"Say that these are images, with kinds={{{name!r}: {grid!r}}}, or move the axis yourself.",
+            )
+    return array
 
 
 def _scan(
@@ -188,7 +266,7 @@ def _scan(
     lengths: np.ndarray | None,
     ids: np.ndarray,
     observed: np.ndarray | None,
-    kind: ModalityKind,
+    traits: ModalityKind,
 ) -> tuple[np.ndarray, bool]:
     """Goes through an array once, chunk by chunk: presence (N,), and whether present rows have unmeasured cells."""
     n = len(array)
@@ -209,7 +287,7 @@ def _scan(
         missing[part] = (nan & inside).any(inner)
     seen = some if observed is None else observed
     _refuse(name, seen & infinite, ids)
-    if kind == "image":
+    if not traits.takes_measured:
         _refuse(name, seen & missing, ids)
     return seen, bool((seen & missing).any())
 
@@ -243,9 +321,7 @@ def _as_numbers(name: str, given: Any, *, keep_bytes: bool = False) -> np.ndarra
         return array.astype(np.float32)
 
 
-def _check_lengths(name: str, lengths: np.ndarray, array: np.ndarray, kind: ModalityKind) -> np.ndarray:
-    if kind != "series":
-        raise SchemaError(f"lengths[{name!r}]: only series have lengths", got=kind)
+def _check_lengths(name: str, lengths: np.ndarray, array: np.ndarray) -> np.ndarray:
     if lengths.shape != (len(array),) or lengths.dtype.kind not in "iu":
         raise ShapeError(
             f"lengths[{name!r}] must be integers of shape (N,)",

@@ -35,7 +35,6 @@ from amodal.options import Choice, Share, Size, check_options, resolve_choice
 from amodal.schema import Modality, Schema
 
 __all__ = [
-    "DEFAULT_ENCODERS",
     "ENCODERS",
     "Encoded",
     "Encoder",
@@ -72,8 +71,6 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 _ENCODER = Choice("encoder", ENCODERS, outside=("modality", "width"))
 
-DEFAULT_ENCODERS: dict[str, str] = {"tabular": "mlp", "series": "gru", "image": "convnet", "text": "hashing"}
-
 
 def build_encoders(
     schema: Schema,
@@ -109,7 +106,7 @@ def build_encoders(
     choices = dict(choices or {})
     schema.check_names(list(choices))
     width = check_options(build_encoders, {"width": width}, owner="the encoders")["width"]
-    chosen = {m.name: _chosen(m, choices.get(m.name, DEFAULT_ENCODERS[m.kind]), dropout) for m in schema.modalities}
+    chosen = {m.name: _chosen(m, choices.get(m.name, m.traits.encoder), dropout) for m in schema.modalities}
     return PerModality(
         {name: encoder(schema[name], width=width, **options) for name, (encoder, options) in chosen.items()}
     )
@@ -148,7 +145,7 @@ def _chosen(modality: Modality, choice: Any, dropout: float | None) -> tuple[typ
             got=repr(choice),
         )
     options: dict[str, Any] = {"name": choice} if isinstance(choice, str) else dict(choice)
-    encoder, checked = resolve_choice(options, _ENCODER, default=DEFAULT_ENCODERS[modality.kind])
+    encoder, checked = resolve_choice(options, _ENCODER, default=modality.traits.encoder)
     if modality.kind not in encoder.kinds:
         fitting = (other for other, taker in ENCODERS.items() if modality.kind in taker.kinds)
         raise ConfigurationError(

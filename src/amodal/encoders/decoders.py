@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian
 from amodal.encoders.encoder import PerModality
-from amodal.encoders.text import hash_words
+from amodal.kinds.words import hash_words
 from amodal.schema import Modality, Schema, Task
 
 __all__ = [
+    "DECODERS",
     "CellDecoder",
     "Decoder",
     "GaussianNetwork",
@@ -161,6 +163,10 @@ class WordDecoder(Decoder):
         return torch.where(kept, each, 0.0).sum(-1) / kept.sum(1).clamp_min(1)
 
 
+DECODERS: dict[str, Callable[..., Decoder]] = {"cells": CellDecoder, "image": ImageDecoder, "words": WordDecoder}
+"""Decoders by the name that a kind of modality gives."""
+
+
 def build_decoders(schema: Schema, *, latent: int, hidden: int) -> PerModality:
     """A decoder for each modality of a schema, by its kind.
 
@@ -172,8 +178,7 @@ def build_decoders(schema: Schema, *, latent: int, hidden: int) -> PerModality:
     Returns:
         The decoders, in the schema's order.
     """
-    kinds = {"tabular": CellDecoder, "series": CellDecoder, "image": ImageDecoder, "text": WordDecoder}
-    return PerModality({m.name: kinds[m.kind](m, latent=latent, hidden=hidden) for m in schema.modalities})
+    return PerModality({m.name: DECODERS[m.traits.decoder](m, latent=latent, hidden=hidden) for m in schema.modalities})
 
 
 def reconstruction_nats(decoders: PerModality, batch: Batch, z: Tensor, counted: Tensor) -> Tensor:

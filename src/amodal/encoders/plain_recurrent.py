@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from amodal.encoders.encoder import Encoded, StagedEncoder, Tokens
 from amodal.encoders.series import RecurrentLayer, last_valid
-from amodal.encoders.summary import read_cells
+from amodal.kinds.statistics import read_cells
 from amodal.options import Share, Size
 from amodal.schema import Modality
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk, sinusoidal_positions
 from amodal.encoders.encoder import Encoded, Encoder, StagedEncoder, Tokens
 from amodal.encoders.squash import soft_clip
-from amodal.encoders.summary import SummaryToken, read_cells
+from amodal.encoders.summary import SummaryToken
 from amodal.errors import ConfigurationError
+from amodal.kinds.statistics import read_cells
 from amodal.options import Count, Positive, Share, Size
 from amodal.schema import Modality
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from amodal.batch import Batch, Present
 from amodal.encoders import PerModality, scatter
-from amodal.encoders.summary import STATISTICS, read_cells, summarise
-from amodal.encoders.text import hash_words
 from amodal.errors import DataError
 from amodal.losses.task import logits_to_predictions
 from amodal.method import EstimatedMethod
@@ -23,7 +21,6 @@ from amodal.trees import BoostedTrees
 
 __all__ = ["Boosting"]
 
-_STATISTICS = ("mean", "min", "max", "spread", "first", "last", "count", "late_mean")
 _UNSEEN = -30.0  # output of a class that no training row has: a probability of about 1e-13, not of zero
 
 
@@ -176,52 +173,11 @@ class Boosting(EstimatedMethod):
             parts.append(torch.where(batch.observed[modality.name][:, None], whole, math.nan))
         return torch.cat(parts, dim=1)
 
-    def _n_features(self, modality: Modality) -> int:
-        if modality.kind == "series":
-            return modality.n_features * len(_STATISTICS)
-        if modality.kind == "image":
-            height, width = self._blocks(modality)
-            return modality.n_features * height * width
-        return self.buckets if modality.kind == "text" else modality.n_features
-
-    def _blocks(self, modality: Modality) -> tuple[int, int]:
-        """Rows and columns that an image is averaged to: as many as `image_cells` allows, at its own proportions."""
-        channels, height, width = modality.shape
-        if channels * height * width <= self.image_cells:
-            return height, width
-        shrink = math.sqrt(self.image_cells / (channels * height * width))
-        return max(1, math.floor(height * shrink)), max(1, math.floor(width * shrink))
-
     def _summarise(self, modality: Modality, present: Present) -> Tensor:
         """Summaries (P, F) of the rows that have a modality."""
-        if modality.kind == "series":
-            return _summarise_series(present, modality.shape[0])
-        if modality.kind == "image":
-            blocks = self._blocks(modality)
-            return torch.nn.functional.adaptive_avg_pool2d(present.values.double(), blocks).flatten(1)
-        if modality.kind == "text":
-            return _count_words(present, self.buckets)
-        if present.measured is None:
-            return present.values
-        return torch.where(present.measured, present.values, math.nan)
+        size = self.buckets if modality.traits.holds_texts else self.image_cells
+        return modality.traits.summary(present, modality.shape, size=size)
 
-
-def _summarise_series(present: Present, horizon: int) -> Tensor:
-    """The statistics of each feature (P, D * 8); NaN, but for the count, where a feature was never measured."""
-    cells = read_cells(present.values.double(), present.measured, present.lengths)
-    statistics = summarise(*cells, horizon)  # (P, D, 11)
-    ever = statistics[..., STATISTICS.index("ever")] > 0
-    columns = [statistics[..., STATISTICS.index(name)] for name in _STATISTICS]
-    columns = [c if name == "count" else torch.where(ever, c, math.nan) for name, c in zip(_STATISTICS, columns)]
-    return torch.stack(columns, dim=2).flatten(1)
-
-
-def _count_words(present: Present, buckets: int) -> Tensor:
-    """How many words of each text fall into each bucket (P, buckets)."""
-    lengths = present.lengths
-    if lengths is None:
-        lengths = torch.full_like(present.rows, present.values.shape[1])
-    ids, valid = hash_words(present.values, lengths, buckets, present.values.shape[1])
-    counts = torch.zeros(len(ids), buckets + 1, device=ids.device)
-    counts.scatter_add_(1, torch.where(valid, ids, buckets), torch.ones_like(ids, dtype=counts.dtype))
-    return counts[:, :buckets]
+    def _n_features(self, modality: Modality) -> int:
+        no_rows = Present(torch.empty(0, dtype=torch.int64), modality.traits.blank(0, modality.shape), None, None)
+        return self._summarise(modality, no_rows).shape[1]

@@ -146,7 +146,7 @@ class CEPA(Method):
         self.predictor = LatentPredictor(schema.names, d, layers=layers, **small)
         self.masks = None
         if masking != "none":
-            images = [modality.name for modality in schema.modalities if modality.kind == "image"]
+            images = [modality.name for modality in schema.modalities if modality.traits.on_grid]
             chosen = {"strategy": masking, "objective": mask_objective, "ratios": mask_ratios, "on_grid": images}
             self.masks = TokenMasks(self.predictor, d, **chosen, layers=layers, **small)
         self.pool = PerModality({name: TokenPooling(d) for name in schema.names})
@@ -165,7 +165,7 @@ class CEPA(Method):
     def _lengths(self) -> dict[str, int]:
         """Number of stand-in tokens of each modality: a text's is limited, other encoders pool a fixed number."""
         lengths = {name: self._encoder(name).n_tokens for name in self.schema.names}
-        texts = [modality.name for modality in self.schema.modalities if modality.kind == "text"]
+        texts = [modality.name for modality in self.schema.modalities if modality.traits.holds_texts]
         return lengths | {name: min(lengths[name], STAND_IN_TOKENS) for name in texts}
 
     def train(self, mode: bool = True) -> CEPA:

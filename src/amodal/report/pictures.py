@@ -17,7 +17,7 @@ from amodal.report.svg import clean
 from amodal.report.words import join_words
 from amodal.schema import Modality, Schema
 
-__all__ = ["Curve", "Exhibit", "exhibit_case"]
+__all__ = ["PICTURES", "Curve", "Exhibit", "exhibit_case"]
 
 _SHOWN = 8  # features of a table or series
 _LETTERS = 400  # of a text
@@ -78,14 +78,14 @@ def exhibit_case(schema: Schema, batch: Batch, row: int, seen: NDArray[np.bool_]
     Returns:
         One exhibit for each modality, or one for all where they are the quadrants of one scan.
     """
-    if schema.names == tuple(QUADRANTS) and all(m.kind == "image" for m in schema.modalities):
+    if schema.names == tuple(QUADRANTS) and all(m.traits.on_grid for m in schema.modalities):
         return [_quadrants(schema, batch, row, seen)]
     exhibits = []
     for modality, visible in zip(schema.modalities, seen):
         if not bool(batch.observed[modality.name][row]):
             exhibits.append(Exhibit("nothing", modality.name, "absent"))
         else:
-            exhibits.append(_SHOW[modality.kind](modality, batch, row, bool(visible)))
+            exhibits.append(PICTURES[modality.traits.picture](modality, batch, row, bool(visible)))
     return exhibits
 
 
@@ -154,12 +154,13 @@ def _text(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
     return Exhibit("text", modality.name, _state(visible), text=text)
 
 
-_SHOW: dict[str, Callable[[Modality, Batch, int, bool], Exhibit]] = {
-    "image": _image,
-    "series": _series,
-    "tabular": _tabular,
+PICTURES: dict[str, Callable[[Modality, Batch, int, bool], Exhibit]] = {
+    "picture": _image,
+    "curves": _series,
+    "values": _tabular,
     "text": _text,
 }
+"""How a sample is shown, by the name that a kind of modality gives."""
 
 
 def _state(visible: bool) -> Literal["seen", "removed"]:

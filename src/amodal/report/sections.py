@@ -381,7 +381,7 @@ def reproduce(subject: Subject) -> Section:
 def _examples(subject: Subject) -> list[list[Exhibit]]:
     """The first test cases as the models saw them, where there are pictures."""
     test, run = subject.test, subject.first
-    if test is None or not all(modality.kind == "image" for modality in run.schema.modalities):
+    if test is None or not all(modality.traits.on_grid for modality in run.schema.modalities):
         return []
     rows = np.arange(min(8, len(test)))
     batch = test.batch(rows)

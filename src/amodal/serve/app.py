@@ -20,6 +20,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from amodal.checkpoint import TrainedModel
+from amodal.data.limits import REQUEST_MEGABYTES
 from amodal.data.table import TableSchema, table_source
 from amodal.data.table.events import Events
 from amodal.data.table.tabular import Tabular
@@ -35,6 +36,7 @@ __all__ = ["Service", "make_app", "run_server"]
 
 _LOG = logging.getLogger("amodal.serve")
 _MOST_FIELDS = 2000
+_MOST_CONNECTIONS = 256
 
 
 @dataclass
@@ -82,11 +84,11 @@ class Service:
         Raises:
             BadField: If a field cannot be used.
         """
-        with tempfile.TemporaryDirectory(prefix="amodal-serve-") as folder:
+        with self._lock, tempfile.TemporaryDirectory(prefix="amodal-serve-") as folder:
+            # One request at a time is decoded and predicted: memory is that of one, however many wait.
             table = case_table(self.rules, given, Path(folder))
             source = {"table": self.rules.to_json(), "ranges": self.ranges}
-            with self._lock:  # one model, one request at a time
-                found = predict_cases(self.model, table, source, root=Path(folder), workers=1)
+            found = predict_cases(self.model, table, source, root=Path(folder), workers=1)
         names = self.model.schema.names
         return {
             "prediction": self._prediction(found.values[0]),
@@ -110,7 +112,7 @@ class Service:
         return {"modalities": describe_fields(self.rules), "task": self.model.schema.task.to_json()}
 
 
-def make_app(service: Service, *, most_bytes: int = 32 * 2**20) -> FastAPI:
+def make_app(service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20) -> FastAPI:
     """The web application.
 
     Args:
@@ -167,14 +169,16 @@ def run_server(run: Path, *, host: str, port: int, most_megabytes: int, device: 
     import uvicorn
 
     app = make_app(Service.load(run, device), most_bytes=most_megabytes * 2**20)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    uvicorn.run(app, host=host, port=port, log_level="warning", limit_concurrency=_MOST_CONNECTIONS)
 
 
 _STATES = {
     400: "The body is no JSON or no form.",
+    408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is neither JSON nor a form.",
     422: "A field cannot be used; the error names it.",
+    503: "Too many large requests at once.",
 }
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -223,7 +227,7 @@ async def _given(request: Request, rules: TableSchema) -> dict[str, Any]:
     if kind == "application/json":
         body = await request.body()
         try:
-            record = json.loads(body, parse_constant=_refuse_constant)
+            record = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
         except BadField:
             raise
         except (ValueError, RecursionError) as error:
@@ -235,6 +239,15 @@ async def _given(request: Request, rules: TableSchema) -> dict[str, Any]:
         async with request.form(max_files=100, max_fields=_MOST_FIELDS, max_part_size=2**20) as form:
             return await _from_form(list(form.multi_items()), rules)
     raise HTTPException(415, "expected application/json or multipart/form-data")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which no key may stand twice: which of the two would count?"""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise BadField("body", f"expected every key once, got {twice[:100]!r} twice")
+    return record
 
 
 def _refuse_constant(word: str) -> Any:
@@ -258,7 +271,7 @@ async def _from_form(items: list[tuple[str, str | UploadFile]], rules: TableSche
             given.setdefault(name, None)
         elif name in events or (name in tables and isinstance(content, str)):
             try:
-                given[name] = json.loads(content, parse_constant=_refuse_constant)
+                given[name] = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
             except (ValueError, RecursionError):
                 raise BadField(name, "expected JSON") from None
         elif name in is_text or isinstance(content, bytes):
@@ -273,7 +286,7 @@ def _maybe_list(content: str) -> Any:
     if not content.lstrip().startswith("["):
         return content
     try:
-        return json.loads(content, parse_constant=_refuse_constant)
+        return json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
     except (ValueError, RecursionError):
         return content
 

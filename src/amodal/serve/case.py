@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from amodal.data.limits import REQUEST_PIXELS
 from amodal.data.table import MemoryTable, TableSchema
 from amodal.data.table.array import Array
 from amodal.data.table.audio import Audio, decode_sound
@@ -57,10 +58,14 @@ def serving_rules(rules: TableSchema) -> TableSchema:
                 since="", format=None,
             )  # fmt: skip
         if isinstance(source, Text):
-            return replace(source, column=source.name, files=False)
+            return replace(source, column=source.name, files=False, folder="", ending="", separator="")
         if isinstance(source, Array):
             return replace(source, column=source.name, folder="", file="", key=None, ids="", match="")
-        if isinstance(source, Image | Audio):
+        if isinstance(source, Image):
+            most = min(source.most_pixels, REQUEST_PIXELS)
+            return replace(source, column=source.name, folder="", ending="", most_pixels=most,
+                           separator=";" if source.separator else "")  # fmt: skip
+        if isinstance(source, Audio):
             return replace(source, column=source.name, folder="")
         raise TypeError(f"no request can hold a modality of kind {source.kind}")
 
@@ -231,9 +236,22 @@ def _checked(source: Any, path: Path, decode: Callable[[Path], object]) -> str:
 
 
 def _image(source: Image, value: Any, folder: Path) -> str:
-    is_dicom = isinstance(value, bytes) and value[128:132] == b"DICM"
-    path = _file(source, value, folder, ".dcm" if is_dicom else ".png")
-    return _checked(source, path, lambda file: decode_image(file, source))
+    given = value if isinstance(value, list) and source.separator else [value]
+    if len(given) > source.images:
+        raise BadField(source.name, f"expected {source.images} images or fewer, got {len(given)}")
+    names = []
+    for number, content in enumerate(given):
+        path = _file(source, content, folder, f".{number}.file")
+        names.append(_checked(source, _with_ending(path), lambda file: decode_image(file, source)))
+    return ";".join(names)
+
+
+def _with_ending(path: Path) -> Path:
+    """A file renamed so that its content can be told by its name: DICOM, NIfTI, or what pillow reads."""
+    with open(path, "rb") as file:
+        start = file.read(352)
+    ending = ".nii.gz" if start[:2] == b"\x1f\x8b" else ".nii" if start[344:347] in (b"n+1", b"n+2") else ".image"
+    return path.rename(path.with_suffix(".dcm" if start[128:132] == b"DICM" else ending))
 
 
 def _audio(source: Audio, value: Any, folder: Path) -> str:
@@ -248,8 +266,10 @@ def _array(source: Array, value: Any, folder: Path) -> str:
         return _checked(source, _saved(source, value, folder), lambda file: source.fitted(load_array(file)))
     path = _file(source, value, folder, ".bin")
     start = path.read_bytes()[:8]
-    if source.as_kind == "image" and start.startswith((b"\x89PNG", b"\xff\xd8")):
-        like = Image(source.name, size=(source.shape[1], source.shape[2]), channels=source.shape[0])
+    if source.traits.on_grid and start.startswith((b"\x89PNG", b"\xff\xd8")):
+        like = Image(
+            source.name, size=(source.shape[1], source.shape[2]), channels=source.shape[0], most_pixels=REQUEST_PIXELS
+        )
         try:
             pixels = decode_image(path, like)
         except AmodalError as error:

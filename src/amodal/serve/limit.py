@@ -1,27 +1,37 @@
-"""Requests whose body is too large are refused before it is read."""
+"""Limits on requests: the size of a body, of all bodies at once, and the time in which one arrives."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from amodal.data.limits import REQUEST_SECONDS
+
 __all__ = ["SizeLimit"]
 
+_BODIES = 8
 
-class _TooLarge(Exception):
-    pass
+
+class _Refused(Exception):
+    def __init__(self, status: int, problem: str):
+        super().__init__(problem)
+        self.status, self.problem = status, problem
 
 
 class SizeLimit:
-    """ASGI middleware that answers 413 to bodies of more than so many bytes, whatever their header says.
+    """ASGI middleware that answers 413 to bodies that are too large, 408 to slow ones, 503 if too much is under way.
 
     Args:
         app: The application.
-        most_bytes: Largest body.
+        most_bytes: Largest body, whatever its header says; of all bodies at once it is eight times that.
+        seconds: In which a body must have arrived.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int):
-        self.app, self.most_bytes = app, most_bytes
+    def __init__(self, app: ASGIApp, most_bytes: int, seconds: float = REQUEST_SECONDS):
+        self.app, self.most_bytes, self.seconds = app, most_bytes, seconds
+        self.held = 0  # bytes of all bodies under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection."""
@@ -30,16 +40,27 @@ class SizeLimit:
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.most_bytes:
-            await self._refuse(scope, receive, send)
+            await self._refuse(self._too_large(), scope, receive, send)
             return
-        read, started = 0, False
+        read, started, complete = 0, False, False
+        end = asyncio.get_running_loop().time() + self.seconds
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
+            nonlocal read, complete
+            if complete:
+                return await receive()
+            try:
+                left = end - asyncio.get_running_loop().time()
+                message = await asyncio.wait_for(receive(), max(left, 1e-3))
+            except TimeoutError:
+                raise _Refused(408, f"expected the whole body within {self.seconds:g} seconds") from None
+            complete = not message.get("more_body", False)
+            size = len(message.get("body", b""))
+            read, self.held = read + size, self.held + size
             if read > self.most_bytes:
-                raise _TooLarge
+                raise self._too_large()
+            if self.held > _BODIES * self.most_bytes:
+                raise _Refused(503, "too many large requests at once: try again later")
             return message
 
         async def noted(message: Message) -> None:
@@ -49,11 +70,15 @@ class SizeLimit:
 
         try:
             await self.app(scope, counted, noted)
-        except _TooLarge:
+        except _Refused as refused:
             if not started:
-                await self._refuse(scope, receive, send)
+                await self._refuse(refused, scope, receive, send)
+        finally:
+            self.held -= read
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = f"expected a body of at most {self.most_bytes:,} bytes"
-        response = JSONResponse({"error": {"field": "body", "problem": problem}}, status_code=413)
-        await response(scope, receive, send)
+    def _too_large(self) -> _Refused:
+        return _Refused(413, f"expected a body of at most {self.most_bytes:,} bytes")
+
+    async def _refuse(self, refused: _Refused, scope: Scope, receive: Receive, send: Send) -> None:
+        error = {"error": {"field": "body", "problem": refused.problem}}
+        await JSONResponse(error, status_code=refused.status)(scope, receive, send)

@@ -309,42 +309,6 @@ def test_tasks_of_every_kind(tmp_path: Path):
     assert target(task | {"without_target": "leave_out"}) == [[1, 1], [0, 1]]
 
 
-def test_sixteen_bit_images_keep_their_range(tmp_path: Path):
-    ramp = np.linspace(0, 40000, 64, dtype=np.uint16).reshape(8, 8)
-    Image.fromarray(ramp).save(tmp_path / "a.png")
-    (tmp_path / "m.csv").write_text("f,y\na.png,1\n")
-    schema = {
-        "task": {"kind": "regression", "column": "y"}, "split": {"fractions": {"train": 1.0}},
-        "modalities": {"x": {"kind": "image", "column": "f", "size": 8}},
-    }  # fmt: skip
-    image = prepare(tmp_path / "m.csv", schema, tmp_path / "out").cohort.batch(np.arange(1)).values["x"][0, 0]
-    np.testing.assert_allclose(image, ramp / 40000 * 255, atol=0.51)
-
-
-def test_dicom_is_bright_where_dense(tmp_path: Path):
-    pydicom = pytest.importorskip("pydicom")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data = FileDataset(str(tmp_path / "a.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
-    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
-    data.Rows, data.Columns, data.SamplesPerPixel, data.BitsAllocated, data.BitsStored = 8, 8, 1, 16, 12
-    data.HighBit, data.PixelRepresentation, data.PhotometricInterpretation = 11, 0, "MONOCHROME1"
-    data.PixelData = pixels.tobytes()
-    data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    assert pydicom.dcmread(tmp_path / "a.dcm").Rows == 8
-    (tmp_path / "m.csv").write_text("f,y\na.dcm,1\n")
-    schema = {
-        "task": {"kind": "regression", "column": "y"}, "split": {"fractions": {"train": 1.0}},
-        "modalities": {"x": {"kind": "image", "column": "f", "size": 8}},
-    }  # fmt: skip
-    image = prepare(tmp_path / "m.csv", schema, tmp_path / "out").cohort.batch(np.arange(1)).values["x"][0, 0]
-    np.testing.assert_allclose(image, 255 - pixels / 3780 * 255, atol=0.51)
-
-
 def test_flac_sounds_like_wav(tmp_path: Path):
     soundfile = pytest.importorskip("soundfile")
     wave = 0.3 * np.sin(2 * np.pi * 700 * np.arange(16000) / 16000)

@@ -13,11 +13,12 @@ from amodal.data.table.files import FileRule, load_array, open_bank, read_files,
 from amodal.data.table.section import Section
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.errors import DataError, SchemaError
-from amodal.schema import Modality, ModalityKind
+from amodal.kinds import MODALITY_KINDS, ModalityKind, modality_kind
+from amodal.schema import Modality
 
 __all__ = ["Array", "Embedding"]
 
-_N_AXES = {"tabular": 1, "series": 2, "image": 3}
+_N_AXES = {name: len(kind.axes) for name, kind in MODALITY_KINDS.items() if kind.is_numeric}
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class Array(Source):
     (an array of names in the same .npz file), met by the manifest's column `match`.
 
     Attributes:
-        as_kind: What they are: "tabular" (D,), "series" (T, D) or "image" (C, H, W); of an image (H, W) will do.
+        as_kind: What they are: "tabular" (D,), "series" (T, D) or "image" (C, H, W); of an image
+            (H, W) and (H, W, C) will do.
         column: The manifest's column with the names of files.
         folder: Folder they lie in.
+        ending: What the names in the column lack, such as ".npy".
         file: The bank.
         key: Name of the array in .npz files; None: the only one.
         ids: Name of the array with the names of a bank's rows.
@@ -43,9 +46,10 @@ class Array(Source):
 
     kind: ClassVar[str] = "array"
 
-    as_kind: ModalityKind = "tabular"
+    as_kind: str = "tabular"
     column: str = ""
     folder: str = ""
+    ending: str = ""
     file: str = ""
     key: str | None = None
     ids: str = ""
@@ -67,6 +71,7 @@ class Array(Source):
             kind,
             section.text("column", ""),
             section.text("folder", ""),
+            section.text("ending", ""),
             section.text("file", ""),
             section.text("key", None),
             section.text("ids", ""),
@@ -93,7 +98,18 @@ class Array(Source):
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
-        keys = ("column", "folder", "file", "key", "ids", "match", "missing_file", "unreadable_file", "description")
+        keys = (
+            "column",
+            "folder",
+            "ending",
+            "file",
+            "key",
+            "ids",
+            "match",
+            "missing_file",
+            "unreadable_file",
+            "description",
+        )
         record = {key: getattr(self, key) for key in keys if getattr(self, key)}
         kind = {} if self.kind == "embedding" else {"as": self.as_kind}
         return {"kind": self.kind, **kind, **record, "shape": list(self.shape)}
@@ -111,7 +127,7 @@ class Array(Source):
         if self.shape:
             return self
         shape = self._bank(place)[0].shape[1:] if self.file else self._first_shape(place)
-        if self.as_kind == "image" and len(shape) == 2:
+        if self.traits.on_grid and len(shape) == 2:
             shape = (1, *shape)
         if len(shape) != _N_AXES[self.as_kind] or 0 in shape:
             raise SchemaError(
@@ -125,7 +141,7 @@ class Array(Source):
             for cell in texts(chunk[self.column], place.missing):
                 if cell is None:
                     continue
-                path = within(place.root, self.folder, cell)
+                path = within(place.root, self.folder, cell + self.ending)
                 try:
                     if path.is_file():
                         return load_array(path, self.key).shape
@@ -151,9 +167,19 @@ class Array(Source):
             )
         return values, names
 
+    @property
+    def traits(self) -> ModalityKind:
+        """What follows from the kind of the modality."""
+        return modality_kind(self.as_kind)
+
     def modality(self) -> Modality:
         """Name, kind and shape."""
         return Modality(self.name, self.as_kind, self.shape, description=self.description)
+
+    def taken_for(self) -> str:
+        """One line on what the arrays are taken for."""
+        where = f"rows of {self.file}" if self.file else f"a file a case ({self.column})"
+        return f"{where}, as {self.as_kind} ({', '.join(map(str, self.shape))}), values as they are"
 
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""
@@ -166,16 +192,16 @@ class Array(Source):
             DataError: If it has another shape or holds infinite values.
         """
         array = np.asarray(array, dtype=np.float32)
-        if self.as_kind == "image" and array.ndim == 2:
+        if self.traits.on_grid and array.ndim == 2:
             array = array[None]
-        if self.as_kind == "series" and array.ndim == 2 and array.shape[1] == self.shape[1]:
+        if self.traits.takes_lengths and array.shape[1:] == self.shape[1:]:
             blank = np.full(self.shape, np.nan, np.float32)
             blank[: len(array)] = array[: self.shape[0]]
             array = blank
         if array.shape != self.shape:
             raise DataError(f"the array has the shape {array.shape}", expected=self.shape)
-        if np.isinf(array).any() or (self.as_kind == "image" and np.isnan(array).any()):
-            raise DataError("the array holds infinite values" + (" or NaN" if self.as_kind == "image" else ""))
+        if np.isinf(array).any() or (not self.traits.takes_measured and np.isnan(array).any()):
+            raise DataError("the array holds infinite values" + ("" if self.traits.takes_measured else " or NaN"))
         return array
 
 
@@ -186,13 +212,22 @@ class Embedding(Array):
     kind: ClassVar[str] = "embedding"
 
 
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """An image's shape as (C, H, W): (H, W) is grey, and 1, 3 or 4 at the end are channels if none stand in front."""
+    if len(shape) == 2:
+        return (1, *shape)
+    if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4):
+        return (shape[-1], *shape[:-1])
+    return shape
+
+
 class _FileReader(Reader):
     def __init__(self, source: Array, place: Place):
         self.source, self.place = source, place
 
     def read(self, rows: Rows) -> Piece:
         source = self.source
-        rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file)
+        rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file, ending=source.ending)
 
         def decode(path: Path) -> np.ndarray:
             return source.fitted(load_array(path, source.key))
@@ -201,7 +236,7 @@ class _FileReader(Reader):
         values = np.zeros((len(rows.ids), *source.shape), np.float32)
         for i in np.flatnonzero(observed):
             values[i] = found[i]
-        if source.as_kind != "image":
+        if source.traits.takes_measured:
             observed = observed & ~np.isnan(values).all(tuple(range(1, values.ndim)))
         return Piece(values, observed)
 

@@ -32,6 +32,7 @@ class Audio(Source):
     Attributes:
         column: The manifest's column with the names of files.
         folder: Folder they lie in.
+        ending: What the names in the column lack, such as ".wav".
         rate: Samples a second.
         seconds: Length.
         bands: Number of mel bands.
@@ -45,6 +46,7 @@ class Audio(Source):
 
     column: str = ""
     folder: str = ""
+    ending: str = ""
     rate: int = 16000
     seconds: float = 5.0
     bands: int = 64
@@ -60,6 +62,7 @@ class Audio(Source):
             name,
             section.text("column"),
             section.text("folder", ""),
+            section.text("ending", ""),
             section.integer("rate", 16000, least=1000, most=192_000),
             section.number("seconds", 5.0),
             section.integer("bands", 64, least=4, most=512),
@@ -80,7 +83,7 @@ class Audio(Source):
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
-        keys = ("column", "folder", "rate", "seconds", "bands", "window", "missing_file", "unreadable_file")
+        keys = ("column", "folder", "ending", "rate", "seconds", "bands", "window", "missing_file", "unreadable_file")
         record = {key: getattr(self, key) for key in (*keys, "description") if getattr(self, key) != ""}
         return {"kind": self.kind, **record}
 
@@ -102,6 +105,13 @@ class Audio(Source):
         """Name, kind and shape."""
         return Modality(self.name, "image", (1, self.bands, self.frames), description=self.description)
 
+    def taken_for(self) -> str:
+        """One line on what the sounds are taken for."""
+        return (
+            f"spectrograms of the first {self.seconds:g} s at {self.rate} Hz: {self.bands} mel bands up, "
+            f"{self.frames} windows to the right, decibels"
+        )
+
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""
         return _AudioReader(self, place)
@@ -113,7 +123,7 @@ class _AudioReader(Reader):
 
     def read(self, rows: Rows) -> Piece:
         source = self.source
-        rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file)
+        rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file, ending=source.ending)
 
         found, observed = read_files(self.place, rows, rule, source.name, lambda path: decode_sound(path, source))
         values = np.zeros((len(rows.ids), 1, source.bands, source.frames), np.float32)

@@ -21,7 +21,17 @@ from amodal.data.table.source import Piece, Place, Problems, Rows, Source
 from amodal.errors import AmodalError, DataError
 from amodal.files import write_json
 
-__all__ = ["Built", "Ranges", "build_stores", "chunk_rows", "fingerprint", "places", "working_folder"]
+__all__ = [
+    "IMAGE_LEVELS",
+    "Built",
+    "Ranges",
+    "build_stores",
+    "chunk_rows",
+    "fingerprint",
+    "image_levels",
+    "places",
+    "working_folder",
+]
 
 _CHUNK_BYTES = 64 * 2**20
 _MOST_ROWS, _LEAST_ROWS = 8192, 16
@@ -41,17 +51,28 @@ class Built(NamedTuple):
     ranges: dict[str, list[list[float | None]]]
 
 
+IMAGE_LEVELS = ("mean level", "contrast")
+"""What the range of an image modality is of: the mean of each image and its standard deviation."""
+
+
+def image_levels(values: np.ndarray) -> np.ndarray:
+    """Mean level and standard deviation of each image, float64 (n, 2); `values` are (n, C, H, W)."""
+    return np.array([[v.mean(dtype=np.float64), v.std(dtype=np.float64)] for v in values]).reshape(-1, 2)
+
+
 class Ranges:
     """The smallest and largest value of each feature, over the training rows.
 
     Args:
-        sources: The modalities; those without named features are passed over.
+        sources: The modalities; those without named features are passed over, of images it is `IMAGE_LEVELS`.
         train: Which rows count, bool (N,).
     """
 
     def __init__(self, sources: Sequence[Source], train: np.ndarray):
         self.train = train
-        widths = {s.name: s.modality().n_features for s in sources if s.modality().kind in ("tabular", "series")}
+        widths = {s.name: s.modality().n_features for s in sources if s.modality().traits.takes_measured}
+        self.images = {s.name for s in sources if s.modality().traits.on_grid}
+        widths |= dict.fromkeys(self.images, len(IMAGE_LEVELS))
         self.found = {name: np.full((2, width), np.nan) for name, width in widths.items()}
 
     def add(self, name: str, start: int, piece: Piece) -> None:
@@ -60,9 +81,11 @@ class Ranges:
             return
         assert isinstance(piece.values, np.ndarray)
         rows = self.train[start : start + len(piece.observed)] & piece.observed
-        values = piece.values[rows].reshape(-1, piece.values.shape[-1]).astype(np.float64)  # (n, D)
-        if not len(values):
+        if not rows.any():
             return
+        values = piece.values[rows]
+        assert isinstance(values, np.ndarray)
+        values = image_levels(values) if name in self.images else values.reshape(-1, values.shape[-1])  # (n, D)
         range_ = self.found[name]
         range_[0] = np.fmin(range_[0], np.fmin.reduce(values, axis=0))
         range_[1] = np.fmax(range_[1], np.fmax.reduce(values, axis=0))
@@ -238,7 +261,7 @@ class _Writer:
 
     def __init__(self, work: Path, source: Source, n: int):
         self.modality, self.n, self.gaps = source.modality(), n, False
-        self.is_text = self.modality.kind == "text"
+        self.is_text = self.modality.traits.holds_texts
         dtype = np.dtype(np.uint8 if self.is_text else source.dtype)
         self.values = _Raw(work / f"{source.name}.raw", dtype, self.modality.shape)
         self.lengths = _Raw(work / f"{source.name}.lengths", np.dtype(np.int64), ()) if self.is_text else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from amodal.data.limits import LARGEST_ARRAY, LARGEST_BANK, LARGEST_FILE, check_member, check_most
 from amodal.data.table.cells import texts
 from amodal.data.table.section import nearest
 from amodal.data.table.source import Place, Rows
@@ -17,10 +20,8 @@ from amodal.errors import DataError
 
 __all__ = ["FileRule", "load_array", "open_bank", "read_files", "within"]
 
-_LARGEST_FILE = 512 * 2**20
-_LARGEST_ARRAY = 512 * 2**20
-_LARGEST_RATIO = 1000
 _STEP = 2**22
+_MOST_NAMES = 100_000
 
 
 class FileRule(NamedTuple):
@@ -31,12 +32,20 @@ class FileRule(NamedTuple):
         folder: Folder they lie in, relative to the data folder.
         missing_file: "error" or "absent": what a name without a file means.
         unreadable_file: "error" or "absent": what a file that cannot be read means.
+        ending: What the names lack, such as ".png".
+        separator: What stands between the names of several files in one cell; "" = a cell names one file.
+        most: Files that one cell may name.
+        folders: Whether a name may be that of a folder.
     """
 
     column: str
     folder: str = ""
     missing_file: str = "error"
     unreadable_file: str = "error"
+    ending: str = ""
+    separator: str = ""
+    most: int = 1
+    folders: bool = False
 
 
 def within(root: Path, folder: str, name: str) -> Path:
@@ -81,57 +90,133 @@ def read_files(
     if rule.column not in rows.columns:
         return [None] * n, np.zeros(n, bool)
     cells = texts(rows.columns[rule.column], place.missing)
-    found = place.side_by_side(lambda cell: _read_one(place, rule, cell, decode), cells)
+    folders = _Folders()
+    found = place.side_by_side(lambda cell: _read_cell(place, rule, cell, decode, folders), cells)
     outside = [i for i, (state, _) in enumerate(found) if state == "outside"]
     lacking = [i for i, (state, _) in enumerate(found) if state == "missing"]
     broken = [i for i, (state, _) in enumerate(found) if state == "unreadable"]
     if outside and place.problems.strict:
         raise found[outside[0]][1]
-    _tell(place, rows, cells, outside, f"{name}: file outside the data folder", "error", [found[i][1] for i in outside])
-    _tell(place, rows, cells, lacking, f"{name}: file not there", rule.missing_file, [])
-    _tell(place, rows, cells, broken, f"{name}: file unreadable", rule.unreadable_file, [found[i][1] for i in broken])
+    _tell(place, rows, rule, cells, outside, f"{name}: file outside the data folder", found)
+    _tell(place, rows, rule, cells, lacking, f"{name}: file not there", found)
+    _tell(place, rows, rule, cells, broken, f"{name}: file unreadable", found)
+    spelt = [i for i, cell in enumerate(cells) if cell in folders.spelt]
+    place.problems.add(f"{name}: file found under another spelling", rows.ids[spelt],
+                       [f"{cells[i]} → {folders.spelt[cells[i]]}" for i in spelt])  # fmt: skip
     values = [content if state == "read" else None for state, content in found]
     return values, np.array([state == "read" for state, _ in found], dtype=bool)
 
 
-def _read_one(place: Place, rule: FileRule, cell: str | None, decode: Callable[[Path], Any]) -> tuple[str, Any]:
+class _Folders:
+    """The names in folders, listed once each, to find a file under another spelling or the nearest name.
+
+    Attributes:
+        spelt: Names of the table that were found under another spelling, each with that.
+    """
+
+    def __init__(self) -> None:
+        self.spelt: dict[str, str] = {}
+        self._listed: dict[Path, list[str]] = {}
+
+    def names(self, folder: Path) -> list[str]:
+        """The names in a folder; none if it is not there."""
+        if folder not in self._listed:
+            with_limit = (entry.name for entry in os.scandir(folder)) if folder.is_dir() else ()
+            self._listed[folder] = [name for name, _ in zip(with_limit, range(_MOST_NAMES))]
+        return self._listed[folder]
+
+    def same(self, path: Path) -> Path | None:
+        """The one file whose name differs in capitals, form of Unicode or blanks only; None if there is none or two."""
+        same = [name for name in self.names(path.parent) if _plain(name) == _plain(path.name)]
+        return path.parent / same[0] if len(same) == 1 else None
+
+    def advice(self, path: Path) -> str:
+        """The nearest name, and the line of the schema that would find it."""
+        names = self.names(path.parent)
+        stems = [name for name in names if name.partition(".")[0] == path.name or Path(name).stem == path.name]
+        if stems:
+            return f"Did you mean {stems[0]!r}? Then write `ending: {stems[0][len(path.name) :]}`."
+        if not names:
+            return f"There is no folder {path.parent.name!r}, or it is empty: see `folder` and --root."
+        return nearest(path.name, names) or f"{path.parent.name!r} holds {', '.join(sorted(names)[:3])}, …"
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().casefold()
+
+
+def _read_cell(
+    place: Place, rule: FileRule, cell: str | None, decode: Callable[[Path], Any], folders: _Folders
+) -> tuple[str, Any]:
+    """What one cell names: "empty", "read", "outside", "missing" or "unreadable", with content, error or advice."""
     if cell is None:
         return "empty", None
+    if not rule.separator:
+        return _read_one(place, rule, cell, cell, decode, folders)
+    parts = [part.strip() for part in cell.split(rule.separator) if part.strip()]
+    if len(parts) > rule.most:
+        return "unreadable", DataError(
+            f"the cell names {len(parts)} files",
+            expected=f"{rule.most} or fewer",
+            hint=f"Write `images: {len(parts)}`.",
+        )
+    contents = []
+    for part in parts:
+        state, content = _read_one(place, rule, part, cell, decode, folders)
+        if state != "read":
+            return state, content
+        contents.append(content)
+    return ("read", contents) if contents else ("empty", None)
+
+
+def _read_one(
+    place: Place, rule: FileRule, name: str, cell: str, decode: Callable[[Path], Any], folders: _Folders
+) -> tuple[str, Any]:
+    is_there = Path.exists if rule.folders else Path.is_file
     try:
-        path = within(place.root, rule.folder, cell)
+        path = within(place.root, rule.folder, name + rule.ending)
+        if not is_there(path):
+            windows = within(place.root, rule.folder, (name + rule.ending).replace("\\", "/"))
+            same = windows if is_there(windows) else folders.same(windows)
+            if same is None or not is_there(same):
+                return "missing", _advice(place, rule, name, windows, folders)
+            within(place.root, "", str(same))
+            folders.spelt[cell], path = same.name, same
     except DataError as error:
         return "outside", error
-    if not path.is_file():
-        return "missing", None
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise DataError("the file is too large", expected=f"{_LARGEST_FILE} bytes or less", got=size)
+        if path.is_file():
+            check_most("the file has", path.stat().st_size, LARGEST_FILE, "bytes")
         return "read", decode(path)
     except (DataError, OSError) as error:
         return "unreadable", error
 
 
+def _advice(place: Place, rule: FileRule, name: str, path: Path, folders: _Folders) -> str:
+    for separator in () if rule.separator else (";", "|", ","):
+        parts = [part.strip() for part in name.split(separator) if part.strip()]
+        if len(parts) > 1 and within(place.root, rule.folder, parts[0] + rule.ending).is_file():
+            return f"The cell names {len(parts)} files: write `separator: {json.dumps(separator)}`."
+    return folders.advice(path)
+
+
 def _tell(
-    place: Place, rows: Rows, cells: np.ndarray, bad: list[int], what: str, rule: str, errors: list[Exception]
+    place: Place, rows: Rows, rule: FileRule, cells: np.ndarray, bad: list[int], what: str, found: list[tuple[str, Any]]
 ) -> None:
+    """Counts files that are lacking or cannot be read, or raises DataError where the rule says error."""
     if not bad:
         return
-    ids, got = rows.ids[bad], [cells[i] for i in bad]
-    if errors:
-        got = [f"{cell} ({error})" for cell, error in zip(got, errors)]
-    if rule == "absent" or not place.problems.strict:
+    ids, errors = rows.ids[bad], [found[i][1] if isinstance(found[i][1], Exception) else None for i in bad]
+    got = [str(cells[i]) + (f" ({error})" if error else "") for i, error in zip(bad, errors)]
+    key = "unreadable_file" if errors[0] else "missing_file"
+    if getattr(rule, key) == "absent" or not place.problems.strict:
         place.problems.add(what, ids, got)
         return
-    shown = f"{got[0]!r} in row {ids[0]}" if not errors else f"{cells[bad[0]]!r} in row {ids[0]}: {errors[0]}"
-    key = "missing_file" if not errors else "unreadable_file"
-    near = None
-    if not errors:
-        folder = (place.root / str(got[0])).parent
-        near = nearest(Path(str(got[0])).name, [p.name for p in folder.iterdir()][:5000] if folder.is_dir() else [])
+    shown = f"{str(cells[bad[0]])!r} in row {ids[0]}" + (f": {errors[0]}" if errors[0] else "")
+    near = "" if errors[0] else f"{found[bad[0]][1]} "
     raise DataError(
         f"{what}: {shown}" + (f" ({len(bad)} such rows in this part)" if len(bad) > 1 else ""),
-        hint=(near + " " if near else "") + f"Correct it, or write `{key}: absent` to take such rows as absent.",
+        hint=f"{near}Correct it, or write `{key}: absent` to take such rows as absent.",
     )
 
 
@@ -148,7 +233,7 @@ def load_array(path: Path, key: str | None = None) -> np.ndarray:
     if path.suffix.lower() == ".npz":
         with _archive(path) as archive:
             member = _member(archive, path, key)
-            _check_member(path, member, _LARGEST_ARRAY)
+            check_member(path.name, member, LARGEST_ARRAY)
             with archive.open(member) as file:
                 return _load(file, path, member.file_size)
     with open(path, "rb") as file:
@@ -171,7 +256,7 @@ def open_bank(path: Path, key: str | None, work: Path) -> np.ndarray:
         if not unpacked.is_file():
             with _archive(path) as archive:
                 member = _member(archive, path, key)
-                _check_member(path, member, 2**42)
+                check_member(path.name, member, LARGEST_BANK)
                 scratch = unpacked.with_suffix(".tmp")
                 try:
                     with archive.open(member) as packed, open(scratch, "wb") as plain:
@@ -208,16 +293,6 @@ def _member(archive: zipfile.ZipFile, path: Path, key: str | None) -> zipfile.Zi
     return archive.infolist()[names.index(key)]
 
 
-def _check_member(path: Path, member: zipfile.ZipInfo, largest: int) -> None:
-    ratio = member.file_size / max(1, member.compress_size)
-    if member.file_size > largest or (ratio > _LARGEST_RATIO and member.file_size > 2**26):
-        raise DataError(
-            f"{path.name} unpacks to {member.file_size / 1e6:,.0f} MB, {ratio:,.0f} times its size",
-            expected=f"{largest / 1e6:,.0f} MB or less, and no more than {_LARGEST_RATIO} times",
-            hint="It is refused as a decompression bomb.",
-        )
-
-
 def _load(file: Any, path: Path, size: int) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(file)
@@ -226,7 +301,7 @@ def _load(file: Any, path: Path, size: int) -> np.ndarray:
         needed = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
         if dtype.hasobject:
             raise DataError(f"{path.name} holds Python objects", expected="numbers", hint="They are never unpickled.")
-        if needed > min(size, _LARGEST_ARRAY):
+        if needed > min(size, LARGEST_ARRAY):
             raise DataError(f"{path.name} is smaller than its header says", expected=f"{needed} bytes", got=size)
         content = file.read(needed)
         if len(content) < needed:

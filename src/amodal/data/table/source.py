@@ -204,6 +204,10 @@ class Source(ABC):
     def modality(self) -> Modality:
         """Name, kind and shape, once surveyed."""
 
+    def taken_for(self) -> str:
+        """One line on what its cells or files are taken for, once surveyed; "" says nothing beyond kind and shape."""
+        return ""
+
     @abstractmethod
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""

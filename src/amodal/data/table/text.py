@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from amodal.data.limits import MOST_FILES_IN_A_CELL
 from amodal.data.table.cells import texts
 from amodal.data.table.files import FileRule, read_files
 from amodal.data.table.section import Section
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
-from amodal.errors import DataError
+from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
 
 __all__ = ["Text"]
@@ -26,6 +27,8 @@ class Text(Source):
         column: The manifest's column with the texts, or with the names of their files.
         files: Whether it has names of UTF-8 files.
         folder: Folder they lie in, relative to the data folder.
+        ending: What their names in the column lack, such as ".txt".
+        separator: What stands between the names of several files in one cell; their texts are joined.
         missing_file: "error" or "absent".
         unreadable_file: "error" or "absent".
         longest: Bytes kept of a text; longer ones are cut, and counted.
@@ -37,6 +40,8 @@ class Text(Source):
     column: str = ""
     files: bool = False
     folder: str = ""
+    ending: str = ""
+    separator: str = ""
     missing_file: str = "error"
     unreadable_file: str = "error"
     longest: int = 100_000
@@ -50,17 +55,34 @@ class Text(Source):
             section.text("column"),
             section.flag("files", False),
             section.text("folder", ""),
+            section.text("ending", ""),
+            section.text("separator", ""),
             section.choice("missing_file", ("error", "absent"), "error"),
             section.choice("unreadable_file", ("error", "absent"), "error"),
             section.integer("longest", 100_000, most=10**8),
             section.text("description", ""),
         )
         section.done()
+        if not source.files and (source.ending or source.separator or source.folder):
+            raise SchemaError(
+                f"{section.where} has a key for files, but `files` is not true", expected="files: true",
+                hint="Write it if the column names files; several notes in one cell are one text as they are.",
+            )  # fmt: skip
         return source
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
-        keys = ("column", "files", "folder", "missing_file", "unreadable_file", "longest", "description")
+        keys = (
+            "column",
+            "files",
+            "folder",
+            "ending",
+            "separator",
+            "missing_file",
+            "unreadable_file",
+            "longest",
+            "description",
+        )
         return {"kind": self.kind, **{key: getattr(self, key) for key in keys if getattr(self, key) != ""}}
 
     def columns(self) -> tuple[str, ...]:
@@ -83,8 +105,12 @@ class _TextReader(Reader):
     def read(self, rows: Rows) -> Piece:
         source, place = self.source, self.place
         if source.files:
-            rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file)
+            rule = FileRule(
+                source.column, source.folder, source.missing_file, source.unreadable_file,
+                ending=source.ending, separator=source.separator, most=MOST_FILES_IN_A_CELL,
+            )  # fmt: skip
             found, _ = read_files(place, rows, rule, source.name, _decode)
+            found = ["\n\n".join(part) if isinstance(part, list) else part for part in found]
         elif source.column in rows.columns:
             found = texts(rows.columns[source.column], place.missing)
         else:

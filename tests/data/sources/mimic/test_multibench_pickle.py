@@ -80,5 +80,43 @@ def test_other_files(tmp_path):
     with pytest.raises(DataError, match="holds no dictionary, got list|holds no dictionary"):
         read_arrays(tmp_path / "im.pk")
     (tmp_path / "im.pk").write_bytes(b"\x80\x04\x8c\x01aQ.")
-    with pytest.raises(DataError, match="objects outside itself"):
+    with pytest.raises(DataError, match="uses the step BINPERSID, which no array needs"):
+        read_arrays(tmp_path / "im.pk")
+
+
+def _hostile() -> dict[str, bytes]:
+    """Programs that make a plain reader crash, hang, swell, or change itself."""
+    text = b"\x8c\x01a"
+    return {
+        "tuples nested 300,000 deep as a key": b"\x80\x04}(N" + b"\x85" * 300_000 + b"Nu.",
+        "doublings of a tuple as a key": b"\x80\x04}(N" + b"2\x86" * 60 + b"Nu.",
+        "the same in a set": b"\x80\x04\x8f(N" + b"2\x86" * 60 + b"\x90.",
+        "the same, one entry": b"\x80\x04}N" + b"2\x86" * 60 + b"Ns.",
+        "the same by DICT": b"\x80\x04(N" + b"2\x86" * 60 + b"Nd.",
+        "the same in an OrderedDict": b"\x80\x02ccollections\nOrderedDict\n]N" + b"2\x86" * 60 + b"N\x86a\x85R.",
+        "a memo of 2^28 places": b"\x80\x04" + text + b"r\x00\x00\x00\x10.",
+        "the state of a function": b"\x80\x02c_codecs\nencode\n}(X\x0c\x00\x00\x00__defaults__U\x01aub.",
+        "the state of a class": b"\x80\x02cnumpy\nndarray\n}X\x05\x00\x00\x00valueNsb.",
+        "a million steps": b"\x80\x04" + b"N0" * 600_000 + b"}.",
+        "a text of 4 GB that is not there": b"\x80\x04\x8d\x00\x00\x00\x00\x01\x00\x00\x00a.",
+        "extension codes": b"\x80\x02\x82\x01.",
+        "an instance": b"(ios\nsystem\n.",
+        "nothing to pop": b"\x80\x040000.",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _hostile())
+def test_hostile_programs_end_in_an_error(tmp_path, name):
+    (tmp_path / "im.pk").write_bytes(_hostile()[name])
+    with pytest.raises(DataError, match=r"im\.pk"):
+        read_arrays(tmp_path / "im.pk")
+    (tmp_path / "good.pk").write_bytes(pickle.dumps(ARRAYS, 2))
+    assert list(read_arrays(tmp_path / "good.pk")) == list(ARRAYS), "the reader is as it was"
+
+
+def test_one_text_is_not_copied_for_ever(tmp_path):
+    long = b"X" + (2**20).to_bytes(4, "little") + b"a" * 2**20 + b"q\x00"
+    step = b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR"
+    (tmp_path / "im.pk").write_bytes(b"\x80\x02(" + long + step * 2000 + b"l.")
+    with pytest.raises(DataError, match="many times its size"):
         read_arrays(tmp_path / "im.pk")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amodal.encoders.summary import STATISTICS, read_cells, summarise
+from amodal.kinds.statistics import STATISTICS, read_cells, series_statistics
 
 T = 12
 
@@ -43,7 +43,7 @@ def test_statistics_are_those_of_pandas(seed, rate):
     values = rng.normal(size=(4, T, 2)) * 2
     measured, lengths = rng.random(values.shape) < rate, rng.integers(1, T + 1, 4)
     cells = read_cells(torch.tensor(values), torch.tensor(measured), torch.tensor(lengths))
-    result = summarise(*cells, horizon=T)
+    result = series_statistics(*cells, horizon=T)
     assert result.shape == (4, 2, len(STATISTICS))
     for row in range(4):
         for feature in range(2):
@@ -56,7 +56,7 @@ def test_statistics_are_those_of_pandas(seed, rate):
 def test_slope_of_a_full_straight_line_is_its_rise_over_the_horizon():
     """Shrinkage hardly touches it: the least-squares slope of numpy, less half a percent."""
     line = torch.linspace(-1, 2, 48)[None, :, None]
-    slope = summarise(*read_cells(line, None, None), horizon=48)[0, 0, STATISTICS.index("slope")].item()
+    slope = series_statistics(*read_cells(line, None, None), horizon=48)[0, 0, STATISTICS.index("slope")].item()
     least_squares = np.polyfit(np.arange(48) / 48, line[0, :, 0].numpy(), 1)[0]
     assert slope == pytest.approx(least_squares, rel=0.006)
     assert slope < least_squares
@@ -64,8 +64,8 @@ def test_slope_of_a_full_straight_line_is_its_rise_over_the_horizon():
 
 def test_statistics_do_not_depend_on_padding_behind_the_row():
     values, lengths = torch.randn(3, T, 2), torch.tensor([5, 5, 5])
-    padded = summarise(*read_cells(values, None, lengths), horizon=T)
-    torch.testing.assert_close(padded, summarise(*read_cells(values[:, :5], None, None), horizon=T))
+    padded = series_statistics(*read_cells(values, None, lengths), horizon=T)
+    torch.testing.assert_close(padded, series_statistics(*read_cells(values[:, :5], None, None), horizon=T))
 
 
 def test_gradients_with_respect_to_values_are_finite_for_constant_and_unmeasured_features():
@@ -73,7 +73,7 @@ def test_gradients_with_respect_to_values_are_finite_for_constant_and_unmeasured
     values = torch.ones(2, T, 3, requires_grad=True)
     measured = torch.ones(2, T, 3, dtype=torch.bool)
     measured[..., 2] = False
-    summarise(*read_cells(values, measured, None), horizon=T).sum().backward()
+    series_statistics(*read_cells(values, measured, None), horizon=T).sum().backward()
     assert values.grad is not None
     assert values.grad.isfinite().all()
     assert not values.grad[..., 2].any()
