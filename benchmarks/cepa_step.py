@@ -67,7 +67,7 @@ def step(method: Method, optimiser: torch.optim.Optimizer, batch: Batch) -> None
     terms.total.backward()
     torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
     optimiser.step()
-    method.after_step(0)
+    method.after_step()
 
 
 def main() -> None:

@@ -21,12 +21,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from amodal.distributions.copula import Copula, copula_family
-from amodal.distributions.joint.mixture_copula import coordinatewise_log_density, kendall_log_density
+from amodal.distributions.joint.law import JointLaw
+from amodal.distributions.joint.variants import joint_law
 from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
 
 FAMILIES = ("gumbel", "clayton", "frank", "joe", "gaussian", "student_t")
@@ -45,14 +47,16 @@ def coordinate_density(mixture: GaussianMixture, z: Tensor) -> Tensor:
     return torch.logsumexp(log_terms, -2).sum(-1).sum(0).mean()
 
 
-def kendall(mixture: GaussianMixture, copula: Copula, z: Tensor) -> Tensor:
-    """Log density of the modalities joined by a copula of their Kendall transforms."""
-    return kendall_log_density(mixture, copula, z).mean()
+def made(variant: str, mixture: GaussianMixture, copula: Copula) -> JointLaw:
+    """A joint law of this mixture and this copula."""
+    law = joint_law(variant, copula.dim, mixture.dim, components=mixture.components)
+    law.mixture, law.copula = mixture, copula
+    return law
 
 
-def coordinatewise(mixture: GaussianMixture, copula: Copula, z: Tensor) -> Tensor:
-    """Log density of the modalities joined by a copula in each coordinate."""
-    return coordinatewise_log_density(mixture, copula, z).mean()
+def mean_density(law: JointLaw, z: Tensor, observed: Tensor) -> Tensor:
+    """The joint law's mean log density."""
+    return law.log_density(z, observed).mean()
 
 
 def seconds(loss: Callable[[], Tensor], parameters: list[Tensor], repeats: int = 10) -> float:
@@ -77,6 +81,7 @@ def main() -> None:
     print(f"{'family':<11}{'M':>2}   {'kendall':>8}   {'coordinatewise':>14}")
     for modalities in (2, 3):
         z = torch.randn(modalities, 32, 256, generator=generator).requires_grad_()
+        observed = torch.ones(modalities, 32, dtype=torch.bool)
         mixture = GaussianMixture(3, 256, batch_shape=(modalities,), generator=generator)
         for name in FAMILIES:
             copula = copula_family(name).from_kendall_tau(torch.tensor(0.3), modalities, learnable=True)
@@ -88,9 +93,13 @@ def main() -> None:
             def own_peer() -> Tensor:
                 return coordinate_density(mixture, z)  # noqa: B023
 
-            one = ratio(lambda: kendall(mixture, copula, z), peer, parameters, rounds)  # noqa: B023
-            two = ratio(lambda: coordinatewise(mixture, copula, z), own_peer, parameters, rounds)  # noqa: B023
-            three = ratio(lambda: coordinatewise(mixture, copula, z), peer, parameters, rounds)  # noqa: B023
+            kendall, coordinatewise = (
+                partial(mean_density, made(variant, mixture, copula), z, observed)
+                for variant in ("kendall", "coordinatewise")
+            )
+            one = ratio(kendall, peer, parameters, rounds)
+            two = ratio(coordinatewise, own_peer, parameters, rounds)
+            three = ratio(coordinatewise, peer, parameters, rounds)
             print(f"{name:<11}{modalities:>2}   {one:>8.2f}   {two:>7.2f} ({three:>4.2f})", flush=True)
 
 

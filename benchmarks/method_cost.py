@@ -52,10 +52,10 @@ def main(names: list[str]) -> None:
 
     def step(method: Method) -> None:
         method.train()
-        for optimiser in method.optimisers:
-            method.zero_grad()
-            method.objective_of(optimiser, batch, torch.Generator().manual_seed(0)).total.backward()
-        method.after_step(1)
+        method.zero_grad()
+        objectives = method.objectives(batch, torch.Generator().manual_seed(0))
+        sum(terms.total for terms in objectives.values()).backward()  # type: ignore[union-attr]
+        method.after_step()
 
     def predict(method: Method) -> None:
         method.eval()

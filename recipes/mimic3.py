@@ -14,9 +14,6 @@ figures 13 to 15 with --patients 12).
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,14 @@ import numpy as np
 import pandas as pd
 
 import amodal
+from amodal.benchmark import Cell, Done, Swept, fit_cell, fit_values
+from amodal.benchmark.recipe import accuracy_and_nll, mean_and_spread, recipe_parser, run_cells
 from amodal.files import replace_file
 from amodal.metrics import auroc
 from amodal.missingness import MCAR, Natural
 from amodal.predictive_impact.strata import ecdf, plausible_labels_by_stratum, variability_by_stratum
 from amodal.removal import draw_presence
 
-NAMES = ("static", "series")
 AGES = ((0, "under 45"), (45, "45-64"), (65, "65-79"), (80, "80 and over"))
 # method, its options, whether it learns from complete rows only
 MODELS: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -51,23 +49,18 @@ def half_missing(cohort: amodal.Cohort, seed: int) -> amodal.Cohort:
     return cohort.with_observed(draw_presence(MCAR({"static": 0.0, "series": 0.5}), cohort, seed).observed)
 
 
-def measure(
-    name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: int) -> dict[str, Any]:
     """Accuracy, AUROC and likelihood with the series withheld and given; V of PRIMO by age and by condition.
 
-    Returns:
-        These, and of each case V in both states and the share of clusters with each label.
+    And, as arrays, of each case V in both states and the share of clusters with each label.
     """
     found: dict[str, Any] = {}
-    arrays: dict[str, np.ndarray] = {}
     withheld = test.with_observed(np.tile([True, False], (len(test), 1)))
     for state, rows in (("missing", withheld), ("complete", test)):
         if (name, state) in (("static", "complete"), ("both", "missing")):
             continue
         predicted = model.predict(rows)
-        found[f"accuracy {state}"] = float((predicted.argmax(1) == test.target).mean())
-        found[f"NLL {state}"] = float(-np.log(np.clip(predicted[np.arange(len(test)), test.target], 1e-12, 1)).mean())
+        found |= accuracy_and_nll(predicted, test.target, state)
         if len(np.unique(test.target)) == predicted.shape[1]:
             found[f"AUROC {state}"] = float(auroc(predicted, test.target))
         if name.startswith("primo") and draws:
@@ -75,11 +68,11 @@ def measure(
             found[f"V {state}"] = float(result.variability.mean())
             for by, strata in (("age", ages(test)), ("condition", conditions(test))):
                 value = variability_by_stratum(result.variability, strata)
-                found[f"V by {by}, {state}"] = value.reset_index().to_dict("records")
+                found[f"V by {by}, {state}"] = records(value)
                 labels = plausible_labels_by_stratum(result.plausible_labels, strata)
-                found[f"plausible by {by}, {state}"] = labels.reset_index().to_dict("records")
-            arrays[f"V_{state}"], arrays[f"fraction_{state}"] = result.variability, result.plausible_labels.fraction
-    return found, arrays
+                found[f"plausible by {by}, {state}"] = records(labels)
+            found[f"V_{state}"], found[f"fraction_{state}"] = result.variability, result.plausible_labels.fraction
+    return found
 
 
 def ages(cohort: amodal.Cohort) -> pd.Categorical:
@@ -97,53 +90,40 @@ def conditions(cohort: amodal.Cohort) -> pd.Categorical:
     return pd.Categorical.from_codes(has.argmax(1), labels, ordered=True)
 
 
-def run(given: argparse.Namespace) -> pd.DataFrame:
-    """Trains every model for every seed; what is there already is kept."""
-    cohort = amodal.load_cohort(given.data)
-    for seed in given.seeds:
-        rows, valid = (half_missing(cohort.split(split), seed) for split in ("train", "valid"))
-        for name in given.models:
-            file = given.out / f"{name.replace(', ', '-')}-seed{seed}.json"
-            if file.is_file():
-                continue
-            method, options, complete_only = MODELS[name]
-            some = [r.take(r.observed.all(axis=1)) if complete_only else r for r in (rows, valid)]
-            started = time.time()
-            model = amodal.fit(
-                method,
-                *some,
-                missingness="auto" if method == "modality_dropout" else Natural(),
-                valid_missingness=Natural(),
-                options=options,
-                width=64,
-                seed=seed,
-                epochs=given.epochs,
-                batch_size=128,
-                learning_rate=5e-4,
-                patience=None,
-            )
-            found, arrays = measure(name, model, cohort.split("test"), given.draws)
-            record = {"model": name, "seed": seed, **found, "seconds": time.time() - started}
-            if arrays:
-                place = file.with_suffix(".npz")
-                replace_file(place, lambda path, arrays=arrays: np.savez(path, allow_pickle=False, **arrays))
-            text = json.dumps(record, indent=1, default=str)
-            replace_file(file, lambda path, text=text: path.write_text(text, encoding="utf-8"))
-            shown = "  ".join(f"{key} {value:.3f}" for key, value in record.items() if isinstance(value, float))
-            print(f"{name} seed {seed}: {shown}", flush=True)
-    files = sorted(given.out.glob("*-seed*.json"))
-    return pd.DataFrame([json.loads(file.read_text(encoding="utf-8")) for file in files])
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return frame.reset_index().astype({"stratum": str}).to_dict("records")
 
 
-def draw_figures(out: Path, cohort: amodal.Cohort, seed: int, patients: int) -> None:
-    """Figures 7, 8 and 9 of PRIMO, as far as it has run."""
-    file = out / f"primo-seed{seed}.npz"
-    if not file.is_file():
+def train_and_measure(cell: Cell, cohort: amodal.Cohort, folder: Path) -> dict[str, Any]:
+    """Trains one model and measures it on the test cases."""
+    rows, valid = (half_missing(cohort.split(split), cell["seed"]) for split in ("train", "valid"))
+    some = [r.take(r.observed.all(axis=1)) if cell["complete_only"] else r for r in (rows, valid)]
+    removal = "auto" if cell["method"] == "modality_dropout" else Natural()
+    model = fit_cell(cell, *some, missingness=removal, valid_missingness=Natural())
+    return measure(cell["model"], model, cohort.split("test"), cell["draws"])
+
+
+def cells(given: Any) -> list[Cell]:
+    """One for each seed and model, seed by seed."""
+    training = {"epochs": given.epochs, "batch_size": 128, "learning_rate": 5e-4, "patience": None}
+    return [
+        Cell(
+            f"{name}-seed{seed}",
+            {"model": name, "draws": given.draws, "complete_only": MODELS[name][2]}
+            | fit_values(MODELS[name][0], options=MODELS[name][1], seed=seed, **training),
+        )
+        for seed in given.seeds
+        for name in given.methods
+    ]
+
+
+def draw_figures(out: Path, swept: Swept, cohort: amodal.Cohort, seed: int, patients: int) -> None:
+    """Figures 7, 8 and 9 of PRIMO, if it has run."""
+    shown: list[Done] = [one for one in swept.done if (one.cell["model"], one.cell["seed"]) == ("primo", seed)]
+    if not shown or not shown[0].arrays:
         return
-    with np.load(file, allow_pickle=False) as stored:
-        arrays = dict(stored)
+    record, arrays = shown[0].record, shown[0].arrays
     test, classes = cohort.split("test"), [str(c) for c in cohort.schema.task.classes]
-    record = json.loads((out / f"primo-seed{seed}.json").read_text(encoding="utf-8"))
     draw_labels_by_stratum(record, classes, out / "figure7.svg")
     draw_variability(arrays, out / "figure8.svg")
     draw_patients(arrays, test, classes, patients, out / "figure9.svg")
@@ -210,31 +190,16 @@ def draw_patients(
     replace_file(file, figure.savefig)
 
 
-def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and sample standard deviation over seeds, a row a model."""
-    numbers = frame.drop(columns="seed").select_dtypes("number").columns
-    grouped = frame.groupby("model")[list(numbers)]
-    mean, spread = grouped.mean(), grouped.std()
-    result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
-    result = result.where(mean.notna(), "")
-    result.insert(0, "seeds", grouped.size())
-    return result.reindex([name for name in MODELS if name in result.index])
-
-
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = recipe_parser(__doc__, "runs/mimic3", methods=list(MODELS), flag="--models", epochs=30, draws=500)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the cohort")
-    parser.add_argument("--out", type=Path, default=Path("runs/mimic3"))
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--patients", type=int, default=4, help="patients in each row of figure 9")
     given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    found = table(run(given))
+    cohort = amodal.load_cohort(given.data)
+    swept = run_cells(cells(given), train_and_measure, given, cohort)
+    found = mean_and_spread(swept.frame("model", "seed"), ["model"], MODELS)
     print(found.T.to_string())
-    draw_figures(given.out, amodal.load_cohort(given.data), given.seeds[0], given.patients)
+    draw_figures(given.out, swept, cohort, given.seeds[0], given.patients)
     return found
 
 

@@ -63,7 +63,7 @@ from amodal.files import replace_file
 from amodal.methods.fills import Fills
 from amodal.metrics.collapse import context_diversity
 from amodal.schema import Task
-from amodal.training.run import forked_rng, mix_seed
+from amodal.seeds import forked_rng, mix_seed
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "cf": {"strategy": "cf"},

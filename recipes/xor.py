@@ -42,21 +42,22 @@ variability.svg (V of each case along x_o, and the ideal).
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 import amodal
+from amodal.benchmark import Cell, Swept, fit_cell, fit_values
+from amodal.benchmark.recipe import accuracy_and_nll, mean_and_spread, recipe_parser, run_cells
+from amodal.checkpoint import inference
 from amodal.data.sources.xor import XorClusters, xor_cohort
 from amodal.files import replace_file
-from amodal.method import LatentMethod, SamplingMethod, inference
+from amodal.method import LatentMethod, SamplingMethod
 from amodal.missingness import MCAR, Natural
 from amodal.predictive_impact import distance_table
 from amodal.removal import draw_presence
@@ -104,8 +105,7 @@ def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: i
                 found[f"V {state} {side}"] = float(result.variability[chosen].mean())
         predicted = model.predict(cases)
         correct = predicted.argmax(1) == test.target
-        found[f"accuracy {state}"] = float(correct.mean())
-        found[f"NLL {state}"] = float(-np.log(np.clip(predicted[np.arange(len(test)), test.target], 1e-12, 1)).mean())
+        found |= accuracy_and_nll(predicted, test.target, state)
         if state == "complete":
             found |= {f"{state} {side}": float(correct[chosen].mean()) for side, chosen in zip(SIDES, (left, ~left))}
     return found
@@ -128,18 +128,22 @@ def ideal(test: amodal.Cohort, world: XorClusters) -> dict[str, float]:
     return {key: float(value) for key, value in found.items()}
 
 
-def fit(name: str, rows: amodal.Cohort, seed: int, **settings: Any) -> amodal.TrainedModel:
-    """Trains a model of `ALL` on rows that lack what they lack."""
+def values_of(name: str, seed: int, points: int, labels: str, draws: int, **settings: Any) -> dict[str, Any]:
+    """Everything that decides what is found of a model of `ALL`, or of exact predictions ("bayes")."""
+    values = {"model": name, "seed": seed, "points": points, "labels": labels}
+    if name == "bayes":
+        return values
     method, options, complete_only, own = ALL[name]
-    return amodal.fit(
-        method,
-        rows.take(rows.observed.all(axis=1)) if complete_only else rows,
-        missingness=Natural(),
-        options=options,
-        encoders={part: {"name": "mlp", "dropout": 0.0} for part in ("x_o", "x_m")},
-        width=128,
-        seed=seed,
-        **{"epochs": 20, "batch_size": 256, "patience": None, **own, **settings},
+    encoders = {part: {"name": "mlp", "dropout": 0.0} for part in ("x_o", "x_m")}
+    given = {"epochs": 20, "batch_size": 256, "patience": None, **own, **settings}
+    fitted = fit_values(method, options=options, encoders=encoders, width=128, seed=seed, **given)
+    return {**values, "draws": draws, "complete_only": complete_only, **fitted}
+
+
+def fit(cell: Cell, rows: amodal.Cohort) -> amodal.TrainedModel:
+    """Trains a cell's model on rows that lack what they lack."""
+    return fit_cell(
+        cell, rows.take(rows.observed.all(axis=1)) if cell["complete_only"] else rows, missingness=Natural()
     )
 
 
@@ -148,87 +152,54 @@ def half_missing(rows: amodal.Cohort, seed: int) -> amodal.Cohort:
     return rows.with_observed(draw_presence(MCAR({"x_o": 0.0, "x_m": 0.5}), rows, seed).observed)
 
 
-def run(
-    out: Path,
-    names: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    points: int = 40_000,
-    labels: Literal["drawn", "centre"] = "drawn",
-    draws: int = 200,
-    **settings: Any,
-) -> pd.DataFrame:
-    """Trains each model for each seed and measures it; what is there already is kept.
-
-    Args:
-        out: Folder of the results, one file a run, and one for the pictures of the first seed's.
-        names: Keys of `ALL`.
-        seeds: Seeds of points, removal and training.
-        points: Number of points drawn.
-        labels: "drawn" or "centre"; see `XorClusters`.
-        draws: Draws of V.
-        **settings: Further arguments of `amodal.fit`, for all models.
-
-    Returns:
-        One row a model and seed.
-    """
-    world = XorClusters(labels=labels)
-    for seed in seeds:
-        cohort = xor_cohort(n=points, labels=labels, seed=seed)
-        train, test = half_missing(cohort.split("train"), seed), cohort.split("test")
-        optimal = out / f"bayes-seed{seed}.json"
-        if not optimal.is_file():
-            write(optimal, {"model": "bayes", "seed": seed, **ideal(test, world)})
-        for name in names:
-            file = out / f"{name.replace(', ', '-')}-seed{seed}.json"
-            arrays = file.with_suffix(".npz") if seed == seeds[0] else file
-            if file.is_file() and arrays.is_file():
-                continue
-            started = time.time()
-            model = fit(name, train, seed, **settings)
-            record = {"model": name, "seed": seed, **measure(name, model, test, draws)}
-            record["seconds"] = time.time() - started
-            if arrays != file:
-                kept = for_pictures(name, model, test, draws)
-                replace_file(arrays, lambda path, kept=kept: np.savez(path, allow_pickle=False, **kept))
-            write(file, record)
-            shown = "  ".join(f"{key} {value:.3f}" for key, value in record.items() if isinstance(value, float))
-            print(f"{name} seed {seed}: {shown}", flush=True)
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
-    return pd.DataFrame(records)
+@functools.lru_cache(1)
+def points_of(points: int, labels: Any, seed: int) -> amodal.Cohort:
+    return xor_cohort(n=points, labels=labels, seed=seed)
 
 
-def bias(out: Path, seed: int, *, points: int, labels: Literal["drawn", "centre"], **settings: Any) -> pd.DataFrame:
+def cohort_of(cell: Cell) -> amodal.Cohort:
+    return points_of(cell["points"], cell["labels"], cell["seed"])
+
+
+def train_and_measure(cell: Cell, cohort: amodal.Cohort, folder: Path) -> dict[str, Any]:
+    """The measures of one model, and what the pictures show of it."""
+    test = cohort.split("test")
+    if cell["model"] == "bayes":
+        return ideal(test, XorClusters(labels=cell["labels"]))
+    model = fit(cell, half_missing(cohort.split("train"), cell["seed"]))
+    found = measure(cell["model"], model, test, cell["draws"])
+    return found | for_pictures(cell["model"], model, test, cell["draws"])
+
+
+def measure_bias(cell: Cell, cohort: amodal.Cohort, folder: Path) -> dict[str, pd.DataFrame]:
     """Section 4.4: oracles learn from half of the points, complete; PRIMO from the other half, masked; and the truth.
 
-    Returns:
-        Mean distances between all of them, with the noise floor of the oracles (two seeds), for both PRIMOs.
+    Mean distances between all of them, with the noise floor of the oracles (two seeds), for both PRIMOs.
     """
-    file = out / f"bias-seed{seed}.csv"
-    if file.is_file():
-        return pd.read_csv(file)
-    cohort, world = xor_cohort(n=points, labels=labels, seed=seed), XorClusters(labels=labels)
+    world, seed = XorClusters(labels=cell["labels"]), cell["seed"]
     train, test = cohort.split("train"), cohort.split("test")
     order = np.random.default_rng(seed).permutation(len(train))
     theirs, ours = (train.take(np.sort(half)) for half in np.array_split(order, 2))
     x_o, x_m = (test.batch(np.arange(len(test))).values[name].numpy()[:, 0] for name in ("x_o", "x_m"))
     exact = {"missing": world.bayes_predictions(x_o), "complete": world.bayes_predictions(x_o, x_m)}
     seen = {state: in_state(test, state) for state in STATES}
+
+    def trained(name: str, rows: amodal.Cohort, s: int = 0) -> amodal.TrainedModel:
+        return fit(Cell(name, cell["fits"][name] | {"seed": seed + s}), rows)
+
     oracles = {
-        f"{name} oracle": [fit(name, theirs, seed + s, **settings).predict(seen[state]) for s in (0, 1)]
+        f"{name} oracle": [trained(name, theirs, s).predict(seen[state]) for s in (0, 1)]
         for name, state in (("unimodal", "missing"), ("multimodal", "complete"))
     }
     tables = []
     for name in ("primo, paper", "primo"):
-        model = fit(name, half_missing(ours, seed), seed, **settings)
+        model = trained(name, half_missing(ours, seed))
         predictions = {f"PRIMO, {state}": model.predict(seen[state]) for state in STATES}
         predictions |= {oracle: runs[0] for oracle, runs in oracles.items()}
         predictions |= {f"truth, {state}": exact[state] for state in STATES}
         repeats = {oracle: runs[1:] for oracle, runs in oracles.items()}
         tables.append(distance_table(predictions, repeats=repeats).assign(model=name))
-    found = pd.concat(tables, ignore_index=True)
-    replace_file(file, lambda path: found.to_csv(path, index=False))
-    return found
+    return {"distances": pd.concat(tables, ignore_index=True)}
 
 
 def for_pictures(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: int) -> dict[str, np.ndarray]:
@@ -256,14 +227,9 @@ def for_pictures(name: str, model: amodal.TrainedModel, test: amodal.Cohort, dra
     return {key.replace(" ", "_"): value for key, value in found.items()}
 
 
-def draw_figures(out: Path, seed: int, frame: pd.DataFrame, world: XorClusters) -> None:
-    """Figures 3, 11 and 12, and V against the ideal, of what `run` has kept."""
-    kept = {}
-    for name in ALL:
-        file = out / f"{name.replace(', ', '-')}-seed{seed}.npz"
-        if file.is_file():
-            with np.load(file, allow_pickle=False) as arrays:
-                kept[name] = dict(arrays)
+def draw_figures(out: Path, seed: int, frame: pd.DataFrame, swept: Swept, world: XorClusters) -> None:
+    """Figures 3, 11 and 12, and V against the ideal, of one seed's models."""
+    kept = {one.cell["model"]: one.arrays for one in swept.done if one.cell["seed"] == seed and one.arrays}
     draw_accuracy_and_gap(frame, kept, out / "figure3.svg")
     accuracy = frame.groupby("model")[[f"accuracy {state}" for state in STATES]].mean()
     draw_by_method(kept, "predictions", accuracy, out / "figure11.svg")
@@ -351,42 +317,44 @@ def draw_variability(kept: Mapping[str, Mapping[str, np.ndarray]], world: XorClu
     replace_file(out / "variability.svg", figure.savefig)
 
 
-def write(file: Path, record: Mapping[str, Any]) -> None:
-    replace_file(file, lambda path: Path(path).write_text(json.dumps(record, indent=1), encoding="utf-8"))
-
-
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean and sample standard deviation over seeds, one row a model; the gap is V missing less V complete."""
-    gaps = {f"gap {side}": frame[f"V missing {side}"] - frame[f"V complete {side}"] for side in SIDES}
+    drawn = [side for side in SIDES if f"V missing {side}" in frame]
+    gaps = {f"gap {side}": frame[f"V missing {side}"] - frame[f"V complete {side}"] for side in drawn}
     frame = frame.drop(columns="seconds").assign(**gaps, seconds=frame["seconds"])
-    grouped = frame.drop(columns="seed").groupby("model", sort=False)
-    mean, spread = grouped.mean(), grouped.std()
-    result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
-    result = result.where(mean.notna(), "")
-    result.insert(0, "seeds", grouped.size())
-    return result.reindex([name for name in ("bayes", *ALL) if name in result.index])
+    return mean_and_spread(frame, ["model"], ["bayes", *ALL])
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/xor"))
-    parser.add_argument("--models", nargs="+", choices=ALL, default=list(ALL))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3])
+    parser = recipe_parser(
+        __doc__, "runs/xor", methods=list(ALL), flag="--models", seeds=range(4), epochs=20, draws=200
+    )
     parser.add_argument("--points", type=int, default=40_000)
     parser.add_argument("--labels", choices=("drawn", "centre"), default="drawn")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--bias", action="store_true", help="also the analysis of bias, of the first seed")
     given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    world = {"points": given.points, "labels": given.labels, "epochs": given.epochs}
-    frame = run(given.out, given.models, given.seeds, draws=given.draws, **world)
-    draw_figures(given.out, given.seeds[0], frame, XorClusters(labels=given.labels))
+    common = {"points": given.points, "labels": given.labels, "draws": given.draws, "epochs": given.epochs}
+    cells = [
+        Cell(f"{name}-seed{seed}", values_of(name, seed, **common))
+        for seed in given.seeds
+        for name in ("bayes", *given.methods)
+    ]
+    swept = run_cells(cells, train_and_measure, given, cohort_of)
+    frame = swept.frame("model", "seed")
+    draw_figures(given.out, given.seeds[0], frame, swept, XorClusters(labels=given.labels))
     found = table(frame)
     print(found.T.to_string())
     if given.bias:
-        print(bias(given.out, given.seeds[0], **world).to_string(index=False, float_format="{:.4f}".format))
+        distances = bias(given, common)
+        print(distances.to_string(index=False, float_format="{:.4f}".format))
     return found
+
+
+def bias(given: Any, common: Mapping[str, Any]) -> pd.DataFrame:
+    seed, names = given.seeds[0], ("unimodal", "multimodal", "primo, paper", "primo")
+    fits = {name: values_of(name, seed, **common) for name in names}
+    cell = Cell(f"bias-seed{seed}", {"seed": seed, "points": given.points, "labels": given.labels, "fits": fits})
+    return run_cells([cell], measure_bias, given, cohort_of).done[0].frame("distances")
 
 
 if __name__ == "__main__":

@@ -120,12 +120,12 @@ X_, Y_ = made()
 @pytest.mark.parametrize(
     ("X", "y", "kind", "words"),
     [
-        (np.zeros((80, 3)), Y_, SchemaError, "X is not a dictionary.*{'x': X}"),
+        (np.zeros((80, 3, 2)), Y_, ShapeError, "Found array with dim 3.*{'x': X}"),
         ({}, Y_, SchemaError, "X has no modality"),
         ({"a": np.zeros(80)}, Y_, ShapeError, r"'a' has the wrong number of axes.*reshape"),
         ({"a": np.zeros((80, 2)), "b": np.zeros((79, 2))}, Y_, ShapeError, "'b'.*79"),
         ({"a": np.zeros((80, 2))}, Y_[:79], ShapeError, "79"),
-        ({"a": np.full((80, 2), None)}, Y_, DataError, "'a'.*object"),
+        ({"a": np.full((80, 2), None)}, Y_, DataError, "never observed in training: a"),
         ({"a": np.ones((80, 2))}, np.repeat("x", 80), DataError, "one class only"),
         (
             {"a": np.ones((80, 2))},
@@ -192,7 +192,7 @@ def test_bad_input_at_prediction_is_named():
 @pytest.mark.parametrize("method", ["fusion", "primo"])
 def test_impact_of_new_cases(tmp_path: Path, method: str):
     X, y = made()
-    clf = MissingModalityClassifier(**(QUICK | {"method": method})).fit(X, y)
+    clf = MissingModalityClassifier(**(QUICK | {"method": method}), keep_training=True).fit(X, y)
     new = {"table": X["table"][:6], "notes": X["notes"][:6]}
     result = clf.impact(new, draws=20)
     assert result.variability.shape == (6,)
@@ -207,7 +207,8 @@ def test_impact_of_new_cases(tmp_path: Path, method: str):
     if method == "primo":
         np.testing.assert_array_equal(again.impact(new, draws=20).variability, result.variability)
     else:
-        with pytest.raises(ConfigurationError, match="no training cases to take them from"):
+        with pytest.raises(ConfigurationError, match="no training cases to take them from.*keep_training=True"):
             again.impact(new, draws=20)
+        np.testing.assert_array_equal(again.impact(new, draws=20, train=X).variability, result.variability)
     with pytest.raises(NotFittedError):
         MissingModalityClassifier().impact(new)

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Batch": "amodal.batch",
+    "Cases": "amodal.cases",
     "Cohort": "amodal.data.cohort",
     "Evaluation": "amodal.evaluation",
     "METHODS": "amodal.methods",
@@ -32,6 +33,7 @@ _WHERE = {
 __all__ = [
     "METHODS",
     "Batch",
+    "Cases",
     "Cohort",
     "Evaluation",
     "MissingModalityClassifier",
@@ -50,6 +52,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from amodal.batch import Batch
+    from amodal.cases import Cases
     from amodal.checkpoint import TrainedModel
     from amodal.data import load_cohort
     from amodal.data.cohort import Cohort

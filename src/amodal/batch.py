@@ -1,4 +1,4 @@
-"""The record that flows from the data to every method: values, and three kinds of "not there" with three names."""
+"""Batch: the record that every method receives, with three kinds of absence under three names."""
 
 from __future__ import annotations
 
@@ -170,6 +170,17 @@ class Batch:
     def presence(self) -> Tensor:
         """Presence of all modalities, bool, of shape (B, M)."""
         return torch.stack([self.observed[name] for name in self.values], dim=1)
+
+    @property
+    def labels(self) -> Tensor:
+        """The target of a batch that has one.
+
+        Raises:
+            DataError: If the batch has no target.
+        """
+        if self.target is None:
+            raise DataError("the batch has no target", hint="An objective needs rows with a target.")
+        return self.target
 
     def present(self, name: str) -> Present:
         """Gathers the rows that have a modality.

@@ -19,11 +19,11 @@ from amodal.data.scale import Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
-from amodal.method import Method, inference
+from amodal.method import Clock, Method, inference
 from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
-from amodal.schema import Schema, check_schema
+from amodal.schema import Schema, check_schema, feature_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +132,7 @@ class TrainedModel:
         rows = np.arange(len(cohort)) if rows is None else rows
         dataset = CohortDataset(cohort, None)
         for start in range(0, len(rows), batch_size):
-            batch = self._conform(dataset[rows[start : start + batch_size]])
+            batch = self._conform(dataset[rows[start : start + batch_size]], cohort.schema)
             yield self.scaling.apply(batch).to(self.device)
 
     def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
@@ -212,9 +212,11 @@ class TrainedModel:
                 stacklevel=3,
             )
 
-    def _conform(self, batch: Batch) -> Batch:
-        """Puts a batch's modalities into this model's order, absent where the batch lacks one."""
-        if batch.modalities == self.schema.names:
+    def _conform(self, batch: Batch, given: Schema) -> Batch:
+        """Puts modalities and their features into this model's order, absent where the batch lacks a modality."""
+        shared = [m for m in self.schema.modalities if m.name in batch.values]
+        orders = {m.name: order for m in shared if (order := feature_order(m, given[m.name])) is not None}
+        if batch.modalities == self.schema.names and not orders:
             return batch
         size, values, observed = len(batch), {}, {}
         for modality in self.schema.modalities:
@@ -224,10 +226,13 @@ class TrainedModel:
             else:
                 values[name] = modality.traits.blank(size, modality.shape)
                 observed[name] = torch.zeros(size, dtype=torch.bool)
-        keep = {
-            part: {k: v for k, v in getattr(batch, part).items() if k in values} for part in ("measured", "lengths")
-        }
-        return Batch(values, observed, keep["measured"], keep["lengths"], batch.target, batch.ids)
+        measured = {name: cells for name, cells in batch.measured.items() if name in values}
+        for name, order in orders.items():
+            axis = (self.schema[name].traits.feature_axis or 0) + 1
+            for part in (values, measured) if name in measured else (values,):
+                part[name] = part[name].index_select(axis, torch.tensor(order, device=part[name].device))
+        lengths = {name: length for name, length in batch.lengths.items() if name in values}
+        return Batch(values, observed, measured, lengths, batch.target, batch.ids)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the model's folder: experiment.json, model.safetensors, history.csv, presence.npz.
@@ -298,6 +303,8 @@ class TrainedModel:
             method.load_state_dict(part)
         except RuntimeError as error:
             raise RunError(f"the weights in {folder} do not fit its experiment.json: {error}") from error
+        result = experiment.get("result", {})
+        method.clock = Clock(*(result.get(k, 0) for k in ("steps", "epochs", "steps", "epochs")))  # at its end
         scaling = {k.removeprefix("scaling."): v.numpy() for k, v in tensors.items() if k.startswith("scaling.")}
         history = folder / "history.csv"
         presence = folder / "presence.npz"

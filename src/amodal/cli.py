@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amodal.data_commands import DATA_COMMANDS
-from amodal.errors import AmodalError, ConfigurationError, UnknownNameError
+from amodal.errors import AmodalError, ConfigurationError, RunError, UnknownNameError
 from amodal.prediction_commands import predict_command, serve_command
 
 __all__ = ["main", "parse_mechanism"]
@@ -230,6 +230,7 @@ def run_command(
     resamples: int = 1000,
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
+    fail_fast: bool = False,
 ) -> None:
     """Compare methods under exactly equal conditions: train, evaluate, tables and a page; goes on where it stopped.
 
@@ -248,10 +249,11 @@ def run_command(
         resamples: Number of bootstrap resamples.
         jobs: How many to train at a time.
         where: here, or ray for a cluster (RAY_ADDRESS names it; `out` must be on a disk that its machines share).
+        fail_fast: End with the first model that fails, instead of going on with the others.
     """
     from amodal.report.comparison import compare_methods
 
-    compare_methods(
+    results = compare_methods(
         methods,
         data,
         out,
@@ -265,7 +267,13 @@ def run_command(
         resamples=resamples,
         jobs=jobs,
         where=where,
+        fail_fast=fail_fast,
     )
+    if results.failed:
+        raise RunError(
+            f"{len(results.failed)} of {len(results.failed) + len(results.runs)} models failed",
+            hint="The others are on the page; the same call tries the failed ones again.",
+        )
 
 
 def _numbers(what: str, text: str, convert: Callable[[str], Any]) -> list[Any]:
@@ -464,7 +472,7 @@ def _frame(frame: Any) -> str:
     return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
 
 
-_SWITCHES = ("--overwrite", "--quick", "--quiet", "--restart", "--resume")
+_SWITCHES = ("--fail_fast", "--overwrite", "--quick", "--quiet", "--restart", "--resume")
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo_command,

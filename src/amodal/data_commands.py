@@ -60,8 +60,10 @@ def prepare_table_command(
             progress=progress,
         )
     print(describe_cohort(prepared.cohort))
+    for line in prepared.problems.taken:
+        print(f"read: {line}")
     if prepared.problems.counts:
-        print(f"odd, but no error (more in {out / 'preparation.json'}):\n{prepared.problems.describe()}")
+        print(f"odd, but no error (every id in {out / 'preparation.csv'}):\n{prepared.problems.describe()}")
     print(f"The cohort is {out}")
 
 

@@ -381,7 +381,9 @@ def _checked(model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None)
         raise DataError("there are no cases to evaluate", hint="Check the name of the split.")
     if cohort.target is None:
         raise DataError("the cohort has no targets to evaluate against", hint="Use model.predict for new cases.")
-    return cohort.target, _chosen(model.schema.task, metrics)
+    target = cohort.with_task(model.schema.task).target
+    assert target is not None
+    return target, _chosen(model.schema.task, metrics)
 
 
 def _chosen(task: Task, metrics: Sequence[str] | None) -> dict[str, Metric]:

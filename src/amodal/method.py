@@ -1,4 +1,4 @@
-"""What every method promises."""
+"""Method: the base classes of everything that is trained and predicts, with their hooks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,23 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
-from amodal.losses.task import logits_to_predictions
+from amodal.losses.masked import mean_over_rows
+from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.options import OptionsChecked
 from amodal.schema import Schema
 
-__all__ = ["EstimatedMethod", "LatentMethod", "LossTerms", "Method", "SamplingMethod", "inference"]
+__all__ = [
+    "Clock",
+    "EstimatedMethod",
+    "LatentMethod",
+    "LossTerms",
+    "Method",
+    "NetworkMethod",
+    "OneLatent",
+    "OptimiserSettings",
+    "SamplingMethod",
+    "inference",
+]
 
 
 @dataclass(frozen=True)
@@ -48,12 +60,54 @@ class LossTerms:
         return torch.stack([self.weights.get(name, 1.0) * term for name, term in self.terms.items()]).sum()
 
 
-class Method(OptionsChecked, nn.Module, ABC):
-    """A way to learn from several modalities of which some are absent.
+@dataclass(frozen=True)
+class Clock:
+    """Where training is; all counts from 0.
 
-    A method is a network with an objective and a prediction. It never owns a training loop: what it needs beyond one
-    optimiser is declared by the hooks below, which `amodal.fit` honours. It sees batches only, in the units of its
-    training data's scaling (inputs and regression targets are standardised before they come here).
+    Attributes:
+        step: Steps taken before this one, over all epochs.
+        epoch: The present epoch.
+        steps: Steps of the whole training, if it is not stopped early.
+        epochs: Epochs of the whole training.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    steps: int = 1
+    epochs: int = 1
+
+    @property
+    def progress(self) -> float:
+        """Share of the whole training that is done, from 0 to 1."""
+        return min(1.0, self.step / max(1, self.steps))
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """Settings of one optimiser where they differ from those of the training; None takes the training's.
+
+    Attributes:
+        kind: "adamw", "adam" or "sgd".
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay.
+        betas: Decay rates of Adam's averages.
+        momentum: Momentum of SGD.
+    """
+
+    kind: Literal["adamw", "adam", "sgd"] | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.0
+
+
+class Method(OptionsChecked, nn.Module, ABC):
+    """A way to learn from several modalities of which some are absent: a network with objectives and a prediction.
+
+    It never owns a training loop: what it needs beyond one optimiser is declared by the hooks below, which `amodal.fit`
+    honours. It sees batches only, in the units of its training data's scaling (inputs and regression targets are
+    standardised before). A prediction is a function of its own row: neither the other rows of the batch nor its size
+    may change it. What a method needs from other cases it stores after training, in `remember`.
 
     Args:
         schema: The modalities and the task.
@@ -61,31 +115,37 @@ class Method(OptionsChecked, nn.Module, ABC):
     Attributes:
         summary: One line for lists and tables.
         references: Keys of the bibliography, first the method's own paper.
-        transductive: Rows of one batch influence one another's predictions, by design.
+        preferred_encoders: Encoders by kind of modality, as in `choices` of `amodal.encoders.build_encoders`, for
+            modalities for which the user chose none.
         couples_rows: The objective of a batch is not the mean of its rows' objectives, by design.
         accepts_empty: A row with no modality at all is a legal input.
-        meets_all_patterns: The objective meets every pattern of presence by itself: training needs no further removal.
-            Of a method whose options decide this, a class says what holds by default, and `meets_all_patterns_with`.
-        optimisers: Names of the optimisers, stepped in this order for each batch.
+        meets_all_patterns: The objective meets every pattern of presence by itself, so that training needs no further
+            removal. Asked of the instance: options may decide it.
+        optimisers: The optimisers by name, stepped in this order for each batch.
+        alternates: Each optimiser steps on an objective of its own, computed after the step of the one before
+            (`objective_of`), at the cost of a forward pass each. Otherwise all step on the `objectives` of one pass.
+        clock: Where training is; set before every epoch and every step. After training it stands at the end.
         PRESETS: Named sets of option values, each a difference from the constructor's defaults; see `amodal.options`.
     """
 
     summary: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
-    transductive: ClassVar[bool] = False
+    preferred_encoders: ClassVar[Mapping[str, str | Mapping[str, Any]]] = {}
     couples_rows: ClassVar[bool] = False
     accepts_empty: ClassVar[bool] = False
     meets_all_patterns: bool = False
-    optimisers: ClassVar[tuple[str, ...]] = ("main",)
+    optimisers: ClassVar[Mapping[str, OptimiserSettings]] = {"main": OptimiserSettings()}
+    alternates: ClassVar[bool] = False
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
         super().__init__()
         self.schema = schema
+        self.clock = Clock()
+        self._memories: set[str] = set()
 
-    @abstractmethod
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The loss terms of a batch with targets.
+        """The loss terms of a batch with targets, for a method with one optimiser.
 
         Args:
             batch: B rows, with target.
@@ -94,10 +154,13 @@ class Method(OptionsChecked, nn.Module, ABC):
         Returns:
             Named scalar terms and their weights.
         """
+        raise AmodalError(
+            f"{type(self).__name__} has no objective", hint="A method defines `objective`, `objectives` or both."
+        )
 
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
-        """Predictions in evaluation mode; deterministic.
+        """Predictions in evaluation mode; deterministic, and row by row.
 
         Args:
             batch: B rows with any presence (rows without any modality only if `accepts_empty`).
@@ -107,34 +170,80 @@ class Method(OptionsChecked, nn.Module, ABC):
             shape (B,) for regression.
         """
 
-    # Hooks -------------------------------------------------------------------------------------------------------
+    # Hooks of training ---------------------------------------------------------------------------------------------
 
-    @classmethod
-    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
-        """Whether `meets_all_patterns` holds for a method with these options; asked before it is built."""
-        return cls.meets_all_patterns
+    def objectives(self, batch: Batch, generator: torch.Generator) -> Mapping[str, LossTerms]:
+        """The loss terms of every optimiser, from one forward pass.
+
+        Each optimiser receives the gradient of its own terms with respect to its own parameters, and no other; all
+        gradients are taken before the first of them steps.
+
+        Args:
+            batch: B rows, with target.
+            generator: As in `objective`.
+
+        Returns:
+            Terms for each name in `optimisers`.
+        """
+        return {"main": self.objective(batch, generator)}
+
+    def objective_of(self, optimiser: str, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The loss terms of one optimiser of a method that `alternates`, from a forward pass of its own."""
+        return self.objectives(batch, generator)[optimiser]
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Called once before training with the training batches, for statistics a method needs (buffers)."""
 
+    def begin_epoch(self) -> None:
+        """Called before every epoch, with `clock` set; which parameters have `requires_grad` may change here."""
+
+    def after_step(self) -> None:
+        """Called after all optimisers have stepped on a batch: moving averages, constraints."""
+
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Called once after training, with the best weights and in evaluation mode.
+
+        A method whose predictions compare a case with training cases stores here what it needs of them, in buffers made
+        by `register_memory`.
+
+        Args:
+            batches: All training rows in order, with targets and as they came: nothing further removed.
+        """
+
+    def register_memory(self, name: str, row: Tensor) -> None:
+        """Makes a buffer whose number of rows is known after training only: saved, and restored at its stored size.
+
+        Args:
+            name: The attribute.
+            row: An example of one row, of shape (…); the buffer begins with none, of shape (0, …).
+        """
+        self.register_buffer(name, row.new_zeros(0, *row.shape))
+        self._memories.add(name)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        for name in self._memories:  # a memory takes the size of what is stored
+            stored = state_dict.get(prefix + name)
+            own = getattr(self, name)
+            if stored is not None and stored.shape[1:] == own.shape[1:]:
+                setattr(self, name, own.new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def parameters_of(self, optimiser: str) -> Iterable[nn.Parameter]:
-        """The parameters that one of `optimisers` steps; frozen ones (requires_grad False) are left out."""
+        """The parameters that one of `optimisers` steps; frozen ones (requires_grad False) are left out.
+
+        Read again after every `begin_epoch`.
+        """
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def clip_groups(self, optimiser: str) -> Iterable[Iterable[nn.Parameter]]:
         """Groups of the parameters of `optimiser` whose gradient norms are clipped apart from one another."""
         return [self.parameters_of(optimiser)]
 
-    def objective_of(self, optimiser: str, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The loss terms that one of `optimisers` minimises; the method's objective unless overridden."""
-        return self.objective(batch, generator)
-
     def learning_rate_scale(self, parameter_name: str) -> float:
         """Factor on the learning rate of one parameter, e.g. smaller for a pretrained encoder."""
         return 1.0
 
-    def after_step(self, step: int) -> None:
-        """Called after all optimisers have stepped on a batch: moving averages, constraints."""
+    # Hooks of validation -------------------------------------------------------------------------------------------
 
     def part_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of independent sub-models, each of which keeps its own best weights (evaluation mode).
@@ -164,6 +273,44 @@ class Method(OptionsChecked, nn.Module, ABC):
     def monitor(self, batch: Batch) -> dict[str, float]:
         """Further quantities that are worth a column in the history (evaluation mode, one batch)."""
         return {}
+
+    # What every method can use -------------------------------------------------------------------------------------
+
+    def to_predictions(self, outputs: Tensor) -> Tensor:
+        """Logits to probabilities, or (…, 1) regression outputs to (…)."""
+        return logits_to_predictions(outputs, self.schema.task.kind)
+
+    def task_term(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The task's loss of outputs (B, C), a mean over all rows: a scalar."""
+        return mean_over_rows(task_loss(outputs, batch.labels, self.schema.task.kind))
+
+
+@contextmanager
+def inference(method: Method) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode is put back afterwards."""
+    was = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        method.train(was)
+
+
+class NetworkMethod(Method):
+    """A method that is one network: outputs for every row, trained by the task's loss, read out as they are."""
+
+    @abstractmethod
+    def outputs(self, batch: Batch) -> Tensor:
+        """Outputs of the network (B, C): logits, or regression means."""
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The task's loss, averaged over all rows; see `Method.objective`."""
+        return LossTerms({"task": self.task_term(self.outputs(batch), batch)})
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
+        return self.to_predictions(self.outputs(batch))
 
 
 class SamplingMethod(Method):
@@ -214,10 +361,6 @@ class SamplingMethod(Method):
         """
         return self.draw_outputs(batch, self.prediction_draws, torch.Generator(batch.device).manual_seed(0))
 
-    def to_predictions(self, outputs: Tensor) -> Tensor:
-        """Logits to probabilities, or (…, 1) regression outputs to (…)."""
-        return logits_to_predictions(outputs, self.schema.task.kind)
-
 
 class LatentMethod(SamplingMethod):
     """A method whose completions are draws of latent variables, which can be looked at."""
@@ -234,6 +377,31 @@ class LatentMethod(SamplingMethod):
         Returns:
             Latents of shape (S, B, U, Z), U latents of Z dimensions each.
         """
+
+
+class OneLatent(LatentMethod):
+    """A method with one latent for all modalities, which varies as a whole or, if `vary` names none, not at all.
+
+    Attributes:
+        head: Latents (S, B, Z) to outputs (S, B, C).
+    """
+
+    head: nn.Module
+
+    @abstractmethod
+    def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
+        """Latents (S, B, Z) given what is present, the same in every draw unless they vary."""
+
+    def draw_outputs(
+        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
+    ) -> Tensor:
+        """Outputs (S, B, C) for draws of the latent; see `SamplingMethod.draw_outputs`."""
+        self.schema.check_names(list(vary or ()))
+        return self.head(self.sample_latent(batch, draws, generator, varies=vary is None or len(vary) > 0))
+
+    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
+        """Latents (S, B, 1, Z); see `LatentMethod.draw_latents`."""
+        return self.sample_latent(batch, draws, generator, varies=True)[:, :, None]
 
 
 class EstimatedMethod(Method):
@@ -258,15 +426,3 @@ class EstimatedMethod(Method):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Not minimised by gradients: reports the task loss of the fitted method, for histories."""
         raise AmodalError(f"{type(self).__name__} is not trained by gradients", hint="amodal.fit calls `estimate`.")
-
-
-@contextmanager
-def inference(method: Method) -> Iterator[None]:
-    """Evaluation mode without gradients, for a while."""
-    training = method.training
-    method.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        method.train(training)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 from amodal.errors import SchemaError, UnknownNameError
 from amodal.kinds import ModalityKind, modality_kind
 
-__all__ = ["Modality", "Schema", "Task", "TaskKind", "check_schema"]
+__all__ = ["Modality", "Schema", "Task", "TaskKind", "check_schema", "class_order", "feature_order", "put_in_order"]
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
@@ -263,8 +263,10 @@ def _increase(edges: tuple[float, ...]) -> bool:
 def check_schema(expected: Schema, given: Schema) -> None:
     """Checks that given modalities are those a model knows, or some of them.
 
+    Features may come in another order (`feature_order`); other names, and other units, are refused.
+
     Raises:
-        SchemaError: If none is known, or one has another kind or shape.
+        SchemaError: If none is known, or one has another kind or shape, other features or other units.
     """
     shared = [name for name in given.names if name in expected.names]
     if not shared:
@@ -281,3 +283,65 @@ def check_schema(expected: Schema, given: Schema) -> None:
                 expected=f"{ours.kind} {ours.shape}",
                 got=f"{theirs.kind} {theirs.shape}",
             )
+        order = feature_order(ours, theirs)
+        if ours.units and theirs.units:
+            units = theirs.units if order is None else [theirs.units[place] for place in order]
+            for place, (unit, other) in enumerate(zip(ours.units, units)):
+                if unit != other:
+                    what = f"feature {ours.features[place]!r}" if ours.features else f"feature {place}"
+                    raise SchemaError(
+                        f"{what} of modality {name!r} has other units than in training", expected=unit, got=other
+                    )
+
+
+def feature_order(expected: Modality, given: Modality) -> list[int] | None:
+    """Positions in the given features of the expected ones; None if they are in order, or not named on either side.
+
+    Raises:
+        SchemaError: If the names are not the same; the message has those that are lacking and those that are too many.
+    """
+    if not expected.features or not given.features or expected.features == given.features:
+        return None
+    return put_in_order(f"modality {expected.name!r} has other features", given.features, expected.features)
+
+
+def class_order(expected: Task, given: Task) -> list[int] | None:
+    """Positions in the given classes of the expected ones; None if they are the same in the same order.
+
+    Raises:
+        SchemaError: If the tasks are of different kinds, or have other classes or units.
+    """
+    if expected.kind != given.kind or (expected.units and given.units and expected.units != given.units):
+        raise SchemaError(
+            "the targets are not of the task the model was trained for",
+            expected=f"{expected.kind} {expected.units}".strip(),
+            got=f"{given.kind} {given.units}".strip(),
+        )
+    if expected.classes == given.classes:
+        return None
+    return put_in_order("the targets have other classes", given.classes, expected.classes)
+
+
+def put_in_order(problem: str, given: Sequence[Any], expected: Sequence[Any]) -> list[int]:
+    """Positions in `given` of each of `expected`: the same distinct names in any order.
+
+    Raises:
+        SchemaError: If they are not the same names; the message begins with `problem`.
+    """
+    places = {name: place for place, name in enumerate(given)}
+    if len(given) != len(expected) or any(name not in places for name in expected):
+        without = [name for name in expected if name not in places]
+        too_many = [name for name in given if name not in expected]
+        parts = [f"{what} {_listed(names)}" for what, names in (("without", without), ("with", too_many)) if names]
+        raise SchemaError(
+            problem,
+            expected=_listed(expected),
+            got="; ".join(parts) or _listed(given),
+            hint="They may come in any order, under the names that training had.",
+        )
+    return [places[name] for name in expected]
+
+
+def _listed(names: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, names[:8]))
+    return f"{shown}, … ({len(names)})" if len(names) > 8 else shown

@@ -54,26 +54,21 @@ def test_every_mechanism_goes_to_json_and_back_and_is_told_in_a_word(mechanism, 
         {"cohort_options": {"seed": 2}},
         {"splits": ("train", "valid", "valid")},
         {"resamples": 50},
+        {"rows": "complete"},
+        {"fold": (0, 3)},
+        {"rates": ({"a": 0.1},)},
     ],
 )
-def test_every_field_changes_the_key(change):
+def test_every_field_changes_the_record(change):
     experiment = Experiment("fusion")
-    assert replace(experiment, **change).key != experiment.key
-
-
-def test_the_key_does_not_depend_on_the_order_of_options():
-    assert Experiment("fusion", options={"a": 1, "b": 2}).key == Experiment("fusion", options={"b": 2, "a": 1}).key
+    changed = replace(experiment, **change)
+    assert changed.to_json() != experiment.to_json()
+    assert Experiment.from_json(changed.to_json()) == changed
 
 
 def test_numpy_numbers_are_plain_values():
     given = Experiment("fusion", options={"dropout": np.float64(0.5), "hidden": np.int64(8)}, rates=np.array([0.1]))
-    assert given.key == Experiment("fusion", options={"dropout": 0.5, "hidden": 8}, rates=(0.1,)).key
-
-
-def test_a_folder_name_is_safe_whatever_the_name():
-    experiment = Experiment("fusion", name="../../<b>péché & $HOME\n")
-    assert experiment.folder_name == f"b-p-ch-HOME-seed0-{experiment.key}"
-    assert Experiment("fusion", name="…").folder_name == f"run-seed0-{Experiment('fusion', name='…').key}"
+    assert given.to_json() == Experiment("fusion", options={"dropout": 0.5, "hidden": 8}, rates=(0.1,)).to_json()
 
 
 def test_what_makes_runs_comparable_is_the_setting():
@@ -81,6 +76,8 @@ def test_what_makes_runs_comparable_is_the_setting():
     assert one.setting == Experiment("boosting", test_missingness=MCAR(0.5), removal=None).setting
     assert one.setting != Experiment("fusion", test_missingness=MCAR(0.4)).setting
     assert one.setting != replace(one, cohort_options={"seed": 1}).setting
+    assert replace(one, fold=(1, 5)).setting == "digits, fold 2 of 5, training data complete, test data MCAR(0.5)"
+    assert replace(one, rows="complete").setting == one.setting
 
 
 @pytest.mark.parametrize(
@@ -92,6 +89,9 @@ def test_what_makes_runs_comparable_is_the_setting():
         ({"rates": (0.1, 1.0)}, ConfigurationError, "a rate is out of range"),
         ({"resamples": 1}, ConfigurationError, "resamples is out of range"),
         ({"splits": ("train", "test")}, ConfigurationError, "splits must name three"),
+        ({"rates": ({"a": 1.0},)}, ConfigurationError, "a rate is out of range"),
+        ({"rows": "some"}, UnknownNameError, "value of rows 'some'"),
+        ({"fold": (3, 3)}, ConfigurationError, "fold is out of range"),
     ],
 )
 def test_bad_values_are_told(given, error, words):

@@ -16,7 +16,7 @@ def test_every_combination_comes_once_and_a_comparison_is_complete_early():
         width=32,
     )
     assert len(experiments) == 3 * (1 + 2 * 2) * 2
-    assert len({experiment.key for experiment in experiments}) == len(experiments)
+    assert len({str(experiment.to_json()) for experiment in experiments}) == len(experiments)
     for first in range(0, len(experiments), 3):
         three = experiments[first : first + 3]
         assert [one.name for one in three] == ["fusion", "plain", "boosting"]

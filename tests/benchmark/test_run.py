@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 import amodal
-from amodal.benchmark import Experiment, read_run, run_all, run_experiment
+from amodal.benchmark import Experiment, fitting, read_run, run_all, run_experiment
+from amodal.benchmark.run import _parts
 from amodal.data import Cohort
-from amodal.errors import RunError
+from amodal.errors import RunError, UnknownNameError
 from amodal.missingness import MCAR, Presence
 from amodal.schema import Task
 
@@ -110,7 +111,7 @@ def test_a_finished_run_is_read_and_not_run_again(cohort, experiment, folder, mo
 def test_a_run_that_was_interrupted_before_its_evaluation_is_finished(cohort, experiment, folder, tmp_path):
     place = tmp_path / "run"
     shutil.copytree(folder, place)
-    for name in ("benchmark.json", "conditions.npz", "metrics.json"):
+    for name in ("cell.json", "conditions.npz", "metrics.json"):
         (place / name).unlink()
     weights = (place / "model.safetensors").stat().st_mtime_ns
     again = run_experiment(experiment, place, cohort=cohort)
@@ -119,8 +120,92 @@ def test_a_run_that_was_interrupted_before_its_evaluation_is_finished(cohort, ex
 
 
 def test_a_folder_with_another_experiment_is_left_alone(cohort, experiment, folder):
-    with pytest.raises(RunError, match="holds another experiment"):
+    with pytest.raises(RunError, match="holds other results: another cell"):
         run_experiment(replace(experiment, width=9), folder, cohort=cohort)
+    with pytest.raises(RunError, match="holds other results: another data"):
+        run_experiment(experiment, folder, cohort=cohort.take(np.arange(149)))
+
+
+def test_a_cohort_that_was_overwritten_is_not_answered_from_old_results(cohort, experiment, tmp_path):
+    """The path is the same, the data are not: one bit of one target, or the values of one modality."""
+    place, out = tmp_path / "cohort", tmp_path / "runs"
+    quick = [replace(experiment, cohort=str(place), rates=(), patterns="met")]
+    found = []
+    for other in (cohort, replace(cohort, target=1 - cohort.target), cohort):
+        other.save(place, overwrite=True)
+        told: list = []
+        found.append(run_all(quick, out, tell=told.append).runs[0])
+        found[-1].record["new"] = told[0].seconds > 0
+    assert [run.record["new"] for run in found] == [True, True, False]  # the third is the first again
+    assert found[0].folder == found[2].folder != found[1].folder
+    np.testing.assert_array_equal(found[0].target, 1 - found[1].target)
+
+
+def test_a_later_evaluation_in_a_run_s_folder_is_not_taken_for_the_experiment_s(cohort, experiment, folder, tmp_path):
+    place = tmp_path / "run"
+    shutil.copytree(folder, place)
+    model = amodal.load(place)
+    amodal.evaluate(model, cohort.split("valid"), MCAR(0.1), seed=9, resamples=20).save(place)
+    other = read_run(place)  # what the folder now has, under its own name
+    assert len(other.ids) == 20
+    assert other.setting.startswith("made, presence ")
+    assert other.conditions == ()
+    again = run_experiment(experiment, place, cohort=cohort)  # evaluated anew, not trained
+    np.testing.assert_array_equal(again.test.predictions, read_run(folder).test.predictions)
+
+
+def test_a_default_that_has_changed_is_another_run(cohort, experiment, tmp_path, monkeypatch):
+    quick = [replace(experiment, rates=(), patterns="met")]
+    first = run_all(quick, tmp_path, cohort=cohort).runs[0]
+    resolved = fitting.settings_from
+    monkeypatch.setattr(fitting, "settings_from", lambda given: replace(resolved(given), learning_rate=1e-4))
+    second = run_all(quick, tmp_path, cohort=cohort).runs[0]
+    assert first.folder != second.folder
+
+
+def test_experiments_that_fail_do_not_end_the_others(cohort, experiment, tmp_path):
+    quick = replace(experiment, rates=(), patterns="met")
+    failing = replace(quick, name="one", encoders={"nowhere": "mlp"})
+    told: list = []
+    with pytest.warns(UserWarning, match=r"(?s)1 of 3 cells failed.*one-seed3: UnknownNameError: unknown modality"):
+        results = run_all(
+            [replace(quick, name="a"), failing, replace(quick, name="b")], tmp_path, cohort=cohort, tell=told.append
+        )
+    assert results.names == ("a", "b")
+    assert [one.kind for one in results.failed] == ["UnknownNameError"]
+    assert [(t.run is None, t.failure is None) for t in told] == [(False, True), (True, False), (False, True)]
+    error = json.loads((results.failed[0].folder / "error.json").read_text())
+    assert "nowhere" in error["message"]
+    assert error["cell"]["experiment"]["name"] == "one"
+    with pytest.raises(UnknownNameError, match="nowhere"):
+        run_all([failing, quick], tmp_path, cohort=cohort, fail_fast=True)
+    with pytest.raises(RunError, match="all 1 cells failed; one-seed3: UnknownNameError"):
+        run_all([failing], tmp_path, cohort=cohort)
+
+
+def test_wrong_options_are_told_before_the_first_experiment_starts(cohort, experiment, tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown option of fusion 'hiden'"):
+        run_all([experiment, replace(experiment, options={"hiden": 3})], tmp_path / "runs", cohort=cohort)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_complete_rows_folds_and_rates_by_modality(cohort, experiment, tmp_path):
+    one = replace(experiment, rates=({"b": 0.5},), patterns="met", train_missingness=MCAR({"a": 0.5}))
+    complete, fold = replace(one, name="complete", rows="complete"), replace(one, name="fold", fold=(1, 4))
+    results = run_all([one, complete], tmp_path, cohort=cohort)
+    by_name = {run.name: run for run in results.runs}
+    assert by_name["complete"].train_presence.observed.shape[1] == 3
+    assert by_name["complete"].train_presence.natural.all()
+    assert len(by_name["complete"].train_presence) == by_name["fusion"].train_presence.natural.all(axis=1).sum()
+    assert not by_name["fusion"].train_presence.natural.all()
+    condition = results.runs[0].conditions[0]
+    assert (condition.name, condition.kind) == ("rates b 0.5", "rates")
+    np.testing.assert_array_equal(condition.observed[:, [0, 2]], cohort.split("test").observed[:, [0, 2]])
+    assert 1 - condition.observed[:, 1].mean() == pytest.approx(0.5, abs=0.15)
+    parts = [_parts(replace(fold, fold=(i, 4)), cohort) for i in range(4)]
+    assert sorted(np.concatenate([test.ids for _, _, test in parts])) == sorted(cohort.ids)
+    assert all(not set(train.groups) & {*valid.groups, *test.groups} for train, valid, test in parts)
+    assert "fold 2 of 4" in run_all([fold], tmp_path, cohort=cohort).settings[0]
 
 
 def test_many_runs_meet_the_same_presence_and_write_their_rows_as_they_come(cohort, experiment, tmp_path):
@@ -176,7 +261,7 @@ def test_a_run_of_fit_and_evaluate_can_be_read(cohort, tmp_path):
         (lambda place: (place / "metrics.json").write_text("{"), "metrics.json is not readable JSON"),
         (lambda place: (place / "predictions.parquet").write_bytes(b"PAR1"), "predictions.parquet cannot be read"),
         (lambda place: (place / "conditions.npz").write_bytes(b"PK"), "conditions.npz cannot be read"),
-        (lambda place: (place / "benchmark.json").write_text('{"format": 9}'), "is not known"),
+        (lambda place: (place / "cell.json").write_text('{"format": 9}'), "is not known"),
         (lambda place: (place / "model.safetensors").unlink(), "is incomplete"),
     ],
 )

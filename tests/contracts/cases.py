@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import math
 from itertools import combinations
 
 import torch
@@ -17,17 +16,19 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, build_encoders
-from amodal.method import EstimatedMethod, Method, SamplingMethod
+from amodal.method import Clock, EstimatedMethod, LossTerms, Method, SamplingMethod
 from amodal.methods import METHODS, method_options
 from amodal.schema import Modality, Schema, Task
+from amodal.training.optimisers import Optimisers, learning_rate_factor
+from amodal.training.settings import TrainingSettings
+from amodal.training.step import training_step
 
 # Options that make a method small; "dropout" and "hidden" are set wherever a method has them.
 SMALL: dict[str, dict] = {
     "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
     "per_pattern": {"min_rows": 1},
     "primo": {"hidden": 32, "latent": 4},
-    # A heavy alignment, so that its coupling of rows stands out from what the draws of patterns change.
-    "cepa": {"layers": 1, "cf_weight": 1.0},
+    "cepa": {"layers": 1},
     "cm2": {"hidden": 32, "latent": 6, "components": 2, "prediction_draws": 4, "training_draws": 2},
     "fills": {"drop": 0.35, "form": "radial"},
     "mvae": {"hidden": 32, "latent": 4},
@@ -225,61 +226,72 @@ def _prepared(name: str, task: str, modalities: str, seed: int, dropout: float) 
     return method.eval()
 
 
-def make_ready(method: Method, batches: list[Batch]) -> None:
-    """What `amodal.fit` does before the first step; for an estimated method, all that it does."""
+def make_ready(method: Method, batches: list[Batch], *, remember: bool = True) -> None:
+    """What `amodal.fit` does before the first step and after the last; for an estimated method, all that it does."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if isinstance(method, EstimatedMethod):
             method.estimate(batches, None, torch.Generator().manual_seed(0))
         else:
             method.prepare(batches)
+        if remember:
+            training = method.training
+            with torch.no_grad():
+                method.eval().remember(batches)
+            method.train(training)
+
+
+def objectives_of(method: Method, batch: Batch, generator: torch.Generator) -> dict[str, LossTerms]:
+    """The loss terms of every optimiser."""
+    if method.alternates:
+        return {name: method.objective_of(name, batch, generator) for name in method.optimisers}
+    return dict(method.objectives(batch, generator))
 
 
 def loss_of(method: Method, batch: Batch, *, seed: int = 0, global_seed: int = 0) -> Tensor:
     """The sum of the objectives of all optimisers."""
     with torch.random.fork_rng():
         torch.manual_seed(global_seed)
-        generator = torch.Generator().manual_seed(seed)
-        return torch.stack([method.objective_of(n, batch, generator).total for n in method.optimisers]).sum()
+        objectives = objectives_of(method, batch, torch.Generator().manual_seed(seed))
+        return torch.stack([terms.total for terms in objectives.values()]).sum()
 
 
 def gradients_of(method: Method, batch: Batch, *, seed: int = 0) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Loss and gradients, each optimiser's objective to its own parameters, as training takes them."""
-    generator = torch.Generator().manual_seed(seed)
     named = {id(p): key for key, p in method.named_parameters()}
-    losses, gradients = [], dict.fromkeys(named.values())
+    gradients: dict[str, Tensor | None] = dict.fromkeys(named.values())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for optimiser in method.optimisers:
-            total = method.objective_of(optimiser, batch, generator).total
-            parameters = list(method.parameters_of(optimiser))
-            found = torch.autograd.grad(total, parameters, allow_unused=True)
+        objectives = objectives_of(method, batch, torch.Generator().manual_seed(seed))
+        for name, terms in objectives.items():
+            parameters = list(method.parameters_of(name))
+            found = torch.autograd.grad(terms.total, parameters, allow_unused=True, retain_graph=True)
             gradients |= {named[id(p)]: g for p, g in zip(parameters, found)}
-            losses.append(total.detach())
-    return torch.stack(losses).sum(), gradients
+    return torch.stack([terms.total.detach() for terms in objectives.values()]).sum(), gradients
 
 
 def train(method: Method, batch: Batch, *, steps: int, learning_rate: float = 1e-2, seed: int = 0) -> Method:
-    """Steps a method's optimisers on one batch as `amodal.fit` would: hooks, clipping, a rate that falls to zero.
+    """Steps a method on one batch with the training step of `amodal.fit`, all hooks called.
 
     Evaluation mode is left on.
     """
-    make_ready(method, [batch])
+    make_ready(method, [batch], remember=False)
     if isinstance(method, EstimatedMethod):
         return method.eval()
+    settings = TrainingSettings(epochs=1, learning_rate=learning_rate, weight_decay=0.0, optimiser="adam", warmup=0.0)
+    method.clock = Clock(steps=steps)
     method.train()
-    optimisers = {n: torch.optim.Adam(list(method.parameters_of(n)), lr=learning_rate) for n in method.optimisers}
+    method.begin_epoch()
+    optimisers = Optimisers(method, settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for step in range(steps):
+            method.clock = Clock(step=step, steps=steps)
+            optimisers.set_learning_rates(learning_rate_factor(settings, step, steps))
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            rate = 0.5 * learning_rate * (1 + math.cos(math.pi * step / steps))
-            for name, optimiser in optimisers.items():
-                optimiser.zero_grad()
-                method.objective_of(name, batch, generator).total.backward()
-                for parameters in method.clip_groups(name):
-                    torch.nn.utils.clip_grad_norm_(list(parameters), 1.0)
-                optimiser.param_groups[0]["lr"] = rate
-                optimiser.step()
-            method.after_step(step)
-    return method.eval()
+            training_step(method, optimisers, batch, generator, clip=1.0)
+    method.clock = Clock(step=steps, steps=steps)
+    method.eval()
+    with torch.no_grad():
+        method.remember([batch])
+    return method

@@ -185,7 +185,7 @@ CASES = [
     Case("nothing at all", write("cohort.csv", b""), ("cohort.csv is empty",)),
     Case("Latin-1", write("cohort.csv", ROWS.replace("note 3", "Müdigkeit").encode("latin-1")),
          ("no UTF-8 text", "Save it as CSV UTF-8")),
-    Case("UTF-16", write("cohort.csv", ROWS.encode("utf-16")), ("no UTF-8 text",)),
+    Case("no text", write("cohort.csv", ROWS.encode("utf-16-le")), ("no UTF-8 text",)),
     Case("row with too many cells", cells("note 3", "note 3, with a comma"),
          ("another number of cells, in line 5", "expected 10 cells", "got 11", "double quotes")),
     Case("a column twice", cells(",note,", ",age,"), ("has the column 'age' twice",)),
@@ -202,17 +202,21 @@ CASES = [
          ("the target column 'fold' has 12 cells that are no numbers, first in row p0", "'test'")),
     # cells
     Case("mixed types in a column", cells(",43,", ",43y,"),
-         ("column 'age': not a number: '43y' in row p3", "a number in years", "`missing`")),
-    Case("decimal commas", cells(",43,", ',"43,5",'), ("not a number: '43,5' in row p3", "point, not a comma")),
+         ("column 'age': 'y' stands beside the number: '43y' in row p3", "numbers in years", "`type: duration")),
+    Case("words in a column of numbers", cells(",43,", ",old,"),
+         ("column 'age': not a number: 'old' in row p3", "a number in years", "`missing`")),
+    Case("commas of what", cells(",43,", ',"1,234",'), ("'1,234' can be read in two ways", "thousands: ','")),
     Case("infinite number", cells(",43,", ",inf,"), ("not a number: 'inf' in row p3",)),
     Case("unknown category", cells(",M,2026-01-04", ",divers,2026-01-04"),
          ("column 'sex': unknown category: 'divers' in row p3", "one of F, M", "other: true")),
     Case("dates in three formats", lambda f, s: (
-        cells("2026-01-02", "02/13/2026")(f, s), cells("2026-01-03", "31.01.2026")(f, s)
-    ), ("dates in 3 formats", "%m/%d/%Y", "%d.%m.%Y", "cannot be guessed")),
-    Case("dates in one other format", lambda f, s: [
-        cells(f"2026-01-{i + 1:02d}", f"{i + 1:02d}.01.2026")(f, s) for i in range(12)
-    ], ("not a date", "format: '%d.%m.%Y'")),
+        cells("2026-01-02", "02/13/2026")(f, s), cells("2026-01-03", "31/01/2026")(f, s),
+        cells("2026-01-04", "03/04/2026")(f, s),
+    ), ("day and month cannot be told apart", "'03/04/2026' in row p3", "%d/%m/%Y and %m/%d/%Y")),
+    Case("dates of which day and month are unknown", lambda f, s: [
+        cells(f"2026-01-{i + 1:02d}", f"{i + 1:02d}/01/2026")(f, s) for i in range(12)
+    ], ("day and month cannot be told apart", "format: '%d/%m/%Y'")),
+    Case("no dates", cells("2026-01-03", "soon"), ("not a date: 'soon' in row p2", "2026-01-31 08:30")),
     Case("10,000 categories", lambda f, s: (
         (f / "cohort.csv").write_text("id,died,city\n" + "".join(f"{i},{'yes' if i % 2 else 'no'},city {i}\n"
                                                                 for i in range(10_000))),

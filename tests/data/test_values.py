@@ -128,7 +128,12 @@ def with_cell(value, shape=(3, 2)):
         (np.ones((3, 1, 1, 1, 1)), {}, ShapeError, "wrong number of axes"),
         (np.ones((3, 2)), {"kind": "series"}, ShapeError, r"wrong number of axes \(expected \(N, T, D\)"),
         (np.ones((3, 2)), {"kind": "sound"}, UnknownNameError, "unknown kind of modality 'sound'"),
-        (np.array([[1, "x"], [2, 3], [4, 5]], dtype=object), {}, DataError, "'m' has dtype object"),
+        (
+            np.array([[1, "x"], [2, 3], [4, 5]], dtype=object),
+            {},
+            DataError,
+            "'m' is not numeric .expected numbers or booleans, got str, 'x'",
+        ),
         (np.array([["a"], ["b"], ["c"]]), {}, DataError, "'m' has dtype <U1 .expected numbers"),
         (np.ones((3, 2), complex), {}, DataError, "'m' has dtype complex128"),
         ([[1, 2], [3], [4, 5]], {}, ShapeError, "'m' is not a regular array"),

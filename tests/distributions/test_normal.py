@@ -11,7 +11,6 @@ from amodal.distributions.normal import (
     normal_log_tails,
     normal_score,
     normal_score_slopes,
-    sum_log_lower_tail,
     two_tails,
 )
 
@@ -47,18 +46,6 @@ def test_hazards_far_out_are_the_distance():
     lower, upper = normal_hazards(torch.tensor([-1e4, -700.0, 700.0], dtype=F64))
     np.testing.assert_allclose(lower, [1e4 + 1e-4, 700 + 1 / 700, 0.0], rtol=1e-8)
     np.testing.assert_allclose(upper.flip(0)[:2], [700 + 1 / 700, 0.0], rtol=1e-8)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("size", [3, 16, 18])
-@pytest.mark.parametrize("shift", [0.0, -9.0, -40.0, 9.0])
-def test_sums_of_log_tails(dtype, size, shift):
-    """Products of four, single terms, and the series far out."""
-    t = (torch.randn(5, size, generator=torch.Generator().manual_seed(0)) + shift).to(dtype)
-    total, hazard = sum_log_lower_tail(t)
-    exact = torch.from_numpy(log_ndtr(t.double().numpy())).sum(-1)
-    np.testing.assert_allclose(total.double(), exact, rtol=2e-6, atol=2e-6)
-    np.testing.assert_allclose(hazard.double(), normal_hazards(t.double())[0], rtol=3e-5, atol=1e-30)
 
 
 def test_two_tails_and_slopes():

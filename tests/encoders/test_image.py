@@ -30,10 +30,10 @@ def test_lenet_has_multibench_s_layers(modality, channels, weights, sides):
     assert convolutions(encoder) == weights
     assert all(m.bias is None for m in encoder.modules() if isinstance(m, nn.Conv2d))
     stage_map, _ = encoder.begin(torch.randn(1, *modality.shape))
-    for i, (stage, side) in enumerate(zip(encoder.stages(), sides)):
+    for i, (stage, side) in enumerate(zip(encoder.blocks, sides)):
         # published with ReLU before the maximum, which is the same function (the next test) for four times the work
         assert [type(part).__name__ for part in stage] == ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"]
-        stage_map = stage(stage_map)
+        stage_map = encoder.run_stage(i, stage_map, None)
         assert stage_map.shape == (1, channels * 2**i, side, side)
     assert encoder.stage_widths[-1] == (8 if modality is VISION else 32) * channels
     assert encoder.n_tokens == 1

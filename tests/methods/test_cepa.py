@@ -176,7 +176,7 @@ def test_the_moving_average_follows_exactly_and_is_never_trained():
     optimiser = torch.optim.SGD(list(method.parameters_of("main")), lr=0.1)
     method.objective(batch_of(), generator()).total.backward()
     optimiser.step()
-    method.after_step(0)
+    method.after_step()
     for old, mine, new in zip(before, method.masks.average.network.parameters(), method.predictor.parameters()):
         torch.testing.assert_close(mine, share * old + (1 - share) * new)
         assert not mine.requires_grad

@@ -11,6 +11,7 @@ from scipy import stats
 
 from amodal.batch import Batch
 from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.method import Clock
 from amodal.methods import method_options
 from amodal.methods.cm2 import CM2, LAW_RATE, WARMUP
 from amodal.schema import Modality, Schema, Task
@@ -72,7 +73,7 @@ def test_the_terms_by_scipy():
     method = made(
         schema, latent=2, components=2, removal=False, w_alignment=0.3, training_draws=3, dropout=0.0
     ).double()
-    method.steps.fill_(WARMUP)
+    method.clock = Clock(WARMUP)
     with torch.no_grad():
         method.law.mixture.raw_weights.copy_(torch.tensor([[0.3, -0.2], [0.1, 0.5]]))
     seen = torch.tensor([[True, True], [True, False]])
@@ -132,7 +133,7 @@ def test_the_weight_rises():
     method = made(w_alignment=0.5)
     batch, weights = pairs(4), []
     for steps in (0, WARMUP // 2, WARMUP, 10 * WARMUP):
-        method.steps.fill_(steps)
+        method.clock = Clock(steps)
         weights.append(method.objective(batch, draw()).weights["alignment"])
     assert weights == [0, 0.25, 0.5, 0.5]
 
@@ -275,7 +276,7 @@ def test_other_alignments_are_those_of_the_losses(alignment):
     from amodal.losses.alignment import cosine_alignment, kl_alignment
 
     method, batch = made(alignment=alignment), pairs(8)
-    method.steps.fill_(10_000)
+    method.clock = Clock(10_000)
     function = cosine_alignment if alignment == "cosine" else kl_alignment
     expected = function(batch.values, batch.observed).mean()
     torch.testing.assert_close(method.objective(batch, draw()).terms["alignment"], expected)

@@ -7,6 +7,7 @@ from contracts import cases
 from scipy.special import expit, softmax
 
 from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.method import Clock
 from amodal.methods.i2m2 import I2M2, combine_experts
 
 
@@ -83,7 +84,7 @@ def test_first_steps_train_every_expert_by_itself():
     found = method.objective(batch, torch.Generator()).terms
     assert list(found) == ["own"]
     torch.testing.assert_close(found["own"], expected)
-    method.after_step(0)
+    method.clock = Clock(1)
     found = method.objective(batch, torch.Generator()).terms
     assert list(found) == ["task"]
     torch.testing.assert_close(found["task"], -method.predict(batch).gather(1, batch.target[:, None]).log().mean())

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -39,14 +40,16 @@ def test_one_step(recipe, tmp_path, capsys):
     }
     capsys.readouterr()
     again = recipe.main(words)
-    assert "seed 1:" not in capsys.readouterr().out  # nothing was trained a second time
+    assert "seed1" not in capsys.readouterr().out  # nothing was trained a second time
     pd.testing.assert_frame_equal(again, found)
 
 
-def test_what_pictures_show_is_one_draw_of_each_case(recipe, tmp_path):
-    rows = recipe.xor_cohort(n=POINTS, seed=0)
+def test_what_pictures_show_is_one_draw_of_each_case(recipe):
+    values = recipe.values_of("primo, paper", 0, POINTS, "drawn", 50, epochs=1)
+    cell = recipe.Cell("primo", values)
+    rows = recipe.cohort_of(cell)
     train, test = recipe.half_missing(rows.split("train"), 0), rows.split("test")
-    model = recipe.fit("primo, paper", train, 0, epochs=1)
+    model = recipe.fit(cell, train)
     arrays = recipe.for_pictures("primo, paper", model, test, 50)
     assert arrays["x_o"].tolist() == test.batch(np.arange(len(test))).values["x_o"][:, 0].tolist()
     for state in recipe.STATES:
@@ -57,7 +60,9 @@ def test_what_pictures_show_is_one_draw_of_each_case(recipe, tmp_path):
 
 
 def test_oracles_learn_from_other_points_and_the_truth_is_exact(recipe, tmp_path):
-    found = recipe.bias(tmp_path, 1, points=POINTS, labels="drawn", epochs=1)
+    given = SimpleNamespace(out=tmp_path, seeds=[1], points=POINTS, labels="drawn", jobs=1)
+    common = {"points": POINTS, "labels": "drawn", "draws": 20, "epochs": 1}
+    found = recipe.bias(given, common)
     assert found.groupby("model").size().to_dict() == {"primo": 15, "primo, paper": 15}
     cohort = recipe.xor_cohort(n=POINTS, seed=1).split("test")
     values = cohort.batch(np.arange(len(cohort))).values
@@ -66,4 +71,4 @@ def test_oracles_learn_from_other_points_and_the_truth_is_exact(recipe, tmp_path
     np.testing.assert_allclose(truth, np.abs(cohort.target - one).mean(), atol=1e-6)
     with_oracle = found["first"].str.contains("oracle") | found["second"].str.contains("oracle")
     assert (found["noise_floor"].notna() == with_oracle).all()
-    pd.testing.assert_frame_equal(recipe.bias(tmp_path, 1, points=POINTS, labels="drawn", epochs=1), found)
+    pd.testing.assert_frame_equal(recipe.bias(given, common), found)

@@ -95,7 +95,7 @@ def make_run() -> Callable[..., FinishedRun]:
         presence = Presence(drawn, names, cohort.observed)
         history = pd.DataFrame({"epoch": [0, 1, 2], "train_task": [2.0, 1.0, 0.5], "valid_loss": [2.0, 1.2, 1.3]})
         return FinishedRun(
-            folder=Path(experiment.folder_name),
+            folder=Path(f"{experiment.name}-seed{experiment.seed}"),
             experiment=experiment,
             setting=experiment.setting,
             record={

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,11 +23,13 @@ from amodal.batch import Batch
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
-from amodal.method import LossTerms, Method
+from amodal.method import LossTerms, Method, OptimiserSettings
 from amodal.methods import METHODS
 from amodal.missingness import MCAR, Natural
 from amodal.schema import Schema, Task
-from amodal.training.run import mix_seed, process_rank
+from amodal.seeds import mix_seed
+from amodal.training.processes import expected_rank
+from amodal.training.settings import TrainingSettings
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "device": "cpu", "seed": 3, "width": 8}
 
@@ -212,7 +215,7 @@ def test_regression_is_trained_in_standardised_units_and_predicted_in_the_target
 class Adversaries(Method):
     """Two optimisers with parameters of their own, a moving average, and a record of what was called."""
 
-    optimisers = ("main", "critic")
+    optimisers: ClassVar = {"main": OptimiserSettings(), "critic": OptimiserSettings(weight_decay=0.0)}
 
     def __init__(self, schema: Schema, encoders: object = None):
         super().__init__(schema)
@@ -230,12 +233,11 @@ class Adversaries(Method):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         return LossTerms({"task": nn.functional.cross_entropy(self.main(batch.values["a"]), batch.target)})
 
-    def objective_of(self, optimiser: str, batch: Batch, generator: torch.Generator) -> LossTerms:
-        if optimiser == "critic":
-            return LossTerms({"critic": (self.critic(batch.values["a"]) - 7).square().mean()})
-        return self.objective(batch, generator)
+    def objectives(self, batch: Batch, generator: torch.Generator) -> dict[str, LossTerms]:
+        critic = LossTerms({"critic": (self.critic(batch.values["a"]) - 7).square().mean()})
+        return {"main": self.objective(batch, generator), "critic": critic}
 
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         self.steps += 1
         self.average.lerp_(self.main.weight.detach(), 0.1)
 
@@ -261,7 +263,7 @@ def test_gradients_are_clipped_by_group(monkeypatch: pytest.MonkeyPatch):
     norms: list[float] = []
 
     class Clipped(Adversaries):
-        optimisers = ("main",)
+        optimisers: ClassVar = {"main": OptimiserSettings()}
 
         def parameters_of(self, optimiser: str):  # type: ignore[no-untyped-def]
             return self.parameters()
@@ -273,12 +275,12 @@ def test_gradients_are_clipped_by_group(monkeypatch: pytest.MonkeyPatch):
         def clip_groups(self, optimiser: str):  # type: ignore[no-untyped-def]
             return [list(self.main.parameters()), list(self.critic.parameters())]
 
-        def after_step(self, step: int) -> None:
+        def after_step(self) -> None:
             gradients = [torch.cat([p.grad.flatten() for p in part.parameters()]) for part in (self.main, self.critic)]
             norms.append((gradients[0].norm().item(), gradients[1].norm().item()))  # type: ignore[arg-type]
 
-        def objective_of(self, optimiser: str, batch: Batch, generator: torch.Generator) -> LossTerms:
-            return self.objective(batch, generator)
+        def objectives(self, batch: Batch, generator: torch.Generator) -> dict[str, LossTerms]:
+            return {"main": self.objective(batch, generator)}
 
     monkeypatch.setitem(METHODS, "clipped", Clipped)
     train, valid = parts(made_cohort())
@@ -296,12 +298,12 @@ sys.path.insert(0, {tests!r})
 import test_fit as t
 import amodal
 train, valid = t.parts(t.made_cohort())
-from amodal.training.run import Run
-original = Run.save_state
-def slow(self, optimisers):
-    original(self, optimisers)
+from amodal.training.state import TrainingState
+original = TrainingState.save
+def slow(self, *arguments):
+    original(self, *arguments)
     time.sleep({pause})
-Run.save_state = slow
+TrainingState.save = slow
 amodal.fit("fusion", train, valid, **t.RESUMED, out={out!r}, resume={resume})
 """
 RESUMED = {**SETTINGS, "epochs": 6, "patience": None, "options": {"dropout": 0.3}}
@@ -370,7 +372,7 @@ def test_a_run_is_not_resumed_with_other_values(finished: bool, tmp_path: Path, 
     """Neither a finished one, whose model would be of other data, nor one that would go on half trained."""
     cohort = made_cohort()
     if not finished:
-        monkeypatch.setattr("amodal.training.run.Run.finish", lambda self: None)
+        monkeypatch.setattr("amodal.training.run.Run._finish", lambda self: None)
     amodal.fit("fusion", *parts(cohort), **SETTINGS, out=tmp_path / "run")
     monkeypatch.undo()
     other = changed_value(cohort)
@@ -392,7 +394,7 @@ def test_a_fit_of_one_process_writes_its_run_whatever_a_scheduler_says(tmp_path:
         options = {"steps": 2, "redraws": 1} if method == "boosting" else {}
         model = amodal.fit(method, *parts(made_cohort()), **SETTINGS, options=options, out=tmp_path / method)
         assert_same_weights(model, TrainedModel.load(tmp_path / method))
-    assert [process_rank(processes) for processes in (1, 4)] == [0, 1]  # RANK is no number
+    assert [expected_rank(TrainingSettings(devices=n)) for n in (1, 4)] == [0, 1]  # RANK is no number
 
 
 # Elsewhere than in one process in float32 ---------------------------------------------------------------------------

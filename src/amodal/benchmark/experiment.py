@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
@@ -12,7 +10,7 @@ from typing import Any, Literal
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.missingness import Mechanism, Natural, mechanism_from_json
 
-__all__ = ["Experiment", "describe_mechanism"]
+__all__ = ["Experiment", "describe_mechanism", "describe_rate"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,14 @@ class Experiment:
         removal: Further removal in training, redrawn every epoch: "auto" (`amodal.fit`'s own choice), a mechanism, or
             None.
         test_missingness: What test data lack beyond natural absence, drawn once.
-        rates: Rates of the degradation curve: the test rows are predicted again under MCAR at each.
+        rates: Rates of the degradation curve: the test rows are predicted again under MCAR at each; a number for all
+            modalities alike, or rates by modality (0 for those not named).
         patterns: "all" predicts the complete test rows again under each of the 2^M − 1 patterns; "met" does not.
-        seed: Seed of weights, order and noise in training, and of all missingness.
+        rows: Training and validation rows to learn from: "all", or those that are "complete" after `train_missingness`.
+            The test rows are the same.
+        fold: (i, n) tests the i-th of n folds by group, i from 0, drawn with `seed`, and holds a tenth of the others
+            back for validation; None takes the cohort's `splits`.
+        seed: Seed of weights, order and noise in training, of all missingness, and of folds.
         settings: Fields of `amodal.training.TrainingSettings`.
         cohort_options: Keyword arguments of the cohort's function.
         splits: Names of the training, validation and test split.
@@ -64,8 +67,10 @@ class Experiment:
     train_missingness: Mechanism = field(default_factory=Natural)
     removal: Mechanism | str | None = "auto"
     test_missingness: Mechanism = field(default_factory=Natural)
-    rates: tuple[float, ...] = ()
+    rates: tuple[float | Mapping[str, float], ...] = ()
     patterns: Literal["all", "met"] = "all"
+    rows: Literal["all", "complete"] = "all"
+    fold: tuple[int, int] | None = None
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     cohort_options: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +80,8 @@ class Experiment:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cohort", str(self.cohort))
         object.__setattr__(self, "name", self.name or self.method)
-        object.__setattr__(self, "rates", tuple(float(rate) for rate in self.rates))
+        rates = (dict(rate) if isinstance(rate, Mapping) else float(rate) for rate in self.rates)
+        object.__setattr__(self, "rates", tuple(rates))
         object.__setattr__(self, "splits", tuple(self.splits))
         for what in ("train_missingness", "test_missingness"):
             if not isinstance(getattr(self, what), Mechanism):
@@ -88,8 +94,15 @@ class Experiment:
             raise UnknownNameError("removal", self.removal, ("auto",))
         if self.patterns not in ("all", "met"):
             raise UnknownNameError("value of patterns", self.patterns, ("all", "met"))
-        if any(not 0 <= rate < 1 for rate in self.rates):
+        values = [v for rate in self.rates for v in (rate.values() if isinstance(rate, Mapping) else (rate,))]
+        if any(not 0 <= value < 1 for value in values):
             raise ConfigurationError("a rate is out of range", expected="0 <= rate < 1", got=self.rates)
+        if self.rows not in ("all", "complete"):
+            raise UnknownNameError("value of rows", self.rows, ("all", "complete"))
+        if self.fold is not None:
+            object.__setattr__(self, "fold", tuple(self.fold))
+            if len(self.fold) != 2 or not 0 <= self.fold[0] < self.fold[1] or self.fold[1] < 2:
+                raise ConfigurationError("fold is out of range", expected="(i, n), 0 <= i < n, n >= 2", got=self.fold)
         if self.resamples < 2:
             raise ConfigurationError("resamples is out of range", expected="2 or more", got=self.resamples)
         if len(self.splits) != 3:
@@ -99,20 +112,9 @@ class Experiment:
     def setting(self) -> str:
         """What methods must have in common to be compared: the cohort and what its data lack, in words."""
         options = "".join(f", {key} {value}" for key, value in sorted(self.cohort_options.items()))
+        part = "" if self.fold is None else f", fold {self.fold[0] + 1} of {self.fold[1]}"
         lacking = describe_mechanism(self.train_missingness), describe_mechanism(self.test_missingness)
-        return f"{self.cohort}{options}, training data {lacking[0]}, test data {lacking[1]}"
-
-    @property
-    def key(self) -> str:
-        """A digest of everything, eight hexadecimal digits."""
-        text = json.dumps(self.to_json(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-    @property
-    def folder_name(self) -> str:
-        """A name for its folder that a person can read and no other experiment has."""
-        readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.name).strip("-.")[:60] or "run"
-        return f"{readable}-seed{self.seed}-{self.key}"
+        return f"{self.cohort}{options}{part}, training data {lacking[0]}, test data {lacking[1]}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values.
@@ -144,8 +146,8 @@ class Experiment:
         for what in ("train_missingness", "test_missingness", "removal"):
             if isinstance(values.get(what), Mapping):
                 values[what] = mechanism_from_json(values[what])
-        for what in ("rates", "splits"):
-            if what in values:
+        for what in ("rates", "splits", "fold"):
+            if values.get(what) is not None:
                 values[what] = tuple(values[what])
         return cls(**values)
 
@@ -168,6 +170,16 @@ def describe_mechanism(mechanism: Mechanism) -> str:
         elif value != item.default:
             shown.append(f"{item.name.replace('_', ' ')} {_short(value)}")
     return type(mechanism).__name__ + (f"({', '.join(shown)})" if shown else "")
+
+
+def describe_rate(rate: float | Mapping[str, float]) -> str:
+    """A rate in a word.
+
+    Example:
+        >>> describe_rate(0.5), describe_rate({"a": 0.25, "b": 0.0})
+        ('0.5', 'a 0.25, b 0')
+    """
+    return _short(rate)
 
 
 def _short(value: object) -> str:

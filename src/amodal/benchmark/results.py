@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from amodal.benchmark.cells import Failed
 from amodal.benchmark.inference import adjust_p_values, resample_seeds
 from amodal.benchmark.stored import FinishedRun
 from amodal.errors import ConfigurationError, RunError, UnknownNameError
@@ -92,6 +93,7 @@ class Results:
 
     Args:
         runs: Finished runs; of one name and seed there is one in each setting.
+        failed: Experiments of the comparison that ended in an error.
 
     Raises:
         ConfigurationError: If there is none, or the same twice, or tasks differ.
@@ -101,8 +103,8 @@ class Results:
         Resampling two crossed factors: :cite:`owen2007pigeonhole`. Adjusted p-values: :cite:`romano2005exact`.
     """
 
-    def __init__(self, runs: Sequence[FinishedRun]):
-        self.runs = tuple(runs)
+    def __init__(self, runs: Sequence[FinishedRun], failed: Sequence[Failed] = ()):
+        self.runs, self.failed = tuple(runs), tuple(failed)
         if not self.runs:
             raise ConfigurationError("there are no runs", expected="at least one")
         _check_equal_conditions(self.runs)
@@ -347,7 +349,8 @@ def _check_same_presence(a: FinishedRun, b: FinishedRun) -> None:
         return
     shared = {condition.name for condition in a.conditions} & {condition.name for condition in b.conditions}
     differing = [name for name in ("test", *sorted(shared)) if a.presence_hash(name) != b.presence_hash(name)]
-    if a.train_presence is not None and b.train_presence is not None:
+    comparable = a.experiment.rows == b.experiment.rows  # complete rows are those of the same draw
+    if a.train_presence is not None and b.train_presence is not None and comparable:
         same = np.array_equal(a.train_presence.natural, b.train_presence.natural)
         differing += [] if same else ["training"]
     if differing:

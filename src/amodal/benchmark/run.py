@@ -1,4 +1,4 @@
-"""Trains and evaluates experiments, each into a folder of its own, and reads such folders back."""
+"""Trains and evaluates experiments, each into a folder of its own."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amodal.benchmark.experiment import Experiment
+from amodal.benchmark.cells import Cell, Done, Failed, compute_cell, read_cell, save_arrays
+from amodal.benchmark.experiment import Experiment, describe_rate
+from amodal.benchmark.fitting import fit_values
 from amodal.benchmark.results import Results
 from amodal.benchmark.stored import FinishedRun, read_run
-from amodal.data import Cohort, load_cohort
-from amodal.errors import ConfigurationError, RunError, UnknownNameError
+from amodal.benchmark.sweep import CellProgress, sweep
+from amodal.data import Cohort, folds, load_cohort, split_groups
 from amodal.evaluation import Evaluation, evaluate
-from amodal.files import replace_file, write_json
+from amodal.files import replace_file
 from amodal.missingness import MCAR, all_patterns, pattern_codes, pattern_label
 from amodal.removal import draw_presence
 from amodal.training import fit
@@ -36,24 +37,27 @@ class Progress:
     """What `run_all` tells after each experiment.
 
     Args:
-        done: How many are finished.
+        done: How many have ended.
         total: How many there are.
-        run: The one that has just finished.
+        run: The one that has just finished; None if it failed.
         seconds: How long it took here; 0 if it was there already.
+        failure: What ended it, if it failed.
     """
 
     done: int
     total: int
-    run: FinishedRun
+    run: FinishedRun | None
     seconds: float
+    failure: Failed | None = None
 
 
 def run_experiment(experiment: Experiment, folder: str | Path, *, cohort: Cohort | None = None) -> FinishedRun:
     """Trains and evaluates one experiment, unless its folder holds it already.
 
     The folder is that of `amodal.fit` and of `amodal evaluate` together, with `conditions.npz` (predictions of the
-    test rows under each rate and each imposed pattern) and, written last, `benchmark.json` (the experiment).
-    `presence.npz` is that of the training rows. Training that was interrupted is continued.
+    test rows under each rate and each imposed pattern) and, written last, `cell.json` (the experiment, its resolved
+    defaults, and digests of its data and files). `presence.npz` is that of the training rows. Training that was
+    interrupted is continued.
 
     Args:
         experiment: What to do.
@@ -64,18 +68,115 @@ def run_experiment(experiment: Experiment, folder: str | Path, *, cohort: Cohort
         The finished run, as its folder has it.
 
     Raises:
-        RunError: If the folder holds another experiment.
+        RunError: If the folder holds another experiment, or one on other data.
         AmodalError: Whatever `amodal.fit` and `amodal.evaluate` raise.
     """
-    folder = Path(folder)
-    if _is_finished(folder, experiment):
-        return read_run(folder)
+    folder, cell = Path(folder), _cell(experiment)
     cohort = load_cohort(experiment.cohort, **experiment.cohort_options) if cohort is None else cohort
-    train, valid, test = (cohort.split(name) for name in experiment.splits)
+    if read_cell(cell, folder, cell.identity(train_and_evaluate, cohort)) is None:
+        compute_cell(cell, train_and_evaluate, cohort, folder)
+    return read_run(folder)
+
+
+def run_all(
+    experiments: Sequence[Experiment],
+    out: str | Path,
+    *,
+    cohort: Cohort | None = None,
+    jobs: int = 1,
+    where: Literal["here", "ray"] = "here",
+    fail_fast: bool = False,
+    tell: Callable[[Progress], object] | None = None,
+) -> Results:
+    """Runs experiments, each into its own folder under `out`; those that are there already are not run again.
+
+    An experiment's folder is named by its values, the defaults of everything that they leave open, and the content of
+    its cohort: other data at the same path are another folder. After each one `out/results.csv` has the rows of all
+    that are finished, so that a long comparison can be watched, and interrupted: the same call goes on where it
+    stopped.
+
+    Args:
+        experiments: What to do; see `amodal.benchmark.grid`.
+        out: Folder of the folders.
+        cohort: The cohort of all of them, if it is loaded already.
+        jobs: How many to run at a time; see `amodal.benchmark.sweep`.
+        where: "here", or "ray"; see `amodal.benchmark.sweep`.
+        fail_fast: Raise the first error. Otherwise an experiment that fails is stored as such (error.json), the others
+            are run, and a warning at the end names the failed ones.
+        tell: Called after each one.
+
+    Returns:
+        The results of those that finished, in the order of `experiments`.
+
+    Raises:
+        RunError: If `out` cannot be written, methods did not meet the same conditions, or every experiment failed.
+        ConfigurationError: If Ray is asked for and not installed, or a setting is out of range.
+        UnknownNameError: If `where` is not known, or a method, option, encoder or setting of any experiment.
+        AmodalError: With `fail_fast`, whatever the first experiment that fails raises.
+    """
+    out, loaded = Path(out), {}
+    cells = [_cell(experiment) for experiment in experiments]
+    places = {json.dumps(cell.values, sort_keys=True): place for place, cell in enumerate(cells)}
+    finished: dict[int, FinishedRun] = {}
+
+    def cohort_of(cell: Cell) -> Cohort:
+        if cohort is not None:
+            return cohort
+        named = Experiment.from_json(cell["experiment"])
+        key = json.dumps([named.cohort, cell["experiment"]["cohort_options"]], sort_keys=True)
+        if key not in loaded:
+            loaded[key] = load_cohort(named.cohort, **named.cohort_options)
+        return loaded[key]
+
+    def note(ended: CellProgress) -> None:
+        result, run = ended.result, None
+        if isinstance(result, Done):
+            run = finished[places[json.dumps(result.cell.values, sort_keys=True)]] = read_run(result.folder)
+            _write_rows(out / "results.csv", [finished[place] for place in sorted(finished)])
+        if tell is not None:
+            failure = result if isinstance(result, Failed) else None
+            tell(Progress(ended.number, ended.total, run, ended.seconds, failure))
+
+    swept = sweep(
+        cells, out, train_and_evaluate, data=cohort_of, jobs=jobs, where=where, fail_fast=fail_fast, tell=note
+    )
+    return Results([finished[place] for place in sorted(finished)], failed=swept.failed)
+
+
+def _cell(experiment: Experiment) -> Cell:
+    """The experiment with everything that it leaves open; a name or value that is wrong is told here."""
+    resolved = fit_values(
+        experiment.method,
+        options=experiment.options,
+        encoders=experiment.encoders,
+        width=experiment.width,
+        **experiment.settings,
+    )
+    values = {"experiment": experiment.to_json(), "settings": resolved["settings"], "defaults": resolved["defaults"]}
+    return Cell(f"{experiment.name}-seed{experiment.seed}", values)
+
+
+def _parts(experiment: Experiment, cohort: Cohort) -> tuple[Cohort, ...]:
+    """Training, validation and test rows: of the cohort's splits, or of a fold."""
+    if experiment.fold is None:
+        return tuple(cohort.split(name) for name in experiment.splits)
+    fold, n = experiment.fold
+    fold_of = folds(cohort.groups, cohort.target, n, seed=experiment.seed)
+    rest, test = (cohort.take(np.flatnonzero(rows)) for rows in (fold_of != fold, fold_of == fold))
+    parts = split_groups(rest.groups, rest.target, {"train": 0.9, "valid": 0.1}, seed=experiment.seed)
+    return *(rest.take(np.flatnonzero(parts == name)) for name in ("train", "valid")), test
+
+
+def train_and_evaluate(cell: Cell, cohort: Cohort, folder: Path) -> dict[str, Path]:
+    """Trains and evaluates the experiment of a cell in its folder; the files of the evaluation."""
+    experiment = Experiment.from_json(cell["experiment"])
+    train, valid, test = _parts(experiment, cohort)
     train, valid = (
         part.with_observed(draw_presence(experiment.train_missingness, part, (experiment.seed, place)).observed)
         for part, place in ((train, 10), (valid, 11))
     )
+    if experiment.rows == "complete":
+        train, valid = (part.take(np.asarray(part.observed.all(axis=1))) for part in (train, valid))
     model = fit(
         experiment.method,
         train,
@@ -97,138 +198,7 @@ def run_experiment(experiment: Experiment, folder: str | Path, *, cohort: Cohort
         resamples=experiment.resamples,
         on_empty="silent",
     )
-    _write(folder, experiment, result, _conditions(model, test, experiment))
-    return read_run(folder)
-
-
-def run_all(
-    experiments: Sequence[Experiment],
-    out: str | Path,
-    *,
-    cohort: Cohort | None = None,
-    jobs: int = 1,
-    where: Literal["here", "ray"] = "here",
-    tell: Callable[[Progress], object] | None = None,
-) -> Results:
-    """Runs experiments, each into its own folder under `out`; those that are there already are not run again.
-
-    After each one `out/results.csv` has the rows of all that are finished, so that a long comparison can be watched,
-    and interrupted: the same call goes on where it stopped.
-
-    Args:
-        experiments: What to do; see `amodal.benchmark.grid`.
-        out: Folder of the folders.
-        cohort: The cohort of all of them, if it is loaded already.
-        jobs: How many to run at a time, each in a process with one thread; 1 runs them here, one after the other. On
-            Ray, the cluster's processors and GPUs decide.
-        where: "here", or "ray": on the Ray cluster that RAY_ADDRESS names (one is started on this machine if none is
-            named), an experiment a task, with a GPU of its own where the cluster has any. `out` must be on a disk that
-            all machines share.
-        tell: Called after each one.
-
-    Returns:
-        The results, in the order of `experiments`.
-
-    Raises:
-        RunError: If `out` cannot be written, or methods did not meet the same conditions.
-        ConfigurationError: If Ray is asked for and not installed.
-        UnknownNameError: If `where` is not known.
-        AmodalError: Of the first experiment that fails; what was finished before stays.
-    """
-    if where not in ("here", "ray"):
-        raise UnknownNameError("value of where", where, ("here", "ray"))
-    out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
-    places = {experiment.key: out / experiment.folder_name for experiment in experiments}
-    finished: dict[str, FinishedRun] = {}
-
-    def note(key: str, seconds: float) -> None:
-        finished[key] = read_run(places[key])
-        _write_rows(out / "results.csv", [finished[e.key] for e in experiments if e.key in finished])
-        if tell is not None:
-            tell(Progress(len(finished), len(places), finished[key], seconds))
-
-    waiting = []
-    for experiment in {experiment.key: experiment for experiment in experiments}.values():
-        if _is_finished(places[experiment.key], experiment):
-            note(experiment.key, 0.0)
-        else:
-            waiting.append(experiment)
-    execute = _on_ray(waiting, places, cohort) if where == "ray" else _execute(waiting, places, cohort, jobs)
-    for key, seconds in execute:
-        note(key, seconds)
-    return Results([finished[experiment.key] for experiment in experiments])
-
-
-def _execute(experiments: list[Experiment], places: dict[str, Path], cohort: Cohort | None, jobs: int) -> Any:
-    """Runs experiments, here or in processes, and yields (key, seconds) as they finish."""
-    if jobs == 1 or len(experiments) < 2:
-        for experiment in experiments:
-            yield _timed(experiment, places[experiment.key], cohort)
-        return
-    from joblib import Parallel, delayed
-
-    parallel = Parallel(n_jobs=min(jobs, len(experiments)), return_as="generator_unordered")
-    yield from parallel(delayed(_in_process)(e, places[e.key], cohort) for e in experiments)  # type: ignore[misc]
-
-
-def _on_ray(experiments: list[Experiment], places: dict[str, Path], cohort: Cohort | None) -> Any:
-    """Runs experiments as tasks of a Ray cluster, and yields (key, seconds) as they finish."""
-    if not experiments:
-        return
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigurationError(
-            "running on a cluster needs the package ray", hint="pip install 'amodal[ray]'"
-        ) from error
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus)(_in_process)
-    shared = None if cohort is None else ray.put(cohort)
-    running = [task.remote(e, places[e.key].resolve(), shared) for e in experiments]
-    while running:
-        done, running = ray.wait(running)
-        try:
-            yield ray.get(done[0])
-        except ray.exceptions.RayTaskError as error:
-            for other in running:
-                ray.cancel(other)
-            raise error.cause from error
-
-
-def _in_process(experiment: Experiment, folder: Path, cohort: Cohort | None) -> tuple[str, float]:
-    import torch
-
-    torch.set_num_threads(1)
-    return _timed(experiment, folder, cohort)
-
-
-def _timed(experiment: Experiment, folder: Path, cohort: Cohort | None) -> tuple[str, float]:
-    started = perf_counter()
-    run_experiment(experiment, folder, cohort=cohort)
-    return experiment.key, perf_counter() - started
-
-
-def _is_finished(folder: Path, experiment: Experiment) -> bool:
-    """Whether a folder holds this experiment, complete.
-
-    Raises:
-        RunError: If it holds another one.
-    """
-    try:
-        stored = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{folder / 'benchmark.json'} cannot be read: {error}", hint="Remove the folder.") from error
-    if stored.get("experiment") != experiment.to_json():
-        raise RunError(f"the folder {folder} holds another experiment", hint="Choose another folder.")
-    return True
+    return _write(folder, result, _conditions(model, test, experiment))
 
 
 # Predictions under imposed conditions ----------------------------------------------------------------------------
@@ -257,7 +227,8 @@ def _conditions(model: TrainedModel, test: Cohort, experiment: Experiment) -> _I
             test if not rate else test.with_observed(draw_presence(MCAR(rate), test, (experiment.seed, 2)).observed)
         )
         predicted = model.predict(removed, on_empty="silent")
-        made.add(f"rate {rate:g}", "rate", rate, removed.observed, predicted)
+        kind, common = ("rate", rate) if isinstance(rate, float) else ("rates", float("nan"))
+        made.add(f"{kind} {describe_rate(rate)}", kind, common, removed.observed, predicted)
     n_modalities = len(test.schema.names)
     complete = test.observed.all(axis=1)
     if experiment.patterns == "met" or n_modalities > _LARGEST_M or not complete.any():
@@ -273,11 +244,9 @@ def _conditions(model: TrainedModel, test: Cohort, experiment: Experiment) -> _I
     return made
 
 
-def _write(folder: Path, experiment: Experiment, result: Evaluation, made: _Imposed) -> None:
-    """Writes everything beside the model; benchmark.json is last: its presence says that the folder is complete."""
-    frame = result.frame()
-    replace_file(folder / "predictions.parquet", lambda path: frame.to_parquet(path, index=False))
-    write_json(folder / "metrics.json", result.to_json())
+def _write(folder: Path, result: Evaluation, made: _Imposed) -> dict[str, Path]:
+    """Writes the evaluation's files next to the model."""
+    result.save(folder)
     arrays = {
         "names": np.array(made.names, dtype=str),
         "kinds": np.array(made.kinds, dtype=str),
@@ -285,13 +254,8 @@ def _write(folder: Path, experiment: Experiment, result: Evaluation, made: _Impo
         "observed": np.packbits(np.array(made.observed, dtype=bool)),
         "predictions": _compact(np.array(made.predictions, dtype=float)),
     }
-    replace_file(folder / "conditions.npz", lambda path: _save_arrays(path, arrays))
-    write_json(folder / "benchmark.json", {"format": 1, "experiment": experiment.to_json()})
-
-
-def _save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    replace_file(folder / "conditions.npz", lambda path: save_arrays(path, arrays))
+    return {name: folder / name for name in ("predictions.parquet", "metrics.json", "conditions.npz")}
 
 
 def _compact(values: NDArray[np.float64]) -> NDArray:

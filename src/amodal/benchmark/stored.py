@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amodal.benchmark.cells import altered_files, read_record
 from amodal.benchmark.experiment import Experiment
 from amodal.checkpoint import read_experiment
 from amodal.errors import DataError, RunError
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Condition", "FinishedRun", "read_run"]
-
-_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,15 +169,13 @@ def read_run(folder: str | Path) -> FinishedRun:
         target = _target(frame, schema.task)
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among these
         raise RunError(f"{folder / 'predictions.parquet'} cannot be read: {error}") from error
-    benchmark = _read_json(folder / "benchmark.json") if (folder / "benchmark.json").is_file() else None
-    if benchmark is not None and benchmark.get("format") != _FORMAT:
-        raise RunError(f"the format of {folder / 'benchmark.json'} is not known", hint="Update amodal.")
-    experiment = _resolved(record, metrics) if benchmark is None else Experiment.from_json(benchmark["experiment"])
+    cell = _own_cell(folder)
+    experiment = _resolved(record, metrics) if cell is None else Experiment.from_json(cell["cell"]["experiment"])
     history, presence = folder / "history.csv", folder / "presence.npz"
     run = FinishedRun(
         folder=folder,
         experiment=experiment,
-        setting=experiment.setting if benchmark else f"{experiment.cohort}, presence {metrics['presence_hash'][:8]}",
+        setting=experiment.setting if cell else f"{experiment.cohort}, presence {metrics['presence_hash'][:8]}",
         record=record,
         metrics=metrics,
         schema=schema,
@@ -187,8 +184,8 @@ def read_run(folder: str | Path) -> FinishedRun:
         groups=frame["group"].to_numpy().astype(str),
         target=target,
         test=test,
-        conditions=_read_conditions(folder / "conditions.npz", test),
-        train_presence=Presence.load(presence) if presence.is_file() and benchmark is not None else None,
+        conditions=_read_conditions(folder / "conditions.npz", test) if cell else (),
+        train_presence=Presence.load(presence) if presence.is_file() and cell is not None else None,
     )
     if run.presence_hash() != metrics["presence_hash"]:
         raise RunError(
@@ -196,6 +193,26 @@ def read_run(folder: str | Path) -> FinishedRun:
             hint="Evaluate the run again.",
         )
     return run
+
+
+def _own_cell(folder: Path) -> dict[str, Any] | None:
+    """The record of the experiment that the folder's evaluation is of; None: the evaluation is another one.
+
+    Raises:
+        RunError: If the record cannot be read, or conditions of this experiment are damaged.
+    """
+    cell = read_record(folder)
+    if cell is None or "experiment" not in cell["cell"]:
+        return None
+    altered = altered_files(folder, cell)
+    if "predictions.parquet" in altered or "metrics.json" in altered:
+        return None  # of `amodal evaluate`, with other rows or another removal
+    if altered:
+        raise RunError(
+            f"{folder / altered[0]} cannot be read: it is not as it was written",
+            hint="Run the experiment again: its evaluation is then made anew.",
+        )
+    return cell
 
 
 def _resolved(record: dict[str, Any], metrics: dict[str, Any]) -> Experiment:

@@ -21,7 +21,7 @@ from amodal.data.moments import moments, summaries, usable
 from amodal.data.store import Cut, Store, presence_digest
 from amodal.data.values import read_modality
 from amodal.errors import DataError, ShapeError, UnknownNameError
-from amodal.schema import Modality, Schema, Task
+from amodal.schema import Modality, Schema, Task, class_order
 
 __all__ = ["Cohort", "check_trainable"]
 
@@ -97,9 +97,11 @@ class Cohort:
         """Makes a cohort of arrays and lists of text, which are used as they are, not copied, where they can be.
 
         Args:
-            values: For each modality an array (N, D) tabular, (N, T, D) series or (N, C, H, W) image, a list of N
-                str (text; None = absent) or a list of N arrays (T_i, D) (series of different length; None = absent).
-                NaN in tables and series marks cells that were not measured.
+            values: For each modality an array, tensor or frame (N, D) tabular, (N, T, D) series or (N, C, H, W) image,
+                a list of N str (text; None = absent) or a list of N arrays or frames (T_i, D) (series of different
+                length; None = absent). NaN in tables and series marks cells that were not measured. The columns of
+                frames name the features; numbers and booleans of any type are taken, a categorical column becomes one
+                feature a category.
             task: What is predicted.
             target: As labels of `task.classes` or, where these are strings, their positions (N,); 0/1/NaN (N, K) for
                 multilabel; numbers (N,) for regression; None if unknown.
@@ -111,7 +113,7 @@ class Cohort:
             groups: Patients, strings or integers; default: the ids.
             splits: Names of splits, "" = none.
             kinds: Kinds of modalities whose shape does not tell.
-            features: Names of the features.
+            features: Names of the features; the columns of a frame are put in this order.
             units: Units of the features.
             name: A short name.
             description: One line for people.
@@ -156,11 +158,12 @@ class Cohort:
                 measured=measured.get(key),
                 lengths=lengths.get(key),
                 observed=presence.get(key),
+                features=tuple(features.get(key, ())),
             )
             for key, given in values.items()
         }
         modalities = tuple(
-            Modality(key, part.kind, part.shape, tuple(features.get(key, ())), tuple(units.get(key, ())))
+            Modality(key, part.kind, part.shape, part.features, tuple(units.get(key, ())))
             for key, part in taken.items()
         )
         row_groups = row_ids if groups is None else read_names("groups", groups, n)
@@ -241,6 +244,18 @@ class Cohort:
         splits = read_names("splits", splits, len(self), allow_empty=True)
         check_groups(self.groups, splits)
         return replace(self, splits=splits)
+
+    def with_task(self, task: Task) -> Cohort:
+        """The same samples with their targets as another task counts them: the same classes, in any order.
+
+        Raises:
+            SchemaError: If kinds, classes or units differ.
+        """
+        order = class_order(task, self.schema.task)
+        target = self.target
+        if target is not None and order is not None:
+            target = target[:, order] if target.ndim == 2 else np.argsort(order)[target]
+        return replace(self, schema=replace(self.schema, task=task), target=target)
 
     def _positions(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows)

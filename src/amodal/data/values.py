@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.checks import check_bool, is_missing, name_rows
+from amodal.data.frames import plain_values
 from amodal.data.store import CHUNK_BYTES, ArrayStore, RaggedStore, Store
 from amodal.errors import DataError, SchemaError, ShapeError
 from amodal.kinds import MODALITY_KINDS, ModalityKind, modality_kind
@@ -25,12 +26,14 @@ class Intake(NamedTuple):
         shape: Shape of one sample.
         store: Its values.
         observed: Presence, bool, of shape (N,).
+        features: Names of the features, if anything names them.
     """
 
     kind: str
     shape: tuple[int, ...]
     store: Store
     observed: np.ndarray
+    features: tuple[str, ...] = ()
 
 
 def read_modality(
@@ -42,40 +45,42 @@ def read_modality(
     measured: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
     observed: np.ndarray | None = None,
+    features: Sequence[str] = (),
 ) -> Intake:
     """Reads one modality.
 
     Args:
         name: Its name, for messages.
-        given: An array (N, …), a list of N texts, series (T_i, D) or arrays of one shape (None = absent). Of images
-            also (N, H, W) and, where `kind` says image, (N, H, W, C).
+        given: An array, tensor or frame (N, …), or a list of N texts, series (T_i, D) or arrays of one shape (None =
+            absent). Of images also (N, H, W) and, where `kind` says image, (N, H, W, C).
         ids: Ids of the N rows.
         kind: Its kind; None: by the shape.
         measured: Cells measured, bool of the shape of the array; None: those that are not NaN.
         lengths: Valid entries along axis 1 of a series, integers (N,).
         observed: Presence, bool (N,); None: rows that are not None and not NaN altogether.
+        features: Names of the features; the columns of a frame are put in their order.
 
     Returns:
-        Kind, shape, store and presence.
+        Kind, shape, store, presence and names of features.
 
     Raises:
         ShapeError: If sizes disagree or the number of axes is wrong.
         DataError: If the content cannot be used, with the ids of the rows.
     """
     traits = None if kind is None else modality_kind(kind)
-    if not isinstance(given, list | tuple | np.ndarray):
-        given = np.asarray(given)  # of pandas or torch
+    known = {} if traits is None else {"is_series": traits.takes_lengths, "is_text": traits.holds_texts}
+    given, names = plain_values(name, given, features, **known)
     if len(given) != len(ids):
         raise ShapeError(f"modality {name!r} has another number of rows", expected=len(ids), got=len(given))
     if traits.holds_texts if traits else _looks_like_text(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"modality {name!r} is text and takes neither `measured` nor `lengths`")
-        return _read_texts(name, given, ids, kind, observed)
+        return _read_texts(name, given, ids, kind, observed)._replace(features=names)
     if (traits is None or traits.takes_lengths) and _looks_ragged(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"series of different length take neither `measured` nor `lengths` (modality {name!r})")
-        return _read_ragged(name, given, ids, kind, observed)
-    return _read_array(name, given, ids, kind, measured, lengths, observed)
+        return _read_ragged(name, given, ids, kind, observed)._replace(features=names)
+    return _read_array(name, given, ids, kind, measured, lengths, observed)._replace(features=names)
 
 
 def _first_kind(**traits: bool) -> str:

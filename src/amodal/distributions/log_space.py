@@ -24,6 +24,7 @@ __all__ = [
     "log_neg_log",
     "log_stirling_second",
     "logaddexp",
+    "softplus_and_log",
     "some_above",
     "some_below",
     "switch_at",
@@ -170,6 +171,28 @@ class _LogExpm1Ratio(torch.autograd.Function):
         sign, size = torch.sign(y), torch.clamp(y.abs(), min=0.01)
         large = sign * (-1.0 / torch.expm1(-size) - 1.0 / size) - 0.5 * (sign + 1.0)
         return grad * switch_at(y.abs(), 0.05, series, large)
+
+
+class _SoftplusAndLog(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, raw):  # type: ignore[override]
+        value = torch.nn.functional.softplus(raw, threshold=50.0)
+        log_value = torch.log(value)
+        if some_below(raw, -16.0):
+            log_value = torch.where(raw < -16.0, raw - 0.5 * value, log_value)
+        ctx.save_for_backward(raw, log_value)
+        return value, log_value
+
+    @staticmethod
+    def backward(ctx, grad, grad_log):  # type: ignore[override]
+        raw, log_value = ctx.saved_tensors
+        log_sigmoid = torch.nn.functional.logsigmoid(raw)
+        return grad * torch.exp(log_sigmoid) + grad_log * torch.exp(log_sigmoid - log_value)
+
+
+def softplus_and_log(raw: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\log(1 + e^a)` and its logarithm, whose derivative stays near 1 where the former underflows."""
+    return cast("tuple[Tensor, Tensor]", _SoftplusAndLog.apply(raw))
 
 
 @lru_cache(maxsize=64)

@@ -14,16 +14,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from amodal.distributions.log_space import some_above, some_below, switch_at
+from amodal.distributions.log_space import some_above, some_below
 
 __all__ = [
     "LOG_ROOT_TWO_PI",
-    "log_tails_and_hazards",
     "normal_hazards",
     "normal_log_tails",
     "normal_score",
     "normal_score_slopes",
-    "sum_log_lower_tail",
     "two_tails",
 ]
 
@@ -77,30 +75,6 @@ def two_tails(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return lower, smaller.lerp_(larger, negative), (t * t).mul_(-0.5).sub_(LOG_ROOT_TWO_PI).exp_()
 
 
-def sum_log_lower_tail(t: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`\sum_j \log\Phi(t_j)` over the last axis, and :math:`\phi(t_j)/\Phi(t_j)`, without a graph.
-
-    To absolute precision: where :math:`\Phi(t)` is next to one, its logarithm is its rounding error. Logarithms are
-    taken of products of four where these cannot underflow.
-
-    Args:
-        t: Shape (…, D).
-
-    Returns:
-        Shapes (…,) and (…, D).
-    """
-    lowest = -math.inf if t.is_cuda or not t.numel() else float(t.amin())
-    if lowest < -_FAR[t.dtype] or t.shape[-1] <= 8:  # of few terms, each counts
-        return normal_log_tails(t)[0].sum(-1), normal_hazards(t)[0]
-    tail = (t * -_ROOT_HALF).erfc_().mul_(0.5)
-    hazard = (t * t).mul_(-0.5).sub_(LOG_ROOT_TWO_PI).exp_().div_(tail)
-    quarter = t.shape[-1] // 4
-    if t.shape[-1] % 4 == 0 and lowest > -6.0:
-        tail = tail[..., : 2 * quarter] * tail[..., 2 * quarter :]
-        tail = tail[..., :quarter] * tail[..., quarter:]
-    return tail.log_().sum(-1), hazard
-
-
 def normal_hazards(t: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`\phi(t)/\Phi(t)` and :math:`\phi(t)/\Phi(-t)`, differentiable any number of times.
 
@@ -123,20 +97,13 @@ def normal_hazards(t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(negative, hazard, other), torch.where(negative, other, hazard)
 
 
-def log_tails_and_hazards(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What :func:`normal_log_tails` gives, and its two hazards, without a graph."""
-    log_smaller, log_larger, hazard, other = _tails(t)
-    negative = _negative(t)
-    logs = torch.lerp(log_larger, log_smaller, negative), torch.lerp(log_smaller, log_larger, negative)
-    return *logs, torch.lerp(other, hazard, negative), hazard.lerp_(other, negative)
-
-
 class _NormalLogTails(torch.autograd.Function):
     @staticmethod
     def forward(ctx, t):  # type: ignore[override]
-        lower, upper, *hazards = log_tails_and_hazards(t)
-        ctx.save_for_backward(t, *hazards)
-        return lower, upper
+        log_smaller, log_larger, hazard, other = _tails(t)
+        negative = _negative(t)
+        ctx.save_for_backward(t, torch.lerp(other, hazard, negative), hazard.lerp_(other, negative))
+        return torch.lerp(log_larger, log_smaller, negative), torch.lerp(log_smaller, log_larger, negative)
 
     @staticmethod
     def backward(ctx, grad_lower, grad_upper):  # type: ignore[override]
@@ -173,38 +140,10 @@ def _deep_score(log_p: Tensor) -> Tensor:
     return a
 
 
-def _rational(x: Tensor, top: tuple[float, ...], bottom: tuple[float, ...]) -> Tensor:
-    """Ratio of two polynomials, coefficients from the highest power."""
-    above, below = x * top[0], x * bottom[0]
-    for coefficient in top[1:-1]:
-        above = above.add_(coefficient).mul_(x)
-    for coefficient in bottom[1:-1]:
-        below = below.add_(coefficient).mul_(x)
-    return above.add_(top[-1]).div_(below.add_(bottom[-1]))
-
-
-def _upper_score(log_p: Tensor) -> Tensor:
-    r"""a >= 0 with :math:`\Phi(-a) = p \le 1/2`; in float32 by Wichura's rational functions (AS 241, 1988)."""
-    p = torch.exp(log_p)
-    if p.dtype != torch.float32 or p.is_cuda or some_below(log_p, -24.9):
-        return torch.special.ndtri(p).neg_()
-    q = 0.5 - p
-    centre = _rational(
-        0.180625 - q * q,
-        (59.109374720, 159.29113202, 50.434271938, 3.3871327179),
-        (67.187563600, 78.757757664, 17.895169469, 1.0),
-    ).mul_(q)
-    root = torch.sqrt(-log_p).sub_(1.6)
-    tail = _rational(
-        root, (0.17023821103, 1.3067284816, 2.7568153900, 1.4234372777), (0.12021132975, 0.73700164250, 1.0)
-    )
-    return switch_at(q, 0.425, centre, tail)
-
-
 def normal_score_slopes(log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r""":func:`normal_score` and its derivatives in :math:`\log u` and :math:`\log(1-u)`, without a graph."""
     log_p = torch.minimum(log_u, log_1mu)
-    a = _upper_score(log_p)
+    a = torch.special.ndtri(torch.exp(log_p)).neg_()
     slope = (a * a).mul_(0.5).add_(log_p).add_(LOG_ROOT_TWO_PI).exp_()  # p / phi(a): d score / d log p
     if some_below(log_p, _DEEP[log_p.dtype]):
         deep = log_p < _DEEP[log_p.dtype]

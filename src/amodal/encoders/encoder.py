@@ -1,10 +1,10 @@
-"""What every encoder promises, and the one way to run it on the rows that have its modality."""
+"""Encoder: the base class of all encoders, and the function that runs one on the rows that have its modality."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ __all__ = [
     "Encoded",
     "Encoder",
     "PerModality",
-    "StagedEncoder",
     "Tokens",
     "check_encoders",
     "encode_all",
@@ -56,10 +55,14 @@ class Encoded(NamedTuple):
 
 
 class Encoder(OptionsChecked, nn.Module, ABC):
-    """One modality to tokens and a pooled vector, in three stages: embed, trunk, pool.
+    """One modality to tokens and a pooled vector: embed, trunk, pool.
 
-    The stages are apart because latent prediction hides tokens between the first two. An encoder only ever sees rows
-    that have its modality (see `encode_present`), with P rows in what follows; P = 1 must work, also in training.
+    An encoder only ever receives rows that have its modality (see `encode_present`), P rows in what follows; P = 1 must
+    work, also in training. Embedding and trunk are apart because latent prediction hides tokens between them.
+
+    The same work is also divided into *stages*, for methods that exchange features between encoders while these run
+    (`amodal.encoders.exchange`): `begin`, then `run_stage` for each of `stage_widths`, then `finish`. By default the
+    embedding begins, the trunk is the only stage, and pooling finishes; deeper encoders override them.
 
     Args:
         modality: What is encoded.
@@ -68,10 +71,13 @@ class Encoder(OptionsChecked, nn.Module, ABC):
     Attributes:
         kinds: Kinds of modality this encoder takes.
         references: Keys of the bibliography.
+        channel_axis: Axis of the channels in the maps between stages: 2 for places in a row (P, L, C), 1 for images
+            (P, C, H, W).
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
     references: ClassVar[tuple[str, ...]] = ()
+    channel_axis: ClassVar[Literal[1, 2]] = 2
 
     def __init__(self, modality: Modality, *, width: int):
         super().__init__()
@@ -101,50 +107,38 @@ class Encoder(OptionsChecked, nn.Module, ABC):
         kept = torch.where(valid[..., None], tokens, 0.0)
         return kept.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
 
-    def forward(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Encoded:
-        """All three stages, on rows that have the modality."""
-        tokens, valid = self.embed(values, measured, lengths)
-        tokens = self.trunk(tokens, valid)
-        return Encoded(tokens, valid, self.pool(tokens, valid))
-
-
-class StagedEncoder(Encoder):
-    """An encoder with inner stages, for methods that exchange features between stages.
-
-    `forward` runs `begin`, then each of `stages`, then `finish`; a method that exchanges features runs the same with
-    its own arithmetic between the stages. Where `embed` and `trunk` divide the same work is up to the encoder.
-
-    Attributes:
-        channel_axis: Axis of the channels in the maps: 1 for images (P, C, H, W), 2 for series (P, L, C).
-    """
-
-    channel_axis: ClassVar[int] = 1
+    # Stages ----------------------------------------------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def stage_widths(self) -> tuple[int, ...]:
         """Number of channels after each stage."""
+        return (self.width,)
 
-    @abstractmethod
-    def stages(self) -> tuple[nn.Module, ...]:
-        """The stages in order; each maps the map of the one before to its own."""
-
-    @abstractmethod
     def begin(
         self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Values (P, …) to the map that enters the first stage, and which of its places are valid (None: all)."""
+        return self.embed(values, measured, lengths)
 
-    @abstractmethod
+    def run_stage(self, index: int, stage_map: Tensor, valid: Tensor | None) -> Tensor:
+        """The map of the stage before to that of stage `index`."""
+        return self.trunk(stage_map, _all_valid(stage_map) if valid is None else valid)
+
     def finish(self, stage_map: Tensor, valid: Tensor | None) -> Encoded:
         """The last stage's map to tokens and the pooled vector."""
+        valid = _all_valid(stage_map) if valid is None else valid
+        return Encoded(stage_map, valid, self.pool(stage_map, valid))
 
     def forward(self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None) -> Encoded:
         """Begin, all stages, finish, on rows that have the modality."""
         stage_map, valid = self.begin(values, measured, lengths)
-        for stage in self.stages():
-            stage_map = stage(stage_map)
+        for index in range(len(self.stage_widths)):
+            stage_map = self.run_stage(index, stage_map, valid)
         return self.finish(stage_map, valid)
+
+
+def _all_valid(tokens: Tensor) -> Tensor:
+    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
 
 class PerModality(nn.Module):

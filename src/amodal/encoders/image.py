@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.encoders.encoder import Encoded, Encoder, StagedEncoder, Tokens
+from amodal.encoders.encoder import Encoded, Encoder, Tokens
 from amodal.encoders.pooled_norm import ConvolutionBlock
 from amodal.encoders.tabular import ResidualBlock
 from amodal.errors import ConfigurationError
@@ -82,7 +82,7 @@ def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
     return [convolution, nn.GroupNorm(1, n_out), nn.GELU()]
 
 
-class LeNet(StagedEncoder):
+class LeNet(Encoder):
     """MultiBench's LeNet, layer by layer, and a linear map to the common width.
 
     Block 0 is a 5×5 convolution without bias, BatchNorm, ReLU and 2×2 max-pooling; each further block a 3×3 convolution
@@ -106,6 +106,7 @@ class LeNet(StagedEncoder):
 
     kinds = ("image",)
     references = ("liang2021multibench", "lecun1998gradient")
+    channel_axis = 1
 
     def __init__(
         self,
@@ -151,9 +152,9 @@ class LeNet(StagedEncoder):
         """Channels after each block: c, 2c, 4c, …"""
         return self._widths
 
-    def stages(self) -> tuple[nn.Module, ...]:
-        """The blocks."""
-        return tuple(self.blocks)
+    def run_stage(self, index: int, stage_map: Tensor, valid: Tensor | None) -> Tensor:
+        """One block."""
+        return self.blocks[index](stage_map)
 
     def begin(
         self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None

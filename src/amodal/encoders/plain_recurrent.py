@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from amodal.encoders.encoder import Encoded, StagedEncoder, Tokens
+from amodal.encoders.encoder import Encoded, Encoder, Tokens
 from amodal.encoders.series import RecurrentLayer, last_valid
 from amodal.kinds.statistics import read_cells
 from amodal.options import Share, Size
@@ -16,7 +16,7 @@ from amodal.schema import Modality
 __all__ = ["FlattenedGRU", "PlainLSTM"]
 
 
-class PlainLSTM(StagedEncoder):
+class PlainLSTM(Encoder):
     """The two-layer LSTM of MedFuse and CM²: one-layer LSTMs in a row, and the last state of the top one.
 
     Recurrent weights start orthogonal, input weights Xavier-uniform, biases zero. The values go in as they are: the
@@ -35,7 +35,6 @@ class PlainLSTM(StagedEncoder):
 
     kinds = ("series",)
     references = ("hochreiter1997lstm", "hayat2022medfuse", "wu2025cm2")
-    channel_axis = 2
 
     def __init__(self, modality: Modality, *, width: int, layers: Size = 2, dropout: Share = 0.3):
         super().__init__(modality, width=width)
@@ -67,15 +66,9 @@ class PlainLSTM(StagedEncoder):
         """The width, once a layer."""
         return (self.width,) * len(self.layers)
 
-    def stages(self) -> tuple[nn.Module, ...]:
-        """The layers."""
-        return tuple(self.layers)
-
-    def begin(
-        self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The values (P, T, D) themselves, with the valid steps."""
-        return self.embed(values, measured, lengths)
+    def run_stage(self, index: int, stage_map: Tensor, valid: Tensor | None) -> Tensor:
+        """One layer."""
+        return self.layers[index](stage_map)
 
     def finish(self, stage_map: Tensor, valid: Tensor | None) -> Encoded:
         """States (P, T, width) to tokens and the last state."""
@@ -100,7 +93,7 @@ class PlainLSTM(StagedEncoder):
         return self.drop(last_valid(tokens, valid))
 
 
-class FlattenedGRU(StagedEncoder):
+class FlattenedGRU(Encoder):
     """MultiBench's GRU for MIMIC-III: all its outputs side by side.
 
     The published encoder hands on the flattened outputs (24 · 30 = 720); here a linear map brings each step's output,
@@ -118,7 +111,6 @@ class FlattenedGRU(StagedEncoder):
 
     kinds = ("series",)
     references = ("liang2021multibench", "cho2014gru")
-    channel_axis = 2
 
     def __init__(self, modality: Modality, *, width: int, hidden: Size = 30, dropout: Share = 0.0):
         super().__init__(modality, width=width)
@@ -143,15 +135,9 @@ class FlattenedGRU(StagedEncoder):
         """The width of the state."""
         return (self.hidden,)
 
-    def stages(self) -> tuple[nn.Module, ...]:
+    def run_stage(self, index: int, stage_map: Tensor, valid: Tensor | None) -> Tensor:
         """The GRU."""
-        return (self.layer,)
-
-    def begin(
-        self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The values (P, T, D) themselves, with the valid steps."""
-        return self.embed(values, measured, lengths)
+        return self.layer(stage_map)
 
     def finish(self, stage_map: Tensor, valid: Tensor | None) -> Encoded:
         """Outputs (P, T, hidden) to tokens and the pooled vector."""

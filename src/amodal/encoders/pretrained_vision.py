@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.encoders.backbone import Source
-from amodal.encoders.encoder import Encoded, StagedEncoder, Tokens
+from amodal.encoders.encoder import Encoded, Tokens
 from amodal.encoders.pretrained import PretrainedEncoder
 from amodal.errors import ConfigurationError
 from amodal.options import Share, Size
@@ -165,8 +165,8 @@ def _output_replaced(module: nn.Module, output: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-class PretrainedResNet(_VisionEncoder, StagedEncoder):
-    """A ResNet of `transformers`, with its four stages open to methods that exchange features between stages.
+class PretrainedResNet(_VisionEncoder):
+    """A ResNet of `transformers`, in its four stages.
 
     Args:
         modality: An image modality (C, H, W), of one channel or of the network's.
@@ -186,6 +186,7 @@ class PretrainedResNet(_VisionEncoder, StagedEncoder):
     """
 
     references = ("he2016resnet",)
+    channel_axis = 1
 
     def __init__(
         self,
@@ -226,9 +227,9 @@ class PretrainedResNet(_VisionEncoder, StagedEncoder):
         """Channels after each stage."""
         return tuple(self.config.hidden_sizes)
 
-    def stages(self) -> tuple[nn.Module, ...]:
-        """The four stages."""
-        return tuple(self.backbone.get_submodule("encoder.stages").children())
+    def run_stage(self, index: int, stage_map: Tensor, valid: Tensor | None) -> Tensor:
+        """One of the four stages."""
+        return list(self.backbone.get_submodule("encoder.stages").children())[index](stage_map)
 
     def begin(
         self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None

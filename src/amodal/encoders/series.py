@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal.attention import TransformerTrunk, sinusoidal_positions
-from amodal.encoders.encoder import Encoded, Encoder, StagedEncoder, Tokens
+from amodal.encoders.encoder import Encoded, Encoder, Tokens
 from amodal.encoders.squash import soft_clip
 from amodal.encoders.summary import SummaryToken
 from amodal.errors import ConfigurationError
@@ -160,10 +160,9 @@ def last_valid(tokens: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid.any(1, keepdim=True), state, 0.0)
 
 
-class _RecurrentEncoder(_SeriesEncoder, StagedEncoder):
+class _RecurrentEncoder(_SeriesEncoder):
     """A recurrent network over the windows; the pooled vector is its last state, joined with the summary."""
 
-    channel_axis = 2
     _cell: ClassVar[type[nn.LSTM] | type[nn.GRU]]
 
     def __init__(
@@ -197,15 +196,9 @@ class _RecurrentEncoder(_SeriesEncoder, StagedEncoder):
         """The width, once a layer."""
         return (self.width,) * len(self.layers)
 
-    def stages(self) -> tuple[nn.Module, ...]:
-        """The recurrent layers."""
-        return tuple(self.layers)
-
-    def begin(
-        self, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Values (P, T, D) to tokens (P, L, width) and their validity."""
-        return self.embed(values, measured, lengths)
+    def run_stage(self, index: int, stage_map: Tensor, valid: Tensor | None) -> Tensor:
+        """One recurrent layer."""
+        return self.layers[index](stage_map)
 
     def finish(self, stage_map: Tensor, valid: Tensor | None) -> Encoded:
         """States (P, L, width) to tokens and the pooled vector."""

@@ -45,7 +45,7 @@ class HashingTransformer(Encoder):
         self.buckets, self.max_words = buckets, max_words
         self.words = nn.Embedding(buckets, width)
         nn.init.normal_(self.words.weight, std=0.1)
-        self.begin = nn.Parameter(0.1 * torch.randn(width))
+        self.start = nn.Parameter(0.1 * torch.randn(width))
         self.drop = nn.Dropout(dropout)
         self.transformer = TransformerTrunk(width, layers=layers, heads=heads, dropout=dropout)
 
@@ -60,7 +60,7 @@ class HashingTransformer(Encoder):
             lengths = torch.full((len(values),), values.shape[1], device=values.device)
         ids, valid = hash_words(values, lengths, self.buckets, self.max_words)
         words = self.words(ids) + 0.1 * sinusoidal_positions(ids.shape[1], self.width, ids.device)
-        tokens = torch.cat([self.begin.expand(len(ids), 1, -1), words], dim=1)
+        tokens = torch.cat([self.start.expand(len(ids), 1, -1), words], dim=1)
         return Tokens(self.drop(tokens), torch.cat([torch.ones_like(lengths[:, None], dtype=torch.bool), valid], 1))
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:

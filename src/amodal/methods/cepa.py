@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -157,11 +157,6 @@ class CEPA(Method):
         self.fusion = TransformerTrunk(d, layers=1, feedforward=4.0, **small)
         self.head = nn.Linear(n * d, schema.task.n_outputs)
 
-    @classmethod
-    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
-        """Whether there are several patterns a step; see `Method.meets_all_patterns_with`."""
-        return options["patterns"] > 1
-
     def _lengths(self) -> dict[str, int]:
         """Number of stand-in tokens of each modality: a text's is limited, other encoders pool a fixed number."""
         lengths = {name: self._encoder(name).n_tokens for name in self.schema.names}
@@ -301,7 +296,7 @@ class CEPA(Method):
         """Equation 12, averaged over the rows that lack a modality, then over the modalities."""
         return self.alignment(features, features, self.contexts(features, observed), observed, generator)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         """Moves the moving average of the predictor; see `Method.after_step`."""
         if self.masks is not None:
             self.masks.follow(self.predictor)

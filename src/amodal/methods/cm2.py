@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -105,8 +105,6 @@ class CM2(SamplingMethod):
         parameters, as in the paper's code, not the output of a network.
     """
 
-    steps: Tensor
-
     summary = "mixtures joined by a copula; absent modalities are drawn given the present ones"
     references = ("wu2025cm2",)
     accepts_empty = True
@@ -152,7 +150,6 @@ class CM2(SamplingMethod):
         self.sample_gradient, self.removal, self.w_alignment = sample_gradient, removal, w_alignment
         self.meets_all_patterns = removal
         self.training_draws, self.prediction_draws = training_draws, prediction_draws
-        self.register_buffer("steps", torch.tensor(0))
 
         self.encoders = encoders_for(schema, encoders)
         n, width = len(schema.names), width_of(self.encoders)
@@ -170,11 +167,6 @@ class CM2(SamplingMethod):
         self.network = FusionNetwork(
             build_fusion(fusion, n, latent), schema.task.n_outputs, hidden=hidden, dropout=dropout
         )
-
-    @classmethod
-    def meets_all_patterns_with(cls, options: Mapping[str, Any]) -> bool:
-        """Whether modalities are removed in training; see `Method.meets_all_patterns_with`."""
-        return options["removal"]
 
     # Training ----------------------------------------------------------------------------------------------------
 
@@ -219,10 +211,6 @@ class CM2(SamplingMethod):
             weights["alignment"] = self._weight()
         return LossTerms(terms, weights)
 
-    def after_step(self, step: int) -> None:
-        """Counts the steps, for the alignment's weight."""
-        self.steps += 1
-
     def learning_rate_scale(self, parameter_name: str) -> float:
         """The law's parameters learn faster than the others, unless one likelihood moves law and encoders."""
         faster = parameter_name.startswith("law.") and self.alignment != "likelihood"
@@ -238,7 +226,7 @@ class CM2(SamplingMethod):
 
     def _weight(self) -> float:
         """The alignment's weight at this step."""
-        return self.w_alignment * min(1.0, int(self.steps) / WARMUP)
+        return self.w_alignment * min(1.0, self.clock.step / WARMUP)
 
     def _alignment(self, z: Tensor, observed: Tensor) -> Tensor:
         """What moves the encoders, (B,)."""

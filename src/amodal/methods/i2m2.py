@@ -45,8 +45,6 @@ class I2M2(Method):
         the same optimiser instead of training apart with learning rates of their own.
     """
 
-    steps: Tensor
-
     summary = "the product of a classifier for each modality and one for all together"
     references = ("madaan2024i2m2",)
 
@@ -62,7 +60,6 @@ class I2M2(Method):
     ):
         super().__init__(schema)
         self.joint, self.pretrain_steps = joint, pretrain_steps
-        self.register_buffer("steps", torch.tensor(0))
         self.encoders = encoders_for(schema, encoders)
         self.joint_encoders = copy.deepcopy(self.encoders)
         width, n_outputs, m = width_of(self.encoders), schema.task.n_outputs, len(schema.names)
@@ -105,16 +102,12 @@ class I2M2(Method):
         assert batch.target is not None
         kind, target = self.schema.task.kind, batch.target
         outputs, counted = self.experts(batch)
-        if int(self.steps) < self.pretrain_steps:
+        if self.clock.step < self.pretrain_steps:
             own = [
                 select(task_loss(part, target, kind), seen) for part, seen in zip(outputs.unbind(1), counted.unbind(1))
             ]
             return LossTerms({"own": mean_over_rows(torch.stack(own).sum(0))})
         return LossTerms({"task": mean_over_rows(task_loss(combine_experts(outputs, counted, kind), target, kind))})
-
-    def after_step(self, step: int) -> None:
-        """Counts the steps, for pretraining."""
-        self.steps += 1
 
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""

@@ -103,8 +103,6 @@ class PRIMO(LatentMethod):
         normal likelihood with a learned variance; mixtures are compared as in :cite:`hershey2007approximating`.
     """
 
-    steps: Tensor
-
     summary = "a latent variable for what each missing modality could still say about the target"
     references = ("madaan2026primo", "zhu2020batch", "sohn2015learning", "hershey2007approximating")
     couples_rows = True
@@ -147,7 +145,6 @@ class PRIMO(LatentMethod):
         self.weights |= {"predict": w_predict, "predict_missing": w_predict_missing}
         self.tie_moves, self.also_masked = tie_moves, also_masked
         self.training_draws, self.prediction_draws = training_draws, prediction_draws
-        self.register_buffer("steps", torch.tensor(0))
         self.maskable = _maskable(schema, always_observed or ())
         self._columns = [schema.names.index(name) for name in self.maskable]
         self._rest = [m for m in range(len(schema.names)) if m not in self._columns]
@@ -204,12 +201,8 @@ class PRIMO(LatentMethod):
         terms = bound | {"anchor": kl_from_standard_nats(p_none).sum(1), "tie": tie}
         weights = {name: weight for name, weight in self.weights.items() if name in terms}
         if self.tie_moves == "missing":
-            weights["tie"] *= min(1.0, int(self.steps) / TIE_WARMUP)
+            weights["tie"] *= min(1.0, self.clock.step / TIE_WARMUP)
         return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, weights)
-
-    def after_step(self, step: int) -> None:
-        """Counts the steps, for the tie's weight."""
-        self.steps += 1
 
     def _predictive_loss(
         self, prior: DiagonalMixture, condition: Tensor, target: Tensor, generator: torch.Generator

@@ -33,6 +33,7 @@ def compare_methods(
     references: Sequence[str] = (),
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
+    fail_fast: bool = False,
     say: Callable[[str], object] = print,
 ) -> Results:
     """Trains and evaluates methods under exactly equal conditions, and writes tables and a page about them.
@@ -54,15 +55,16 @@ def compare_methods(
         references: Whom to compare with; none: the yardsticks that are there.
         jobs: How many to train at a time.
         where: "here", or "ray" for a cluster; see `amodal.benchmark.run_all`.
+        fail_fast: End with the first model that fails, instead of going on with the others.
         say: Takes one line of text for each step.
 
     Returns:
-        The results.
+        The results; `failed` has the models that ended in an error.
 
     Raises:
         UnknownNameError: If a method is not known, or `options` or `references` name one that is not compared.
         ConfigurationError: If two methods have the same name, or a value is out of range.
-        RunError: If `out` cannot be written.
+        RunError: If `out` cannot be written, or every model failed.
     """
     started, out, options = perf_counter(), Path(out), dict(options or {})
     named = _named(methods)
@@ -87,7 +89,14 @@ def compare_methods(
     ]
     cohort = load_cohort(data)
     say(f"{len(experiments)} models: {', '.join(named)}, with seeds {', '.join(map(str, seeds))}; {jobs} at a time")
-    results = run_all(experiments, out, jobs=jobs, where=where, tell=lambda progress: say(progress_line(progress)))
+    results = run_all(
+        experiments,
+        out,
+        jobs=jobs,
+        where=where,
+        fail_fast=fail_fast,
+        tell=lambda progress: say(progress_line(progress)),
+    )
     subject = Subject(
         results, title=f"{len(named)} methods on {cohort.name or data}", cohort=cohort, references=references
     )
@@ -98,8 +107,10 @@ def compare_methods(
 
 
 def progress_line(progress: Progress) -> str:
-    """One line about a run that has finished: who, how long it took, and its headline with interval."""
+    """One line about a run that has ended: who, how long it took, and its headline with interval, or its error."""
     run = progress.run
+    if run is None:
+        return f"[{progress.done:>2}/{progress.total}] failed: {progress.failure}"
     results = Results([run])
     value = format_interval(results.summary(run.name, results.headline.name).interval)
     took = duration(progress.seconds) if progress.seconds else "there already"

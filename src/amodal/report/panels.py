@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from amodal.benchmark import Comparison, Experiment
+from amodal.benchmark import Comparison, FinishedRun
 from amodal.benchmark.experiment import describe_mechanism
-from amodal.methods import METHODS, method_options
 from amodal.metrics import HEADLINES, Interval, Metric
-from amodal.missingness import Mechanism, Natural
+from amodal.missingness import Mechanism, Natural, mechanism_from_json
 from amodal.report import figures
 from amodal.report.figures import Series
 from amodal.report.parts import Drawing, Table
@@ -226,15 +225,13 @@ def count_wins(subject: Subject, name: str, metric: Metric) -> Win:
     )
 
 
-def removal(experiment: Experiment) -> str:
-    """What a method removes further while it trains."""
-    if isinstance(experiment.removal, Mechanism):
-        return "nothing" if isinstance(experiment.removal, Natural) else describe_mechanism(experiment.removal)
-    if experiment.removal is None:
-        return "nothing"
-    if METHODS[experiment.method].meets_all_patterns_with(method_options(experiment.method, experiment.options)):
+def removal(run: FinishedRun) -> str:
+    """What was removed further while a method trained, by the run's own record."""
+    record = run.record["missingness"]
+    if record.get("by_objective"):
         return "nothing further: its objective meets every pattern by itself"
-    return "a uniform number of modalities, redrawn every epoch (BalancedCounts)"
+    mechanism = mechanism_from_json(record["train"])
+    return "nothing" if isinstance(mechanism, Natural) else describe_mechanism(mechanism)
 
 
 def lacking(mechanism: Mechanism) -> str:

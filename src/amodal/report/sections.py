@@ -108,7 +108,7 @@ def presence(subject: Subject) -> Section:
     )
     further = Table(
         ["method", "removed further while training"],
-        [[name, removal(subject.results.runs_of(name)[0].experiment)] for name in subject.results.names],
+        [[name, removal(subject.results.runs_of(name)[0])] for name in subject.results.names],
     )
     hashes = [(run.seed, run.metrics["presence_hash"]) for run in subject.results.runs_of(run.name)]
     return section(

@@ -21,6 +21,7 @@ from amodal.data.table.audio import Audio, decode_sound
 from amodal.data.table.events import Events
 from amodal.data.table.files import load_array
 from amodal.data.table.image import Image, decode_image
+from amodal.data.table.numbers import PLAIN, NumberRule, numbers
 from amodal.data.table.section import nearest
 from amodal.data.table.source import Source
 from amodal.data.table.tabular import Column, Tabular
@@ -55,7 +56,7 @@ def serving_rules(rules: TableSchema) -> TableSchema:
         if isinstance(source, Events):
             return replace(
                 source, file=file, id="id", time="time", variable="variable", value="value", units_column="units",
-                since="", format=None,
+                since="", format=(),
             )  # fmt: skip
         if isinstance(source, Text):
             return replace(source, column=source.name, files=False, folder="", ending="", separator="")
@@ -158,7 +159,7 @@ def _cell(field: str, cell: Any, column: Column) -> str:
     if isinstance(cell, bool) or not isinstance(cell, str | int | float):
         raise BadField(field, f"expected a {column.type}, got {type(cell).__name__}")
     if column.type == "number" and not (isinstance(cell, str) and cell in (column.values or {})):
-        return repr(_number(field, cell))
+        return _number(field, cell, column.rule)
     if isinstance(cell, float) and not math.isfinite(cell):
         raise BadField(field, "expected a value, got a number that is not finite")
     text = str(cell)
@@ -167,14 +168,23 @@ def _cell(field: str, cell: Any, column: Column) -> str:
     return text
 
 
-def _number(field: str, given: Any) -> float:
+def _number(field: str, given: Any, rule: NumberRule = PLAIN) -> str:
+    """A number as the training table writes it, so that it is read in the same way: commas, limits, units and all."""
+    shown = f"{str(given)[:60]!r}"
+    if isinstance(given, str):
+        import pyarrow as pa
+
+        read = numbers(pa.array([given], pa.string()), frozenset(), rule)
+        if len(given) > 100 or bool(read.bad[0]):
+            raise BadField(field, f"expected a number, got {shown}")
+        return given
     try:
         number = float(given)
     except (TypeError, ValueError, OverflowError):
-        raise BadField(field, f"expected a number, got {str(given)[:60]!r}") from None
+        raise BadField(field, f"expected a number, got {shown}") from None
     if isinstance(given, bool) or not math.isfinite(number):
-        raise BadField(field, f"expected a finite number, got {str(given)[:60]!r}")
-    return number
+        raise BadField(field, f"expected a finite number, got {shown}")
+    return repr(number).replace(".", rule.decimal or ".")
 
 
 def _write_events(source: Events, value: Any, folder: Path, case_id: str) -> None:
@@ -193,8 +203,8 @@ def _write_events(source: Events, value: Any, folder: Path, case_id: str) -> Non
         variable = names[event["variable"]]
         if units and units not in [variable.units, *(variable.other_units or {})]:
             raise BadField(f"{field}.units", f"expected {variable.units or 'no units'}")
-        time, number = _number(f"{field}.time", event["time"]), _number(f"{field}.value", event["value"])
-        rows.append([case_id, repr(time), variable.name, repr(number), units])
+        time, number = _number(f"{field}.time", event["time"]), _number(f"{field}.value", event["value"], source.rule)
+        rows.append([case_id, time, variable.name, number, units])
     _write_csv(folder / source.file, ["id", "time", "variable", "value", "units"], rows)
 
 

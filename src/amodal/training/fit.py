@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from amodal.checkpoint import TrainedModel, resolve_device
+from amodal.checkpoint import TrainedModel, build_method, resolve_device
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import write_json
-from amodal.method import EstimatedMethod
 from amodal.methods import METHODS, method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
-from amodal.training.run import Run, forked_rng, process_rank
+from amodal.seeds import forked_rng, mix_seed
+from amodal.training.data import TrainingData
+from amodal.training.processes import expected_rank, start_processes
+from amodal.training.run import Run
 from amodal.training.settings import settings_from
 
 __all__ = ["fit"]
@@ -93,18 +96,25 @@ def fit(
     check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
     if valid is None:
         train, valid = _hold_back(train, seed)
-    train_mechanism, valid_mechanism = _mechanisms(
-        METHODS[method].meets_all_patterns_with(resolved), missingness, valid_missingness
-    )
+    valid = valid.with_task(train.schema.task)
+    spec = {
+        "method": method,
+        "options": dict(options or {}),
+        "resolved": resolved,  # a later change of a preset or a default does not change this run
+        "encoders": {"width": width, "choices": dict(encoders or {})},
+    }
+    with forked_rng(device):
+        torch.manual_seed(mix_seed(seed, 0, 0))
+        built = build_method(spec, train.schema)
+    train_mechanism, valid_mechanism = _mechanisms(built.meets_all_patterns, missingness, valid_missingness)
     plan = {
-        "spec": {
-            "method": method,
-            "options": dict(options or {}),
-            "resolved": resolved,  # a later change of a preset or a default does not change this run
-            "encoders": {"width": width, "choices": dict(encoders or {})},
-        },
+        "spec": spec,
         "training": asdict(settings_),
-        "missingness": {"train": train_mechanism.to_json(), "valid": valid_mechanism.to_json()},
+        "missingness": {
+            "train": train_mechanism.to_json(),
+            "valid": valid_mechanism.to_json(),
+            "by_objective": built.meets_all_patterns,
+        },
         "seed": seed,
         "data": {
             "cohort": train.name,
@@ -116,17 +126,14 @@ def fit(
     if train.source is not None:
         plan["data"]["source"] = dict(train.source)  # new tables are read as the training data were
     folder = None if out is None else Path(out)
-    if folder is not None and process_rank(settings_.devices * settings_.nodes) == 0:
+    if folder is not None and expected_rank(settings_) == 0:
         _open_folder(folder, plan, resume)
     if folder is not None and (folder / "experiment.json").is_file():
         return TrainedModel.load(folder, device=device)
-    run = Run(plan, settings_, train, valid, train_mechanism, valid_mechanism, device, folder)
+    data = TrainingData(train, valid, train_mechanism, valid_mechanism, settings_, seed)
+    run = Run(plan, settings_, built, data, start_processes(settings_, device), folder)
     with forked_rng(device):
-        if isinstance(run.method, EstimatedMethod):
-            run.estimate()
-        else:
-            run.optimise(tuple(loggers), progress)
-    return run.finish()
+        return run.train(loggers, progress=progress)
 
 
 def _check_seed(seed: Any) -> int:

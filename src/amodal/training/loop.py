@@ -1,221 +1,166 @@
-"""The optimiser loop as a Lightning module; `amodal.training` is its only caller."""
+"""The training loop: epochs of steps, validation after each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
-import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.data.loader import make_loader
 from amodal.errors import RunError
-from amodal.method import Method
-from amodal.training.run import mix_seed
+from amodal.method import Clock, LossTerms, Method
+from amodal.seeds import mix_seed
+from amodal.training.data import TrainingData
+from amodal.training.optimisers import Optimisers, learning_rate_factor
+from amodal.training.processes import Processes
+from amodal.training.step import Precision, training_step
 
-if TYPE_CHECKING:
-    from amodal.training.run import Run
+__all__ = ["EndEpoch", "TrainingLoop"]
 
-__all__ = ["LoopModule"]
+EndEpoch = Callable[[dict[str, float], Optimisers], tuple[dict[str, float], bool]]
+"""An epoch's losses and the optimisers, to its whole row of the history and whether there is enough."""
 
 
-class LoopModule(pl.LightningModule):
+class TrainingLoop:
     """Steps a method's optimisers through the epochs that are left of a run.
 
     Every step's noise (the method's generator, and torch's global one for dropout) is seeded by run, epoch and step,
     so that a resumed run goes exactly as an uninterrupted one.
 
     Args:
-        run: The run; it validates and stores its state at the end of each epoch.
+        method: The method.
+        data: The training rows.
+        processes: The processes that train it.
         optimiser_state: Stored tensors of the optimisers, or none.
-        progress: Whether to show a progress bar.
     """
 
-    def __init__(self, run: Run, optimiser_state: Mapping[str, Tensor], progress: bool):
-        super().__init__()
-        self.automatic_optimization = False
-        self.method = run.method
-        self.run, self.optimiser_state = run, optimiser_state
-        self.progress = _ProgressBar(run.settings.epochs) if progress else None
+    def __init__(self, method: Method, data: TrainingData, processes: Processes, optimiser_state: Mapping[str, Tensor]):
+        self.method, self.data, self.settings, self.processes = method, data, data.settings, processes
+        self.device = processes.device
+        self.precision = Precision(self.settings.precision, self.device)
+        self.method.to(self.device)
+        self.optimisers = Optimisers(method, self.settings)
+        self.optimisers.restore(optimiser_state)
         self.sums: dict[str, Tensor] = {}
-        self.steps_in_epoch = 1
-        self.clipped: dict[str, list[list[nn.Parameter]]] = {}
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser for each name the method declares, with its stored state."""
-        settings = self.run.settings
-        kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-        optimisers = []
-        for index, name in enumerate(self.method.optimisers):
-            groups = _parameter_groups(self.method, name, settings.learning_rate, settings.weight_decay)
-            optimiser = kind(groups)
-            _restore(optimiser, self.optimiser_state, index)
-            optimisers.append(optimiser)
-        return optimisers
+    def run_epochs(self, first: int, end_epoch: EndEpoch, *, progress: bool) -> None:
+        """Trains from an epoch to the last, or until there is enough.
 
-    def train_dataloader(self) -> Iterable[Batch]:
-        """Batches of the epoch that begins, under its presence."""
+        Args:
+            first: The epoch to begin with.
+            end_epoch: Called after each epoch with its mean losses; validates and stores.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            RunError: If the weights are no finite numbers any more.
+        """
+        shown = progress and self.processes.is_first
+        with _progress_bar(self.settings.epochs) if shown else nullcontext() as bar:
+            for epoch in range(first, self.settings.epochs):
+                row = self._epoch(epoch)
+                with self.precision.autocast():
+                    row, enough = end_epoch(row, self.optimisers)
+                if bar is not None:
+                    bar(row)
+                if enough:
+                    break
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        """All steps of one epoch; their mean losses."""
         loader = make_loader(
-            self.run.rows_of(self.current_epoch),
-            self.run.batch_size,
-            scaling=self.run.scaling,
+            self.data.rows_of(epoch),
+            self.data.batch_size,
+            scaling=self.data.scaling,
             shuffle=True,
-            seed=self.run.seed,
-            epoch=self.current_epoch,
-            workers=self.run.settings.workers,
-            pin_memory=self.run.device.type == "cuda",
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            seed=self.data.seed,
+            epoch=epoch,
+            workers=self.settings.workers,
+            pin_memory=self.device.type == "cuda",
+            rank=self.processes.rank,
+            world_size=self.processes.size,
         )
-        self.steps_in_epoch = len(loader)
-        return loader
+        steps = len(loader)
+        clock = Clock(epoch * steps, epoch, self.settings.epochs * steps, self.settings.epochs)
+        self.method.clock = clock
+        self.method.train()
+        self.method.begin_epoch()
+        self.optimisers.refresh()
+        for index, batch in enumerate(loader):
+            self.method.clock = Clock(clock.step + index, epoch, clock.steps, clock.epochs)
+            self._step(batch.to(self.device, non_blocking=True), epoch, index)
+        self.method.clock = Clock(clock.step + steps, epoch, clock.steps, clock.epochs)
+        self.processes.share_buffers(self.method)
+        row: dict[str, float] = {"epoch": epoch}
+        for key, entry in self.sums.items():
+            total = self.processes.sum(entry)
+            row[key] = float(total[0] / total[1])
+        self.sums = {}
+        self._require_finite(epoch, row)
+        return row
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch to the device."""
-        return batch.to(device, non_blocking=True)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One batch: each optimiser in turn, then the method's own after-step hook."""
+    def _step(self, batch: Batch, epoch: int, index: int) -> None:
+        """One batch."""
         if not self.method.accepts_empty:
             batch = batch.take(batch.presence.any(1))
-        seed = mix_seed(
-            self.run.seed, self.current_epoch + 1, batch_idx * self.trainer.world_size + self.trainer.global_rank
-        )
+        seed = mix_seed(self.data.seed, epoch + 1, index * self.processes.size + self.processes.rank)
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # as torch.manual_seed, which also notes a traceback every time
         else:
             torch.manual_seed(seed)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        step = self.current_epoch * self.steps_in_epoch + batch_idx
-        optimisers = self.optimizers()
-        for name, optimiser in zip(
-            self.method.optimisers, optimisers if isinstance(optimisers, list) else [optimisers]
-        ):
-            self._set_learning_rate(optimiser, step)
-            terms = self.method.objective_of(name, batch, generator)
-            optimiser.zero_grad()
-            self.manual_backward(terms.total)
-            self._clip(name, optimiser)
-            optimiser.step()
-            prefix = "" if len(self.method.optimisers) == 1 else f"{name}."
-            parts = {"train_loss": terms.total} | {f"train_{k}": v for k, v in terms.terms.items()}
-            for key, value in parts.items():
-                entry = torch.stack([value.detach().float() * len(batch), value.new_tensor(float(len(batch)))])
-                self.sums[prefix + key] = self.sums.get(prefix + key, 0) + entry
-        self.method.after_step(step)
+        clock = self.method.clock
+        self.optimisers.set_learning_rates(learning_rate_factor(self.settings, clock.step, clock.steps))
+        losses = training_step(
+            self.method,
+            self.optimisers,
+            batch,
+            torch.Generator(self.device).manual_seed(seed),
+            clip=self.settings.clip,
+            precision=self.precision,
+            processes=self.processes,
+        )
+        self._add(losses, len(batch))
 
-    def _set_learning_rate(self, optimiser: Any, step: int) -> None:
-        settings = self.run.settings
-        total = max(1, settings.epochs * self.steps_in_epoch)
-        warm = max(1, round(settings.warmup * total))
-        factor = min(1.0, (step + 1) / warm)
-        if settings.schedule == "cosine" and step >= warm:
-            factor = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * group["scale"] * factor
+    def _add(self, losses: Mapping[str, LossTerms], n: int) -> None:
+        """Adds a batch's losses to the epoch's sums: "train_loss" and each term; by name for several optimisers."""
+        whole = torch.stack([terms.total.detach().float() for terms in losses.values()]).sum()
+        parts = {"train_loss": whole}
+        for name, terms in losses.items():
+            prefix = "" if len(losses) == 1 else f"{name}."
+            parts |= {f"{prefix}train_{key}": value for key, value in terms.terms.items()}
+            if prefix:
+                parts[f"{prefix}train_loss"] = terms.total
+        for key, value in parts.items():
+            entry = torch.stack([value.detach().float() * n, value.new_tensor(float(n), dtype=torch.float32)])
+            self.sums[key] = self.sums.get(key, 0) + entry
 
-    def _clip(self, name: str, optimiser: Any) -> None:
-        if self.run.settings.clip is None:
-            return
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None:
-            scaler.unscale_(optimiser.optimizer)
-        if name not in self.clipped:  # going through all modules takes longer than clipping
-            self.clipped[name] = [list(group) for group in self.method.clip_groups(name)]
-        for group in self.clipped[name]:
-            nn.utils.clip_grad_norm_(group, self.run.settings.clip)
-
-    def on_train_epoch_end(self) -> None:
-        """Validates on every process, stores the state on the first one, and stops when patience has run out."""
-        row: dict[str, float] = {"epoch": self.current_epoch}
-        for key, entry in self.sums.items():
-            total = self.trainer.strategy.reduce(entry, reduce_op="sum")
-            row[key] = float(total[0] / total[1])
-        self.sums = {}
-        self._require_finite(row)
-        optimisers = self.optimizers()
-        plain = [o.optimizer for o in (optimisers if isinstance(optimisers, list) else [optimisers])]
-        with self.trainer.precision_plugin.forward_context():
-            self.run.end_epoch(row, plain if self.trainer.is_global_zero else None)
-        for logger in self.trainer.loggers:
-            logger.log_metrics({k: v for k, v in self.run.history[-1].items() if k != "epoch"}, step=self.current_epoch)
-        if self.progress is not None:
-            self.progress.advance(self.run.history[-1])
-        if self.run.out_of_patience:
-            self.trainer.should_stop = True
-
-    def _require_finite(self, row: Mapping[str, float]) -> None:
+    def _require_finite(self, epoch: int, row: Mapping[str, float]) -> None:
         """Ends a training whose weights are no numbers any more, before they replace what is stored."""
         bad = [key.removeprefix("train_") for key, value in row.items() if not math.isfinite(value)]
         if not bad or all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
             return  # a loss alone may overflow in half precision; its step is then left out
         raise RunError(
-            f"training has diverged in epoch {self.current_epoch}",
+            f"training has diverged in epoch {epoch}",
             expected="finite losses and weights",
             got=f"not finite: {', '.join(sorted(bad))}",
             hint="Lower learning_rate, set clip, or use precision '32-true'. What earlier epochs stored is kept.",
         )
 
-    def on_fit_start(self) -> None:
-        """Opens the progress bar."""
-        (self.progress or nullcontext()).__enter__()
 
-    def on_fit_end(self) -> None:
-        """Closes the progress bar."""
-        if self.progress is not None:
-            self.progress.__exit__(None, None, None)
-
-
-class _ProgressBar:
+@contextmanager
+def _progress_bar(epochs: int) -> Iterator:
     """One line: epochs done, losses, time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, epochs: int):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(TextColumn("training"), *columns) as bar:
+        task = bar.add_task("", total=epochs)
 
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-        )
-        self.task = self.bar.add_task("", total=epochs)
+        def show(row: Mapping[str, float]) -> None:
+            text = f"loss {row['train_loss']:.4f}, valid {row['valid_loss']:.4f}"
+            bar.update(task, completed=row["epoch"] + 1, description=text)
 
-    def __enter__(self) -> _ProgressBar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def advance(self, row: Mapping[str, float]) -> None:
-        """Shows an epoch's row."""
-        text = f"loss {row.get('train_loss', math.nan):.4f}, valid {row['valid_loss']:.4f}"
-        self.bar.update(self.task, completed=row["epoch"] + 1, description=text)
-
-
-def _parameter_groups(method: Method, name: str, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups by learning-rate scale; vectors and scalars (biases, norms, tokens) are not decayed."""
-    wanted = {id(p) for p in method.parameters_of(name)}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for key, parameter in method.named_parameters():
-        if id(parameter) in wanted:
-            groups.setdefault((method.learning_rate_scale(key), parameter.ndim > 1), []).append(parameter)
-    return [
-        {"params": parameters, "lr": learning_rate * scale, "scale": scale, "weight_decay": weight_decay * decayed}
-        for (scale, decayed), parameters in groups.items()
-    ]
-
-
-def _restore(optimiser: torch.optim.Optimizer, stored: Mapping[str, Tensor], index: int) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in stored.items():
-        which, parameter, name = key.split(".")
-        if int(which) == index:
-            state.setdefault(int(parameter), {})[name] = tensor
-    if state:
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        yield show

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from amodal.distributions.copula.archimedean_tau import frank_tau, joe_tau, theta_from_tau
-from amodal.errors import UnknownNameError
+from amodal.distributions.copula.frank import frank_tau
+from amodal.distributions.copula.joe import joe_tau
 
 F64 = torch.float64
 
@@ -31,8 +31,3 @@ def test_derivatives():
         frank_tau, torch.tensor([-8.0, -0.05, 0.0, 0.05, 3.0], dtype=F64, requires_grad=True)
     )
     assert torch.autograd.gradcheck(joe_tau, torch.tensor([1.1, 2.0, 2.0001, 7.0], dtype=F64, requires_grad=True))
-
-
-def test_names():
-    with pytest.raises(UnknownNameError, match="Did you mean 'Clayton'"):
-        theta_from_tau("Claton", torch.tensor(0.5))

@@ -4,6 +4,7 @@ import math
 
 import mpmath as mp
 import numpy as np
+import pandas as pd
 import pytest
 import pyvinecopulib as pv
 import torch
@@ -390,7 +391,7 @@ def test_points_that_have_no_density(bad):
     u = some(2, 4)
     u[2, 1] = bad
     for copula in every(2):
-        with pytest.raises(DataError, match=r"not inside \(0, 1\) .*got u\[2, 1\] = .*ranks"):
+        with pytest.raises(DataError, match=r"not inside \(0, 1\) .*got u\[2, 1\] = .*pseudo_observations"):
             copula.log_density(u)
     if not 0 <= bad <= 1:
         with pytest.raises(DataError, match="not a probability"):
@@ -412,3 +413,101 @@ def test_wrong_shapes_and_names():
         copula_family("gumble")
     with pytest.raises(ConfigurationError, match="which margins are observed"):
         Gumbel(2.0).sample_given(some(2, 4), None)
+
+
+def test_points_may_be_tensors_arrays_frames_and_nested_numbers():
+    u = some(3, 6)
+    copula = Gumbel(2.0, 3)
+    expected = copula.log_density(u)
+    for given_as in (u.numpy(), pd.DataFrame(u.numpy()), u.tolist()):
+        torch.testing.assert_close(copula.log_density(given_as), expected, rtol=0, atol=0)
+    assert copula.log_density([[0.3, 0.4, 0.5]]).dtype == F64  # as for a theta given as a number
+    assert copula.log_density(u.float()).dtype == torch.float32
+    presence = pd.DataFrame(np.tile([True, False, True], (6, 1)))
+    pair = copula.margin([0, 2]).log_density(u[:, [0, 2]])
+    torch.testing.assert_close(copula.log_density(pd.DataFrame(u.numpy()), presence), pair)
+
+
+def test_points_and_parameters_that_do_not_broadcast():
+    words = r"do not broadcast .* of this Gumbel \(expected leading axes that fit \(3,\), got u of shape \(5, 2\)"
+    with pytest.raises(ShapeError, match=words):
+        Gumbel(torch.tensor([1.5, 2.0, 3.0])).log_density(some(2, 5))
+    with pytest.raises(ShapeError, match=r"got u of shape \(5, 2\), observed of shape \(4, 2\)"):
+        Gumbel(2.0).sample_given(some(2, 5), torch.ones(4, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("n", [-1, 2.0, True, "3"])
+def test_numbers_of_draws(n):
+    with pytest.raises(ConfigurationError, match="n is not a number of draws .*0 or more"):
+        Clayton(2.0).sample(n)
+
+
+def test_sources_of_randomness():
+    draws = (
+        lambda: Frank(2.0).sample(3, generator=0),
+        lambda: Joe(2.0).sample_given(some(2), [True, False], generator=1),
+    )
+    for draw in draws:
+        with pytest.raises(ConfigurationError, match=r"expected a torch.Generator or None, got .*manual_seed"):
+            draw()
+    assert Clayton(2.0).sample(0).shape == (0, 2)
+
+
+def test_names_and_numbers_that_people_write():
+    assert copula_family("t") is copula_family("Student") is StudentTCopula
+    assert copula_family("normal") is GaussianCopula
+    u = some(2)
+    torch.testing.assert_close(GaussianCopula(0.5).log_density(u), GaussianCopula(R2).log_density(u))
+    torch.testing.assert_close(StudentTCopula(0.5, df=3.0).log_density(u), StudentTCopula(R2, df=3.0).log_density(u))
+    rho = torch.tensor(0.5, dtype=F64, requires_grad=True)
+    slope = torch.autograd.grad(GaussianCopula(rho).log_density(u).sum(), rho)[0]
+    with torch.no_grad():
+        numerical = (GaussianCopula(0.5 + 1e-6).log_density(u) - GaussianCopula(0.5 - 1e-6).log_density(u)).sum() / 2e-6
+    assert slope.item() == pytest.approx(numerical.item(), rel=1e-6)
+    with pytest.raises(ConfigurationError, match="singular or not positive definite"):
+        GaussianCopula(1.5)
+
+
+# ---------------------------------------------------------------- closed and fast inverses of conditional laws
+
+
+@pytest.mark.parametrize("theta", [-700.0, -30.0, -2.0, -1e-9, 0.0, 1e-9, 0.7, 8.0, 300.0])
+def test_the_closed_inverse_of_frank_to_forty_digits(theta):
+    w, u = [0.001, 0.4, 0.999999], [0.002, 0.5, 0.97]
+    points = torch.tensor([[x, 0.5] for x in u for _ in w], dtype=F64)
+    found = Frank(theta).conditional_quantile(torch.tensor(w * 3, dtype=F64), points, 1)
+    with mp.workdps(700):
+        t = mp.mpf(theta)
+        for (x, _), p, ours in zip(points.tolist(), w * 3, found.tolist(), strict=True):
+            if abs(theta) < 1e-6:
+                expected = mp.mpf(p)
+            else:
+                decay = mp.exp(-t * mp.mpf(x)) * (1 - mp.mpf(p))
+                expected = mp.log(1 + mp.mpf(p) * (1 - mp.exp(-t)) / (decay + mp.mpf(p) * mp.exp(-t))) / t
+            assert ours == pytest.approx(float(expected), rel=1e-9 if theta else 1e-12)
+
+
+@pytest.mark.parametrize("theta", [1.0, 1.0 + 1e-9, 1.2, 5.0, 60.0])
+@pytest.mark.parametrize("dim", [2, 4])
+def test_gumbel_given_one_margin_is_inverted_from_end_to_end(theta, dim):
+    """On the logit scale of w, between 1e-12 and 1 - 1e-12, in both precisions, with gradients."""
+    logit = torch.linspace(-27.0, 27.0, 13, dtype=F64)
+    w, x = torch.meshgrid(logit.sigmoid(), torch.tensor([1e-9, 0.1, 0.9, 1 - 1e-9], dtype=F64), indexing="ij")
+    points = torch.full((52, dim), 0.5, dtype=F64)
+    points[:, 0] = x.flatten()
+    known = torch.arange(dim) == 0
+    copula = Gumbel(theta, dim)
+    points[:, 1] = copula.conditional_quantile(w.flatten(), points, 1, known)
+    inside = (points[:, 1] > 0) & (points[:, 1] < 1 - 1e-10)  # at the end u itself has no more digits
+    back = copula.conditional_cdf(points[inside], 1, known)
+    torch.testing.assert_close(back, w.flatten()[inside], rtol=2e-6, atol=1e-12)
+    theta_, u = torch.tensor(theta + 0.1, requires_grad=True, dtype=F64), torch.tensor([[0.3, 0.5]], dtype=F64)
+    free = u.clone().requires_grad_()
+    value = Gumbel(theta_).conditional_quantile(0.7, free, 1)
+    slopes = torch.autograd.grad(value.sum(), [theta_, free])
+    step = 1e-6
+    up, down = (Gumbel(theta + 0.1 + s).conditional_quantile(0.7, u, 1) for s in (step, -step))
+    assert slopes[0].item() == pytest.approx(((up - down) / (2 * step)).item(), rel=1e-4, abs=1e-9)
+    shift = torch.tensor([[step, 0.0]], dtype=F64)
+    up, down = (Gumbel(theta + 0.1).conditional_quantile(0.7, u + s * shift, 1) for s in (1, -1))
+    assert slopes[1][0, 0].item() == pytest.approx(((up - down) / (2 * step)).item(), rel=1e-4, abs=1e-9)

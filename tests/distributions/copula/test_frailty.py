@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
-from amodal.distributions.copula.frailty import log_gamma_draw, log_logarithmic, log_sibuya, log_stable
+from amodal.distributions.copula.clayton import log_gamma_draw
+from amodal.distributions.copula.frank import log_logarithmic
+from amodal.distributions.copula.gumbel import log_stable
+from amodal.distributions.copula.joe import log_sibuya
 
 N = 40_000
 

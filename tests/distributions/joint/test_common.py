@@ -9,7 +9,7 @@ from scipy import stats
 
 from amodal.distributions.copula import GaussianCopula
 from amodal.distributions.joint.variants import joint_law
-from amodal.distributions.mixture.fit import common_components
+from amodal.distributions.mixture.fit import expectation_maximisation
 
 M, D, K = 3, 2, 3
 
@@ -161,7 +161,9 @@ def test_components_start_at_kinds_of_cases_though_half_is_absent():
     z = centre[kind].expand(n, D) + 0.3 * torch.randn(M, n, D, generator=draw(), dtype=torch.float64)
     observed = torch.rand(M, n, generator=draw(1)) < 0.5
     for seed in range(3):
-        weights, means, scales = common_components(torch.where(observed.unsqueeze(-1), z, 9e9), observed, 4, draw(seed))
+        weights, means, scales = expectation_maximisation(
+            torch.where(observed.unsqueeze(-1), z, 9e9), observed, 4, draw(seed)
+        )
         assert weights.sum().item() == pytest.approx(1)
         side = means.sign()
         alike = (side == side[:1, :, :1]).all(2).all(0)  # (K,): all modalities of a component are of the same kind

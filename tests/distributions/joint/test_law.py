@@ -10,6 +10,7 @@ from scipy import stats
 from amodal.distributions.copula import Gumbel
 from amodal.distributions.joint.variants import JOINT_LAWS, CoordinatewiseLaw, joint_law
 from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
+from amodal.distributions.mixture.kendall_transform import kendall_score
 from amodal.errors import ConfigurationError, UnknownNameError
 
 PROPER = ("coordinatewise", "common", "kendall", "projection")
@@ -89,7 +90,7 @@ def test_completions_of_one_modality_rejoin_the_law(variant):
                 return points[:, :, 0]
             if variant == "projection":
                 return (points * law.direction.unsqueeze(1)).sum(-1)
-            return law.mixture.kendall_logs(points)[1][..., 0]
+            return kendall_score(law.mixture.component_log_cdf(points), law.dim)[..., 0]
 
     taus = []
     for points in (z, law.complete(z, observed, noise)[:, 0], law.complete(z, observed, noise, given=False)[:, 0]):
@@ -197,7 +198,7 @@ def test_dependence_stays_at_independence_on_independent_vectors(variant, family
     law = joint_law(variant, 2, 8, components=1, family=family).requires_grad_()
     law.copula = type(law.copula).from_kendall_tau(torch.full(law.copula.batch_shape, 0.2), 2, learnable=True)
     z = torch.randn(2, 12_000, 8, generator=draw())
-    law.start_at(z.unbind(0), draw())
+    law.start_at_rows(z, torch.ones(2, 12_000, dtype=torch.bool), draw())
     optimiser = torch.optim.Adam(law.parameters(), lr=0.03)
     everyone = torch.ones(2, 500, dtype=torch.bool)
     for step in range(500):
@@ -226,9 +227,9 @@ def test_the_printed_formula_and_the_distribution_function_for_a_density_do_not_
 
 def test_components_start_apart_at_data():
     law = joint_law("coordinatewise", 2, 4, components=3)
-    z = [torch.randn(50, 4, generator=draw()) + 5, torch.zeros(0, 4)]
+    z = torch.stack([torch.randn(50, 4, generator=draw()) + 5, torch.zeros(50, 4)])
     untouched = law.mixture.means[1].clone()
-    law.start_at(z, draw())
+    law.start_at_rows(z, torch.tensor([[True], [False]]).expand(2, 50), draw())
     assert (law.mixture.means[0] > 0).all()
     distance = torch.cdist(law.mixture.means[0], law.mixture.means[0]) + torch.eye(3) * 9
     assert distance.min() > 1

@@ -7,6 +7,7 @@ is guessed when a cohort is prepared: `amodal.data.table.guess` writes a first s
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from amodal.data.cohort import Cohort
 from amodal.data.table.build import Ranges, build_stores, chunk_rows, fingerprint, places, working_folder
 from amodal.data.table.index import read_ids, read_index
 from amodal.data.table.manifest import MemoryTable, Table, open_table
+from amodal.data.table.problems import Problems
 from amodal.data.table.schema import SOURCES, TableSchema
-from amodal.data.table.source import Problems
 from amodal.errors import DataError, RunError
 from amodal.files import write_json
 
@@ -85,22 +86,32 @@ def prepare(
         SchemaError: If the schema cannot be used, or names a column that is not there.
         DataError: If the data do not fit the schema; nothing is written then.
     """
-    out, table = Path(out), open_table(Path(manifest))
-    rules = _rules(schema)
+    out, rules = Path(out), _rules(schema)
+    table = open_table(Path(manifest), rules.encoding)
     rules.check(table)
     _check_free(out, overwrite)
     base = Path(root) if root is not None else table.path.parent
-    problems = Problems()
+    with working_folder(out, fingerprint(table, rules, base), resume) as work:
+        return _prepared(table, rules, base, work, out, overwrite, workers, progress)
+
+
+def _prepared(
+    table: Table, rules: TableSchema, base: Path, work: Path, out: Path, overwrite: bool, workers: int | None,
+    progress: Callable[[int, int], object] | None,
+) -> Prepared:  # fmt: skip
+    """The cohort, once it is sure that its place is free and where to work."""
+    problems = Problems(log=work / "preparation.csv")
+    rules = rules.with_task(rules.task.surveyed(table, rules.reading, problems))
     index = read_index(table, rules, problems)
-    with (
-        working_folder(out, fingerprint(table, rules, base), resume) as work,
-        places(table, rules, base, work, index.ids, problems, workers=workers) as place,
-    ):
+    with places(
+        table, rules, base, work, index.ids, problems, workers=workers, kept=index.kept, left_out=index.left_out
+    ) as place:
         rules = rules.with_sources(tuple(source.surveyed(place) for source in rules.sources))
         place = replace(place, chunk=chunk_rows(rules.sources))
         train = index.splits == "train"
         ranges = Ranges(rules.sources, train if train.any() else np.ones(len(train), bool))
         built = build_stores(rules, place, index.kept, ranges, progress)
+        _check_measured(rules, built.ranges, problems)
         cohort = Cohort(
             schema=rules.schema,
             stores=built.stores,
@@ -112,11 +123,32 @@ def prepare(
             extras=index.extras,
             name=rules.name or table.path.stem,
             description=rules.description,
-            source={"table": rules.to_json(), "ranges": built.ranges},
+            source={"table": rules.to_json(), "ranges": built.ranges, "preparation": problems.summary()},
         )
         cohort.save(out, overwrite=overwrite)
         write_json(out / "preparation.json", problems.to_json())
+        if problems.log_size():
+            shutil.copyfile(work / "preparation.csv", out / "preparation.csv")
     return Prepared(Cohort.open(out), problems)
+
+
+def _check_measured(rules: TableSchema, ranges: Mapping[str, Any], problems: Problems) -> None:
+    """Refuses columns and variables that were never measured, and counts those that no training row has."""
+    for source in rules.sources:
+        names = source.unmeasured(problems)
+        if names:
+            shown = ", ".join(map(repr, names[:8]))
+            key = "variables" if source.kind == "events" else "columns"
+            raise DataError(
+                f"modalities.{source.name}: not one measured cell in {shown}",
+                expected="something to learn from in every column and variable",
+                hint=f"Correct its name or its range, leave it out, or write `may_be_empty: true` under "
+                f"modalities.{source.name}.{key}.{names[0]}.",
+            )
+        modality = source.modality()
+        for name, pair in zip(modality.features, ranges.get(source.name, [])):
+            if pair[0] is None:
+                problems.say(f"{source.name}.{name}: not measured in any training row")
 
 
 @contextmanager
@@ -157,6 +189,7 @@ def open_cases(
             expected=f"some of {', '.join(sorted(known)[:12])}",
             got=", ".join(table.names[:12]),
         )
+    table.skips_blank = rules.id in table.names  # without ids, a row of nothing is a case of which nothing is known
     ids = read_ids(table, rules, lenient=True)
     with tempfile.TemporaryDirectory(prefix="amodal-") as work, places(
         table, rules, root, Path(work), ids, problems, lenient=True, workers=workers

@@ -106,12 +106,13 @@ class Ranges:
 @contextmanager
 def places(
     manifest: Table, schema: TableSchema, root: Path, work: Path, ids: np.ndarray, problems: Problems, *,
-    lenient: bool = False, workers: int | None = None,
+    lenient: bool = False, workers: int | None = None, kept: np.ndarray | None = None,
+    left_out: frozenset[str] = frozenset(),
 ) -> Iterator[Place]:  # fmt: skip
     """A place with its threads, which end with it."""
     n_workers = workers or min(16, (os.cpu_count() or 1) + 2)
     with ThreadPoolExecutor(n_workers, thread_name_prefix="table") as threads:
-        yield Place(manifest, root, work, ids, frozenset(schema.missing), problems, threads, lenient)
+        yield Place(manifest, root, work, ids, schema.reading, problems, threads, lenient, kept=kept, left_out=left_out)
 
 
 def chunk_rows(sources: Sequence[Source]) -> int:
@@ -309,6 +310,7 @@ def _record(place: Place, writers: dict[str, _Writer], seen: _Raw, ranges: Range
         "modalities": {name: {"sizes": w.sizes(), "gaps": w.gaps} for name, w in writers.items()},
         "ranges": ranges.to_json(),
         "problems": place.problems.to_json(),
+        "log": place.problems.log_size(),
     }
     write_json(place.work / "state.json", state)
 
@@ -320,10 +322,11 @@ def _restore(place: Place, writers: dict[str, _Writer], seen: _Raw, ranges: Rang
         for writer in writers.values():
             writer.cut([0, 0], False)
         seen.cut(0)
+        place.problems.restore(None)
         return 0
     for name, part in state["modalities"].items():
         writers[name].cut(part["sizes"], part["gaps"])
     seen.cut(state["observed"])
     ranges.restore(state["ranges"])
-    place.problems.restore(state["problems"])
+    place.problems.restore(state["problems"], state["log"])
     return int(state["done"])

@@ -1,13 +1,17 @@
-"""Cells to texts, numbers and dates, with those that are none."""
+"""Cells to texts and words, with those that are empty."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-__all__ = ["DATE_FORMATS", "MISSING_WORDS", "date_formats", "dates", "numbers", "texts"]
+from amodal.data.table.numbers import PLAIN, NumberRule
+from amodal.data.table.words import spelled, spelled_column
+
+__all__ = ["DATE_FORMATS", "MISSING_WORDS", "Reading", "date_formats", "texts", "words"]
 
 MISSING_WORDS = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL")
 """What stands for an empty cell, where a schema does not say otherwise."""
@@ -32,8 +36,27 @@ DATE_FORMATS = (
 """How dates are commonly written."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How the cells of all tables are read, where a column does not say otherwise.
+
+    Attributes:
+        missing: Words that stand for an empty cell.
+        numbers: How numbers are written.
+        timezone: Where clocks without an offset stand; "" = they are taken as they are.
+        ignore_case: Whether capital and small letters of ids and words are the same.
+        encoding: How CSV files are encoded that are neither UTF-8 nor UTF-16.
+    """
+
+    missing: frozenset[str] = frozenset(MISSING_WORDS)
+    numbers: NumberRule = PLAIN
+    timezone: str = ""
+    ignore_case: bool = False
+    encoding: str = ""
+
+
 def texts(column: Any, missing: frozenset[str]) -> np.ndarray:
-    """Cells as stripped texts.
+    """Cells as stripped texts, otherwise as they stand.
 
     Args:
         column: An Arrow array of text or numbers.
@@ -42,6 +65,25 @@ def texts(column: Any, missing: frozenset[str]) -> np.ndarray:
     Returns:
         Object array (n,) of str, None where empty. Whole numbers are written without a point.
     """
+    return _cells(column, missing, lambda cells: cells)
+
+
+def words(column: Any, missing: frozenset[str], *, ignore_case: bool = False) -> np.ndarray:
+    """Cells as words in their one spelling (`spelled`), for whatever is compared: ids, classes, categories.
+
+    Args:
+        column: An Arrow array of text or numbers.
+        missing: Words that stand for an empty cell.
+        ignore_case: Whether capital and small letters are the same.
+
+    Returns:
+        Object array (n,) of str, None where empty.
+    """
+    missing = frozenset(spelled(word, ignore_case=ignore_case) for word in missing)
+    return _cells(column, missing, lambda cells: spelled_column(cells, ignore_case=ignore_case))
+
+
+def _cells(column: Any, missing: frozenset[str], change: Any) -> np.ndarray:
     import pyarrow as pa
     from pyarrow import compute
 
@@ -49,64 +91,11 @@ def texts(column: Any, missing: frozenset[str]) -> np.ndarray:
 
     if pa.types.is_floating(column.type):
         cells = [_number_text(cell) for cell in column.to_pylist()]
-        return np.array(cells, dtype=object)
-    column = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        return np.array([*cells, None], dtype=object)[:-1]
+    column = change(pc.utf8_trim_whitespace(column.cast(pa.string())))
     empty = pc.is_in(column, value_set=pa.array(sorted(missing), pa.string()))
     column = pc.if_else(pc.fill_null(empty, True), pa.scalar(None, pa.string()), column)
     return np.array([*column.to_pylist(), None], dtype=object)[:-1]  # one more, so that numpy never sees a mere string
-
-
-def numbers(column: Any, missing: frozenset[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Cells as numbers.
-
-    Args:
-        column: An Arrow array of text or numbers.
-        missing: Words that stand for an empty cell.
-
-    Returns:
-        float64 (n,), NaN where empty or no finite number, and which cells are neither, bool (n,).
-    """
-    import pyarrow as pa
-    from pyarrow import compute
-
-    pc: Any = compute
-
-    if not pa.types.is_string(column.type):
-        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
-        return np.where(np.isfinite(values), values, np.nan), np.isinf(values)
-    column = pc.utf8_trim_whitespace(column)
-    empty = pc.fill_null(pc.is_in(column, value_set=pa.array(sorted(missing), pa.string())), True)
-    column = pc.if_else(empty, pa.scalar(None, pa.string()), column)
-    try:
-        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
-    except pa.ArrowInvalid:
-        values = np.array([_parsed(cell) for cell in column.to_pylist()], dtype=np.float64)
-    finite = np.isfinite(values)
-    bad = ~finite & ~empty.to_numpy(zero_copy_only=False).astype(bool)
-    return np.where(finite, values, np.nan), bad
-
-
-def dates(cells: np.ndarray, form: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Texts as seconds since 1970.
-
-    Args:
-        cells: Texts, None where empty, object (n,).
-        form: A format of `datetime.strptime`; None: ISO 8601.
-
-    Returns:
-        float64 (n,), NaN where empty or no date, and which cells are neither, bool (n,).
-    """
-    seconds, bad = np.full(len(cells), np.nan), np.zeros(len(cells), bool)
-    for i, cell in enumerate(cells):
-        if cell is None:
-            continue
-        try:
-            moment = datetime.fromisoformat(cell) if form is None else datetime.strptime(cell, form)
-        except ValueError:
-            bad[i] = True
-            continue
-        seconds[i] = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return seconds, bad
 
 
 def date_formats(cells: np.ndarray) -> dict[str, str]:
@@ -127,15 +116,6 @@ def _fits(cell: str, form: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _parsed(cell: str | None) -> float:
-    if cell is None or "_" in cell:
-        return np.nan
-    try:
-        return float(cell)
-    except ValueError:
-        return np.nan
 
 
 def _number_text(cell: float | None) -> str | None:

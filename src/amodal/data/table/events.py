@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from amodal.data.table.cells import date_formats, dates, numbers, texts
-from amodal.data.table.files import within
-from amodal.data.table.join import Joined
-from amodal.data.table.manifest import check_columns, open_table
+from amodal.data.table.cells import texts, words
+from amodal.data.table.join import Joined, second_table
+from amodal.data.table.manifest import Table, check_columns
+from amodal.data.table.numbers import PLAIN, NumberRule, in_units, numbers, read_other_units, write_other_units
+from amodal.data.table.problems import LIMITS, Problems
+from amodal.data.table.reading import check_clocks, read_moments, tell_numbers
 from amodal.data.table.section import Section, nearest
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
+from amodal.data.table.survey import survey
+from amodal.data.table.times import SECONDS, Moments, durations
+from amodal.data.table.words import near_pairs, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
 
@@ -23,7 +29,7 @@ __all__ = ["AGGREGATES", "Events", "Variable"]
 AGGREGATES = ("mean", "sum", "min", "max", "first", "last", "count")
 """What becomes of several values of a variable in one step."""
 
-_UNITS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
+_TIME_UNITS = ("seconds", "minutes", "hours", "days")
 _MOST_VARIABLES = 500
 _RECORD = np.dtype([("row", "i8"), ("step", "i4"), ("variable", "i4"), ("time", "f8"), ("value", "f8")])
 
@@ -39,6 +45,7 @@ class Variable:
         max: Largest possible value.
         aggregate: What becomes of several values in a step: one of `AGGREGATES`.
         other_units: Other units that stand in the table, each with factor and addend: {"degF": (5/9, -160/9)}.
+        may_be_empty: Whether it is no error if there is no value of it.
     """
 
     name: str
@@ -47,23 +54,19 @@ class Variable:
     max: float | None = None
     aggregate: str = "mean"
     other_units: Mapping[str, tuple[float, float]] | None = None
+    may_be_empty: bool = False
 
     @classmethod
     def read(cls, name: str, section: Section) -> Variable:
         """Reads it from a schema."""
-        others: dict[str, tuple[float, float]] | None = None
-        if "other_units" in section:
-            others = {}
-            for units, inner in section.sections("other_units").items():
-                others[units] = (inner.number("scale", 1.0), inner.number("offset", 0.0))
-                inner.done()
         variable = cls(
             name,
             section.text("units", ""),
             section.number("min", None),
             section.number("max", None),
             section.choice("aggregate", AGGREGATES, "mean"),
-            others,
+            read_other_units(section),
+            section.flag("may_be_empty", False),
         )
         section.done()
         if variable.min is not None and variable.max is not None and variable.min >= variable.max:
@@ -73,10 +76,10 @@ class Variable:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values: what differs from the defaults."""
         plain = Variable("")
-        keys = ("units", "min", "max", "aggregate")
+        keys = ("units", "min", "max", "aggregate", "may_be_empty")
         found = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(plain, key)}
         if self.other_units is not None:
-            found["other_units"] = {u: {"scale": a, "offset": b} for u, (a, b) in self.other_units.items()}
+            found["other_units"] = write_other_units(self.other_units)
         return found
 
 
@@ -99,8 +102,13 @@ class Events(Source):
         stop: Where it ends.
         step: Length of a step.
         time_units: Units of all times: seconds, minutes, hours or days.
-        since: The manifest's column with the date that times are counted from; "" = times are numbers.
-        format: How dates are written; None: ISO 8601.
+        since: The manifest's column with the date that times are counted from; "" = times are numbers or durations.
+        format: How dates are written beside ISO 8601; (): found in the data.
+        since_format: How the dates of `since` are written beside ISO 8601; (): found in the data.
+        rule: How values are written.
+        duplicates: What becomes of an event that stands there again with the same case, time, variable and value:
+            "drop" (counted, and taken once), "keep" or "error".
+        accept: Shares of what may be lost, by the keys of `LIMITS`.
         description: One line for people.
     """
 
@@ -118,7 +126,11 @@ class Events(Source):
     step: float = 1.0
     time_units: str = "hours"
     since: str = ""
-    format: str | None = None
+    format: tuple[str, ...] = ()
+    since_format: tuple[str, ...] = ()
+    rule: NumberRule = PLAIN
+    duplicates: str = "drop"
+    accept: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
 
     @classmethod
@@ -137,9 +149,13 @@ class Events(Source):
             start=section.number("start", 0.0),
             stop=section.number("stop"),
             step=section.number("step"),
-            time_units=section.choice("time_units", _UNITS, "hours"),
+            time_units=section.choice("time_units", _TIME_UNITS, "hours"),
             since=section.text("since", ""),
-            format=section.text("format", None),
+            format=section.words("format", ()),
+            since_format=section.words("since_format", ()),
+            rule=NumberRule.read(section),
+            duplicates=section.choice("duplicates", ("drop", "keep", "error"), "drop"),
+            accept=section.shares("accept", LIMITS),
             description=section.text("description", ""),
         )
         section.done()
@@ -158,7 +174,10 @@ class Events(Source):
         record: dict[str, Any] = {"kind": self.kind}
         keys = ("file", "id", "time", "variable", "value", "start", "stop", "step", "time_units")
         record |= {key: getattr(self, key) for key in keys}
-        record |= {k: getattr(self, k) for k in ("units_column", "since", "format", "description") if getattr(self, k)}
+        record |= {k: getattr(self, k) for k in ("units_column", "since", "description") if getattr(self, k)}
+        record |= {k: list(getattr(self, k)) for k in ("format", "since_format") if getattr(self, k)}
+        record |= self.rule.to_json() | ({"accept": dict(self.accept)} if self.accept else {})
+        record |= {"duplicates": self.duplicates} if self.duplicates != "drop" else {}
         return record | {"variables": {v.name: v.to_json() for v in self.variables}}
 
     @property
@@ -175,14 +194,29 @@ class Events(Source):
         return (self.file,)
 
     def surveyed(self, place: Place) -> Events:
-        """Itself with the variables met in the data."""
-        if self.variables:
-            return self
-        table = open_table(within(place.root, "", self.file))
-        check_columns(table, {self.variable: f"modalities.{self.name}.variable"})
+        """Itself with the variables met in the data, and how values and times are written."""
+        table, where = second_table(place, self.file), f"modalities.{self.name}"
+        wanted = [self.id, self.time, self.variable, self.value, self.units_column]
+        check_columns(table, {column: where for column in wanted if column})
+        dated = {self.time: self.format} if self.since else {}
+        found = survey(
+            table, {self.value: self.rule}, dated, place.reading, place.problems, dict.fromkeys(wanted, where)
+        )
+        learnt = replace(self, rule=found.rules[self.value])
+        if self.since:
+            origin = survey(
+                place.manifest, {}, {self.since: self.since_format}, place.reading, place.problems, {self.since: where}
+            )
+            learnt = replace(
+                learnt, format=found.formats[self.time], since_format=origin.formats.get(self.since, self.since_format)
+            )
+        return learnt if self.variables else replace(learnt, variables=self._met(table, place))
+
+    def _met(self, table: Table, place: Place) -> tuple[Variable, ...]:
         met: set[str] = set()
         for chunk in table.chunks([self.variable], 65536):
-            met |= {word for word in set(texts(chunk[self.variable], place.missing)) if word is not None}
+            found = words(chunk[self.variable], place.missing, ignore_case=place.reading.ignore_case)
+            met |= {word for word in set(found) if word is not None}
             if len(met) > _MOST_VARIABLES:
                 break
         if not 1 <= len(met) <= _MOST_VARIABLES:
@@ -191,7 +225,7 @@ class Events(Source):
                 expected=f"1 to {_MOST_VARIABLES}",
                 hint="List the ones that matter under `variables`.",
             )
-        return replace(self, variables=tuple(Variable(word) for word in sorted(met)))
+        return tuple(Variable(word) for word in sorted(met))
 
     def modality(self) -> Modality:
         """Name, kind and shape."""
@@ -199,157 +233,272 @@ class Events(Source):
         units = tuple(variable.units for variable in self.variables)
         return Modality(self.name, "series", (self.n_steps, len(names)), names, units, self.description)
 
+    def taken_for(self) -> str:
+        """What it was taken for, in one line."""
+        shown = ", ".join(f"{v.name}{f' in {v.units}' if v.units else ''} ({v.aggregate})" for v in self.variables[:8])
+        more = ", …" if len(self.variables) > 8 else ""
+        return (
+            f"series of {self.n_steps} steps of {self.step:g} {self.time_units} from {self.start:g}"
+            f"{f' after {self.since}' if self.since else ''}, of {len(self.variables)} variables: {shown}{more}"
+        )
+
+    def unmeasured(self, problems: Problems) -> list[str]:
+        """Variables without one value in the window that the schema does not accept."""
+        counts = problems.cells
+        return [
+            v.name for v in self.variables
+            if not v.may_be_empty and f"{self.name}: rows of {self.file}" in counts
+            and not counts.get(f"{self.name}.{v.name}", {}).get("measured")
+        ]  # fmt: skip
+
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""
         return _EventReader(self, place)
 
 
 class _EventReader(Reader):
-    """Sorts the table's rows into one file for each chunk of cases, then aggregates chunk by chunk."""
+    """Sorts the table's rows into one file for each chunk of cases, then aggregates chunk by chunk.
+
+    Every row of the table ends in one place: in the grid, or counted with the reason why it does not.
+    """
 
     def __init__(self, source: Events, place: Place):
-        self.source, self.place = source, place
+        self.source, self.place, self.problems = source, place, place.problems
         self.folder = place.work / f"{source.name}.events"
         self.folder.mkdir(exist_ok=True)
         for stale in self.folder.iterdir():
             stale.unlink()
         self.origin = self._origins() if source.since else None
         wanted = [source.time, source.variable, source.value]
-        joined = Joined(
-            place,
-            source.file,
-            source.id,
-            f"modalities.{source.name}",
-            [*wanted, *([source.units_column] if source.units_column else [])],
-        )
+        columns = [*wanted, *([source.units_column] if source.units_column else [])]
+        joined = Joined(place, source.file, source.id, source.name, columns, source.accept)
+        self.rows_of = joined.rows_of
         if place.lenient and joined.table is not None:
             check_columns(joined.table, dict.fromkeys(wanted, f"modalities.{source.name}"))
+        self.tally: Counter[str] = Counter()
+        self.middle = 0.0
         for at, rows in joined.rows():
+            self.tally["matched"] += len(at)
             self._sort(at, rows)
+        self._check_shares()
 
-    def _origins(self) -> np.ndarray:
-        """The date from which each case's times are counted, in seconds, float64 (N,)."""
-        since, found = self.source.since, []
-        if since not in self.place.manifest.names:
-            return np.full(len(self.place.ids), np.nan)
-        for chunk in self.place.manifest.chunks([since], 65536):
-            found.append(self._dates(since, texts(chunk[since], self.place.missing), None)[0])
-        return np.concatenate(found)
+    def _check_shares(self) -> None:
+        source, tally, where = self.source, self.tally, f"modalities.{self.source.name}"
+        timed = tally["inside"] + tally["outside"]
+        self.problems.check_share(
+            "no_origin", f"{source.file}: events of cases without {source.since!r} to count from", tally["no_origin"],
+            tally["matched"], source.accept, where, got="an empty cell",
+        )  # fmt: skip
+        self.problems.check_share(
+            "outside_window", f"{source.file}: events outside the window", tally["outside"], timed, source.accept,
+            where, got=f"times around {self.middle:.3g} {source.time_units}" if tally["outside"] else "",
+            hint=f"The window goes from {source.start:g} to {source.stop:g} {source.time_units}.",
+        )  # fmt: skip
 
-    def _dates(self, column: str, words: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        seconds, bad = dates(words, self.source.format)
-        if bad.any():
-            forms = date_formats(words)
-            rows = np.flatnonzero(bad)
-            self.place.problems.grave(
-                f"column {column!r}: "
-                + (f"dates in {len(forms)} formats, {', '.join(forms)}" if len(forms) > 1 else "not a date"),
-                (rows.astype(str) if ids is None else ids[bad]).tolist(),
-                words[bad].tolist(),
-                expected=f"dates like {self.source.format or '2026-01-31 08:30'}",
-                hint="Write all in one format, and name it by `format`; day and month cannot be guessed.",
-            )
-        return seconds, bad
+    def _lose(self, what: str, ids: np.ndarray, got: Any = ()) -> None:
+        self.problems.add(f"{self.source.file}: {what}", ids, got, lost=self.rows_of)
+
+    def _origins(self) -> Moments | None:
+        """The date from which each case's times are counted."""
+        since, manifest = self.source.since, self.place.manifest
+        if since not in manifest.names:
+            return None
+        parts = [texts(chunk[since], self.place.missing) for chunk in manifest.chunks([since], 65536)]
+        cells = np.concatenate(parts) if parts else np.zeros(0, object)
+        if self.place.kept is not None:
+            cells = cells[self.place.kept]
+        what = f"column {since!r}"
+        return read_moments(cells, self.source.since_format, self.place, self.place.ids, what, "since_format", "")
 
     def _sort(self, at: np.ndarray, rows: Rows) -> None:
-        source, missing = self.source, self.place.missing
-        names = texts(rows.columns[source.variable], missing)
-        places = {variable.name: i for i, variable in enumerate(source.variables)}
+        source, ignore_case = self.source, self.place.reading.ignore_case
+        names = words(rows.columns[source.variable], self.place.missing, ignore_case=ignore_case)
+        places = {spelled(v.name, ignore_case=ignore_case): i for i, v in enumerate(source.variables)}
         which = np.array([places.get(name, -1) for name in names], dtype=np.int64)
-        known = which >= 0
-        for name in sorted({str(word) for word in names[~known]}):
-            near = nearest(name, places)
-            what = f"{source.file}: variable {name!r} is not in the schema" + (f" ({near})" if near else "")
-            self.place.problems.add(what, rows.ids[[str(word) == name for word in names]])
-        at, which = at[known], which[known]
-        rows = Rows(0, rows.ids[known], {k: v.take(np.flatnonzero(known)) for k, v in rows.columns.items()})
+        self._tell_unknown(names, which, rows, places)
+        at, which, rows = self._some(which >= 0, at, which, rows)
         if not len(at):
             return
         times = self._times(at, rows)
-        values, bad = numbers(rows.columns[source.value], missing)
-        if bad.any():
-            cells = rows.columns[source.value].take(np.flatnonzero(bad)).to_pylist()
-            self.place.problems.grave(
-                f"column {source.value!r} of {source.file}: not a number",
-                rows.ids[bad].tolist(),
-                cells,
-                expected="a number",
-                hint="Correct it, or list words for an empty cell under `missing`.",
-            )
-        values = self._in_units(values, which, rows)
+        at, which, rows, times = self._some(~np.isnan(times), at, which, rows, times)
+        values = self._values(which, rows)
         steps = np.floor((times - source.start) / source.step + 1e-9)
         inside = (times >= source.start) & (times < source.stop)
-        self.place.problems.add(f"{source.file}: outside the window", rows.ids[~inside & ~np.isnan(times)])
-        kept = inside & ~np.isnan(values)
+        there = ~np.isnan(values)
+        self._lose("outside the window", rows.ids[~inside & there])
+        self.tally["inside"] += int((inside & there).sum())
+        self.tally["outside"] += int((~inside & there).sum())
+        if (~inside).any():
+            self.middle = float(np.median(times[~inside]))
+        kept = inside & there
         records = np.empty(int(kept.sum()), _RECORD)
         for key, column in {"row": at, "step": steps, "variable": which, "time": times, "value": values}.items():
             records[key] = column[kept]
-        for part in np.unique(records["row"] // self.place.chunk):
+        parts = records["row"] // self.place.chunk
+        for part in np.unique(parts):
             with open(self.folder / str(part), "ab") as file:
-                file.write(records[records["row"] // self.place.chunk == part].tobytes())
+                file.write(records[parts == part].tobytes())
+
+    def _tell_unknown(self, names: np.ndarray, which: np.ndarray, rows: Rows, places: Mapping[str, int]) -> None:
+        empty = np.array([name is None for name in names], dtype=bool)
+        self._lose(f"no variable in {self.source.variable!r}", rows.ids[empty])
+        strange = (which < 0) & ~empty
+        for name in sorted(set(names[strange].tolist())):
+            near = say_pairs(near_pairs([name], places)) or nearest(name, places)
+            what = f"variable {name!r} is not in the schema" + (f" ({near})" if near else "")
+            self._lose(what, rows.ids[names == name])
+
+    @staticmethod
+    def _some(which: np.ndarray, at: np.ndarray, *more: Any) -> tuple[Any, ...]:
+        """Some of the rows of arrays and of `Rows`."""
+        if which.all():
+            return (at, *more)
+        chosen = np.flatnonzero(which)
+
+        def cut(item: Any) -> Any:
+            if isinstance(item, Rows):
+                return Rows(0, item.ids[which], {k: v.take(chosen) for k, v in item.columns.items()})
+            return item[which]
+
+        return (cut(at), *(cut(item) for item in more))
 
     def _times(self, at: np.ndarray, rows: Rows) -> np.ndarray:
+        """Times in the source's units, NaN where there is none, which is counted."""
         source = self.source
+        what = f"column {source.time!r} of {source.file}"
+        if not source.since:
+            return self._spans(rows, what)
+        cells = texts(rows.columns[source.time], self.place.missing)
+        self._lose(f"no time in {source.time!r}", rows.ids[[cell is None for cell in cells]])
+        found = read_moments(cells, source.format, self.place, rows.ids, what, "format", self.rows_of)
         if self.origin is None:
-            times, bad = numbers(rows.columns[source.time], self.place.missing)
-            if bad.any():
-                self.place.problems.grave(
-                    f"column {source.time!r} of {source.file}: not a number",
-                    rows.ids[bad].tolist(),
-                    rows.columns[source.time].take(np.flatnonzero(bad)).to_pylist(),
-                    expected=f"{source.time_units} as numbers",
-                    hint="If they are dates, name the manifest's column with the date to count from by `since`.",
-                )
-            return times
-        words = texts(rows.columns[source.time], self.place.missing)
-        return (self._dates(source.time, words, rows.ids)[0] - self.origin[at]) / _UNITS[source.time_units]
+            self._lose(f"there is no {source.since!r} to count times from", rows.ids[~np.isnan(found.seconds)])
+            return np.full(len(cells), np.nan)
+        check_clocks(found, self.origin, self.place, f"{what} and {source.since!r}")
+        origin = self.origin.seconds[at]
+        lacking = np.isnan(origin) & ~np.isnan(found.seconds)
+        self._lose(f"{source.since!r} is empty, no date to count times from", rows.ids[lacking])
+        self.tally["no_origin"] += int(lacking.sum())
+        return (found.seconds - origin) / SECONDS[source.time_units]
 
-    def _in_units(self, values: np.ndarray, which: np.ndarray, rows: Rows) -> np.ndarray:
-        source = self.source
+    def _spans(self, rows: Rows, what: str) -> np.ndarray:
+        """Times that are numbers in the source's units, or durations as people write them."""
+        import pyarrow as pa
+
+        cells = rows.columns[self.source.time]
+        if not pa.types.is_string(cells.type):
+            found = numbers(cells, self.place.missing)
+            times, bad, empty = found.values, found.bad, found.empty
+        else:
+            plain = numbers(cells, self.place.missing, NumberRule(decimal="."))
+            times, bad, empty = plain.values, plain.bad, plain.empty
+            if bad.any() or plain.units is not None:
+                times, bad = durations(texts(cells, self.place.missing), self.source.time_units)
+        self._lose(f"no time in {self.source.time!r}", rows.ids[empty])
+        self.problems.grave(
+            f"{what}: not a number",
+            rows.ids[bad].tolist(),
+            [str(cell) for cell in cells.take(np.flatnonzero(bad)).to_pylist()],
+            expected=f"{self.source.time_units} as numbers, or durations like 1 d 03:30",
+            hint="If they are dates, name the manifest's column with the date to count from by `since`.",
+            lost=self.rows_of,
+        )
+        return times
+
+    def _values(self, which: np.ndarray, rows: Rows) -> np.ndarray:
+        source, missing = self.source, self.place.missing
+        cells = rows.columns[source.value]
+        found = numbers(cells, missing, source.rule.over(self.place.reading.numbers))
+        self._lose(f"no value in {source.value!r}", rows.ids[found.empty])
+        what = f"column {source.value!r} of {source.file}"
+        tell_numbers(self.problems, found, cells, rows.ids, what, self.rows_of)
+        values = found.values
+        if found.units is not None:
+            values = self._in_units(values, found.units, which, rows)
         if source.units_column in rows.columns:
-            units = texts(rows.columns[source.units_column], self.place.missing)
-            for i, variable in enumerate(source.variables):
-                for said in sorted({word for word in units[which == i] if word is not None}):
-                    rows_ = (which == i) & (units == said)
-                    values = self._converted(values, variable, said, rows_, rows)
+            units = texts(rows.columns[source.units_column], missing)
+            if found.units is not None:  # what stands in the cell itself was converted already
+                units[[unit is not None for unit in found.units]] = None
+            values = self._in_units(values, units, which, rows)
+        return self._in_range(values, which, rows)
+
+    def _in_units(self, values: np.ndarray, said: np.ndarray, which: np.ndarray, rows: Rows) -> np.ndarray:
+        for i, variable in enumerate(self.source.variables):
+            if not variable.units:
+                continue
+            of_it = np.flatnonzero(which == i)
+
+            def refuse(word: str, at: np.ndarray, of_it: np.ndarray = of_it, variable: Variable = variable) -> None:
+                at = at & ~np.isnan(values[of_it])
+                self.problems.grave(
+                    f"{self.source.file}: {variable.name!r} stands there in {word}, not in {variable.units}",
+                    rows.ids[of_it[at]].tolist(),
+                    expected=variable.units,
+                    hint=f"Say how to convert: `other_units: {{{word}: {{scale: …, offset: …}}}}`.",
+                    lost=self.rows_of,
+                )
+
+            values[of_it] = in_units(values[of_it], said[of_it], variable.units, variable.other_units, refuse)
+        return values
+
+    def _in_range(self, values: np.ndarray, which: np.ndarray, rows: Rows) -> np.ndarray:
+        source, limit = self.source, self.source.accept.get("out_of_range", LIMITS["out_of_range"])
         for i, variable in enumerate(source.variables):
+            if variable.min is None and variable.max is None:
+                continue
             low = -np.inf if variable.min is None else variable.min
             high = np.inf if variable.max is None else variable.max
             out = (which == i) & ((values < low) | (values > high))
             if not out.any():
                 continue
             measured = int(((which == i) & ~np.isnan(values)).sum())
-            if self.place.problems.strict and measured >= 10 and out.sum() > 0.5 * measured:
+            if self.problems.strict and measured >= 10 and out.sum() > limit * measured:
                 raise DataError(
                     f"{source.file}: {variable.name!r} is out of range in {out.sum() / measured:.0%} of {measured}",
                     expected=f"{low:g} … {high:g} {variable.units}".strip(),
-                    got=f"a median of {np.median(values[which == i]):g}",
+                    got=f"a median of {np.median(values[(which == i) & ~np.isnan(values)]):g}",
                     hint="Are they in other units? Name the units' column by `units_column`, or correct min and max.",
                 )
-            what = f"{source.file}: {variable.name!r} out of range {low:g} … {high:g}, left out"
-            self.place.problems.add(what, rows.ids[out], values[out])
+            self._lose(f"{variable.name!r} out of range {low:g} … {high:g}, left out", rows.ids[out], values[out])
             values = np.where(out, np.nan, values)
         return values
-
-    def _converted(self, values: np.ndarray, variable: Variable, said: str, at: np.ndarray, rows: Rows) -> np.ndarray:
-        if not variable.units or said == variable.units:
-            return values
-        if said not in (variable.other_units or {}):
-            self.place.problems.grave(
-                f"{self.source.file}: {variable.name!r} stands there in {said}, not in {variable.units}",
-                rows.ids[at].tolist(),
-                expected=variable.units,
-                hint=f"Say how to convert: `other_units: {{{said}: {{scale: …, offset: …}}}}`.",
-            )
-            return np.where(at, np.nan, values)  # at prediction: not measured
-        scale, offset = (variable.other_units or {})[said]
-        return np.where(at, values * scale + offset, values)
 
     def read(self, rows: Rows) -> Piece:
         path: Path = self.folder / str(rows.start // self.place.chunk)
         records = np.fromfile(path, _RECORD) if path.is_file() else np.zeros(0, _RECORD)
+        records = self._once(records, rows)
+        counts = np.bincount(records["variable"], minlength=len(self.source.variables))
+        for variable, count in zip(self.source.variables, counts):
+            self.problems.enter(f"{self.source.name}.{variable.name}", int(count), measured=int(count))
+        self.problems.enter(self.rows_of, 0, measured=len(records))
         values = _aggregate(records, rows.start, len(rows.ids), self.source)
         return Piece(values, np.asarray(~np.isnan(values).all((1, 2))))
+
+    def _once(self, records: np.ndarray, rows: Rows) -> np.ndarray:
+        """Events without those that stand there again, unless the schema keeps them."""
+        if self.source.duplicates == "keep" or not len(records):
+            return records
+        order = np.lexsort((records["value"], records["time"], records["variable"], records["row"]))
+        ordered = records[order]
+        same = np.ones(len(records), bool)
+        same[0] = False
+        for key in ("row", "time", "variable", "value"):
+            same[1:] &= ordered[key][1:] == ordered[key][:-1]
+        if not same.any():
+            return records
+        ids = rows.ids[ordered["row"][same] - rows.start]
+        names = [self.source.variables[i].name for i in ordered["variable"][same]]
+        if self.source.duplicates == "error" and self.problems.strict:
+            raise DataError(
+                f"{self.source.file}: the same event stands there again, {int(same.sum()):,} times: "
+                f"{names[0]!r} of {ids[0]}",
+                expected="every event once, as the schema says `duplicates: error`",
+                hint="Write `duplicates: drop` to take it once, or `keep` if they are several events.",
+            )
+        self._lose("the same event again, left out (`duplicates: keep` takes it as another)", ids, names)
+        kept = np.ones(len(records), bool)
+        kept[order[same]] = False
+        return records[kept]
 
 
 def _aggregate(records: np.ndarray, start: int, n: int, source: Events) -> np.ndarray:

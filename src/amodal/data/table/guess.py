@@ -14,6 +14,7 @@ import numpy as np
 from amodal.data.table.cells import MISSING_WORDS, date_formats, texts
 from amodal.data.table.manifest import Table, open_table
 from amodal.data.table.tabular import bracketed_units
+from amodal.data.table.times import moments
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 
 __all__ = ["Look", "guess_schema", "look_at"]
@@ -316,12 +317,10 @@ def _first(looks, fits, names: re.Pattern[str], *, must: bool = False) -> Look |
 def _are_dates(words: Sequence[str]) -> bool:
     """Whether most words are dates in some common format, and not mere numbers."""
     forms = date_formats(np.array(words, object))
-    from amodal.data.table.cells import dates
-
     array = np.array([*words, None], object)[:-1]
     fits = np.zeros(len(words), bool)
     for form in forms:
-        fits |= ~dates(array, form)[1]
+        fits |= ~moments(array, (form,)).bad
     return bool(fits.mean() > 0.9) and not all(word.isdigit() for word in words)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from amodal.data.checks import check_distinct, check_groups, name_rows
 from amodal.data.columns import read_target
 from amodal.data.split import split_groups
-from amodal.data.table.cells import texts
+from amodal.data.table.cells import texts, words
 from amodal.data.table.manifest import Table
+from amodal.data.table.problems import Problems
 from amodal.data.table.schema import TableSchema
-from amodal.data.table.source import Problems
 from amodal.errors import DataError
 
 __all__ = ["Index", "read_ids", "read_index"]
@@ -30,6 +30,7 @@ class Index(NamedTuple):
         splits: Str (N,).
         target: As in `Cohort.target`.
         extras: Str (N,) by column.
+        left_out: Ids of the rows that are no cases.
     """
 
     kept: np.ndarray
@@ -38,6 +39,7 @@ class Index(NamedTuple):
     splits: np.ndarray
     target: np.ndarray
     extras: dict[str, np.ndarray]
+    left_out: frozenset[str]
 
 
 def read_ids(manifest: Table, schema: TableSchema, *, lenient: bool = False) -> np.ndarray:
@@ -46,16 +48,65 @@ def read_ids(manifest: Table, schema: TableSchema, *, lenient: bool = False) -> 
     Raises:
         DataError: If there is no row, or an id is missing or comes twice.
     """
+    ids = _ids(manifest, schema, lenient)
+    check_distinct(ids)
+    return ids
+
+
+def _ids(manifest: Table, schema: TableSchema, lenient: bool) -> np.ndarray:
     has = bool(schema.id) and (not lenient or schema.id in manifest.names)
     column = schema.id if has else manifest.names[0]
     parts, n = [], 0
     for chunk in manifest.chunks([column], _CHUNK):
         cells = chunk[column]
-        parts.append(texts(cells, frozenset({""})) if has else np.arange(n, n + len(cells)).astype(str).astype(object))
+        plain = words(cells, frozenset({""}), ignore_case=schema.ignore_case) if has else None
+        parts.append(np.arange(n, n + len(cells)).astype(str).astype(object) if plain is None else plain)
         n += len(cells)
     if not n:
         raise DataError(f"{manifest.path} has no rows", expected="one row for each case beneath the columns' names")
-    return _distinct(np.concatenate(parts), column, manifest)
+    ids = np.concatenate(parts)
+    empty = np.array([row is None for row in ids], dtype=bool)
+    if empty.any():
+        raise DataError(
+            f"the id column {column!r} of {manifest.path.name} is empty in {int(empty.sum())} rows, first in row "
+            f"{int(empty.argmax()) + 2}",
+            expected="an id for every case",
+        )
+    return ids.astype(str)
+
+
+def _repeated(manifest: Table, ids: np.ndarray, rule: str) -> np.ndarray:
+    """Rows that are the same in every cell as one before, bool (R,), where the rule is to leave them out.
+
+    Raises:
+        DataError: If rows of one id differ, or the rule is "error".
+    """
+    names, counts = np.unique(ids, return_counts=True)
+    again = np.zeros(len(ids), bool)
+    if len(names) == len(ids):
+        return again
+    several = np.isin(ids, names[counts > 1])
+    rows: list[tuple[Any, ...]] = []
+    start = 0
+    for chunk in manifest.chunks(manifest.names, _CHUNK):
+        n = len(next(iter(chunk.values())))
+        chosen = np.flatnonzero(several[start : start + n])
+        cells = [texts(chunk[name].take(chosen), frozenset({""})) for name in manifest.names]
+        rows += list(zip(*cells))
+        start += n
+    contents: dict[str, tuple[Any, ...]] = {}
+    for place, row in zip(np.flatnonzero(several), rows):
+        again[place] = ids[place] in contents
+        if contents.setdefault(str(ids[place]), row) != row:
+            check_distinct(ids)
+    if rule == "error":
+        count = int(again.sum())
+        raise DataError(
+            f"{count:,} rows of {manifest.path.name} are the same again in every cell, first that of {ids[again][0]}",
+            expected="one row for each case",
+            hint="Write `duplicates: drop` at the top of the schema to take the first of them.",
+        )
+    return again
 
 
 def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Index:
@@ -65,22 +116,31 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         DataError: If there are no rows; an id is missing or comes twice; a group is missing or in two splits; a target
             is missing (unless such rows are left out) or is none.
     """
-    missing = frozenset(schema.missing)
-    ids = read_ids(manifest, schema)
+    missing, rows_of = frozenset(schema.missing), f"rows of {manifest.path.name}"
+    ids = _ids(manifest, schema, False)
+    again = _repeated(manifest, ids, schema.duplicates)
     targets, columns = [], {name: [] for name in (schema.group, schema.split.column, *schema.extras) if name}
     start = 0
     for chunk in manifest.chunks(list({**schema.task.cells(), **dict.fromkeys(columns)}), _CHUNK):
         n = len(next(iter(chunk.values())))
-        targets.append(schema.task.values(chunk, ids[start : start + n], missing))
+        targets.append(schema.task.values(chunk, ids[start : start + n], schema.reading))
         for name, parts in columns.items():
-            parts.append(texts(chunk[name], missing if name != schema.split.column else frozenset({""})))
+            empty = missing if name != schema.split.column else frozenset({""})
+            parts.append(words(chunk[name], empty, ignore_case=schema.ignore_case))
         start += n
+    problems.enter(rows_of, len(ids))
+    problems.add(f"{manifest.path.name}: the same row again, left out", ids[again], lost=rows_of)
+    if manifest.blank_rows:
+        problems.say(f"{manifest.path.name}: {manifest.blank_rows:,} rows are empty throughout, and left out")
     target = np.concatenate(targets)
     found = {name: np.concatenate(parts) for name, parts in columns.items()}
-    unknown = np.asarray(np.isnan(target).reshape(len(target), -1).all(1))
+    schema.task.check(target[~again], manifest.path.name)
+    unknown = np.asarray(np.isnan(target).reshape(len(target), -1).all(1)) & ~again
     if unknown.any():
-        _tell_unknown(schema, ids, unknown, problems)
-    kept = np.asarray(~unknown)
+        _tell_unknown(schema, ids, unknown, problems, rows_of)
+    kept = np.asarray(~unknown & ~again)
+    problems.enter(rows_of, 0, measured=int(kept.sum()))
+    left_out = frozenset(ids[unknown].tolist())
     ids, target = ids[kept], target[kept]
     if not len(ids):
         raise DataError(f"no row of {manifest.path} has a target", hint="Are all its words under `unknown`?")
@@ -99,20 +159,7 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         )
     check_groups(groups, splits)
     extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
-    return Index(kept, ids, groups, splits, answers, extras)
-
-
-def _distinct(ids: np.ndarray, column: str, manifest: Table) -> np.ndarray:
-    empty = np.array([row is None for row in ids], dtype=bool)
-    if empty.any():
-        line = f"in row {int(empty.argmax()) + 2}"
-        raise DataError(
-            f"the id column {column!r} of {manifest.path.name} is empty in {int(empty.sum())} rows, first {line}",
-            expected="an id for every case",
-        )
-    found = ids.astype(str)
-    check_distinct(found)
-    return found
+    return Index(kept, ids, groups, splits, answers, extras, left_out)
 
 
 def _groups(column: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:
@@ -126,11 +173,11 @@ def _groups(column: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:
     return column.astype(str)
 
 
-def _tell_unknown(schema: TableSchema, ids: np.ndarray, unknown: np.ndarray, problems: Problems) -> None:
+def _tell_unknown(schema: TableSchema, ids: np.ndarray, unknown: np.ndarray, problems: Problems, rows_of: str) -> None:
     if not schema.task.leave_out:
         raise DataError(
             f"the target {schema.task.task.name!r} is missing in rows: {name_rows(unknown, ids)}",
             expected="a target for every case",
             hint="Write `without_target: leave_out` under `task` to leave such rows out.",
         )
-    problems.add("no target, left out", ids[unknown])
+    problems.add("no target, left out", ids[unknown], lost=rows_of)

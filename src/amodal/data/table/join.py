@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from amodal.data.table.cells import texts
+from amodal.data.table.cells import words
 from amodal.data.table.files import within
-from amodal.data.table.manifest import check_columns, open_table
+from amodal.data.table.manifest import Table, check_columns, open_table
+from amodal.data.table.problems import Problems
 from amodal.data.table.source import Place, Rows
+from amodal.data.table.words import near_pairs, say_pairs
 from amodal.errors import DataError
 
-__all__ = ["Joined", "positions"]
+__all__ = ["Joined", "positions", "second_table"]
 
 _CHUNK = 65536
+_STRANGERS = 100_000
 
 
 def positions(place: Place) -> Callable[[np.ndarray], np.ndarray]:
@@ -25,6 +29,15 @@ def positions(place: Place) -> Callable[[np.ndarray], np.ndarray]:
     return lambda ids: np.asarray(index.get_indexer(pd.Index(ids)), dtype=np.int64)
 
 
+def second_table(place: Place, file: str) -> Table:
+    """Opens a table within the data folder.
+
+    Raises:
+        DataError: If it lies outside, or cannot be read.
+    """
+    return open_table(within(place.root, "", file), place.reading.encoding)
+
+
 class Joined:
     """A second table, whose rows belong to the manifest's by id.
 
@@ -32,63 +45,106 @@ class Joined:
         place: Where the data lie.
         file: The table, relative to the data folder.
         id_column: Its column with ids.
-        where: The place in the schema, for messages.
+        name: The modality.
         columns: The columns to read beside.
+        accept: Shares of what may be lost.
 
     Raises:
         DataError: If the table cannot be read.
         SchemaError: If it lacks a column.
     """
 
-    def __init__(self, place: Place, file: str, id_column: str, where: str, columns: Sequence[str]):
-        self.place, self.where = place, where
+    def __init__(
+        self, place: Place, file: str, id_column: str, name: str, columns: Sequence[str], accept: Mapping[str, float]
+    ):
+        self.place, self.name, self.where, self.accept = place, name, f"modalities.{name}", accept
         self.file, self.id_column = file, id_column
+        self.n_strange = 0
+        self.rows_of = f"{name}: rows of {file}"
         path = within(place.root, "", file)
         self.table = None
         if place.lenient and not path.is_file():
-            place.problems.add(f"{where}: {file} is not there", place.ids)
+            place.problems.add(f"{self.where}: {file} is not there", place.ids)
             return
-        self.table = open_table(path)
+        self.table = second_table(place, file)
         self.columns = [c for c in columns if c in self.table.names] if place.lenient else list(columns)
-        wanted = dict.fromkeys([id_column] if place.lenient else [id_column, *columns], where)
+        wanted = dict.fromkeys([id_column] if place.lenient else [id_column, *columns], self.where)
         check_columns(self.table, wanted)
 
     def rows(self) -> Iterator[tuple[np.ndarray, Rows]]:
-        """Goes through the rows that match a case.
+        """Goes through the rows that match a case; the others are counted.
 
         Yields:
             Positions of their cases, int64 (n,), and their cells.
+
+        Raises:
+            DataError: If too many rows match no case.
         """
         if self.table is None:
             return
-        find = positions(self.place)
-        n_matched, n_rows, strangers, seen = 0, 0, set(), np.zeros(len(self.place.ids), bool)
+        find, problems = positions(self.place), self.place.problems
+        strangers: set[str] = set()
+        n_matched = n_rows = 0
+        seen = np.zeros(len(self.place.ids), bool)
         for chunk in self.table.chunks([self.id_column, *self.columns], _CHUNK):
-            ids = texts(chunk[self.id_column], self.place.missing)
+            ids = words(chunk[self.id_column], self.place.missing, ignore_case=self.place.reading.ignore_case)
             at = find(ids)
-            strangers |= {str(row) for row in ids[at < 0]} if len(strangers) < 10**6 else set()
+            self._count(ids, at, strangers)
             kept = np.flatnonzero(at >= 0)
             n_matched, n_rows = n_matched + len(kept), n_rows + len(ids)
             seen[at[kept]] = True
             if len(kept):
                 cells = {name: chunk[name].take(kept) for name in self.columns}
                 yield at[kept], Rows(0, ids[kept].astype(str), cells)
-        if n_rows and not n_matched and self.place.problems.strict:
+        if self.table.blank_rows:
+            problems.say(f"{self.file}: {self.table.blank_rows:,} rows are empty throughout, and left out")
+        near = say_pairs(near_pairs(sorted(strangers), self.place.ids[~seen]))
+        self._check(strangers, near, n_rows, n_matched)
+        if near:
+            problems.say(f"{self.file}: ids that match nobody, though {near}")
+        if not problems.by_row:
+            problems.add(f"{self.file}: no row for this id", self.place.ids[~seen].tolist())
+
+    def _count(self, ids: np.ndarray, at: np.ndarray, strangers: set[str]) -> None:
+        problems = self.place.problems
+        empty = np.array([row is None for row in ids], dtype=bool)
+        problems.enter(self.rows_of, len(ids))
+        problems.add(f"{self.file}: row without an id", [f"row of {self.file}"] * int(empty.sum()), lost=self.rows_of)
+        gone = np.array([row in self.place.left_out for row in ids], dtype=bool)
+        problems.add(f"{self.file}: id of a case that was left out", ids[gone].tolist(), lost=self.rows_of)
+        strange = ids[(at < 0) & ~empty & ~gone]
+        self.n_strange += len(strange)
+        problems.add(f"{self.file}: id that the manifest does not have", strange.tolist(), lost=self.rows_of)
+        if len(strangers) < _STRANGERS:
+            strangers |= set(strange.tolist())
+
+    def _check(self, strangers: set[str], near: str, n_rows: int, n_matched: int) -> None:
+        problems = self.place.problems
+        if n_rows and not n_matched and problems.strict:
             raise DataError(
                 f"{self.where}: no id of {self.file} is an id of the manifest",
                 expected=f"ids like {', '.join(map(str, self.place.ids[:3]))}",
                 got=", ".join(sorted(strangers)[:3]),
-                hint="Is it the right column? Leading zeros and spaces count.",
+                hint=f"Is it the right column? {near or 'Leading zeros and case count.'}",
             )
-        self.place.problems.add(f"{self.file}: id that the manifest does not have", sorted(strangers))
-        if not self.place.problems.by_row:
-            self.place.problems.add(f"{self.file}: no row for this id", self.place.ids[~seen].tolist())
+        problems.check_share(
+            "unmatched", f"{self.file}: rows whose id the manifest does not have", self.n_strange, n_rows,
+            self.accept, self.where, got=f"ids like {', '.join(sorted(strangers)[:3])}", hint=near,
+        )  # fmt: skip
 
-    def matrix(self, name: str, width: int, read: Callable[[Rows], np.ndarray]) -> np.ndarray:
+    def matrix(
+        self, name: str, width: int, read: Callable[[Rows, Place], np.ndarray], duplicates: str = "drop"
+    ) -> np.ndarray:
         """One row of numbers for each case, float32 (N, width), NaN where there is none, memory-mapped.
 
+        Args:
+            name: The modality.
+            width: Numbers of a row.
+            read: Rows to numbers.
+            duplicates: What becomes of a row that says the same as one before it: "drop" or "error".
+
         Raises:
-            DataError: If an id has two rows.
+            DataError: If an id has two rows that say different things.
         """
         path = self.place.work / f"{name}.joined"
         blank = np.full((min(_CHUNK, max(1, len(self.place.ids))), width), np.nan, np.float32)
@@ -100,12 +156,39 @@ class Joined:
         for at, rows in self.rows():
             again = taken[at]
             again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
-            if again.any():
-                raise DataError(
-                    f"{self.where}: {self.file} has several rows for the id {rows.ids[again.argmax()]!r}",
-                    expected="one row for an id",
-                    hint="Measurements at several times belong into a modality of kind `events`.",
-                )
+            first = _some(rows, ~again)
+            values[at[~again]] = read(first, self.place)
+            self.place.problems.enter(self.rows_of, 0, measured=len(first.ids))
             taken[at] = True
-            values[at] = read(rows)
+            if again.any():
+                self._check_again(at[again], _some(rows, again), values, read, duplicates)
         return values
+
+    def _check_again(
+        self, at: np.ndarray, rows: Rows, values: np.ndarray, read: Callable[[Rows, Place], np.ndarray], rule: str
+    ) -> None:
+        """Rows of an id that had one already: the same again is counted, anything else is refused."""
+        aside = replace(self.place, problems=Problems(strict=False))
+        different = ~_equal_rows(read(rows, aside), values[at])
+        if different.any() or (rule == "error" and self.place.problems.strict):
+            row = int(different.argmax())
+            raise DataError(
+                f"{self.where}: {self.file} has several rows for the id {rows.ids[row]!r}",
+                expected="one row for an id",
+                hint="Measurements at several times belong into a modality of kind `events`."
+                if different.any()
+                else "They say the same: write `duplicates: drop` to take the first.",
+            )
+        self.place.problems.add(f"{self.file}: the same row again, left out", rows.ids, lost=self.rows_of)
+
+
+def _equal_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return ((a == b) | (np.isnan(a) & np.isnan(b))).all(1)
+
+
+def _some(rows: Rows, which: np.ndarray) -> Rows:
+    """Some of the rows."""
+    if which.all():
+        return rows
+    chosen = np.flatnonzero(which)
+    return Rows(rows.start, rows.ids[which], {name: cells.take(chosen) for name, cells in rows.columns.items()})

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from amodal.data.table.array import Array, Embedding
 from amodal.data.table.audio import Audio
-from amodal.data.table.cells import MISSING_WORDS
+from amodal.data.table.cells import MISSING_WORDS, Reading
 from amodal.data.table.events import Events
 from amodal.data.table.image import Image
 from amodal.data.table.manifest import Table, check_columns
-from amodal.data.table.section import Section, load_record
+from amodal.data.table.numbers import PLAIN, NumberRule
+from amodal.data.table.section import Section, load_record, plain_record
 from amodal.data.table.source import Source
 from amodal.data.table.tabular import Tabular
 from amodal.data.table.target import TaskColumns
@@ -88,6 +89,12 @@ class TableSchema:
         split: Which split a case is in.
         extras: Columns kept beside, as texts, that are not inputs.
         missing: Words that stand for an empty cell.
+        numbers: How numbers are written, where a column does not say otherwise.
+        timezone: Where clocks without an offset from Greenwich stand, as `Europe/Berlin`; "" = they are taken as they
+            are.
+        ignore_case: Whether capital and small letters of ids and words are the same.
+        encoding: How CSV files are encoded that are neither UTF-8 nor UTF-16, as `cp1252`.
+        duplicates: What becomes of rows of the manifest that are the same in every cell: "error" or "drop".
         name: A short name.
         description: One line for people.
     """
@@ -101,6 +108,11 @@ class TableSchema:
     split: SplitRule = SplitRule()
     extras: tuple[str, ...] = ()
     missing: tuple[str, ...] = MISSING_WORDS
+    numbers: NumberRule = PLAIN
+    timezone: str = ""
+    ignore_case: bool = False
+    encoding: str = ""
+    duplicates: str = "error"
     name: str = ""
     description: str = ""
 
@@ -120,7 +132,7 @@ class TableSchema:
         Raises:
             SchemaError: If a key is unknown or lacking, or a value cannot be used.
         """
-        section = Section("", record)
+        section = Section("", plain_record(record))
         version = section.integer("format", 1, most=2**31)
         if version > cls.FORMAT:
             raise SchemaError("the schema has a newer format", expected=f"{cls.FORMAT} or older", got=version,
@@ -138,6 +150,11 @@ class TableSchema:
             split=SplitRule.read(section.raw("split")),
             extras=section.texts("extras", ()),
             missing=tuple(dict.fromkeys(["", *missing])),
+            numbers=NumberRule.read(section),
+            timezone=_timezone(section),
+            ignore_case=section.flag("ignore_case", False),
+            encoding=_encoding(section),
+            duplicates=section.choice("duplicates", ("error", "drop"), "error"),
             name=section.text("name", ""),
             description=section.text("description", ""),
         )
@@ -168,9 +185,17 @@ class TableSchema:
             "split": self.split.to_json(),
             "extras": list(self.extras),
             "missing": list(self.missing),
+            **self.numbers.to_json(),
+            **{key: getattr(self, key) for key in ("timezone", "ignore_case", "encoding") if getattr(self, key)},
+            **({"duplicates": self.duplicates} if self.duplicates != "error" else {}),
             "task": self.task.to_json(),
             "modalities": {source.name: source.to_json() for source in self.sources},
         }
+
+    @property
+    def reading(self) -> Reading:
+        """How cells are read where a column does not say otherwise."""
+        return Reading(frozenset(self.missing), self.numbers, self.timezone, self.ignore_case, self.encoding)
 
     @property
     def schema(self) -> Schema:
@@ -180,6 +205,10 @@ class TableSchema:
     def with_sources(self, sources: tuple[Source, ...]) -> TableSchema:
         """The same with other sources."""
         return replace(self, sources=sources)
+
+    def with_task(self, task: TaskColumns) -> TableSchema:
+        """The same with another task."""
+        return replace(self, task=task)
 
     def index_columns(self) -> dict[str, str]:
         """The columns that say who a case is, each with its place in the schema."""
@@ -194,3 +223,27 @@ class TableSchema:
     def check(self, manifest: Table) -> None:
         """Raises SchemaError for the first column that a manifest lacks, with the nearest one."""
         check_columns(manifest, self.index_columns() | self.value_columns())
+
+
+def _timezone(section: Section) -> str:
+    from zoneinfo import ZoneInfo
+
+    name = section.text("timezone", "")
+    try:
+        if name:
+            ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise SchemaError(
+            "timezone is not known", expected="a name such as Europe/Berlin or UTC", got=repr(name)
+        ) from error
+    return name
+
+
+def _encoding(section: Section) -> str:
+    import codecs
+
+    name = section.text("encoding", "")
+    try:
+        return codecs.lookup(name).name if name else ""
+    except LookupError as error:
+        raise SchemaError("encoding is not known", expected="cp1252, latin-1, …", got=repr(name)) from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from amodal.errors import SchemaError
 
-__all__ = ["Section", "load_record", "nearest"]
+__all__ = ["Section", "load_record", "nearest", "plain_record"]
 
 _LARGEST = 2**20
 _REQUIRED: Any = object()
@@ -130,6 +131,25 @@ class Section:
             raise SchemaError(f"{self.place(key)} names {twice[0]!r} twice")
         return words
 
+    def words(self, key: str, default: Any = _REQUIRED) -> tuple[str, ...]:
+        """One string, or a list of distinct ones."""
+        given = self._get(key, default)
+        if given is default and key not in self:
+            return default
+        return self.texts(key) if isinstance(given, list | tuple) else (self.text(key),)
+
+    def shares(self, key: str, known: Mapping[str, float]) -> dict[str, float]:
+        """A mapping of known words to shares from 0 to 1; an empty one may be left out."""
+        if key not in self:
+            return {}
+        inner = self.section(key)
+        found = {name: inner.number(name, None) for name in known}
+        inner.done()
+        for name, share in found.items():
+            if share is not None and not 0 <= share <= 1:
+                raise SchemaError(f"{inner.place(name)} is no share", expected="a number from 0 to 1", got=share)
+        return {name: share for name, share in found.items() if share is not None}
+
     def numbers(self, key: str, default: Any = _REQUIRED) -> tuple[float, ...]:
         """A list of finite numbers."""
         given = self._get(key, default)
@@ -218,6 +238,15 @@ def load_record(path: Path) -> dict[str, Any]:
         what = getattr(error, "problem", None) or type(error).__name__
         raise SchemaError(f"{path} is no YAML{line}: {what}") from error
     return Section("", record)._record
+
+
+def plain_record(record: Any) -> Any:
+    """A record with every letter in its composed form (NFC), as tables are read."""
+    if isinstance(record, str):
+        return unicodedata.normalize("NFC", record)
+    if isinstance(record, Mapping):
+        return {plain_record(key): plain_record(value) for key, value in record.items()}
+    return [plain_record(entry) for entry in record] if isinstance(record, list | tuple) else record
 
 
 def _loader() -> Any:

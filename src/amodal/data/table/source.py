@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
+from amodal.data.table.cells import Reading
 from amodal.data.table.manifest import Table
+from amodal.data.table.problems import Problems
 from amodal.data.table.section import Section
-from amodal.errors import DataError
 from amodal.schema import Modality
 
 __all__ = ["Piece", "Place", "Problems", "Reader", "Rows", "Source"]
 
-_SHOWN = 5
-_KEPT = 100
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -51,75 +49,6 @@ class Piece(NamedTuple):
     observed: np.ndarray
 
 
-@dataclass
-class Problems:
-    """What was odd in the data: counted, with the first few, and at prediction by row.
-
-    Args:
-        strict: Whether the grave kinds are errors, as they are when a cohort is prepared.
-        by_row: Whether to keep everything by id.
-    """
-
-    strict: bool = True
-    by_row: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    rows: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, what: str, ids: Iterable[str], got: Iterable[object] = (), *, telling: str | None = None) -> None:
-        """Counts one kind of problem.
-
-        Args:
-            what: The kind, as people read it, with the column.
-            ids: Ids of the rows.
-            got: What stood there, as many as `ids`, or nothing.
-            telling: What to tell a row at prediction; `what` and the cell by default.
-        """
-        for row, cell in _pairs(ids, got):
-            self.counts[what] += 1
-            shown = f"{what}: {_short(cell)}" if cell is not None else what
-            if len(self.examples.setdefault(what, [])) < _KEPT:
-                self.examples[what].append(row if cell is None else f"{row}: {_short(cell)}")
-            if self.by_row:
-                self.rows.setdefault(row, []).append(telling or shown)
-
-    def grave(self, what: str, ids: Any, got: Any = (), *, expected: str, hint: str) -> None:
-        """Raises DataError if strict, else counts.
-
-        Args:
-            what: The kind, as people read it, with the column.
-            ids: Ids of the rows; none is fine.
-            got: What stood there.
-            expected: What would have been right.
-            hint: What to do about it.
-        """
-        if not len(ids):
-            return
-        if not self.strict:
-            self.add(what, ids, got)
-            return
-        pairs = _pairs(ids[:_SHOWN], got[:_SHOWN])
-        shown = ", ".join(row if cell is None else f"{_short(cell)} in row {row}" for row, cell in pairs)
-        more = f", … ({len(ids)} rows)" if len(ids) > _SHOWN else ""
-        raise DataError(f"{what}: {shown}{more}", expected=expected, hint=hint)
-
-    def describe(self) -> str:
-        """Every kind with its count and first rows, a line each."""
-        lines = []
-        for what, count in self.counts.most_common():
-            first = ", ".join(self.examples[what][:3])
-            lines.append(f"  {count:>8,}  {what} ({first}{', …' if count > 3 else ''})")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts and the first rows of each kind, as plain JSON values."""
-        return {"counts": dict(self.counts), "first": self.examples}
-
-    def restore(self, record: Mapping[str, Any]) -> None:
-        """Takes back what `to_json` gave."""
-        self.counts, self.examples = Counter(record["counts"]), {k: list(v) for k, v in record["first"].items()}
-
-
 @dataclass(frozen=True)
 class Place:
     """Where a table's data lie and how they are read.
@@ -129,22 +58,31 @@ class Place:
         root: Folder that all files must lie in.
         work: Folder for temporary files.
         ids: Ids of all cases, str (N,).
-        missing: Words that stand for an empty cell.
+        reading: How cells are read where a column does not say otherwise.
         problems: Takes what is odd.
         threads: Reads files side by side.
         lenient: Whether columns and files may be lacking, as at prediction.
         chunk: Rows that are read at a time.
+        kept: Which rows of the manifest are cases, bool (R,); None: all.
+        left_out: Ids of the manifest's rows that are no cases.
     """
 
     manifest: Table
     root: Path
     work: Path
     ids: np.ndarray
-    missing: frozenset[str]
+    reading: Reading
     problems: Problems
     threads: ThreadPoolExecutor
     lenient: bool = False
     chunk: int = 1024
+    kept: np.ndarray | None = None
+    left_out: frozenset[str] = frozenset()
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Words that stand for an empty cell."""
+        return self.reading.missing
 
     def side_by_side(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
         """Applies a function to each item, on several threads, in order."""
@@ -208,16 +146,10 @@ class Source(ABC):
         """One line on what its cells or files are taken for, once surveyed; "" says nothing beyond kind and shape."""
         return ""
 
+    def unmeasured(self, problems: Problems) -> list[str]:
+        """Columns or variables without one measured cell that the schema does not accept, once read."""
+        return []
+
     @abstractmethod
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""
-
-
-def _pairs(ids: Iterable[str], got: Iterable[object]) -> list[tuple[str, object]]:
-    rows, cells = [str(row) for row in ids], list(got)
-    return list(zip(rows, cells if cells else [None] * len(rows)))
-
-
-def _short(cell: object) -> str:
-    text = repr(str(cell)) if isinstance(cell, str) else f"{cell:g}" if isinstance(cell, float) else str(cell)
-    return f"{text[:60]}…" if len(text) > 60 else text

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from amodal.data.table.cells import date_formats, dates, numbers, texts
-from amodal.data.table.files import within
-from amodal.data.table.join import Joined
-from amodal.data.table.manifest import check_columns, open_table
+from amodal.data.table.cells import Reading, texts, words
+from amodal.data.table.join import Joined, second_table
+from amodal.data.table.manifest import Table, check_columns
+from amodal.data.table.numbers import PLAIN, NumberRule, in_units, numbers, read_other_units, write_other_units
+from amodal.data.table.problems import LIMITS, Problems
+from amodal.data.table.reading import check_clocks, read_moments, tell_numbers
 from amodal.data.table.section import Section
-from amodal.data.table.source import Piece, Place, Problems, Reader, Rows, Source
+from amodal.data.table.source import Piece, Place, Reader, Rows, Source
+from amodal.data.table.survey import survey
+from amodal.data.table.times import SECONDS, TIME_WORDS, durations
+from amodal.data.table.words import near_pairs, replaced, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
 
@@ -32,80 +37,110 @@ class Column:
 
     Attributes:
         name: The column.
-        type: "number", "category" or "date".
-        units: Units of a number.
+        type: "number", "category", "date" or "duration".
+        units: Units of a number, or the units of time that a duration is brought to.
+        rule: How numbers are written.
+        other_units: Other units that stand in the cells, each with factor and addend: {"degF": (5/9, -160/9)}.
         min: Smallest possible value; smaller ones count as not measured.
         max: Largest possible value.
         scale: Factor that brings a number to its units.
         offset: What is added after that.
+        centre: What is subtracted, in double precision, where numbers are too large for single precision.
         categories: Values of a category, in order; None: those met in the data.
         values: What other words for a category (or a number) mean.
         code: "one_hot" (a feature for each category) or "ordinal" (the category's position).
         other: Whether unlisted categories become one more, instead of an error.
-        format: How dates are written, as for `datetime.strptime`; None: ISO 8601.
+        format: How dates are written beside ISO 8601, as for `datetime.strptime`; (): found in the data.
         since: Column with the date from which days are counted; None: 1970-01-01.
+        since_format: How the dates of `since` are written beside ISO 8601; (): found in the data.
+        may_be_empty: Whether it is no error if no cell is measured.
     """
 
     name: str
     type: str = "number"
     units: str = ""
+    rule: NumberRule = PLAIN
+    other_units: Mapping[str, tuple[float, float]] | None = None
     min: float | None = None
     max: float | None = None
     scale: float = 1.0
     offset: float = 0.0
+    centre: float = 0.0
     categories: tuple[str, ...] | None = None
     values: Mapping[str, str] | None = None
     code: str = "one_hot"
     other: bool = False
-    format: str | None = None
+    format: tuple[str, ...] = ()
     since: str | None = None
+    since_format: tuple[str, ...] = ()
+    may_be_empty: bool = False
 
     @classmethod
     def read(cls, name: str, section: Section) -> Column:
         """Reads it from a schema."""
-        kind = section.choice("type", ("number", "category", "date"), "number")
-        column = cls(name, kind)
+        kind = section.choice("type", ("number", "category", "date", "duration"), "number")
+        column = cls(name, kind, may_be_empty=section.flag("may_be_empty", False))
         if "values" in section:
             inner = section.section("values")
             column = replace(column, values={key: inner.text(key) for key in inner.keys()})  # noqa: SIM118
-        if kind == "category":
-            column = replace(
-                column,
-                categories=section.texts("categories", None),
-                code=section.choice("code", ("one_hot", "ordinal"), "one_hot"),
-                other=section.flag("other", False),
-            )
-            if column.categories is not None and not 1 <= len(column.categories) <= MAX_CATEGORIES:
-                raise too_many(section.place("categories"), len(column.categories))
-            if column.code == "ordinal" and column.other:
-                raise SchemaError(f"{section.where}: an ordinal category has no place for others", got="other: true")
-        else:
-            column = replace(column, min=section.number("min", None), max=section.number("max", None))
-            if column.min is not None and column.max is not None and column.min >= column.max:
-                raise SchemaError(f"{section.where}: min is not below max", got=f"{column.min:g} … {column.max:g}")
+        column = column._with_category(section) if kind == "category" else column._with_range(section)
         if kind == "number":
             column = replace(
                 column,
                 units=section.text("units", ""),
+                rule=NumberRule.read(section),
+                other_units=read_other_units(section),
                 scale=section.number("scale", 1.0),
                 offset=section.number("offset", 0.0),
+                centre=section.number("centre", 0.0),
             )
             check_units(section.where, name, column.units)
+        if kind == "duration":
+            column = replace(column, units=section.choice("units", SECONDS))
         if kind == "date":
-            column = replace(column, format=section.text("format", None), since=section.text("since", None))
+            column = replace(
+                column,
+                format=section.words("format", ()),
+                since=section.text("since", None),
+                since_format=section.words("since_format", ()),
+            )
         section.done()
+        return column
+
+    def _with_category(self, section: Section) -> Column:
+        column = replace(
+            self,
+            categories=section.texts("categories", None),
+            code=section.choice("code", ("one_hot", "ordinal"), "one_hot"),
+            other=section.flag("other", False),
+        )
+        if column.categories is not None and not 1 <= len(column.categories) <= MAX_CATEGORIES:
+            raise too_many(section.place("categories"), len(column.categories))
+        if column.code == "ordinal" and column.other:
+            raise SchemaError(f"{section.where}: an ordinal category has no place for others", got="other: true")
+        return column
+
+    def _with_range(self, section: Section) -> Column:
+        column = replace(self, min=section.number("min", None), max=section.number("max", None))
+        if column.min is not None and column.max is not None and column.min >= column.max:
+            raise SchemaError(f"{section.where}: min is not below max", got=f"{column.min:g} … {column.max:g}")
         return column
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values: what differs from the defaults."""
         plain, found = Column(""), {}
-        for key in ("type", "units", "min", "max", "scale", "offset", "code", "other", "format", "since"):
+        keys = ("type", "units", "min", "max", "scale", "offset", "centre", "code", "other", "since", "may_be_empty")
+        for key in keys:
             if getattr(self, key) != getattr(plain, key):
                 found[key] = getattr(self, key)
+        found |= self.rule.to_json()
+        found |= {key: list(getattr(self, key)) for key in ("format", "since_format") if getattr(self, key)}
         if self.categories is not None:
             found["categories"] = list(self.categories)
         if self.values is not None:
             found["values"] = dict(self.values)
+        if self.other_units is not None:
+            found["other_units"] = write_other_units(self.other_units)
         return found
 
     @property
@@ -116,61 +151,120 @@ class Column:
         words = (*(self.categories or ()), *((OTHER,) if self.other else ()))
         return tuple(f"{self.name}={word}" for word in words)
 
-    def numbers(self, rows: Rows, place: Place) -> np.ndarray:
-        """Its cells as numbers, float64 (n, features), NaN where not measured."""
+    @property
+    def feature_units(self) -> str:
+        """Units of the numbers that it becomes."""
+        if self.type == "date":
+            return "days"
+        return f"{self.units} above {self.centre:.0f}".strip() if self.centre else self.units
+
+    def describe(self) -> str:
+        """What it is taken for, in a few words."""
+        if self.type == "category":
+            words = self.categories or ()
+            shown = ", ".join(words[:5]) + (f", … ({len(words)})" if len(words) > 5 else "")
+            return f"{self.name} one of {shown}{' or another' if self.other else ''}"
+        since = f" since {self.since}" if self.since else " since 1970" if self.type == "date" else ""
+        return f"{self.name}{f' in {self.feature_units}' if self.feature_units else ''}{since}"
+
+    def numbers(self, rows: Rows, place: Place, where: str) -> np.ndarray:
+        """Its cells as numbers, float64 (n, features), NaN where not measured; every cell is accounted for.
+
+        Args:
+            rows: The rows.
+            place: Where the data lie.
+            where: The modality, under whose name cells are counted.
+        """
         cells = rows.columns.get(self.name)
         if cells is None:
             return np.full((len(rows.ids), len(self.features)), np.nan)
+        spot = f"{where}.{self.name}"
         if self.type == "category":
-            return self._coded(cells, rows, place)
-        found = self._measured(cells, rows, place) if self.type == "number" else self._days(cells, rows, place)
-        return self._in_range(found, rows, place.problems)[:, None]
+            found = self._coded(cells, rows, place, spot)
+        else:
+            read = {"number": self._measured, "date": self._days, "duration": self._spans}[self.type]
+            found = self._in_range(read(cells, rows, place, spot), rows, place.problems, spot)[:, None]
+        place.problems.enter(spot, len(found), measured=int((~np.isnan(found[:, 0])).sum()))
+        return found - self.centre if self.centre else found
 
-    def _measured(self, cells: Any, rows: Rows, place: Place) -> np.ndarray:
+    def _measured(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        problems = place.problems
         if self.values:
             import pyarrow as pa
 
-            words = texts(cells, place.missing)
-            cells = pa.array([self.values.get(w, w) if w is not None else None for w in words], pa.string())
-        found, bad = numbers(cells, place.missing)
-        if bad.any():
-            shown = [str(cell).strip() for cell in cells.take(np.flatnonzero(bad)).to_pylist()]
-            comma = any("," in cell for cell in shown[:5])
-            place.problems.grave(
-                f"column {self.name!r}: not a number",
-                rows.ids[bad],
-                shown,
-                expected=f"a number{f' in {self.units}' if self.units else ''}, or an empty cell",
-                hint="Write decimals with a point, not a comma."
-                if comma
-                else "Correct them, list words for an empty cell under `missing`, or take it as `type: category`.",
-            )
-        return found * self.scale + self.offset
+            cells = pa.array(replaced(texts(cells, place.missing), self.values), pa.string())
+        found = numbers(cells, place.missing, self.rule.over(place.reading.numbers))
+        problems.enter(spot, 0, empty=int(found.empty.sum()))
+        tell_numbers(problems, found, cells, rows.ids, f"column {self.name!r}", spot, self.units)
+        values = found.values
+        if found.units is not None:
+            values = self._in_units(values, found.units, rows.ids, cells, problems, spot)
+        return values * self.scale + self.offset
 
-    def _days(self, cells: Any, rows: Rows, place: Place) -> np.ndarray:
-        words = texts(cells, place.missing)
-        seconds, bad = dates(words, self.format)
-        if bad.any():
-            forms = date_formats(words)
-            several = len(forms) > 1
-            place.problems.grave(
-                f"column {self.name!r}: "
-                + (f"dates in {len(forms)} formats, {', '.join(forms)}" if several else "not a date"),
-                rows.ids[bad],
-                words[bad],
-                expected=f"dates like {self.format or '2026-01-31 or 2026-01-31 08:30'}",
-                hint="Write all in one format; day and month cannot be guessed."
-                if several
-                else f"If that is how they are written, say `format: {next(iter(forms), '%d.%m.%Y')!r}` in the schema.",
+    def _in_units(
+        self, values: np.ndarray, said: np.ndarray, ids: np.ndarray, cells: Any, problems: Problems, spot: str
+    ) -> np.ndarray:
+        units = self.units or bracketed_units(self.name) or ""
+
+        def refuse(word: str, at: np.ndarray) -> None:
+            at = at & ~np.isnan(values)
+            if units:
+                line = f"`other_units: {{{word!r}: {{scale: …, offset: …}}}}`"
+                hint = f"Say how to convert: {line}, or, if it is a mark and no unit, `flags: [{word!r}]`."
+            else:
+                hint = f"Write `units: {word!r}` for the column, or, if it is a mark and no unit, `flags: [{word!r}]`."
+            if word.casefold() in TIME_WORDS and (not units or units in SECONDS):
+                hint = f"If it is a span of time, write `type: duration, units: {units or 'days'}`. {hint}"
+            problems.grave(
+                f"column {self.name!r}: {word!r} stands beside the number",
+                ids[at],
+                cells.take(np.flatnonzero(at)).to_pylist(),
+                expected=f"numbers in {units}" if units else "numbers alone, as the schema states no units",
+                hint=hint,
+                lost=spot,
             )
+
+        return in_units(values, said, units, self.other_units, refuse)
+
+    def _spans(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        words_ = replaced(texts(cells, place.missing), self.values)
+        found, bad = durations(words_, self.units)
+        place.problems.enter(spot, 0, empty=int(sum(word is None for word in words_)))
+        place.problems.grave(
+            f"column {self.name!r}: not a duration",
+            rows.ids[bad],
+            words_[bad],
+            expected="3 d 4 h, 62 y, 18 months, 27:30:00, P3DT4H, or a bare number in " + self.units,
+            hint="Correct them, map them with `values`, or list words for an empty cell under `missing`; `m` alone may "
+            "be minutes or months: write min or mo.",
+            lost=spot,
+        )
+        return found
+
+    def _days(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        words_ = texts(cells, place.missing)
+        place.problems.enter(spot, 0, empty=int(sum(word is None for word in words_)))
+        at = read_moments(words_, self.format, place, rows.ids, f"column {self.name!r}", "format", spot)
         if self.since is None:
-            return seconds / _DAY
-        origin = rows.columns.get(self.since)
-        if origin is None:
-            return np.full(len(seconds), np.nan)
-        return (seconds - dates(texts(origin, place.missing), self.format)[0]) / _DAY
+            return at.seconds / _DAY
+        given = rows.columns.get(self.since)
+        if given is None:
+            place.problems.add(
+                f"column {self.name!r}: there is no {self.since!r} to count from", rows.ids[~np.isnan(at.seconds)],
+                lost=spot,
+            )  # fmt: skip
+            return np.full(len(words_), np.nan)
+        origin_words = texts(given, place.missing)
+        origin = read_moments(
+            origin_words, self.since_format, place, rows.ids, f"column {self.since!r}", "since_format", ""
+        )
+        check_clocks(at, origin, place, f"column {self.name!r} and {self.since!r}")
+        lacking = np.isnan(origin.seconds) & ~np.isnan(at.seconds)
+        place.problems.add(f"column {self.name!r}: {self.since!r} is empty, no date to count from",
+                           rows.ids[lacking], lost=spot)  # fmt: skip
+        return (at.seconds - origin.seconds) / _DAY
 
-    def _in_range(self, found: np.ndarray, rows: Rows, problems: Problems) -> np.ndarray:
+    def _in_range(self, found: np.ndarray, rows: Rows, problems: Problems, spot: str) -> np.ndarray:
         low = -np.inf if self.min is None else self.min
         high = np.inf if self.max is None else self.max
         out = (found < low) | (found > high)
@@ -186,31 +280,44 @@ class Column:
                 hint="Are they in other units? Convert with `scale` and `offset`, or correct `units`, min and max.",
             )
         problems.add(
-            f"column {self.name!r}: out of range {low:g} … {high:g}, taken as not measured", rows.ids[out], found[out]
+            f"column {self.name!r}: out of range {low:g} … {high:g}, taken as not measured",
+            rows.ids[out],
+            found[out],
+            lost=spot,
         )
         return np.where(out, np.nan, found)
 
-    def _coded(self, cells: Any, rows: Rows, place: Place) -> np.ndarray:
-        words = texts(cells, place.missing)
-        if self.values:
-            words = np.array([*(self.values.get(w, w) if w is not None else None for w in words), None], object)[:-1]
-        places = {word: i for i, word in enumerate(self.categories or ())}
-        codes = np.array([places.get(word, -1) for word in words], dtype=np.int64)
-        empty = np.array([word is None for word in words], dtype=bool)
+    def words(self, cells: Any, reading: Reading) -> np.ndarray:
+        """The cells of a category as words, object (n,), None where empty."""
+        found = words(cells, reading.missing, ignore_case=reading.ignore_case)
+        return replaced(found, self.values, ignore_case=reading.ignore_case)
+
+    def _coded(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        found, ignore_case = self.words(cells, place.reading), place.reading.ignore_case
+        places = {spelled(word, ignore_case=ignore_case): i for i, word in enumerate(self.categories or ())}
+        codes = np.array(
+            [-1 if word is None else places.get(spelled(word, ignore_case=ignore_case), -1) for word in found],
+            dtype=np.int64,
+        )
+        empty = np.array([word is None for word in found], dtype=bool)
         unknown = (codes < 0) & ~empty
+        place.problems.enter(spot, 0, empty=int(empty.sum()))
         if self.other:
             codes[unknown] = len(places)
         elif unknown.any():
+            near = say_pairs(near_pairs(set(found[unknown]), places))
             place.problems.grave(
                 f"column {self.name!r}: unknown category",
                 rows.ids[unknown],
-                words[unknown],
+                found[unknown],
                 expected=f"one of {', '.join(self.categories or ())}",
-                hint="Add it to `categories`, map it with `values`, list it under `missing`, or write `other: true`.",
+                hint=(f"{near} " if near else "")
+                + "Add it to `categories`, map it with `values`, list it under `missing`, or write `other: true`.",
+                lost=spot,
             )
         if self.code == "ordinal":
             return np.where(codes < 0, np.nan, codes.astype(np.float64))[:, None]
-        coded = np.zeros((len(words), len(self.features)))
+        coded = np.zeros((len(found), len(self.features)))
         known = np.flatnonzero(codes >= 0)
         coded[known, codes[known]] = 1.0
         coded[codes < 0] = np.nan
@@ -227,6 +334,8 @@ class Tabular(Source):
         fields: Its columns.
         file: The second table, relative to the data folder; "" = the manifest.
         id: That table's column with the ids.
+        duplicates: What becomes of rows of the second table that say the same again: "drop" or "error".
+        accept: Shares of what may be lost, by the keys of `LIMITS`.
         description: One line for people.
     """
 
@@ -235,6 +344,8 @@ class Tabular(Source):
     fields: tuple[Column, ...] = ()
     file: str = ""
     id: str = ""
+    duplicates: str = "drop"
+    accept: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
 
     @classmethod
@@ -248,14 +359,24 @@ class Tabular(Source):
         if not fields:
             raise SchemaError(f"{section.place('columns')} names no column")
         file = section.text("file", "")
-        source = cls(name, fields, file, section.text("id") if file else "", section.text("description", ""))
+        source = cls(
+            name,
+            fields,
+            file,
+            section.text("id") if file else "",
+            section.choice("duplicates", ("drop", "error"), "drop"),
+            section.shares("accept", LIMITS),
+            section.text("description", ""),
+        )
         section.done()
         return source
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
         record: dict[str, Any] = {"kind": self.kind, "columns": {f.name: f.to_json() for f in self.fields}}
-        return record | {k: getattr(self, k) for k in ("file", "id", "description") if getattr(self, k)}
+        record |= {k: getattr(self, k) for k in ("file", "id", "description") if getattr(self, k)}
+        record |= {"accept": dict(self.accept)} if self.accept else {}
+        return record | ({"duplicates": self.duplicates} if self.duplicates != "drop" else {})
 
     def columns(self) -> tuple[str, ...]:
         """The manifest's columns that it reads."""
@@ -270,34 +391,58 @@ class Tabular(Source):
         return tuple(dict.fromkeys([*(field.name for field in self.fields), *since]))
 
     def surveyed(self, place: Place) -> Tabular:
-        """Itself with the categories met in the data."""
+        """Itself with the categories met in the data, and how its numbers and dates are written."""
+        table = second_table(place, self.file) if self.file else place.manifest
+        check_columns(table, dict.fromkeys(self._own(), f"modalities.{self.name}.columns"))
+        where = f"modalities.{self.name}.columns"
+        number = {f.name: f.rule for f in self.fields if f.type == "number"}
+        dated = {f.name: f.format for f in self.fields if f.type == "date"}
+        dated = {f.since: f.since_format for f in self.fields if f.since} | dated
+        found = survey(
+            table, number, dated, place.reading, place.problems,
+            {column: f"{where}.{column}" for column in (*number, *dated)},
+        )  # fmt: skip
+        met = self._categories_met(table, place.reading)
+        fields = []
+        for f in self.fields:
+            if f.type == "number":
+                f = _centred(replace(f, rule=found.rules[f.name]), found.extent.get(f.name), place.problems)
+            if f.type == "date":
+                f = replace(f, format=found.formats[f.name],
+                            since_format=found.formats[f.since] if f.since else ())  # fmt: skip
+            if f.name in met:
+                f = replace(f, categories=met[f.name])
+            fields.append(f)
+        return replace(self, fields=tuple(fields))
+
+    def _categories_met(self, table: Table, reading: Reading) -> dict[str, tuple[str, ...]]:
         open_ = [f for f in self.fields if f.type == "category" and f.categories is None]
-        if not open_:
-            return self
-        table = open_table(within(place.root, "", self.file)) if self.file else place.manifest
-        check_columns(table, {f.name: f"modalities.{self.name}.columns" for f in open_})
         met: dict[str, set[str]] = {f.name: set() for f in open_}
-        for chunk in table.chunks([f.name for f in open_], 65536):
-            for field in open_:
-                words = {w for w in set(texts(chunk[field.name], place.missing)) if w is not None}
-                met[field.name] |= {str((field.values or {}).get(w, w)) for w in words}
-                if len(met[field.name]) > 100 * MAX_CATEGORIES:
+        for chunk in table.chunks([f.name for f in open_], 65536) if open_ else ():
+            for f in open_:
+                met[f.name] |= {str(w) for w in set(f.words(chunk[f.name], reading)) if w is not None}
+                if len(met[f.name]) > 100 * MAX_CATEGORIES:
                     break
-        filled = []
-        for field in self.fields:
-            if field in open_:
-                if not 1 <= len(met[field.name]) <= MAX_CATEGORIES:
-                    raise too_many(f"column {field.name!r}", len(met[field.name]))
-                field = replace(field, categories=tuple(sorted(met[field.name])))
-            filled.append(field)
-        return replace(self, fields=tuple(filled))
+        for name, words_ in met.items():
+            if not 1 <= len(words_) <= MAX_CATEGORIES:
+                raise too_many(f"column {name!r}", len(words_))
+        return {name: tuple(sorted(words_)) for name, words_ in met.items()}
 
     def modality(self) -> Modality:
         """Name, kind and shape."""
         features = tuple(name for field in self.fields for name in field.features)
-        units = tuple(field.units or ("days" if field.type == "date" else "") for field in self.fields for _ in
-                      field.features)  # fmt: skip
+        units = tuple(field.feature_units for field in self.fields for _ in field.features)
         return Modality(self.name, "tabular", (len(features),), features, units, self.description)
+
+    def taken_for(self) -> str:
+        """What it was taken for, in one line."""
+        shown = "; ".join(field.describe() for field in self.fields[:8]) + ("; …" if len(self.fields) > 8 else "")
+        return f"a table of {self.modality().shape[0]} features of {len(self.fields)} columns: {shown}"
+
+    def unmeasured(self, problems: Problems) -> list[str]:
+        """Columns without one measured cell that the schema does not accept."""
+        counts = {f.name: problems.cells.get(f"{self.name}.{f.name}") for f in self.fields if not f.may_be_empty}
+        return [name for name, count in counts.items() if count and count["in"] and not count["measured"]]
 
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""
@@ -307,7 +452,7 @@ class Tabular(Source):
 
     def matrix(self, rows: Rows, place: Place) -> np.ndarray:
         """The cells of some rows as numbers, float32 (n, D), NaN = not measured."""
-        parts = [field.numbers(rows, place) for field in self.fields]
+        parts = [field.numbers(rows, place, self.name) for field in self.fields]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -322,12 +467,32 @@ class _ManifestReader(Reader):
 
 class _JoinedReader(Reader):
     def __init__(self, source: Tabular, place: Place):
-        joined = Joined(place, source.file, source.id, f"modalities.{source.name}", source._own())
-        self.values = joined.matrix(source.name, source.modality().shape[0], lambda rows: source.matrix(rows, place))
+        joined = Joined(place, source.file, source.id, source.name, source._own(), source.accept)
+        self.values = joined.matrix(source.name, source.modality().shape[0], source.matrix, source.duplicates)
 
     def read(self, rows: Rows) -> Piece:
         values = np.array(self.values[rows.start : rows.start + len(rows.ids)])
         return Piece(values, np.asarray(~np.isnan(values).all(1)))
+
+
+def _centred(column: Column, extent: tuple[float, float] | None, problems: Problems) -> Column:
+    """A column with large numbers that lie close together, less their middle, so that single precision keeps them."""
+    if extent is None or column.centre:
+        return column
+    low, high = sorted(edge * column.scale + column.offset for edge in extent)
+    low, high = max(low, column.min if column.min is not None else low), min(
+        high, column.max if column.max is not None else high
+    )  # fmt: skip
+    if max(abs(low), abs(high)) <= 2**24:
+        return column
+    if high - low > 0.25 * max(abs(low), abs(high)):
+        problems.say(
+            f"column {column.name!r}: numbers from {low:.0f} to {high:.0f} are kept to seven digits; is it an id?"
+        )
+        return column
+    centre = float(np.round((low + high) / 2))
+    problems.say(f"column {column.name!r}: {centre:.0f} is subtracted, so that no digit of its large numbers is lost")
+    return replace(column, centre=centre)
 
 
 def too_many(where: str, count: int) -> SchemaError:

@@ -28,7 +28,14 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from amodal.distributions.clustering.gaussian_features import DiagonalCovariance, FullCovariance
+from amodal.distributions.clustering.gaussian_features import (
+    DiagonalCovariance,
+    FullCovariance,
+    Room,
+    kind_of_device,
+    most_responsible,
+    weighted_moments,
+)
 from amodal.distributions.clustering.kmeans import kmeans_assignment
 from amodal.errors import ConfigurationError, ShapeError
 
@@ -36,9 +43,6 @@ __all__ = ["DirichletProcessMixture", "fit_dirichlet_process_mixture"]
 
 BATCH_BYTES = {"cpu": 8 * 2**20, "accelerator": 2**28}
 """Bytes of points in work at once; on a processor, for each core."""
-
-BLOCK_BYTES = {"cpu": 2 * 2**20, "accelerator": 2**30}
-"""Bytes of features in one pair of matrix products; on a processor they should stay in its caches."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ class _Ascent:
         """Fit everything; on a processor one batch a core, rather than all cores on every small product."""
         number = len(self.points)
         cores = torch.get_num_threads() if self.points.device.type == "cpu" else 1
-        room = BATCH_BYTES[_kind(self.points)] // (self.points[0].numel() * self.points.element_size())
+        room = BATCH_BYTES[kind_of_device(self.points)] // (self.points[0].numel() * self.points.element_size())
         size = batch_size or max(2, min(room, -(-number // cores)))
         entry = -(-size // 2)
         waiting = deque(slice(start, min(start + entry, number)) for start in range(0, number, entry))
@@ -261,7 +265,7 @@ class _Ascent:
                 except IndexError:  # nobody waits (other threads take from the same queue)
                     if work is None:
                         return
-            room = room or _Room(work.white, self.components, self.form, most=size)
+            room = room or Room(work.white, self.components, self.form, most=size)
             self._step(work, room)
             if len(work.index) == 0:
                 work = None
@@ -288,9 +292,9 @@ class _Ascent:
         blocks = zip(member.split(64), white.split(64))
         return torch.cat([some @ self.form.expand(points).mT for some, points in blocks])
 
-    def _step(self, work: _Work, room: _Room) -> None:
+    def _step(self, work: _Work, room: Room) -> None:
         """One update of everything in work; what ends with it is written down."""
-        moments, entropy = _moments(work.current.natural, work.white, self.form, room)
+        moments, entropy = weighted_moments(work.current.natural, work.white, self.form, room)
         work.current = self._update(moments, work.floor)
         previous, work.bound = work.bound, work.current.bound + entropy
         work.age += 1
@@ -301,7 +305,7 @@ class _Ascent:
             self.moments[index], self.bound[index] = moments[leaving], work.bound[leaving]
             self.iterations[index], self.converged[index] = work.age[leaving], converged[leaving]
             features = self.form.expand(work.white[leaving])
-            self.assignment[index] = _most_responsible(work.current.natural[leaving], features)
+            self.assignment[index] = most_responsible(work.current.natural[leaving], features)
             work.remove(leaving)
 
     def _results(self) -> DirichletProcessMixture:
@@ -373,63 +377,3 @@ class _Ascent:
 def _combined(weights: Tensor, rows: Tensor) -> Tensor:
     """Weighted sum (n, K) of rows (R, n, K)."""
     return (weights @ rows.flatten(1)).view(rows.shape[1:])
-
-
-def _kind(tensor: Tensor) -> str:
-    return "cpu" if tensor.device.type == "cpu" else "accelerator"
-
-
-class _Room:
-    """Memory that is used again in each block: fresh memory would cost a page fault every few thousand numbers."""
-
-    def __init__(self, white: Tensor, components: int, form: FullCovariance | DiagonalCovariance, most: int):
-        draws = white.shape[2]
-        number = max(1, min(most, BLOCK_BYTES[_kind(white)] // (form.features * draws * white.element_size())))
-        self.features = form.blank(white[:1].expand(number, -1, -1))
-        self.logits, self.weight = (
-            white.new_empty(number, components, draws),
-            white.new_empty(number, components, draws),
-        )
-        self.top, self.total = white.new_empty(number, 1, draws), white.new_empty(number, 1, draws)
-
-
-def _moments(
-    natural: Tensor, white: Tensor, form: FullCovariance | DiagonalCovariance, room: _Room
-) -> tuple[Tensor, Tensor]:
-    """Sums of features weighted by responsibilities (n, K, Q), and the entropy of the assignments (n,) in nats.
-
-    Features are made anew, block by block: a block's stay in the cache for both products, which is cheaper than
-    fetching stored ones from memory, and takes little room.
-    """
-    moments = torch.empty_like(natural)
-    entropy = torch.empty(len(white), dtype=torch.float64, device=white.device)
-    views = vars(room).values()
-    size = len(room.features)
-    features, logits, weight, top, total = views
-    targets = form.targets(features)
-    # Splitting once is cheaper than slicing in each block.
-    factors = zip(*(factor.split(size) for factor in form.factors(white)))
-    for some, coefficients, sums, bits in zip(factors, *(x.split(size) for x in (natural, moments, entropy))):
-        if len(sums) < len(features):  # the last block
-            features, logits, weight, top, total = (view[: len(sums)] for view in views)
-            targets = form.targets(features)
-        form.multiply(some, targets)
-        torch.bmm(coefficients, features, out=logits)  # to the base of 2: exp2 is several times faster than exp
-        # Not below 2^-64: smaller weights change nothing, and denormal numbers are slow.
-        logits.sub_(torch.amax(logits, 1, keepdim=True, out=top)).clamp_(min=-64.0)
-        torch.sum(torch.exp2(logits, out=weight), 1, keepdim=True, out=total)
-        torch.sum(logits.mul_(weight), 1, keepdim=True, out=top)
-        weight.mul_(total.reciprocal_())
-        # Of one point: log2 of the total less the mean logit.
-        torch.sum(top.mul_(total).add_(total.log2()), (1, 2), dtype=torch.float64, out=bits)
-        torch.bmm(weight, features.mT, out=sums)
-    return moments, entropy.mul_(-math.log(2.0))
-
-
-def _most_responsible(natural: Tensor, features: Tensor) -> Tensor:
-    """The first component with the largest responsibility for each point (n, S); faster than argmax over few rows."""
-    logits = natural @ features  # (n, K, S)
-    components = natural.shape[1]
-    behind = logits.sub_(logits.amax(1, keepdim=True)).sign_()  # 0 for the largest, else -1
-    rank = torch.arange(components, 0, -1, dtype=logits.dtype, device=logits.device)[:, None]
-    return components - (behind.add_(1.0) * rank).amax(1).long()

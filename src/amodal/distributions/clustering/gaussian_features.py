@@ -12,12 +12,16 @@ operation on long rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["DiagonalCovariance", "FullCovariance"]
+__all__ = ["DiagonalCovariance", "FullCovariance", "Room", "kind_of_device", "most_responsible", "weighted_moments"]
+
+BLOCK_BYTES = {"cpu": 2 * 2**20, "accelerator": 2**30}
+"""Bytes of features in one pair of matrix products; on a processor they should stay in its caches."""
 
 SMALLEST_EIGENVALUE = 1e-6
 """Eigenvalues of a data covariance below this fraction of their mean are raised to it before they are divided by."""
@@ -265,3 +269,64 @@ def _linear_coefficients(slope: Tensor, scale: Tensor, mean: Tensor, constant: T
     torch.mul(slope, -scale, out=out[:dim])
     torch.addcmul(constant, slope.mul_(mean).sum(0), scale, value=0.5, out=out[dim])
     out[dim + 1 :] = 0.0
+
+
+def kind_of_device(tensor: Tensor) -> str:
+    """A key of settings by device: "cpu" or "accelerator"."""
+    return "cpu" if tensor.device.type == "cpu" else "accelerator"
+
+
+class Room:
+    """Memory that is used again in each block: fresh memory would cost a page fault every few thousand numbers."""
+
+    def __init__(self, white: Tensor, components: int, form: FullCovariance | DiagonalCovariance, most: int):
+        draws = white.shape[2]
+        number = max(1, min(most, BLOCK_BYTES[kind_of_device(white)] // (form.features * draws * white.element_size())))
+        self.features = form.blank(white[:1].expand(number, -1, -1))
+        self.logits, self.weight = (
+            white.new_empty(number, components, draws),
+            white.new_empty(number, components, draws),
+        )
+        self.top, self.total = white.new_empty(number, 1, draws), white.new_empty(number, 1, draws)
+
+
+def weighted_moments(
+    natural: Tensor, white: Tensor, form: FullCovariance | DiagonalCovariance, room: Room
+) -> tuple[Tensor, Tensor]:
+    """Sums of features weighted by responsibilities (n, K, Q), and the entropy of the assignments (n,) in nats.
+
+    Features are made anew, block by block: a block's stay in the cache for both products, which is cheaper than
+    fetching stored ones from memory, and takes little room.
+    """
+    moments = torch.empty_like(natural)
+    entropy = torch.empty(len(white), dtype=torch.float64, device=white.device)
+    views = vars(room).values()
+    size = len(room.features)
+    features, logits, weight, top, total = views
+    targets = form.targets(features)
+    # Splitting once is cheaper than slicing in each block.
+    factors = zip(*(factor.split(size) for factor in form.factors(white)))
+    for some, coefficients, sums, bits in zip(factors, *(x.split(size) for x in (natural, moments, entropy))):
+        if len(sums) < len(features):  # the last block
+            features, logits, weight, top, total = (view[: len(sums)] for view in views)
+            targets = form.targets(features)
+        form.multiply(some, targets)
+        torch.bmm(coefficients, features, out=logits)  # to the base of 2: exp2 is several times faster than exp
+        # Not below 2^-64: smaller weights change nothing, and denormal numbers are slow.
+        logits.sub_(torch.amax(logits, 1, keepdim=True, out=top)).clamp_(min=-64.0)
+        torch.sum(torch.exp2(logits, out=weight), 1, keepdim=True, out=total)
+        torch.sum(logits.mul_(weight), 1, keepdim=True, out=top)
+        weight.mul_(total.reciprocal_())
+        # Of one point: log2 of the total less the mean logit.
+        torch.sum(top.mul_(total).add_(total.log2()), (1, 2), dtype=torch.float64, out=bits)
+        torch.bmm(weight, features.mT, out=sums)
+    return moments, entropy.mul_(-math.log(2.0))
+
+
+def most_responsible(natural: Tensor, features: Tensor) -> Tensor:
+    """The first component with the largest responsibility for each point (n, S); faster than argmax over few rows."""
+    logits = natural @ features  # (n, K, S)
+    components = natural.shape[1]
+    behind = logits.sub_(logits.amax(1, keepdim=True)).sign_()  # 0 for the largest, else -1
+    rank = torch.arange(components, 0, -1, dtype=logits.dtype, device=logits.device)[:, None]
+    return components - (behind.add_(1.0) * rank).amax(1).long()

@@ -1,8 +1,9 @@
-r"""Copulas: the public face.
+r"""Copulas: families, fits, choice of a family, measures of dependence.
 
 A copula joins uniform margins into a joint law. All of them have ``log_density``, ``log_cdf``, ``conditional_cdf`` and
-its inverse, ``sample``, ``sample_given`` (the absent margins given the observed ones), ``kendall_tau``, ``fit`` and
-``from_kendall_tau``; all take any number of margins, and ``observed`` where margins are absent.
+its inverse, ``sample``, ``sample_given`` (the absent margins given the observed ones), ``kendall_tau``,
+``spearman_rho``, ``tail_dependence``, ``fit``, ``aic``, ``bic`` and ``from_kendall_tau``; all take any number of
+margins, and ``observed`` where margins are absent. ``docs/copulas.md`` shows how they are used.
 
 .. list-table::
    :header-rows: 1
@@ -25,7 +26,7 @@ its inverse, ``sample``, ``sample_given`` (the absent margins given the observed
      - none
    * - :class:`Joe`
      - :math:`\theta \ge 1`
-     - :func:`~amodal.distributions.copula.archimedean_tau.joe_tau`
+     - :func:`~amodal.distributions.copula.joe.joe_tau`
      - upper :math:`2 - 2^{1/\theta}`
    * - :class:`GaussianCopula`
      - correlation R
@@ -39,16 +40,20 @@ its inverse, ``sample``, ``sample_given`` (the absent margins given the observed
 An Archimedean copula forces the same dependence on every pair; where pairs differ, take an elliptical one.
 """
 
-from __future__ import annotations
-
-from amodal.distributions.copula.abstract import Copula
+from amodal.distributions.copula.abstract import Copula, TailDependence
 from amodal.distributions.copula.archimedean import Archimedean
-from amodal.distributions.copula.archimedean_families import Clayton, Frank, Gumbel, Joe
+from amodal.distributions.copula.clayton import Clayton
 from amodal.distributions.copula.elliptical import Elliptical
-from amodal.distributions.copula.elliptical_families import GaussianCopula, StudentTCopula
-from amodal.distributions.copula.fit import maximise_likelihood, parameter_intervals, select_family
+from amodal.distributions.copula.families import FAMILIES, copula_family
+from amodal.distributions.copula.fit import IndependenceTest, independence_test, maximise_likelihood
+from amodal.distributions.copula.frank import Frank
+from amodal.distributions.copula.gaussian import GaussianCopula
+from amodal.distributions.copula.gumbel import Gumbel
+from amodal.distributions.copula.joe import Joe
+from amodal.distributions.copula.points import pseudo_observations
 from amodal.distributions.copula.rotation import Independence, Rotated
-from amodal.errors import UnknownNameError
+from amodal.distributions.copula.selection import FamilySelection, parameter_intervals, select_family
+from amodal.distributions.copula.student_t import StudentTCopula
 
 __all__ = [
     "FAMILIES",
@@ -56,45 +61,20 @@ __all__ = [
     "Clayton",
     "Copula",
     "Elliptical",
+    "FamilySelection",
     "Frank",
     "GaussianCopula",
     "Gumbel",
     "Independence",
+    "IndependenceTest",
     "Joe",
     "Rotated",
     "StudentTCopula",
+    "TailDependence",
     "copula_family",
+    "independence_test",
     "maximise_likelihood",
     "parameter_intervals",
+    "pseudo_observations",
     "select_family",
 ]
-
-FAMILIES: dict[str, type[Copula]] = {
-    "independence": Independence,
-    "clayton": Clayton,
-    "gumbel": Gumbel,
-    "frank": Frank,
-    "joe": Joe,
-    "gaussian": GaussianCopula,
-    "student_t": StudentTCopula,
-}
-"""The families by name."""
-
-
-def copula_family(name: str) -> type[Copula]:
-    """The class of a family by its name.
-
-    Args:
-        name: One of :data:`FAMILIES`; case does not matter.
-
-    Raises:
-        UnknownNameError: For any other name; says which is nearest.
-
-    Example:
-        >>> copula_family("gumbel").from_kendall_tau(0.5, dim=3)
-        Gumbel(theta=2, dim=3)
-    """
-    family = FAMILIES.get(name.lower()) if isinstance(name, str) else None
-    if family is None:
-        raise UnknownNameError("copula family", name, FAMILIES)
-    return family

@@ -1,4 +1,4 @@
-r"""What every copula promises: the abstract class.
+r"""The abstract copula: densities, conditional laws, draws and fits that every family has.
 
 A copula is the joint law of M uniform variables. Points are tensors whose **last** axis holds the margins,
 ``u`` of shape (…, M); every result has the shape of the leading axes. Parameters may have a shape of their own, which
@@ -12,30 +12,49 @@ gradient is zero. Inside, tensors are *margins first*, (M, …): reductions over
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from amodal.distributions.copula.densities import CopulaLaw, farthest
+from amodal.distributions.copula.fit import (
+    complete_presence,
+    log_likelihood,
+    maximise_likelihood,
+    pairwise_kendall_tau,
+    require_fittable,
+)
 from amodal.distributions.copula.points import (
     blank,
-    full_precision,
     into_open_interval,
     open_uniform,
+    require_generator,
     require_inside,
     without_autocast,
 )
-from amodal.distributions.fused import Kernel, Plain, fused
-from amodal.distributions.inversion import attach_root, solve_increasing
 from amodal.distributions.log_space import LOG_HALF
-from amodal.errors import ConfigurationError, DataError, ShapeError
+from amodal.distributions.quadrature import gauss_legendre
+from amodal.errors import ConfigurationError
 
-__all__ = ["Copula"]
+__all__ = ["Copula", "TailDependence"]
 
 
-class Copula(nn.Module, ABC):
+class TailDependence(NamedTuple):
+    r"""How often one margin is extreme where another is, in the limit.
+
+    Attributes:
+        lower: :math:`\lim_{q \to 0} P(V \le q \mid U \le q)`.
+        upper: :math:`\lim_{q \to 1} P(V > q \mid U > q)`.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+
+class Copula(CopulaLaw):
     r"""Joint law of M variables that are each uniform on (0, 1).
 
     Parameters are kept unconstrained (``nn.Parameter``), in float64 where they were given as Python numbers, and used
@@ -47,172 +66,6 @@ class Copula(nn.Module, ABC):
     Raises:
         ConfigurationError: If ``dim`` is below 2.
     """
-
-    def __init__(self, dim: int):
-        super().__init__()
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 2:
-            raise ConfigurationError("a copula joins at least two margins", expected="dim >= 2", got=f"dim = {dim!r}")
-        self.dim = dim
-
-    # ---------------------------------------------------------------- densities
-
-    def log_density(self, u: Any, observed: Any = None) -> Tensor:
-        r"""Log density :math:`\log c(u)`, of the observed margins only where ``observed`` is given.
-
-        Args:
-            u: Points, shape (…, M), strictly inside (0, 1) where observed.
-            observed: Presence of each margin, bool, broadcastable to the shape of ``u``.
-
-        Returns:
-            Shape (…,). Rows with fewer than two observed margins give 0.
-
-        Raises:
-            DataError: If an observed entry is NaN, or not strictly inside (0, 1): a density has no limit there that
-                holds for all families.
-        """
-        u, observed = self._enter(u, observed)
-        require_inside(u, observed, closed=False)
-        u = blank(u, observed)
-        return self.log_density_from_logs(torch.log(u), torch.log1p(-u), observed)
-
-    def log_density_from_logs(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None = None) -> Tensor:
-        r"""Log density from :math:`\log u` and :math:`\log(1-u)`: precise however near u is to 0 or to 1.
-
-        The fast path of training: shapes are checked, values are not.
-
-        Args:
-            log_u: :math:`\log u`, shape (…, M). A view made by ``torch.stack(list, 0).movedim(0, -1)`` is fastest.
-            log_1mu: :math:`\log(1-u)`, the same shape.
-            observed: Presence, bool, broadcastable to the same shape.
-
-        Returns:
-            Shape (…,).
-        """
-        return self.log_density_margins_first(*self._enter_logs(log_u, log_1mu, observed))
-
-    def log_density_margins_first(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None = None) -> Tensor:
-        r"""The same with the margins on the *first* axis, for callers that hold them so: nothing is checked or moved.
-
-        Args:
-            log_u: :math:`\log u`, shape (M, …), float32 or float64; finite where absent too.
-            log_1mu: :math:`\log(1-u)`, the same shape.
-            observed: Presence, bool, of as many axes and broadcastable.
-
-        Returns:
-            Shape (…,).
-        """
-        with without_autocast(log_u):
-            if observed is None:
-                parts = self.kernel(log_u, log_1mu)
-                if parts is None:
-                    return self._log_density(log_u, log_1mu, None, self.dim)
-                return fused(parts[0], parts[1], log_u, log_1mu, *parts[2])
-            count = observed.sum(0)
-            enough = count >= 2
-            used = observed | ~enough  # rows without a pair are evaluated in full at (1/2, …) and then set to zero
-            result = self._log_density(log_u, log_1mu, used, torch.where(enough, count, self.dim))
-            return torch.where(enough, result, 0.0)
-
-    def log_cdf(self, u: Any, observed: Any = None) -> Tensor:
-        r"""Log distribution function :math:`\log C(u)`; a margin that is absent counts as :math:`u_m = 1`.
-
-        Args:
-            u: Points, shape (…, M), in [0, 1] where observed.
-            observed: Presence of each margin, bool, broadcastable to the shape of ``u``.
-
-        Returns:
-            Shape (…,): minus infinity where an entry is 0, and the law of the other margins where one is 1.
-
-        Raises:
-            DataError: If an observed entry is NaN or outside [0, 1].
-        """
-        u, observed = self._enter(u, observed)
-        require_inside(u, observed, closed=True)
-        present = u < 1 if observed is None else observed & (u < 1)
-        impossible = ((u <= 0) & present).any(-1)
-        plain = bool(present.all()) and not bool(impossible.any())
-        u = u if plain else torch.where(present & (u > 0), u, 0.5)
-        log_u, log_1mu, seen = self._enter_logs(torch.log(u), torch.log1p(-u), None if plain else present)
-        with without_autocast(log_u):
-            result = self._log_cdf(log_u, log_1mu) if seen is None else self._log_cdf_by_pattern(log_u, log_1mu, seen)
-        return torch.where(impossible, -torch.inf, result)
-
-    # ---------------------------------------------------------------- conditional law of one margin
-
-    def conditional_cdf(self, u: Any, target: int, observed: Any = None) -> Tensor:
-        r"""Conditional distribution function (h-function) :math:`P(U_t \le u_t \mid U_O = u_O)`.
-
-        Args:
-            u: Points, shape (…, M).
-            target: The margin t.
-            observed: The margins conditioned on, bool, broadcastable to ``u``; all the others if not given. The
-                entry of the target itself is ignored.
-
-        Returns:
-            Shape (…,).
-
-        Example:
-            >>> from amodal.distributions.copula import Clayton
-            >>> Clayton(theta=2.0).conditional_cdf(torch.tensor([[0.5, 0.5]]), target=1)
-            tensor([0.4320])
-        """
-        target = self._target(target)
-        u, observed = self._enter(u, observed)
-        needed = self._conditioned(u, observed, target)
-        seen = needed.clone()
-        seen[..., target] = True
-        require_inside(u, seen, closed=False)
-        u = blank(u, seen)
-        return self.conditional_logs(torch.log(u), torch.log1p(-u), target, needed)[0].exp()
-
-    def conditional_logs(
-        self, log_u: Tensor, log_1mu: Tensor, target: int, observed: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        r"""Logarithms of the conditional distribution function h and of 1 - h, from those of u and 1 - u.
-
-        Args:
-            log_u: :math:`\log u`, shape (…, M).
-            log_1mu: :math:`\log(1-u)`, the same shape.
-            target: The margin whose law is wanted.
-            observed: The margins conditioned on, bool; all the others if not given.
-
-        Returns:
-            :math:`\log h` and :math:`\log(1-h)`, each of shape (…,).
-        """
-        target = self._target(target)
-        needed = self._conditioned(log_u, observed, target)
-        log_u, log_1mu, needed_first = self._enter_logs(log_u, log_1mu, needed, keep=target)
-        assert needed_first is not None
-        with without_autocast(log_u):
-            return self._conditional(log_u, log_1mu, target, needed_first)
-
-    def conditional_quantile(self, w: Any, u: Any, target: int, observed: Any = None) -> Tensor:
-        r"""Inverse of :meth:`conditional_cdf`: the :math:`u_t` with :math:`P(U_t \le u_t \mid U_O = u_O) = w`.
-
-        Differentiable with respect to ``w``, the observed margins and the parameters, by the implicit function theorem
-        where there is no closed form.
-
-        Args:
-            w: Probabilities, shape (…,), strictly inside (0, 1).
-            u: Points, shape (…, M); the entry of the target is ignored.
-            target: The margin t.
-            observed: The margins conditioned on, bool; all the others if not given.
-
-        Returns:
-            Shape (…,).
-        """
-        target = self._target(target)
-        u, observed = self._enter(u, observed)
-        needed = self._conditioned(u, observed, target)
-        require_inside(u, needed, closed=False)
-        w = torch.as_tensor(w, dtype=u.dtype, device=u.device)
-        if not bool(((w > 0) & (w < 1)).all()):
-            raise DataError("w has a value that is not a probability inside (0, 1)", expected="0 < w < 1")
-        u = blank(u, needed)
-        log_u, log_1mu, seen = self._enter_logs(torch.log(u), torch.log1p(-u), needed)
-        assert seen is not None
-        with without_autocast(log_u):
-            return self._conditional_quantile(torch.log(w), torch.log1p(-w), log_u, log_1mu, target, seen)[0].exp()
 
     # ---------------------------------------------------------------- sampling
 
@@ -226,7 +79,13 @@ class Copula(nn.Module, ABC):
 
         Returns:
             Shape (n, M), or (n, …, M) where the parameters have a shape; the dtype of the parameters.
+
+        Raises:
+            ConfigurationError: If n is not a number of draws, or the generator not one.
         """
+        require_generator(generator)
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ConfigurationError("n is not a number of draws", expected="a whole number, 0 or more", got=repr(n))
         log_u = self._sample_logs(n, generator)[0]
         return into_open_interval(log_u.exp()).movedim(0, -1)
 
@@ -247,7 +106,16 @@ class Copula(nn.Module, ABC):
 
         Raises:
             DataError: If an observed entry is NaN or not strictly inside (0, 1).
+
+        Example:
+            >>> from amodal.distributions.copula import Gumbel
+            >>> u = torch.tensor([[0.9, float("nan"), 0.8]], dtype=torch.float64).expand(1000, 3)
+            >>> drawn = Gumbel(theta=2.0, dim=3).sample_given(
+            ...     u, [True, False, True], generator=torch.Generator().manual_seed(0))
+            >>> round(drawn[:, 1].mean().item(), 2)
+            0.8
         """
+        require_generator(generator)
         u, observed = self._enter(u, observed)
         if observed is None:
             raise ConfigurationError("sample_given needs to know which margins are observed", expected="a bool tensor")
@@ -281,104 +149,11 @@ class Copula(nn.Module, ABC):
         observed = observed.expand(log_u.shape)
         log_u, log_1mu = (torch.where(observed, part, LOG_HALF) for part in (log_u, log_1mu))
         # Further out a condition says no more, and the gradient of what it says is the product of 0 and infinity.
-        reach = _farthest(log_u.dtype)
+        reach = farthest(log_u.dtype)
         near, near_1m = (part.clamp(-reach, -math.exp(-reach)) for part in (log_u, log_1mu))
         with without_autocast(log_u):
             drawn = self._fill_in(near, near_1m, observed, uniform, range(self.dim) if order is None else order)
         return torch.where(observed, log_u, drawn[0]), torch.where(observed, log_1mu, drawn[1])
-
-    # ---------------------------------------------------------------- parameters and fitting
-
-    @property
-    @abstractmethod
-    def batch_shape(self) -> torch.Size:
-        """Shape of the parameters beyond what one copula needs; broadcasts against the leading axes of ``u``."""
-
-    @abstractmethod
-    def margin(self, indices: Sequence[int]) -> Copula:
-        """The copula of some of the margins (at least two), sharing this one's parameters."""
-
-    @abstractmethod
-    def kendall_tau(self) -> Tensor:
-        """Kendall's tau: of every pair alike (the shape of the parameter), or a matrix (…, M, M) where pairs differ."""
-
-    @classmethod
-    @abstractmethod
-    def from_kendall_tau(cls, tau: Any, dim: int = 2, *, learnable: bool = False) -> Self:
-        """The copula whose pairs all have this Kendall's tau."""
-
-    @classmethod
-    def fit(cls, u: Any, *, observed: Any = None, iterations: int = 100) -> Self:
-        """Maximum likelihood, started from the pairwise Kendall's tau of the data.
-
-        Args:
-            u: Points, shape (N, M), strictly inside (0, 1) where observed.
-            observed: Presence, bool (N, M); rows enter by the likelihood of their observed margins.
-            iterations: Most iterations of L-BFGS.
-
-        Returns:
-            A fixed copula; ``requires_grad_()`` makes it learnable.
-        """
-        from amodal.distributions.copula.fit import complete_presence, maximise_likelihood
-
-        points, presence = complete_presence(u, observed)
-        copula = cls._initial(points, presence)
-        return maximise_likelihood(copula, points, presence, iterations=iterations)
-
-    @classmethod
-    def _initial(cls, u: Tensor, observed: Tensor) -> Self:
-        from amodal.distributions.copula.fit import pairwise_kendall_tau
-
-        taus = pairwise_kendall_tau(u, observed)
-        upper = torch.triu(torch.ones_like(taus, dtype=torch.bool), 1)
-        return cls.from_kendall_tau(taus[upper].mean().clamp(cls._lowest_start, 0.95), u.shape[-1])
-
-    _lowest_start: float = 0.02
-
-    # ---------------------------------------------------------------- for the families, margins first
-
-    def kernel(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
-        """A fused form of the complete density, where the family has one in the range of these values.
-
-        Args:
-            log_u: Margins first, (M, …).
-            log_1mu: The same shape.
-
-        Returns:
-            The density in ordinary operations, its kernel (see ``fused``), and the parameters; the first two take
-            log u, log(1 - u) and the parameters. None where there is no such form.
-        """
-        return None
-
-    @abstractmethod
-    def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
-        """Log density of (M, …); at least two margins are observed in each row, ``count`` says how many."""
-
-    @abstractmethod
-    def _log_cdf(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:
-        """Log distribution function of (M, …), all margins observed."""
-
-    @abstractmethod
-    def _conditional(self, log_u: Tensor, log_1mu: Tensor, target: int, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """log h and log(1 - h) of (M, …); ``observed`` is False at the target and may be False everywhere."""
-
-    def _conditional_quantile(
-        self, log_w: Tensor, log_1mw: Tensor, log_u: Tensor, log_1mu: Tensor, target: int, observed: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """log and log complement of the inverse of h, found on the logit scale."""
-        shape = torch.broadcast_shapes(log_w.shape, log_u.shape[1:], observed.shape[1:], self.batch_shape)
-        goal = (log_w - log_1mw).expand(shape)
-        log_us, log_1mus = list(log_u.expand(-1, *shape).unbind(0)), list(log_1mu.expand(-1, *shape).unbind(0))
-
-        def excess(logit: Tensor) -> Tensor:
-            log_us[target] = nn.functional.logsigmoid(logit)
-            log_1mus[target] = nn.functional.logsigmoid(-logit)
-            log_h, log_1mh = self._conditional(torch.stack(log_us), torch.stack(log_1mus), target, observed)
-            return log_h - log_1mh - goal
-
-        end = torch.full(shape, _farthest(log_u.dtype), dtype=log_u.dtype, device=log_u.device)
-        logit = attach_root(excess, solve_increasing(excess, -end, end))
-        return nn.functional.logsigmoid(logit), nn.functional.logsigmoid(-logit)
 
     def _sample_logs(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         like = next(iter(self.parameters()), torch.zeros((), dtype=torch.get_default_dtype()))
@@ -416,82 +191,84 @@ class Copula(nn.Module, ABC):
             known[target] = torch.ones_like(wanted)
         return torch.stack(log_us), torch.stack(log_1mus)
 
-    def _log_cdf_by_pattern(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor) -> Tensor:
-        """Group rows by their pattern and evaluate the copula of the margins present in each."""
-        shape = torch.broadcast_shapes(log_u.shape[1:], self.batch_shape)
-        log_u, log_1mu = log_u.expand(-1, *shape), log_1mu.expand(-1, *shape)
-        observed = observed.expand(-1, *shape)
-        result = torch.zeros(shape, dtype=log_u.dtype, device=log_u.device)
-        for pattern in torch.unique(observed.reshape(self.dim, -1), dim=1).unbind(1):
-            present = pattern.nonzero().flatten().tolist()
-            here = (observed == pattern.reshape(-1, *[1] * len(shape))).all(0)
-            if len(present) == 1:
-                result = torch.where(here, log_u[present[0]], result)
-            elif present:
-                part = self if len(present) == self.dim else self.margin(present)
-                result = torch.where(here, part._log_cdf(log_u[present], log_1mu[present]), result)
-        return result
+    # ---------------------------------------------------------------- parameters and fitting
 
-    # ---------------------------------------------------------------- the door
+    @abstractmethod
+    def kendall_tau(self) -> Tensor:
+        """Kendall's tau: of every pair alike (the shape of the parameter), or a matrix (…, M, M) where pairs differ."""
 
-    def _enter(self, u: Any, observed: Any) -> tuple[Tensor, Tensor | None]:
-        u = torch.as_tensor(u)
-        if not u.is_floating_point():
-            raise ShapeError("u must hold numbers between 0 and 1", expected="a floating-point tensor", got=u.dtype)
-        self._require_last_axis(u)
-        return full_precision(u), None if observed is None else self._presence(observed, u)
+    @classmethod
+    @abstractmethod
+    def from_kendall_tau(cls, tau: Any, dim: int = 2, *, learnable: bool = False) -> Self:
+        """The copula whose pairs all have this Kendall's tau."""
 
-    def _require_last_axis(self, u: Tensor) -> None:
-        if u.ndim == 0 or u.shape[-1] != self.dim:
-            raise ShapeError(
-                f"the last axis of u holds the margins of this {type(self).__name__}",
-                expected=f"shape (…, {self.dim})",
-                got=f"shape {tuple(u.shape)}",
-            )
+    @abstractmethod
+    def tail_dependence(self) -> TailDependence:
+        """Lower and upper tail dependence of each pair, in the shape of :meth:`kendall_tau`."""
 
-    def _presence(self, observed: Any, u: Tensor) -> Tensor:
-        observed = torch.as_tensor(observed, device=u.device)
-        if observed.dtype != torch.bool:
-            raise ShapeError("observed must be bool, True where present", expected=torch.bool, got=observed.dtype)
-        self._require_last_axis(observed)
-        return observed
+    def spearman_rho(self) -> Tensor:
+        r"""Spearman's rho of each pair, in the shape of :meth:`kendall_tau`.
 
-    def _enter_logs(
-        self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, keep: int | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """To full precision and margins first, absent entries blanked to one half."""
-        self._require_last_axis(log_u)
-        if log_u.shape != log_1mu.shape:
-            raise ShapeError("log u and log(1 - u) must agree", expected=tuple(log_u.shape), got=tuple(log_1mu.shape))
-        log_u, log_1mu = full_precision(log_u).movedim(-1, 0), full_precision(log_1mu).movedim(-1, 0)
-        if observed is None:
-            return log_u, log_1mu, None
-        seen = self._presence(observed, log_u)
-        seen = seen.reshape(*[1] * (log_u.ndim - seen.ndim), *seen.shape).movedim(-1, 0)
-        used = seen
-        if keep is not None:
-            used = seen.clone()
-            used[keep] = True
-        if used.is_cuda or not bool(used.all()):
-            log_u, log_1mu = torch.where(used, log_u, LOG_HALF), torch.where(used, log_1mu, LOG_HALF)
-        return log_u, log_1mu, seen
+        .. math:: \rho_S = 12 \int_0^1 \int_0^1 u\, h^{-1}(w \mid u)\, dw\, du - 3
 
-    def _target(self, target: int) -> int:
-        if not -self.dim <= target < self.dim:
-            raise ShapeError("there is no such margin", expected=f"0 <= target < {self.dim}", got=target)
-        return target % self.dim
+        with the inverse of the conditional distribution function, by quadrature where there is no closed form.
+        """
+        return _spearman_of_pair(self if self.dim == 2 else self.margin([0, 1]))
 
-    def _conditioned(self, u: Tensor, observed: Tensor | None, target: int) -> Tensor:
-        """The margins conditioned on, without the target, in the shape of u."""
-        if observed is None:
-            needed = torch.ones(u.shape, dtype=torch.bool, device=u.device)
-        else:
-            observed = self._presence(observed, u)
-            needed = observed.expand(torch.broadcast_shapes(observed.shape, u.shape)).clone()
-        needed[..., target] = False
-        return needed
+    @classmethod
+    def fit(cls, u: Any, *, observed: Any = None, iterations: int = 100) -> Self:
+        """Maximum likelihood, started from the pairwise Kendall's tau of the data.
+
+        Args:
+            u: Points, shape (N, M), strictly inside (0, 1) where observed; see ``pseudo_observations``.
+            observed: Presence, bool (N, M); rows enter by the likelihood of their observed margins.
+            iterations: Most iterations of L-BFGS.
+
+        Returns:
+            A fixed copula; ``requires_grad_()`` makes it learnable.
+
+        Raises:
+            DataError: If fewer than ten rows have two margins, a margin determines another, or the data depend
+                negatively and the family cannot.
+        """
+        points, presence = complete_presence(u, observed)
+        return maximise_likelihood(cls._initial(points, presence), points, presence, iterations=iterations)
+
+    @classmethod
+    def _initial(cls, u: Tensor, observed: Tensor) -> Self:
+        """Where the fit starts: the mean Kendall's tau of the pairs, not at the end of its range."""
+        taus = pairwise_kendall_tau(u, observed)[0]
+        negative = cls._signed_pair and u.shape[-1] == 2
+        mean = require_fittable(cls.__name__, taus, len(u), positive=not negative)
+        return cls.from_kendall_tau(min(max(mean, -0.95 if negative else 0.02), 0.95), u.shape[-1])
+
+    _signed_pair: ClassVar[bool] = False
+    """Whether two margins may depend negatively."""
+
+    @property
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """Number of free parameters, for information criteria."""
+
+    @torch.no_grad()
+    def aic(self, u: Any, *, observed: Any = None) -> float:
+        r"""Akaike's information criterion :math:`2k - 2\ell`, k parameters, of points as in :meth:`fit`."""
+        return 2 * self.parameter_count - 2 * float(log_likelihood(self, *complete_presence(u, observed)))
+
+    @torch.no_grad()
+    def bic(self, u: Any, *, observed: Any = None) -> float:
+        r"""The Bayesian information criterion :math:`k \log n - 2\ell`, n rows with at least two margins."""
+        points, presence = complete_presence(u, observed)
+        rows = int((presence.sum(1) >= 2).sum())
+        return self.parameter_count * math.log(rows) - 2 * float(log_likelihood(self, points, presence))
 
 
-def _farthest(dtype: torch.dtype) -> float:
-    """How far from zero the logarithm of a probability may be that a conditional law is asked about."""
-    return 80.0 if dtype == torch.float32 else 300.0
+def _spearman_of_pair(pair: Copula) -> Tensor:
+    """Spearman's rho of two margins, by Gauss and Legendre's rule on nodes that crowd at the ends."""
+    x, weights = gauss_legendre(64)
+    nodes, weights = x * x * (3 - 2 * x), weights * 6 * x * (1 - x)
+    u, w = torch.meshgrid(nodes, nodes, indexing="ij")
+    lead = (-1, *[1] * len(pair.batch_shape))
+    u, w, each = u.reshape(lead), w.reshape(lead), torch.outer(weights, weights).reshape(lead)
+    v = pair.conditional_quantile(w, torch.stack([u, torch.full_like(u, 0.5)], -1), 1)
+    return 12 * (each * u * v).sum(0) - 3

@@ -1,4 +1,4 @@
-r"""What Archimedean copulas have in common; the families are in ``archimedean_families``.
+r"""Archimedean copulas: the parts that Clayton, Gumbel, Frank and Joe share.
 
 .. math::
     C(u) = \psi\Bigl(\sum_m \psi^{-1}(u_m)\Bigr), \qquad
@@ -25,12 +25,24 @@ import torch
 from torch import Tensor, nn
 
 from amodal.distributions.copula.abstract import Copula
-from amodal.distributions.copula.archimedean_tau import theta_from_tau
-from amodal.distributions.fused import Kernel, Plain, softplus_and_log
-from amodal.distributions.log_space import log1mexp, logaddexp
+from amodal.distributions.inversion import solve_increasing
+from amodal.distributions.log_space import log1mexp, log_complement, log_neg_log, logaddexp, softplus_and_log
 from amodal.errors import ConfigurationError
 
-__all__ = ["NOTHING", "Archimedean", "Parameters", "by_count", "fill", "fold_logaddexp", "log_polynomial", "plus_one"]
+__all__ = [
+    "NOTHING",
+    "Archimedean",
+    "Parameters",
+    "by_count",
+    "exponential",
+    "fill",
+    "fold_logaddexp",
+    "invert_tau",
+    "log_geometric",
+    "log_polynomial",
+    "plus_one",
+    "with_complement",
+]
 
 _LEAST_EXCESS = 1e-30  # theta at the end of its domain: as near to independence as makes no difference
 Parameters = tuple[Tensor, Tensor, Tensor]  # theta, its excess over the least value, the logarithm of that
@@ -56,7 +68,6 @@ class Archimedean(Copula):
 
     _least: ClassVar[float] = 0.0
     _least_allowed: ClassVar[bool] = False
-    _signed_pair: ClassVar[bool] = False  # whether two margins admit any real theta
 
     def __init__(self, theta: Any, dim: int = 2, *, learnable: bool = False):
         super().__init__(dim)
@@ -92,31 +103,6 @@ class Archimedean(Copula):
             return excess, torch.log(excess.clamp_min(_LEAST_EXCESS))
         return softplus_and_log(self.raw_theta)
 
-    def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
-        return self._plain(log_u, log_1mu, self._parameters_like(log_u), observed, count)
-
-    def kernel(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
-        """The kernel of two or three margins; not on a GPU, where the range of the values would have to be awaited."""
-        if self.dim > 3 or log_u.is_cuda:
-            return None
-        excess, log_excess = (x.to(log_u.dtype) for x in self._excess())
-        kernel = self._kernel(log_u, excess)
-
-        def plain(log_u: Tensor, log_1mu: Tensor, excess: Tensor, log_excess: Tensor) -> Tensor:
-            return self._plain(log_u, log_1mu, (excess + self._least, excess, log_excess), None, self.dim)
-
-        return None if kernel is None else (plain, kernel, (excess, log_excess))
-
-    @abstractmethod
-    def _plain(
-        self, log_u: Tensor, log_1mu: Tensor, parameters: Parameters, observed: Tensor | None, count: Tensor | int
-    ) -> Tensor:
-        """Log density in ordinary operations, for any number of margins and any pattern of presence."""
-
-    @abstractmethod
-    def _kernel(self, log_u: Tensor, excess: Tensor) -> Kernel | None:
-        """The kernel of the complete density of two or three margins, where these values are in its range."""
-
     def _parameters_like(self, x: Tensor) -> Parameters:
         """theta, its excess over the least value, and the logarithm of that, in the dtype of x."""
         excess, log_excess = self._excess()
@@ -146,6 +132,16 @@ class Archimedean(Copula):
         theta = self.theta.detach()
         return f"theta={theta.item():.4g}, dim={self.dim}" if theta.ndim == 0 else f"theta={theta}, dim={self.dim}"
 
+    @property
+    def parameter_count(self) -> int:
+        """One for each theta."""
+        return self.theta.numel()
+
+    @classmethod
+    @abstractmethod
+    def _theta_of_tau(cls, tau: Tensor) -> Tensor:
+        """Theta with a Kendall's tau inside the family's range."""
+
     @classmethod
     def from_kendall_tau(cls, tau: Any, dim: int = 2, *, learnable: bool = False) -> Self:
         r"""The copula with a given Kendall's :math:`\tau`.
@@ -171,15 +167,14 @@ class Archimedean(Copula):
                 got=f"tau = {value[~fine].flatten()[0].item()}",
                 hint="Rotated(copula, 90) has negative tau.",
             )
-        return cls(theta_from_tau(cls.__name__, value), dim, learnable=learnable)
+        return cls(cls._theta_of_tau(value), dim, learnable=learnable)
 
     def _sample_logs(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Marshall & Olkin: exponentials over a common frailty V whose Laplace transform is the generator."""
         theta = self.theta.detach()
         frailty = self._log_frailty(theta, n, generator)
         shape = (self.dim, n, *theta.shape)
-        exponential = torch.empty(shape, dtype=theta.dtype, device=theta.device).exponential_(generator=generator)
-        return self._psi_logs(exponential.clamp_min(torch.finfo(theta.dtype).tiny).log() - frailty)
+        return self._psi_logs(exponential(shape, theta, generator).log() - frailty)
 
     @abstractmethod
     def _log_frailty(self, theta: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
@@ -221,3 +216,30 @@ def log_polynomial(log_coefficients: Sequence[Tensor | float], log_x: Tensor) ->
 def plus_one(log_x: Tensor) -> Tensor:
     r""":math:`\log(1 + x)` from :math:`\log x`, exact at both ends."""
     return nn.functional.softplus(log_x, threshold=50.0)
+
+
+def with_complement(log_h: Tensor) -> tuple[Tensor, Tensor]:
+    """log h, moved below zero where it has rounded to it, and log(1 - h)."""
+    log_h = log_h.clamp(max=-torch.finfo(log_h.dtype).tiny)
+    return log_h, log_complement(log_h)
+
+
+def invert_tau(function: Callable[[Tensor], Tensor], tau: Tensor, least: float) -> Tensor:
+    """Theta above ``least`` whose Kendall's tau, an increasing function of it, is given; found on a log scale."""
+    goal = tau.double()
+    high = torch.full_like(goal, 1e9).log()
+    root = solve_increasing(lambda s: function(least + torch.expm1(s)) - goal, torch.zeros_like(goal), high)
+    return (least + torch.expm1(root)).to(tau.dtype)
+
+
+def exponential(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard exponential draws, positive; minus them are logarithms of uniform draws."""
+    draws = torch.empty(tuple(shape), dtype=like.dtype, device=like.device).exponential_(generator=generator)
+    return draws.clamp_min(torch.finfo(like.dtype).tiny)
+
+
+def log_geometric(log_uniform: Tensor, log_failure: Tensor, log_success: Tensor) -> Tensor:
+    """Log of a geometric draw on {1, 2, …}; where it is huge, of the exponential it then is."""
+    log_ratio = (-log_uniform).log() - log_neg_log(log_failure, log_success)
+    whole = torch.floor(torch.exp(log_ratio.clamp(max=30.0))) + 1
+    return torch.where(log_ratio < 30.0, whole.log(), log_ratio)

@@ -1,4 +1,4 @@
-r"""What elliptical copulas have in common: a full correlation matrix R, of any dimension.
+r"""Elliptical copulas: the parts that the Gaussian and the Student t copula share, with a full correlation matrix R.
 
 With :math:`R = L L^\top` and scores :math:`\xi`, only :math:`y = L^{-1}\xi` and the diagonal of L are needed. L is
 parametrised so that they come without a division: rows :math:`(a_{i1}, …, a_{i,i-1}, 1)/n_i` with free
@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from amodal.distributions.copula.abstract import Copula
 from amodal.distributions.copula.elliptical_cdf import separated_log_cdf
-from amodal.distributions.copula.kernels import Slopes
-from amodal.distributions.fused import Kernel, Plain
+from amodal.distributions.copula.fit import nearest_correlation, pairwise_kendall_tau, require_fittable
 from amodal.errors import ConfigurationError, ShapeError
 
 __all__ = ["Elliptical", "Factor"]
@@ -51,8 +50,9 @@ class Elliptical(Copula):
     """A copula of an elliptical law, with correlation matrix R.
 
     Args:
-        correlation: R, shape (M, M), or (…, M, M) with axes that broadcast against the leading axes of ``u``. A tensor
-            that requires a gradient stays in its graph; everything else becomes ``raw_correlation``.
+        correlation: R, shape (M, M), or (…, M, M) with axes that broadcast against the leading axes of ``u``; for two
+            margins a number, their correlation. A tensor that requires a gradient stays in its graph; everything else
+            becomes ``raw_correlation``.
         learnable: Whether ``raw_correlation`` requires a gradient.
 
     Raises:
@@ -64,8 +64,14 @@ class Elliptical(Copula):
         attached = isinstance(correlation, Tensor) and correlation.requires_grad
         value = correlation if isinstance(correlation, Tensor) else torch.as_tensor(correlation, dtype=torch.float64)
         value = value if value.is_floating_point() else value.double()
+        if value.ndim == 0:  # two margins by their correlation
+            value = torch.stack([torch.ones_like(value), value, value, torch.ones_like(value)]).reshape(2, 2)
         if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
-            raise ShapeError("correlation must be a matrix", expected="(M, M)", got=f"shape {tuple(value.shape)}")
+            raise ShapeError(
+                "correlation must be a matrix",
+                expected="(M, M), or a number for two margins",
+                got=f"shape {tuple(value.shape)}",
+            )
         super().__init__(value.shape[-1])
         _require_correlation(value.detach())
         self._given: Tensor | None = value if attached else None
@@ -102,7 +108,7 @@ class Elliptical(Copula):
     def _factor(self, like: Tensor, observed: Tensor | None = None, order: Sequence[int] | None = None) -> Factor:
         """The factor of R, or of the part of R that each row observes, margins in the given order."""
         if observed is None and order is None and self._given is None:
-            return self._factor_of(self._free_first(like))
+            return self._factor_of_all(like)
         matrix = self.correlation
         if order is not None:
             matrix = matrix[..., list(order), :][..., :, list(order)]
@@ -117,12 +123,10 @@ class Elliptical(Copula):
         rows = [[unit[..., i, j] for j in range(i)] for i in range(self.dim)]
         return Factor(rows, [scales[..., i] for i in range(self.dim)])
 
-    def _free_first(self, like: Tensor) -> Tensor:
-        """The free entries of the factor, (M(M-1)/2, …), with as many axes as the scores (M, …)."""
-        free = self.raw_correlation.to(like.dtype).movedim(-1, 0)
-        return free.reshape(len(free), *[1] * (like.ndim - free.ndim), *free.shape[1:])
-
-    def _factor_of(self, free: Tensor) -> Factor:
+    def _factor_of_all(self, like: Tensor) -> Factor:
+        """The factor from the free entries, with as many axes as the scores (M, …)."""
+        free = self.raw_correlation.to(like.dtype).movedim(-1, 0)  # (M(M-1)/2, …)
+        free = free.reshape(len(free), *[1] * (like.ndim - free.ndim), *free.shape[1:])
         rows = [[free[i * (i - 1) // 2 + j] for j in range(i)] for i in range(self.dim)]
         return Factor(rows, [_length(row, free[0]) for row in rows])
 
@@ -160,42 +164,22 @@ class Elliptical(Copula):
 
     @classmethod
     def _initial(cls, u: Tensor, observed: Tensor) -> Self:
-        from amodal.distributions.copula.fit import nearest_correlation, pairwise_kendall_tau
+        taus = pairwise_kendall_tau(u, observed)[0]
+        require_fittable(cls.__name__, taus, len(u), positive=False)
+        return cls(nearest_correlation(torch.sin(taus * (math.pi / 2))))
 
-        return cls(nearest_correlation(torch.sin(pairwise_kendall_tau(u, observed) * (math.pi / 2))))
+    @property
+    def parameter_count(self) -> int:
+        """The entries of R below its diagonal."""
+        return self.correlation.numel() // self.dim**2 * (self.dim * (self.dim - 1) // 2)
 
     def extra_repr(self) -> str:
         """What the printed module shows."""
+        if self.dim == 2 and not self.batch_shape:
+            return f"correlation={self.correlation[0, 1].item():.4g}"
         return f"dim={self.dim}, batch_shape={tuple(self.batch_shape)}"
 
     # ---------------------------------------------------------------- shared by both laws
-
-    def kernel(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
-        """The kernel of any number of margins, for parameters of its own; not on a GPU."""
-        if self._given is not None or log_u.is_cuda:
-            return None
-
-        def plain(log_u: Tensor, log_1mu: Tensor, free: Tensor) -> Tensor:
-            return self._plain_of_scores(self._scores(log_u, log_1mu), free)
-
-        def kernel(log_u: Tensor, log_1mu: Tensor, free: Tensor) -> tuple[Tensor, Slopes]:
-            scores, in_log_u, in_log_1mu = self._scores_and_slopes(log_u, log_1mu)
-            value, (in_scores, in_free) = self._kernel_of_scores(scores, free)
-            return value, (in_log_u * in_scores, in_log_1mu * in_scores, in_free)
-
-        return plain, kernel, (self._free_first(log_u),)
-
-    @abstractmethod
-    def _kernel_of_scores(self, scores: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Complete density and its derivatives in the scores and the free entries of the factor."""
-
-    @abstractmethod
-    def _plain_of_scores(self, scores: Tensor, free: Tensor) -> Tensor:
-        """The same in ordinary operations."""
-
-    @abstractmethod
-    def _scores_and_slopes(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores and their derivatives in log u and in log(1 - u), without a graph."""
 
     @abstractmethod
     def _scores(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:

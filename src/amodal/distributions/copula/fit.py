@@ -1,32 +1,29 @@
-"""Fitting copulas: Kendall's tau of data, maximum likelihood, choice of family, intervals of parameters."""
+"""Fitting copulas: Kendall's tau of data, the test of independence, maximum likelihood."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from amodal.errors import ConfigurationError, DataError, ShapeError
-
-if TYPE_CHECKING:
-    from amodal.distributions.copula.abstract import Copula
-    from amodal.distributions.copula.elliptical_families import StudentTCopula
+from amodal.distributions.copula.points import as_points, as_presence
+from amodal.errors import DataError, ShapeError
 
 __all__ = [
+    "IndependenceTest",
     "complete_presence",
-    "fit_student",
+    "independence_test",
+    "log_likelihood",
     "maximise_likelihood",
     "nearest_correlation",
     "pairwise_kendall_tau",
-    "parameter_intervals",
-    "select_family",
+    "require_fittable",
 ]
 
-AnyCopula = TypeVar("AnyCopula", bound="Copula")
-AnyStudent = TypeVar("AnyStudent", bound="StudentTCopula")
+AnyCopula = TypeVar("AnyCopula", bound=nn.Module)
+LEAST_ROWS = 10
 
 
 def complete_presence(u: Any, observed: Any) -> tuple[Tensor, Tensor]:
@@ -34,47 +31,132 @@ def complete_presence(u: Any, observed: Any) -> tuple[Tensor, Tensor]:
 
     Raises:
         ShapeError: If ``u`` is not (N, M), or ``observed`` of another shape or not bool.
-        DataError: If an observed entry is not strictly inside (0, 1), or no row has two observed margins.
+        DataError: If an observed entry is not strictly inside (0, 1), or too few rows have two observed margins.
     """
-    points = torch.as_tensor(u).detach().double()
+    points = as_points(u).detach().double()
     if points.ndim != 2 or points.shape[1] < 2:
         raise ShapeError("a fit needs points by margins", expected="(N, M), M >= 2", got=tuple(points.shape))
-    presence = torch.ones_like(points, dtype=torch.bool) if observed is None else torch.as_tensor(observed)
-    if presence.shape != points.shape or presence.dtype != torch.bool:
-        raise ShapeError(
-            "observed must be bool, in the shape of u",
-            expected=tuple(points.shape),
-            got=f"{tuple(presence.shape)} of {presence.dtype}",
-        )
+    presence = torch.ones_like(points, dtype=torch.bool) if observed is None else as_presence(observed, points)
+    if presence.shape != points.shape:
+        raise ShapeError("observed must have the shape of u", expected=tuple(points.shape), got=tuple(presence.shape))
     if not bool((((points > 0) & (points < 1)) | ~presence).all()):
         raise DataError(
-            "u has an entry that is not inside (0, 1)", expected="0 < u < 1", hint="Use ranks / (n + 1) of the data."
+            "u has an entry that is not inside (0, 1)",
+            expected="0 < u < 1",
+            hint="Use pseudo_observations(data), and observed=… where entries are absent.",
         )
-    if not bool((presence.sum(1) >= 2).any()):
-        raise DataError("no row has two observed margins", hint="Dependence cannot be learned from margins alone.")
+    pairs = int((presence.sum(1) >= 2).sum())
+    if pairs < LEAST_ROWS:
+        raise DataError(
+            "too few rows have two observed margins",
+            expected=f"at least {LEAST_ROWS}",
+            got=f"{pairs} of {len(points)}",
+            hint="Dependence cannot be learned from margins alone, nor from a handful of points.",
+        )
     return torch.where(presence, points, 0.5), presence
 
 
-def pairwise_kendall_tau(u: Tensor, observed: Tensor) -> Tensor:
-    """Kendall's tau of each pair over the rows that have both; 0 where fewer than two have.
+def pairwise_kendall_tau(u: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Kendall's tau of each pair over the rows that have both, and its p-value; 0 and 1 where fewer than two have.
 
     Args:
         u: Shape (N, M).
         observed: Presence, bool (N, M).
 
     Returns:
-        Shape (M, M), ones on the diagonal.
+        Two tensors (M, M), float64; ones on the diagonal.
     """
     from scipy.stats import kendalltau
 
     dim = u.shape[1]
-    taus = torch.eye(dim, dtype=torch.float64)
+    taus, p_values = torch.eye(dim, dtype=torch.float64), torch.ones(dim, dim, dtype=torch.float64)
     for i in range(dim):
         for j in range(i):
             both = observed[:, i] & observed[:, j]
-            value: Any = kendalltau(u[both, i].numpy(), u[both, j].numpy())[0] if int(both.sum()) > 1 else 0.0
-            taus[i, j] = taus[j, i] = 0.0 if math.isnan(value) else float(value)
-    return taus
+            if int(both.sum()) < 2:
+                continue
+            test: Any = kendalltau(u[both, i].numpy(), u[both, j].numpy())
+            if math.isfinite(test.statistic):
+                taus[i, j] = taus[j, i] = test.statistic
+                p_values[i, j] = p_values[j, i] = test.pvalue
+    return taus, p_values
+
+
+class IndependenceTest(NamedTuple):
+    """The test of independence by Kendall's tau.
+
+    Attributes:
+        tau: Kendall's tau of each pair, shape (M, M).
+        p_values: Of each pair, shape (M, M); ones on the diagonal.
+        p_value: Of all pairs together, after Bonferroni: the least times the number of pairs.
+    """
+
+    tau: Tensor
+    p_values: Tensor
+    p_value: float
+
+
+def independence_test(u: Any, *, observed: Any = None) -> IndependenceTest:
+    r"""Test whether margins are independent, pair by pair, by Kendall's tau.
+
+    .. math:: \sqrt{\frac{9 n (n - 1)}{2 (2n + 5)}}\; |\tau_n| \approx N(0, 1) \text{ under independence}
+
+    Where there are ties, with the variance that allows for them. It needs no margins: raw data and their
+    pseudo-observations give the same.
+
+    Args:
+        u: Points, shape (N, M), strictly inside (0, 1) where observed.
+        observed: Presence, bool (N, M); a pair is tested on the rows that have both.
+
+    Returns:
+        Taus and p-values of the pairs, and one p-value for all.
+
+    Source:
+        Genest & Favre, *Everything you always wanted to know about copula modeling but were afraid to ask*, Journal of
+        Hydrologic Engineering 12, 2007.
+
+    Example:
+        >>> u = torch.rand(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> round(independence_test(u).p_value, 2)
+        0.47
+    """
+    taus, p_values = pairwise_kendall_tau(*complete_presence(u, observed))
+    pairs = len(taus) * (len(taus) - 1) / 2
+    return IndependenceTest(taus, p_values, min(1.0, float(p_values.min()) * pairs))
+
+
+def require_fittable(name: str, taus: Tensor, rows: int, *, positive: bool) -> float:
+    """The mean Kendall's tau of the pairs, if a copula can be fitted to data with these.
+
+    Args:
+        name: The family's, for the error.
+        taus: Of the pairs, shape (M, M).
+        rows: Number of rows.
+        positive: Whether the family has positive dependence only.
+
+    Raises:
+        DataError: If one margin determines another, or the dependence is negative beyond chance and the family's is
+            not.
+    """
+    below = torch.tril_indices(len(taus), len(taus), -1)
+    values = taus[below[0], below[1]]
+    if bool((values.abs() > 1 - 1e-12).any()):
+        i, j = below[:, int(values.abs().argmax())].tolist()
+        raise DataError(
+            f"margins {j} and {i} determine each other, so no {name} copula has a density for them",
+            expected="-1 < Kendall's tau < 1",
+            got=f"tau = {taus[i, j]:.3g}",
+            hint="Remove one of the two.",
+        )
+    mean = float(values.mean())
+    if positive and mean < -1.96 * math.sqrt(2 * (2 * rows + 5) / (9 * rows * max(rows - 1, 1))):
+        raise DataError(
+            f"the data depend negatively, which {name} cannot",
+            expected="a positive Kendall's tau",
+            got=f"tau = {mean:.3f} on average",
+            hint="Two margins: Rotated(…, 90), Frank or GaussianCopula; more: GaussianCopula or StudentTCopula.",
+        )
+    return mean
 
 
 def nearest_correlation(matrix: Tensor, least: float = 1e-3) -> Tensor:
@@ -86,9 +168,9 @@ def nearest_correlation(matrix: Tensor, least: float = 1e-3) -> Tensor:
     return (raised + raised.mT) / 2 * (1 - torch.eye(len(raised))) + torch.eye(len(raised), dtype=raised.dtype)
 
 
-def _log_likelihood(copula: Copula, u: Tensor, observed: Tensor) -> Tensor:
-    presence = None if bool(observed.all()) else observed
-    return copula.log_density_from_logs(torch.log(u), torch.log1p(-u), presence).sum()
+def log_likelihood(copula: nn.Module, u: Tensor, observed: Tensor) -> Tensor:
+    """Log likelihood of points and presence as `complete_presence` gives them, in nats."""
+    return copula.log_density_from_logs(torch.log(u), torch.log1p(-u), observed).sum()  # type: ignore[operator]
 
 
 def maximise_likelihood(copula: AnyCopula, u: Any, observed: Any = None, *, iterations: int = 100) -> AnyCopula:
@@ -119,7 +201,7 @@ def maximise_likelihood(copula: AnyCopula, u: Any, observed: Any = None, *, iter
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = -_log_likelihood(copula, points, presence) / len(points)
+        loss = -log_likelihood(copula, points, presence) / len(points)
         loss.backward()
         return loss
 
@@ -128,117 +210,3 @@ def maximise_likelihood(copula: AnyCopula, u: Any, observed: Any = None, *, iter
         parameter.requires_grad_(required)
         parameter.grad = None
     return copula
-
-
-def fit_student(
-    family: type[AnyStudent], start: AnyStudent, u: Tensor, observed: Tensor, df: float | None, iterations: int
-) -> AnyStudent:
-    """Maximum likelihood of a Student t copula; degrees of freedom by golden section on their logarithm."""
-    from scipy.optimize import minimize_scalar
-
-    def fitted(value: float) -> tuple[float, AnyStudent]:
-        copula = family(start.correlation.detach(), df=value)
-        maximise_likelihood(copula, u, observed, iterations=iterations)
-        with torch.no_grad():
-            return -float(_log_likelihood(copula, u, observed)), copula
-
-    if df is not None:
-        return fitted(df)[1]
-    best = minimize_scalar(
-        lambda x: fitted(math.exp(x))[0], bounds=(0.0, math.log(100.0)), method="bounded", options={"xatol": 0.02}
-    )
-    return fitted(math.exp(best.x))[1]
-
-
-def select_family(
-    u: Any, families: Sequence[str] | None = None, *, observed: Any = None, rotations: bool = True
-) -> Copula:
-    """Fit several families and keep the one with the least Akaike information criterion.
-
-    Args:
-        u: Points, shape (N, M).
-        families: Names as in :func:`~amodal.distributions.copula.copula_family`; all but the Student t if not given.
-        observed: Presence, bool (N, M).
-        rotations: Whether to try the rotations of the asymmetric families too, for two margins.
-
-    Returns:
-        The fitted copula of the best family.
-
-    Example:
-        >>> from amodal.distributions.copula import Clayton
-        >>> u = Clayton(theta=2.0).sample(400, generator=torch.Generator().manual_seed(0))
-        >>> select_family(u)
-        Clayton(theta=2.2..., dim=2)
-    """
-    from amodal.distributions.copula import FAMILIES, copula_family
-    from amodal.distributions.copula.rotation import Rotated
-
-    points, presence = complete_presence(u, observed)
-    names = tuple(FAMILIES) if families is None else tuple(families)
-    if families is None:
-        names = tuple(name for name in names if name != "student_t")
-    if not names:
-        raise ConfigurationError("select_family needs a family to choose from", expected="at least one name")
-    turned = ("clayton", "gumbel", "joe")
-    candidates: list[Copula] = []
-    for name in names:
-        family = copula_family(name)
-        candidates.append(family.fit(points, observed=presence))
-        if rotations and points.shape[1] == 2 and name in turned:
-            candidates += [Rotated.fit_base(family, points, degrees, presence) for degrees in (90, 180, 270)]
-    with torch.no_grad():
-        scores = [2 * _free_parameters(c) - 2 * float(_log_likelihood(c, points, presence)) for c in candidates]
-    return candidates[scores.index(min(scores))]
-
-
-def _free_parameters(copula: Copula) -> int:
-    return sum(p.numel() for p in copula.parameters()) + (1 if hasattr(copula, "df") else 0)
-
-
-def parameter_intervals(copula: Copula, u: Any, *, observed: Any = None, level: float = 0.95) -> dict[str, Tensor]:
-    r"""Confidence intervals of a fitted copula from the observed information.
-
-    Intervals of the unconstrained parameters, carried over by the delta method to :math:`\theta` or to the entries of
-    R below its diagonal.
-
-    Args:
-        copula: A copula at its maximum likelihood, without a batch shape.
-        u: The points it was fitted to, shape (N, M).
-        observed: Presence, bool (N, M).
-        level: Coverage.
-
-    Returns:
-        ``{"theta": (2,)}`` or ``{"correlation": (M(M-1)/2, 2)}``: lower and upper ends.
-    """
-    from scipy.stats import norm
-
-    points, presence = complete_presence(u, observed)
-    (raw,) = copula.parameters()
-    required = raw.requires_grad
-    raw.requires_grad_(True)
-    try:
-        gradient = torch.autograd.grad(-_log_likelihood(copula, points, presence), raw, create_graph=True)[0].flatten()
-        information = torch.stack([torch.autograd.grad(g, raw, retain_graph=True)[0].flatten() for g in gradient])
-        name, value = _natural(copula)
-        jacobian = torch.stack([torch.autograd.grad(v, raw, retain_graph=True)[0].flatten() for v in value.flatten()])
-    finally:
-        raw.requires_grad_(required)
-    covariance = jacobian @ torch.linalg.solve(information, jacobian.mT)
-    half = norm.ppf(0.5 + level / 2) * covariance.diagonal().clamp_min(0).sqrt()
-    ends = torch.stack([value.detach().flatten() - half, value.detach().flatten() + half], -1)
-    return {name: ends[0] if name == "theta" else ends}
-
-
-def _natural(copula: Copula) -> tuple[str, Tensor]:
-    from amodal.distributions.copula.archimedean import Archimedean
-    from amodal.distributions.copula.elliptical import Elliptical
-    from amodal.distributions.copula.rotation import Rotated
-
-    if isinstance(copula, Rotated):
-        return _natural(copula.base)
-    if isinstance(copula, Archimedean):
-        return "theta", copula.theta
-    if isinstance(copula, Elliptical):
-        below = torch.tril_indices(copula.dim, copula.dim, -1)
-        return "correlation", copula.correlation[below[0], below[1]]
-    raise ConfigurationError("this copula has no natural parameter to give an interval for", got=type(copula).__name__)

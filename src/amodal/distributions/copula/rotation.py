@@ -1,4 +1,4 @@
-"""Independence, and rotations of two-dimensional copulas."""
+"""The independence copula, and rotations of copulas of two margins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from amodal.distributions.copula.abstract import Copula
+from amodal.distributions.copula.abstract import Copula, TailDependence
+from amodal.distributions.copula.fit import complete_presence
 from amodal.distributions.log_space import log1mexp
 from amodal.errors import ConfigurationError
 
@@ -42,6 +43,19 @@ class Independence(Copula):
         """Zero."""
         return torch.zeros(())
 
+    def spearman_rho(self) -> Tensor:
+        """Zero."""
+        return torch.zeros(())
+
+    def tail_dependence(self) -> TailDependence:
+        """None."""
+        return TailDependence(torch.zeros(()), torch.zeros(()))
+
+    @property
+    def parameter_count(self) -> int:
+        """No parameters."""
+        return 0
+
     @classmethod
     def from_kendall_tau(cls, tau: Any = 0.0, dim: int = 2, *, learnable: bool = False) -> Self:
         """Independence whatever tau, so that families can be built alike; it has nothing to learn."""
@@ -49,8 +63,8 @@ class Independence(Copula):
 
     @classmethod
     def fit(cls, u: Any, *, observed: Any = None, iterations: int = 100) -> Self:
-        """Nothing to fit."""
-        return cls(torch.as_tensor(u).shape[-1])
+        """Nothing to fit but the number of margins."""
+        return cls(complete_presence(u, observed)[0].shape[-1])
 
     def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
         return (log_u[0] * 0.0).expand(log_u.shape[1:]) if observed is None else torch.zeros_like(log_u[0])
@@ -86,6 +100,7 @@ class Rotated(Copula):
         -0.5
     """
 
+    _signed_pair: ClassVar[bool] = True
     _FLIPS: ClassVar[dict[int, tuple[bool, bool]]] = {90: (True, False), 180: (True, True), 270: (False, True)}
 
     def __init__(self, base: Copula, degrees: int):
@@ -115,12 +130,33 @@ class Rotated(Copula):
 
     def kendall_tau(self) -> Tensor:
         """That of the base, negated by a quarter turn; a matrix where the base has one."""
-        tau = self.base.kendall_tau()
+        return self._turned(self.base.kendall_tau())
+
+    def spearman_rho(self) -> Tensor:
+        """That of the base, negated by a quarter turn; a matrix where the base has one."""
+        return self._turned(self.base.spearman_rho())
+
+    def _turned(self, measure: Tensor) -> Tensor:
         if self.degrees == 180:
-            return tau
-        if tau.shape[-2:] == (2, 2) and tau.ndim == len(self.batch_shape) + 2:
-            return tau * torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=tau.dtype, device=tau.device)
-        return -tau
+            return measure
+        if measure.ndim == len(self.batch_shape) + 2:  # a matrix, whose diagonal stays
+            return measure * torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=measure.dtype, device=measure.device)
+        return -measure
+
+    def tail_dependence(self) -> TailDependence:
+        """Ends exchanged by a half turn; none after a quarter turn, where one margin is high and the other low."""
+        lower, upper = self.base.tail_dependence()
+        if self.degrees == 180:
+            return TailDependence(upper, lower)
+        nothing = torch.zeros_like(lower)
+        if lower.ndim == len(self.batch_shape) + 2:
+            nothing = nothing + torch.eye(2, dtype=lower.dtype, device=lower.device)
+        return TailDependence(nothing, nothing)
+
+    @property
+    def parameter_count(self) -> int:
+        """That of the base."""
+        return self.base.parameter_count
 
     @classmethod
     def from_kendall_tau(cls, tau: Any, dim: int = 2, *, learnable: bool = False) -> Self:

@@ -13,15 +13,11 @@ import torch
 from torch import Tensor
 
 from amodal.distributions.copula import GaussianCopula
-from amodal.distributions.copula.points import full_precision, without_autocast
 from amodal.distributions.joint.law import CompletionNoise, JointLaw
 from amodal.distributions.joint.normal_completion import normal_completion
-from amodal.distributions.mixture.sampling import choose_relaxed
 from amodal.distributions.normal import normal_log_tails, normal_score
 
 __all__ = ["CommonComponentLaw"]
-
-_TEMPERATURE = 0.5
 
 
 class CommonComponentLaw(JointLaw):
@@ -45,39 +41,24 @@ class CommonComponentLaw(JointLaw):
         r""":math:`\log\pi`, shape (K,). The mixtures' weights start alike and have equal gradients, so stay alike."""
         return torch.log_softmax(self.mixture.raw_weights.mean(0), -1)
 
-    def log_density(self, z: Tensor, observed: Tensor) -> Tensor:
-        """See `JointLaw.log_density`."""
-        with without_autocast(z):
-            return torch.logsumexp(self._terms(full_precision(z), observed), -1)
-
-    def dependence(self, z: Tensor, observed: Tensor) -> Tensor:
-        """See `JointLaw.dependence`."""
-        with without_autocast(z):
-            z = torch.where(observed.unsqueeze(-1), full_precision(z), 0.0)
-            each = torch.logsumexp(self.mixture.component_log_density(z) + self.log_weights, -1)  # (M, B)
-            return self.log_density(z, observed) - torch.where(observed, each, 0.0).sum(0)
-
-    def _terms(self, z: Tensor, observed: Tensor) -> Tensor:
-        """Logarithms of the K terms of the density of what is observed, (B, K)."""
-        z = torch.where(observed.unsqueeze(-1), z, 0.0)
+    def _parts(self, z: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         own = self.mixture.component_log_density(z)  # (M, B, K)
+        margins = torch.logsumexp(own + self.log_weights, -1)  # (M, B)
+        joint = torch.logsumexp(self._terms(z, observed, own), -1)
+        return margins, joint - torch.where(observed, margins, 0.0).sum(0)
+
+    def _terms(self, z: Tensor, observed: Tensor, own: Tensor) -> Tensor:
+        """Logarithms of the K terms of the density of what is observed, (B, K), from those of each modality."""
         total = self.log_weights + torch.where(observed.unsqueeze(-1), own, 0.0).sum(0)
         if self.copula is None:
             return total
-        t = self._standard(z.unsqueeze(2), self.mixture.means.unsqueeze(1), self.mixture.scales.unsqueeze(1))
+        t = (z.unsqueeze(2) - self.mixture.means.unsqueeze(1)) / self.mixture.scales.unsqueeze(1)  # (M, B, K, D)
         joint = self.copula.log_density_margins_first(*normal_log_tails(t), observed[:, :, None, None])  # (B, K, D)
         return total + joint.sum(-1)
 
-    @staticmethod
-    def _standard(z: Tensor, means: Tensor, scales: Tensor) -> Tensor:
-        return (z - means) / scales
-
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
         if not joined:
-            choice = choose_relaxed(self.log_weights + noise.gumbel, _TEMPERATURE)  # (M, S, R, K)
-            mean, scale = (
-                torch.einsum("msrk,mkd->msrd", choice, part) for part in (self.mixture.means, self.mixture.scales)
-            )
+            mean, scale = self._component(self.log_weights + noise.gumbel)
             return (mean + scale * noise.normal).expand(-1, -1, z.shape[1], -1)
         if not noise.kept:
             return self._draw_jointly(z, observed, noise, noise.order[0])
@@ -92,25 +73,23 @@ class CommonComponentLaw(JointLaw):
 
     def _draw_jointly(self, z: Tensor, observed: Tensor, noise: CompletionNoise, which: int) -> Tensor:
         """All that is absent from one component each row and draw, chosen by one modality's noise, (M, S, B, D)."""
-        terms = torch.log_softmax(self._terms(z, observed), -1)  # (B, K)
-        choice = choose_relaxed(terms + noise.gumbel[which], _TEMPERATURE)  # (S, B, K)
-        mean, scale = (
-            torch.einsum("sbk,mkd->msbd", choice, part) for part in (self.mixture.means, self.mixture.scales)
-        )
+        z = torch.where(observed.unsqueeze(-1), z, 0.0)
+        terms = torch.log_softmax(self._terms(z, observed, self.mixture.component_log_density(z)), -1)  # (B, K)
+        mean, scale = self._component(terms + noise.gumbel[which])
         if self.copula is None:
             return mean + scale * noise.normal
-        t = self._standard(torch.where(observed[:, None, :, None], z.unsqueeze(1), mean), mean, scale)
+        t = (torch.where(observed[:, None, :, None], z.unsqueeze(1), mean) - mean) / scale
         return mean + scale * self._scores(t, observed, noise)
 
     def _scores(self, t: Tensor, observed: Tensor, noise: CompletionNoise) -> Tensor:
         """Normal scores of absent coordinates within the component, given those observed, (M, S, B, D)."""
         draws, rows = t.shape[1:3]
         if not isinstance(self.copula, GaussianCopula):
-            return normal_score(*self._complete_logs(*normal_log_tails(t), observed, noise, True))
+            return normal_score(*self._complete_logs(*normal_log_tails(t), observed, noise))
         correlation = self.copula.correlation
         correlation = correlation.unsqueeze(0) if correlation.ndim == 2 else correlation
         ranks = normal_score(torch.log(noise.uniform), torch.log1p(-noise.uniform)).expand(t.shape)
         seen = observed.unsqueeze(1).expand(-1, draws, -1).flatten(1)  # draws and rows are rows
-        found = normal_completion(correlation, t.flatten(1, 2), seen, ranks.flatten(1, 2).unsqueeze(1), noise.order)
-        whole = found.mean + found.spread[:, found.place, 0]
+        result = normal_completion(correlation, t.flatten(1, 2), seen, ranks.flatten(1, 2).unsqueeze(1), noise.order)
+        whole = result.mean + result.spread[:, result.place, 0]
         return whole.unflatten(1, (draws, rows))

@@ -1,8 +1,9 @@
 r"""The joint law of the vectors of several modalities: mixtures for the margins, a copula for what joins them.
 
-What a method needs of such a law: its log density on whatever a row observes, the part of it that joins the modalities,
-and completions, draws of what a row lacks given what it has. The variants are in ``joint_variants``; each says which
-scalar statistic of a vector the copula joins. Tensors have the modalities first, (M, B, D).
+The joint distribution function of a vector is no argument of a copula (it is not uniform), and
+:math:`\prod_m f_m(z_m)\, c(F_1(z_1), …, F_M(z_M))` does not integrate to one. Any *scalar* statistic with a known law
+will do; each variant in ``variants`` and ``common`` says which it takes. All keep the margins :math:`f_m` exactly, and
+leave out the modalities that a row lacks. Tensors have the modalities first, (M, B, D).
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from amodal.distributions.copula import Archimedean, Elliptical, GaussianCopula, copula_family
-from amodal.distributions.copula.abstract import Copula
+from amodal.distributions.copula import Archimedean, Copula, Elliptical, GaussianCopula, copula_family
 from amodal.distributions.copula.points import full_precision, open_uniform, without_autocast
 from amodal.distributions.joint.normal_completion import NormalCompletion, normal_completion
-from amodal.distributions.mixture.fit import common_components
+from amodal.distributions.mixture.fit import expectation_maximisation
 from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
 from amodal.distributions.normal import normal_log_tails, normal_score
-from amodal.errors import ConfigurationError
+from amodal.errors import ConfigurationError, ShapeError
 
-__all__ = ["CompletionNoise", "JointLaw"]
+__all__ = ["CompletionNoise", "JointLaw", "choose_relaxed", "of_choice"]
+
+_TEMPERATURE = 0.5  # of the relaxed choice of a component
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,13 @@ class CompletionNoise:
             parts[name] = part
         order = (*kept, *(m for m in range(len(self.uniform)) if m not in kept))
         return CompletionNoise(**parts, pick=self.pick[:1].expand_as(self.pick), order=order, kept=len(kept))
+
+    def of_rows(self, rows: Tensor) -> CompletionNoise:
+        """The noise of some rows, by index; noise that all rows share stays as it is."""
+        if self.pick.shape[1] == 1:
+            return self
+        parts = (part.index_select(2, rows) for part in (self.uniform, self.gumbel, self.normal))
+        return CompletionNoise(*parts, pick=self.pick[:, rows], order=self.order, kept=self.kept)
 
 
 class JointLaw(nn.Module, ABC):
@@ -111,7 +120,6 @@ class JointLaw(nn.Module, ABC):
 
     # Densities ---------------------------------------------------------------------------------------------------
 
-    @abstractmethod
     def log_density(self, z: Tensor, observed: Tensor) -> Tensor:
         """Log density of what each row observes.
 
@@ -121,9 +129,14 @@ class JointLaw(nn.Module, ABC):
 
         Returns:
             Of shape (B,), in nats; 0 for a row with nothing observed.
-        """
 
-    @abstractmethod
+        Raises:
+            ShapeError: If the two do not fit the law.
+        """
+        with without_autocast(z):
+            margins, joined = self._parts(self._blanked(z, observed), observed)
+            return torch.where(observed, margins, 0.0).sum(0) + joined
+
     def dependence(self, z: Tensor, observed: Tensor) -> Tensor:
         r"""The part of the log density that joins the modalities, :math:`\log p(z_O) - \sum_{m \in O} \log f_m(z_m)`.
 
@@ -137,10 +150,29 @@ class JointLaw(nn.Module, ABC):
         Returns:
             Of shape (B,), in nats.
         """
+        if self.copula is None and not self.one_component:
+            return z.new_zeros(z.shape[1])
+        with without_autocast(z):
+            return self._parts(self._blanked(z, observed), observed)[1]
 
     def forward(self, z: Tensor, observed: Tensor) -> Tensor:
         """The same as :meth:`dependence`."""
         return self.dependence(z, observed)
+
+    @abstractmethod
+    def _parts(self, z: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Log densities of the modalities alone, (M, B), and the dependence of those observed, (B,)."""
+
+    def _blanked(self, z: Tensor, observed: Tensor) -> Tensor:
+        """Vectors in full precision, zero where absent."""
+        expected = (self.modalities, *z.shape[1:-1], self.dim)
+        if z.ndim != 3 or z.shape != expected or observed.dtype != torch.bool or observed.shape != z.shape[:2]:
+            raise ShapeError(
+                "vectors and presence do not fit the joint law",
+                expected=f"({self.modalities}, B, {self.dim}) and bool ({self.modalities}, B)",
+                got=f"{tuple(z.shape)} and {observed.dtype} {tuple(observed.shape)}",
+            )
+        return torch.where(observed.unsqueeze(-1), full_precision(z), 0.0)
 
     # Completions -------------------------------------------------------------------------------------------------
 
@@ -176,20 +208,13 @@ class JointLaw(nn.Module, ABC):
                 hint='Draw them from the margins (completion="marginal"), or take another variant.',
             )
         with without_autocast(z):
-            z = torch.where(observed.unsqueeze(-1), full_precision(z), 0.0)
+            z = self._blanked(z, observed)
             whole = z.unsqueeze(1).expand(-1, noise.pick.shape[0], -1, -1)
             rows = (~observed).any(0).nonzero(as_tuple=True)[0]
             if not len(rows):
                 return whole
-            if noise.pick.shape[1] > 1:
-                noise = CompletionNoise(
-                    *(part.index_select(2, rows) for part in (noise.uniform, noise.gumbel, noise.normal)),
-                    pick=noise.pick[:, rows],
-                    order=noise.order,
-                    kept=noise.kept,
-                )
             joined = given and (self.copula is not None or self.one_component)
-            drawn = self._draw(z[:, rows], observed[:, rows], noise, joined)  # (M, S, B', D)
+            drawn = self._draw(z[:, rows], observed[:, rows], noise.of_rows(rows), joined)  # (M, S, B', D)
             absent = ~observed[:, None, rows, None]
             return whole.index_copy(2, rows, torch.where(absent, drawn, whole[:, :, rows]))
 
@@ -197,34 +222,40 @@ class JointLaw(nn.Module, ABC):
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
         """Vectors (M, S, B, D), right where absent; with ``joined``, given what is observed."""
 
+    def _component(self, perturbed: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and scales (M, S, R, D) of the components chosen by log weights plus Gumbel noise, (M, S, R, K)."""
+        choice = choose_relaxed(perturbed)
+        return of_choice(choice, self.mixture.means), of_choice(choice, self.mixture.scales)
+
+    def _from_margins(self, noise: CompletionNoise) -> Tensor:
+        """Draws from each modality's own mixture, (M, S, R, D)."""
+        mean, scale = self._component(self.mixture.log_weights[:, None, None] + noise.gumbel)
+        return mean + scale * noise.normal
+
     def _complete_logs(
-        self, lower: Tensor, upper: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool
+        self, lower: Tensor, upper: Tensor, observed: Tensor, noise: CompletionNoise
     ) -> tuple[Tensor, Tensor]:
-        """Both logarithms of the copula's arguments, (M, S, B, E), absent ones drawn.
+        """Both logarithms of the copula's arguments, (M, S, B, E), absent ones drawn given the observed.
 
         Args:
             lower: Logarithms of the observed arguments, of shape (M, S or 1, B, E).
             upper: Of one less the arguments, the same shape.
             observed: Presence, of shape (M, B).
             noise: Where to draw from.
-            joined: Whether the draws depend on what is observed.
         """
+        assert self.copula is not None
         shape = (*noise.uniform.shape[:2], *lower.shape[2:])
-        uniform = noise.uniform.expand(shape)
-        if not joined or self.copula is None:
-            return torch.log(uniform), torch.log1p(-uniform)
         if isinstance(self.copula, GaussianCopula) and lower.shape[1] == 1:
             every = torch.cartesian_prod(*(torch.arange(n, device=lower.device) for n in (shape[0], shape[2])))
             drawn = self._normal_completion(lower[:, 0], upper[:, 0], observed, noise).at(*every.unbind(1))
             return normal_log_tails(drawn.unflatten(0, (shape[0], shape[2])).transpose(1, 2))
-        lower, upper = lower.expand(shape), upper.expand(shape)
+        parts = lower.expand(shape), upper.expand(shape), noise.uniform.expand(shape)
         seen = observed[:, None, :, None]
         if not self.joins_scalars:
-            return self.copula.complete_margins_first(lower, upper, seen, uniform, noise.order)
-        drawn = self.copula.complete_margins_first(
-            lower.squeeze(-1), upper.squeeze(-1), seen.squeeze(-1), uniform.squeeze(-1), noise.order
-        )
-        return drawn[0].unsqueeze(-1), drawn[1].unsqueeze(-1)
+            return self.copula.complete_margins_first(parts[0], parts[1], seen, parts[2], noise.order)
+        lower, upper, uniform, seen = (part.squeeze(-1) for part in (*parts, seen))
+        first, second = self.copula.complete_margins_first(lower, upper, seen, uniform, noise.order)
+        return first.unsqueeze(-1), second.unsqueeze(-1)
 
     def _normal_completion(
         self, lower: Tensor, upper: Tensor, observed: Tensor, noise: CompletionNoise
@@ -244,42 +275,31 @@ class JointLaw(nn.Module, ABC):
         """Places the components at data, apart from one another.
 
         Where all modalities of a case come from the same component, the components are those of a few steps of
-        expectation and maximisation on what the rows observe; else each mixture is placed by itself.
+        expectation and maximisation on what the rows observe; else each mixture is placed by itself. A modality that no
+        row has stays where it is.
 
         Args:
             z: Vectors, of shape (M, N, D).
             observed: Presence, bool, of shape (M, N).
             generator: Source of randomness.
         """
+        mixture = self.mixture
         if self.one_component and bool(observed.any()):
-            mixture = self.mixture
-            weights, means, scales = common_components(z.to(mixture.means), observed, mixture.components, generator)
-            floor = mixture.scale_floor
-            found = GaussianMixture.from_parameters(
-                weights.expand(self.modalities, -1), means, scales.clamp_min(2 * floor), scale_floor=floor
+            weights, means, scales = expectation_maximisation(
+                z.to(mixture.means), observed, mixture.components, generator
             )
-            mixture.load_state_dict(found.state_dict())
-        else:
-            self.start_at([part[seen] for part, seen in zip(z, observed, strict=True)], generator)
-
-    @torch.no_grad()
-    def start_at(self, z: Sequence[Tensor], generator: torch.Generator) -> None:
-        """Places each mixture's components at points of data, apart from one another.
-
-        Args:
-            z: For each of M modalities vectors (n, D); an empty one leaves its mixture where it is.
-            generator: Source of randomness.
-        """
-        most = max(len(part) for part in z)
+            mixture._assign(weights.expand(self.modalities, -1), means, scales.clamp_min(2 * mixture.scale_floor))
+            return
+        parts = [part[seen] for part, seen in zip(z, observed, strict=True)]
+        most = max(len(part) for part in parts)
         if not most:
             return
-        rows = torch.arange(most)
-        means, scales = self.mixture.means.clone(), self.mixture.raw_scales.clone()
-        points = [part[rows % len(part)] if len(part) else part.new_zeros(most, self.dim) for part in z]
-        self.mixture.start_at(torch.stack(points).to(self.mixture.means), generator=generator)
-        for m, part in enumerate(z):
+        rows, before = torch.arange(most), [p.clone() for p in (mixture.means, mixture.raw_scales)]
+        points = [part[rows % len(part)] if len(part) else part.new_zeros(most, self.dim) for part in parts]
+        mixture.start_at(torch.stack(points).to(mixture.means), generator=generator)
+        for m, part in enumerate(parts):
             if not len(part):
-                self.mixture.means[m], self.mixture.raw_scales[m] = means[m], scales[m]
+                mixture.means[m], mixture.raw_scales[m] = before[0][m], before[1][m]
 
     @torch.no_grad()
     def describe(self) -> dict[str, float]:
@@ -301,3 +321,17 @@ class JointLaw(nn.Module, ABC):
         elif isinstance(self.copula, Archimedean):
             found["theta"] = float(self.copula.theta.mean())
         return {"tau": float(tau.mean()), "tau_size": float(tau.abs().mean())} | found
+
+
+def choose_relaxed(perturbed: Tensor) -> Tensor:
+    """One-hot choice of the largest entry (…, K), with the gradient of a softmax: straight-through Gumbel-softmax."""
+    hard = nn.functional.one_hot(perturbed.argmax(-1), perturbed.shape[-1]).to(perturbed.dtype)
+    if not (torch.is_grad_enabled() and perturbed.requires_grad):
+        return hard
+    soft = torch.softmax(perturbed / _TEMPERATURE, -1)
+    return hard + (soft - soft.detach())
+
+
+def of_choice(choice: Tensor, part: Tensor) -> Tensor:
+    """The chosen components' part of (M, K, D), of shape (M, S, R, D); a choice (S, R, K) is the same for all M."""
+    return torch.einsum("msrk,mkd->msrd" if choice.ndim == 4 else "srk,mkd->msrd", choice, part)

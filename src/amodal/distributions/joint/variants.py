@@ -1,54 +1,28 @@
-r"""Which statistic of a vector the copula joins: five variants of the joint law, four of them laws.
-
-* :class:`CoordinatewiseLaw`: coordinate j of all modalities has a copula of its own.
-* :class:`~amodal.distributions.joint.common.CommonComponentLaw`: the same within a component common to all modalities.
-* :class:`KendallLaw`: the Kendall transform of each component's joint distribution function, one copula.
-* :class:`ProjectionLaw`: one learned projection of each modality, one copula.
-* :class:`PrintedLaw`: the joint distribution function itself, as printed in the paper. Not a density.
-"""
+"""Variants of the joint law, by the scalar of a vector that the copula joins."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from amodal.distributions.copula import GaussianCopula
-from amodal.distributions.copula.points import full_precision, without_autocast
 from amodal.distributions.joint.common import CommonComponentLaw
-from amodal.distributions.joint.law import CompletionNoise, JointLaw
-from amodal.distributions.joint.mixture_copula import (
-    component_tuples,
-    coordinatewise_log_density,
-    kendall_log_density,
-    projection_log_density,
-    tuple_log_terms,
-)
+from amodal.distributions.joint.law import CompletionNoise, JointLaw, choose_relaxed, of_choice
 from amodal.distributions.log_space import log1mexp
-from amodal.distributions.mixture.kendall_transform import kendall_log_cdf
+from amodal.distributions.mixture.kendall_transform import kendall_log_cdf, kendall_score
 from amodal.distributions.mixture.margins import mixture_margins
 from amodal.distributions.mixture.quantile import mixture_quantile, quantile_table
-from amodal.distributions.mixture.sampling import choose_relaxed
 from amodal.distributions.normal import normal_log_tails, normal_score
 from amodal.errors import ConfigurationError, UnknownNameError
 
 __all__ = ["JOINT_LAWS", "CoordinatewiseLaw", "KendallLaw", "PrintedLaw", "ProjectionLaw", "joint_law"]
 
-_TEMPERATURE = 0.5
 _MOST_TUPLES = 4096
 _LEAST_SLOPE = 0.05
 _ENOUGH = 500  # draws of a modality from which on a table of its quantiles pays
-
-
-def _margins(z: Tensor, observed: Tensor, log_density: Tensor) -> Tensor:
-    """Sum over the observed modalities of (M, B)."""
-    return torch.where(observed, log_density, 0.0).sum(0)
-
-
-def _unless_complete(observed: Tensor) -> Tensor | None:
-    """None where every row has everything: complete rows have the faster path."""
-    return None if bool(observed.all()) else observed
 
 
 class CoordinatewiseLaw(JointLaw):
@@ -63,23 +37,12 @@ class CoordinatewiseLaw(JointLaw):
 
     joins_scalars: ClassVar[bool] = False
 
-    def log_density(self, z: Tensor, observed: Tensor) -> Tensor:
-        """See `JointLaw.log_density`."""
-        with without_autocast(z):
-            z = full_precision(z)
-            if self.copula is not None:
-                return coordinatewise_log_density(self.mixture, self.copula, z, _unless_complete(observed))
-            blanked = torch.where(observed.unsqueeze(-1), z, 0.0)
-            return _margins(z, observed, self.mixture.marginal_log_density(blanked).sum(-1))
-
-    def dependence(self, z: Tensor, observed: Tensor) -> Tensor:
-        """See `JointLaw.dependence`."""
+    def _parts(self, z: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        log_f, lower, upper = self.mixture.marginal_logs(z)  # (M, B, D)
         if self.copula is None:
-            return z.new_zeros(z.shape[1])
-        with without_autocast(z):
-            z = torch.where(observed.unsqueeze(-1), full_precision(z), 0.0)
-            _, lower, upper = self.mixture.marginal_logs(z)
-            return self.copula.log_density_margins_first(lower, upper, observed.unsqueeze(-1)).sum(-1)
+            return log_f.sum(-1), log_f.new_zeros(z.shape[1])
+        log_c = self.copula.log_density_margins_first(lower, upper, observed.unsqueeze(-1))  # (B, D)
+        return log_f.sum(-1), log_c.sum(-1)
 
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
         margin, row = (~observed).nonzero(as_tuple=True)  # only what is absent is drawn: N of M times B
@@ -104,7 +67,7 @@ class CoordinatewiseLaw(JointLaw):
             if isinstance(self.copula, GaussianCopula):
                 score = self._normal_completion(lower, upper, observed, noise).at(margin, row)
                 return score, normal_log_tails(score)
-            logs = self._complete_logs(lower.unsqueeze(1), upper.unsqueeze(1), observed, noise, joined)
+            logs = self._complete_logs(lower.unsqueeze(1), upper.unsqueeze(1), observed, noise)
             lower, upper = (part[margin, :, row] for part in logs)
         else:
             uniform = noise.uniform.expand(-1, -1, z.shape[1], -1)[margin, :, row]
@@ -112,10 +75,18 @@ class CoordinatewiseLaw(JointLaw):
         return normal_score(lower, upper), (lower, upper)
 
 
+@lru_cache(maxsize=32)
+def _component_tuples(modalities: int, components: int) -> Tensor:
+    """Each modality's component in each tuple of components: shape (M, K^M)."""
+    return torch.cartesian_prod(*[torch.arange(components)] * modalities).reshape(-1, modalities).T
+
+
 class KendallLaw(JointLaw):
     r"""One copula of the Kendall transforms of the components' joint distribution functions, nearest to the paper.
 
-    .. math:: \log p(z) = \log\sum_{k_1 … k_M} \Bigl[\prod_m \pi_{m k_m} N_{m k_m}(z_m)\Bigr] c(u_{1k_1}, …, u_{Mk_M})
+    .. math::
+        \log p(z) = \log\sum_{k_1 … k_M} \Bigl[\prod_m \pi_{m k_m} N_{m k_m}(z_m)\Bigr] c(u_{1k_1}, …, u_{Mk_M}),
+        \qquad u_{mk} = P\Bigl(\mathrm{Gamma}(D, 1) > -\sum_j \log\Phi(t_{mkj})\Bigr)
 
     A density. One scalar a modality, "how far up the orthant". The number of tuples grows as :math:`K^M`. Completions
     are exact; the gradient through the choice of a component is that of a relaxed choice.
@@ -134,46 +105,52 @@ class KendallLaw(JointLaw):
             )
         super().__init__(modalities, dim, components=components, **settings)
 
-    def log_density(self, z: Tensor, observed: Tensor) -> Tensor:
-        """See `JointLaw.log_density`."""
-        with without_autocast(z):
-            z = full_precision(z)
-            if self.copula is not None:
-                return kendall_log_density(self.mixture, self.copula, z, _unless_complete(observed))
-            blanked = torch.where(observed.unsqueeze(-1), z, 0.0)
-            return _margins(z, observed, self.mixture.log_density(blanked))
-
-    def dependence(self, z: Tensor, observed: Tensor) -> Tensor:
-        """See `JointLaw.dependence`."""
+    def _parts(self, z: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        mixture = self.mixture
+        density = mixture.component_log_density(z) + mixture.log_weights.unsqueeze(1)  # (M, B, K)
+        margins = torch.logsumexp(density, -1)
         if self.copula is None:
-            return z.new_zeros(z.shape[1])
-        with without_autocast(z):
-            z = torch.where(observed.unsqueeze(-1), full_precision(z), 0.0)
-            margins = _margins(z, observed, self.mixture.log_density(z))
-            return kendall_log_density(self.mixture, self.copula, z, _unless_complete(observed)) - margins
+            return margins, margins.new_zeros(z.shape[1])
+        joint = torch.logsumexp(self._tuple_terms(z, observed, density)[0], 0)
+        return margins, joint - torch.where(observed, margins, 0.0).sum(0)
+
+    def _tuple_terms(self, z: Tensor, observed: Tensor, density: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        r"""The logarithm of each term of the sum over tuples, of shape (K^M, B), whose softmax is their posterior.
+
+        Also :math:`\log u_{mk}` and :math:`\log(1 - u_{mk})`, (M, B, K). An absent modality enters by the weight of its
+        component alone. ``density``: of each component with its weight, (M, B, K).
+        """
+        assert self.copula is not None
+        logs = normal_log_tails(kendall_score(self.mixture.component_log_cdf(z), self.dim))  # (M, B, K)
+        density = torch.where(observed.unsqueeze(-1), density, self.mixture.log_weights.unsqueeze(1))
+        tuples = _component_tuples(self.modalities, self.mixture.components).to(z.device)
+        index = (tuples + self.mixture.components * torch.arange(len(tuples), device=z.device)[:, None]).flatten()
+        parts = torch.stack([density, *logs]).mT.flatten(1, 2)  # (3, M K, B)
+        density, lower, upper = parts.index_select(1, index).unflatten(1, tuples.shape).unbind(0)  # (M, K^M, B)
+        log_c = self.copula.log_density_margins_first(lower, upper, observed.unsqueeze(1))
+        return density.sum(0) + log_c, logs
 
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
-        lower = upper = z[:, None, :, :1]
+        mixture = self.mixture
         if joined:
-            assert self.copula is not None
-            terms, logs = tuple_log_terms(self.mixture, self.copula, z, observed)  # (K^M, B), 2 x (M, B, K)
+            density = mixture.component_log_density(z) + mixture.log_weights.unsqueeze(1)
+            terms, logs = self._tuple_terms(z, observed, density)  # (K^M, B), 2 x (M, B, K)
             chances = terms.detach().softmax(0).T.cumsum(1)  # (B, K^M)
             pick = noise.pick.expand(-1, z.shape[1]).T.contiguous()  # (B, S)
             place = torch.searchsorted(chances.contiguous(), pick).clamp(max=chances.shape[1] - 1)
-            component = component_tuples(self.modalities, self.mixture.components).to(z.device)[:, place]  # (M, B, S)
+            component = _component_tuples(self.modalities, mixture.components).to(z.device)[:, place]  # (M, B, S)
             lower, upper = (part.gather(-1, component).mT.unsqueeze(-1) for part in logs)  # (M, S, B, 1)
+            lower, upper = self._complete_logs(lower, upper, observed, noise)
         else:
-            lower = lower.expand(-1, noise.pick.shape[0], -1, -1)
-        lower, upper = self._complete_logs(lower, lower if not joined else upper, observed, noise, joined)
-        mixture = self.mixture
+            uniform = noise.uniform.expand(-1, -1, z.shape[1], -1)
+            lower, upper = torch.log(uniform), torch.log1p(-uniform)
         g = -kendall_log_cdf(normal_score(lower, upper), self.dim)  # (M, S, B, 1)
+        # How g is shared among the coordinates is Dirichlet(1, …, 1): exponentials over their sum.
         share = 0.5 * torch.special.erfc(noise.normal * 0.5**0.5)  # uniform
         share = -share.clamp(1e-30, 1 - 1e-7).log()
         log_cdf = -g * share / share.sum(-1, keepdim=True)  # of each coordinate
         log_cdf = log_cdf.clamp(max=-1e-30)
-        choice = choose_relaxed(mixture.log_weights[:, None, None] + noise.gumbel, _TEMPERATURE)  # (M, S, R, K)
-        mean = torch.einsum("msrk,mkd->msrd", choice, mixture.means)
-        scale = torch.einsum("msrk,mkd->msrd", choice, mixture.scales)
+        mean, scale = self._component(mixture.log_weights[:, None, None] + noise.gumbel)
         return mean + scale * normal_score(log_cdf, log1mexp(-log_cdf))
 
 
@@ -190,22 +167,12 @@ class ProjectionLaw(JointLaw):
         super().__init__(modalities, dim, **settings)
         self.direction = nn.Parameter(torch.randn(modalities, dim)) if self.copula is not None else None
 
-    def log_density(self, z: Tensor, observed: Tensor) -> Tensor:
-        """See `JointLaw.log_density`."""
-        with without_autocast(z):
-            z = full_precision(z)
-            if self.copula is not None and self.direction is not None:
-                return projection_log_density(self.mixture, self.copula, self.direction, z, observed)
-            blanked = torch.where(observed.unsqueeze(-1), z, 0.0)
-            return _margins(z, observed, self.mixture.log_density(blanked))
-
-    def dependence(self, z: Tensor, observed: Tensor) -> Tensor:
-        """See `JointLaw.dependence`."""
+    def _parts(self, z: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        margins = self.mixture.log_density(z)
         if self.copula is None:
-            return z.new_zeros(z.shape[1])
-        with without_autocast(z):
-            lower, upper = self._projected_logs(torch.where(observed.unsqueeze(-1), full_precision(z), 0.0))
-            return self.copula.log_density_margins_first(lower.squeeze(-1), upper.squeeze(-1), observed)
+            return margins, margins.new_zeros(z.shape[1])
+        lower, upper = self._projected_logs(z)
+        return margins, self.copula.log_density_margins_first(lower.squeeze(-1), upper.squeeze(-1), observed)
 
     def _projected_logs(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Both logarithms of the distribution function of each projection, (M, B, 1)."""
@@ -216,35 +183,29 @@ class ProjectionLaw(JointLaw):
         return lower, upper
 
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
-        mixture, log_weights = self.mixture, self.mixture.log_weights[:, None, None]
         if self.direction is None or not joined:
-            choice = choose_relaxed(log_weights + noise.gumbel, _TEMPERATURE)
-            drawn = _from_components(mixture.means, mixture.scales, choice, noise.normal)
-            return drawn.expand(-1, -1, z.shape[1], -1)
+            return self._from_margins(noise).expand(-1, -1, z.shape[1], -1)
         lower, upper = (part.unsqueeze(1) for part in self._projected_logs(z))
-        lower, upper = self._complete_logs(lower, upper, observed, noise, joined)
-        law = [part[:, None, None] for part in mixture.projected(self.direction)]  # weights (M,1,1,K), (M,1,1,K,1)
+        lower, upper = self._complete_logs(lower, upper, observed, noise)
+        law = [part[:, None, None] for part in self.mixture.projected(self.direction)]  # (M,1,1,K), (M,1,1,K,1)
         t = mixture_quantile(lower, upper, *law, least_slope=_LEAST_SLOPE)  # (M, S, B, 1)
         standard = (t - law[1].squeeze(-1)) / law[2].squeeze(-1)
         responsibility = law[0] - torch.log(law[2].squeeze(-1)) - 0.5 * standard * standard
-        choice = choose_relaxed(responsibility + noise.gumbel, _TEMPERATURE)  # (M, S, B, K)
-        drawn = _from_components(mixture.means, mixture.scales, choice, noise.normal)
-        variance = torch.einsum("msbk,mkd->msbd", choice, mixture.scales**2)
+        choice = choose_relaxed(responsibility + noise.gumbel)  # (M, S, B, K)
+        scales = self.mixture.scales
+        drawn = of_choice(choice, self.mixture.means) + of_choice(choice, scales) * noise.normal  # (M, S, B, D)
+        variance = of_choice(choice, scales**2)
+        # Moved along the covariance of z and w'z to where the projection is t: exact given the component.
         w = self.direction[:, None, None]
         gain = variance * w / (variance * w * w).sum(-1, keepdim=True)
         return drawn + gain * (t - (drawn * w).sum(-1, keepdim=True))
 
 
-def _from_components(means: Tensor, scales: Tensor, choice: Tensor, normal: Tensor) -> Tensor:
-    """Draws (M, S, B, D) from the chosen components."""
-    mean, scale = (torch.einsum("msbk,mkd->msbd", choice, part) for part in (means, scales))
-    return mean + scale * normal
-
-
 class PrintedLaw(JointLaw):
     r"""The formula as printed in the paper, with the joint distribution function of a vector as the copula's argument.
 
-    .. math:: \log c\bigl(F_1(z_1), …, F_M(z_M)\bigr) + \sum_m \log f_m(z_m), \qquad
+    .. math::
+        \log c\bigl(F_1(z_1), …, F_M(z_M)\bigr) + \sum_m \log f_m(z_m), \qquad
         F_m(z) = \sum_k \pi_{mk} \prod_j \Phi\bigl((z_j - \mu_{mkj})/\sigma_{mkj}\bigr)
 
     **Invalid**: for vectors of more than one coordinate :math:`F_m(z_m)` is not uniform, so this is no density (it
@@ -257,25 +218,15 @@ class PrintedLaw(JointLaw):
 
     conditional: ClassVar[bool] = False
 
-    def log_density(self, z: Tensor, observed: Tensor) -> Tensor:
-        """What the paper maximises: not the logarithm of a density."""
-        with without_autocast(z):
-            z = torch.where(observed.unsqueeze(-1), full_precision(z), 0.0)
-            return _margins(z, observed, self.mixture.log_density(z)) + self.dependence(z, observed)
-
-    def dependence(self, z: Tensor, observed: Tensor) -> Tensor:
-        """The copula's term."""
+    def _parts(self, z: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        margins = self.mixture.log_density(z)
         if self.copula is None:
-            return z.new_zeros(z.shape[1])
-        with without_autocast(z):
-            z = torch.where(observed.unsqueeze(-1), full_precision(z), 0.0)
-            log_cdf = self.mixture.joint_log_cdf(z).clamp(max=-1e-6)
-            return self.copula.log_density_margins_first(log_cdf, log1mexp(-log_cdf), observed)
+            return margins, margins.new_zeros(z.shape[1])
+        log_cdf = self.mixture.joint_log_cdf(z).clamp(max=-1e-6)
+        return margins, self.copula.log_density_margins_first(log_cdf, log1mexp(-log_cdf), observed)
 
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
-        choice = choose_relaxed(self.mixture.log_weights[:, None, None] + noise.gumbel, _TEMPERATURE)
-        drawn = _from_components(self.mixture.means, self.mixture.scales, choice, noise.normal)
-        return drawn.expand(-1, -1, z.shape[1], -1)
+        return self._from_margins(noise).expand(-1, -1, z.shape[1], -1)
 
 
 JOINT_LAWS: dict[str, type[JointLaw]] = {

@@ -11,10 +11,11 @@ import math
 import torch
 from torch import Tensor
 
+from amodal.distributions.inversion import attach_root, solve_increasing
 from amodal.distributions.log_space import log1mexp
-from amodal.distributions.normal import log_tails_and_hazards, normal_score
+from amodal.distributions.normal import normal_score
 
-__all__ = ["kendall_direction", "kendall_log_cdf", "kendall_logs", "kendall_score", "kendall_score_slope"]
+__all__ = ["kendall_log_cdf", "kendall_score"]
 
 _EXACT_UP_TO = 48
 _LEAST = 1e-30  # of -log F: where every coordinate is far above, F rounds to one
@@ -56,35 +57,6 @@ def kendall_score(log_cdf: Tensor, dim: int) -> Tensor:
     return normal_score(torch.where(near_one, log_u_far, log_u), torch.where(near_one, log_1mu, log_1mu_far))
 
 
-def kendall_score_slope(log_cdf: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """:func:`kendall_score` and its derivative, without a graph."""
-    if dim <= _EXACT_UP_TO:
-        with torch.enable_grad():
-            free = log_cdf.detach().requires_grad_()
-            score = kendall_score(free, dim)
-            slope = torch.autograd.grad(score.sum(), free)[0]
-        return score.detach(), slope
-    root = math.sqrt(9 * dim)
-    log_cdf = log_cdf.clamp(max=-_LEAST)
-    cube_root = (log_cdf * (-1 / dim)).pow_(1 / 3)
-    return (cube_root * -root).add_(root - 1 / root), cube_root.div_(log_cdf).mul_(-root / 3)
-
-
-def kendall_logs(log_cdf: Tensor, dim: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    r""":math:`\log u` and :math:`\log(1-u)` of the Kendall transform and their derivatives in :math:`\log F`; no graph.
-
-    Args:
-        log_cdf: :math:`\log F(z) < 0`, any shape.
-        dim: D.
-
-    Returns:
-        Two pairs of tensors of the same shape.
-    """
-    score, slope = kendall_score_slope(log_cdf, dim)
-    lower, upper, hazard_lower, hazard_upper = log_tails_and_hazards(score)
-    return (lower, upper), (hazard_lower.mul_(slope), hazard_upper.mul_(slope).neg_())
-
-
 def kendall_log_cdf(score: Tensor, dim: int) -> Tensor:
     """Inverse of :func:`kendall_score`: the log of F(z) that has this score.
 
@@ -95,8 +67,6 @@ def kendall_log_cdf(score: Tensor, dim: int) -> Tensor:
     Returns:
         The same shape.
     """
-    from amodal.distributions.inversion import attach_root, solve_increasing
-
     root = math.sqrt(9 * dim)
     if dim > _EXACT_UP_TO:
         return -dim * (1 - 1 / (9 * dim) - score / root).clamp_min(1e-6) ** 3
@@ -106,25 +76,3 @@ def kendall_log_cdf(score: Tensor, dim: int) -> Tensor:
         return score - kendall_score(-torch.exp(log_g), dim)
 
     return -torch.exp(attach_root(excess, solve_increasing(excess, *start)))
-
-
-def kendall_direction(
-    shape: tuple[int, ...], dim: int, *, like: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    r"""How :math:`-\log F` is shared among the coordinates: a draw from Dirichlet(1, …, 1), independent of its sum.
-
-    With g from :func:`kendall_log_cdf` and these shares :math:`s_j`, coordinates :math:`F_j^{-1}(e^{-g s_j})` have the
-    right joint law.
-
-    Args:
-        shape: Leading shape of the draws.
-        dim: D.
-        like: Tensor whose dtype and device to use.
-        generator: Source of randomness.
-
-    Returns:
-        Shape (\*shape, D), positive, summing to one.
-    """
-    draws = torch.empty(*shape, dim, dtype=like.dtype, device=like.device).exponential_(generator=generator)
-    draws = draws.clamp_min(torch.finfo(like.dtype).tiny)
-    return draws / draws.sum(-1, keepdim=True)

@@ -7,24 +7,16 @@ underflows, and in log space, component by component, as soon as anything does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from amodal.distributions.log_space import log1mexp
-from amodal.distributions.normal import (
-    LOG_ROOT_TWO_PI,
-    normal_hazards,
-    normal_log_tails,
-    sum_log_lower_tail,
-    two_tails,
-)
+from amodal.distributions.normal import LOG_ROOT_TWO_PI, normal_hazards, normal_log_tails, two_tails
 
-__all__ = ["component_gradients", "component_logs", "component_sums", "mixture_margins"]
+__all__ = ["mixture_margins"]
 
-Transform = Callable[[Tensor], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 _SAFE_TAIL = {torch.float32: 1e-30, torch.float64: 1e-250}
 
 
@@ -114,78 +106,6 @@ def _logarithmic(t: Tensor, log_weights: Tensor, log_scales: Tensor) -> tuple[tu
     hazards = normal_hazards(t)
     shares = (of_density, of_lower, of_upper, of_lower * hazards[0], of_upper * hazards[1])
     return (log_density, log_lower, log_upper), shares
-
-
-def component_sums(z: Tensor, means: Tensor, scales: Tensor) -> tuple[Tensor, ...]:
-    """Log densities and joint log distribution functions of components, and what their gradients need; no graph.
-
-    Args:
-        z: Points, shape (…, D).
-        means: Shape (…, K, D).
-        scales: Shape (…, K, D).
-
-    Returns:
-        Log density and log distribution function, (…, K), then t, the inverse scales and the hazards.
-    """
-    inverse = 1.0 / scales
-    t = (z.unsqueeze(-2) - means).mul_(inverse)
-    log_cdf, hazard = sum_log_lower_tail(t)
-    density = (t * t).sum(-1).mul_(-0.5).add_(torch.log(inverse).sum(-1) - z.shape[-1] * LOG_ROOT_TWO_PI)
-    return density, log_cdf, t, inverse, hazard
-
-
-def component_gradients(
-    saved: Sequence[Tensor], in_density: Tensor, in_log_cdf: Tensor, shapes: Sequence[torch.Size]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in z, means and scales from those in the two results of :func:`component_sums`."""
-    t, inverse, hazard = saved
-    own = in_density.unsqueeze(-1)
-    in_t = (hazard * in_log_cdf.unsqueeze(-1)).addcmul_(t, own, value=-1).mul_(inverse)
-    in_scale = (in_t * t).sum_to_size(shapes[2]) + own.sum_to_size(*shapes[2][:-1], 1) * inverse
-    return in_t.sum(-2).sum_to_size(shapes[0]), -in_t.sum_to_size(shapes[1]), -in_scale
-
-
-class _ComponentLogs(torch.autograd.Function):
-    """Log densities and joint log distribution functions of components, or what a transform makes of the latter."""
-
-    @staticmethod
-    def forward(ctx, z, means, scales, transform):  # type: ignore[override]
-        ctx.shapes = z.shape, means.shape, scales.shape
-        density, log_cdf, *saved = component_sums(z, means, scales)
-        results, slopes = transform(log_cdf)
-        ctx.save_for_backward(*saved, *slopes)
-        return density, *results
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_density, *grads):  # type: ignore[override]
-        saved, slopes = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
-        in_log_cdf = torch.zeros_like(grad_density)
-        for grad, slope in zip(grads, slopes, strict=True):
-            in_log_cdf.addcmul_(grad, slope)
-        return *component_gradients(saved, grad_density, in_log_cdf, ctx.shapes), None
-
-
-def _untransformed(log_cdf: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    return (log_cdf,), (torch.ones_like(log_cdf),)
-
-
-def component_logs(
-    z: Tensor, means: Tensor, scales: Tensor, transform: Transform = _untransformed
-) -> tuple[Tensor, ...]:
-    r"""Log density and joint log distribution function of diagonal Gaussians, from one pass.
-
-    Args:
-        z: Points, shape (…, D).
-        means: Shape (…, K, D).
-        scales: Shape (…, K, D).
-        transform: Takes the joint log distribution function and returns functions of it, and their derivatives.
-
-    Returns:
-        :math:`\sum_j \log N(z_j; \mu_{kj}, \sigma_{kj}^2)` and :math:`\sum_j \log\Phi((z_j-\mu_{kj})/\sigma_{kj})`, or
-        what the transform makes of the latter, each of shape (…, K); differentiable once.
-    """
-    return cast("tuple[Tensor, ...]", _ComponentLogs.apply(z, means, scales, transform))
 
 
 def mixture_margins(z: Tensor, log_weights: Tensor, means: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.distributions.copula import Clayton, Frank, GaussianCopula, Gumbel, Joe, StudentTCopula, copula_family
-from amodal.distributions.joint.mixture_copula import (
-    coordinatewise_log_density,
-    kendall_log_density,
-    projection_log_density,
-)
+from amodal.distributions.copula import Clayton, Frank, GaussianCopula, Gumbel, copula_family
+from amodal.distributions.joint.variants import JOINT_LAWS
 from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
-from amodal.errors import ConfigurationError, ShapeError
+from amodal.errors import ShapeError
 
 F64 = torch.float64
 R3 = [[1.0, 0.5, 0.3], [0.5, 1.0, 0.4], [0.3, 0.4, 1.0]]
@@ -27,12 +23,12 @@ def mixtures(modalities, dim, components=2, dtype=F64):
 
 
 def joint(kind, mixture, copula, z, observed=None):
-    if kind == "kendall":
-        return kendall_log_density(mixture, copula, z, observed)
-    if kind == "coordinatewise":
-        return coordinatewise_log_density(mixture, copula, z, observed)
-    direction = torch.randn(z.shape[0], z.shape[2], dtype=z.dtype, generator=torch.Generator().manual_seed(0))
-    return projection_log_density(mixture, copula, direction, z, observed)
+    law = JOINT_LAWS[kind](len(z), z.shape[-1], components=mixture.components)
+    law.mixture, law.copula = mixture, copula
+    if kind == "projection":
+        direction = torch.randn(z.shape[0], z.shape[2], dtype=z.dtype, generator=torch.Generator().manual_seed(0))
+        law.direction = torch.nn.Parameter(direction)
+    return law.log_density(z, torch.ones(z.shape[:2], dtype=torch.bool) if observed is None else observed)
 
 
 @pytest.mark.parametrize("kind", ["kendall", "coordinatewise", "projection"])
@@ -61,7 +57,7 @@ def _margins(kind, mixture, z):
     if kind != "coordinatewise":
         torch.testing.assert_close(torch.stack(parts), mixture.log_density(z))
         return torch.stack(parts)
-    torch.testing.assert_close(torch.stack(parts), mixture.marginal_log_density(z).sum(-1))
+    torch.testing.assert_close(torch.stack(parts), mixture.marginal_logs(z)[0].sum(-1))
     return torch.stack(parts)
 
 
@@ -73,37 +69,9 @@ def test_the_joint_distribution_function_is_no_argument_of_a_copula():
         z = mixture.sample(30_000, generator=torch.Generator().manual_seed(0))
         log_cdf = mixture.joint_log_cdf(z)
         printed = copula.log_density_from_logs(log_cdf.mT, torch.log1p(-log_cdf.exp()).mT).exp().mean()
-        ours = torch.exp(kendall_log_density(mixture, copula, z) - mixture.log_density(z).sum(0)).mean()
+        ours = torch.exp(joint("kendall", mixture, copula, z) - mixture.log_density(z).sum(0)).mean()
     assert 40 < printed.item() < 200
     assert ours.item() == pytest.approx(1.0, abs=0.07)
-
-
-@pytest.mark.parametrize("dim", [4, 64])
-@pytest.mark.parametrize(
-    "copula",
-    [
-        Gumbel(1.5, 3, learnable=True),
-        Clayton(1.0, 3, learnable=True),
-        Frank(4.0, 3, learnable=True),
-        Joe(1.5, 3, learnable=True),
-        GaussianCopula(R3, learnable=True),
-        StudentTCopula(R3, learnable=True),
-    ],
-    ids=lambda c: type(c).__name__,
-)
-def test_the_fast_form_is_the_general_form(copula, dim):
-    mixture = mixtures(3, dim, components=3)
-    z = mixture.sample(5, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    inputs = [z, *mixture.parameters(), *copula.parameters()]
-    everything = torch.ones(3, 5, dtype=torch.bool)
-    results = []
-    for observed in (None, everything):  # only the first has the fast form
-        value = kendall_log_density(mixture, copula, z, observed)
-        weight = torch.linspace(0.5, 2.0, 5, dtype=F64)
-        results.append((value, *torch.autograd.grad((value * weight).sum(), inputs)))
-    assert "KendallJoint" in type(results[0][0].grad_fn).__name__
-    for fast, general in zip(*results, strict=True):
-        torch.testing.assert_close(fast, general, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["kendall", "coordinatewise", "projection"])
@@ -145,7 +113,7 @@ def test_dependence_is_recovered_and_independence_stays(name):
         optimiser = torch.optim.Adam(copula.parameters(), lr=0.1)
         for _ in range(120):
             optimiser.zero_grad()
-            (-coordinatewise_log_density(mixture, copula, z).mean() / 16).backward()
+            (-joint("coordinatewise", mixture, copula, z).mean() / 16).backward()
             optimiser.step()
         found = copula.kendall_tau()
         assert (found if found.ndim == 0 else found[0, 1]).item() == pytest.approx(tau, abs=0.03)
@@ -176,11 +144,13 @@ def test_rows_do_not_know_each_other():
 
 def test_what_does_not_fit():
     mixture, z = mixtures(2, 4), torch.zeros(2, 3, 4, dtype=F64)
-    with pytest.raises(ShapeError, match=r"do not fit \(expected z of shape \(3, B, 4\)"):
-        kendall_log_density(mixture, Gumbel(2.0, 3), z)
-    with pytest.raises(ShapeError, match="which rows have it .*bool of shape"):
-        coordinatewise_log_density(mixture, Gumbel(2.0), z, torch.ones(3, 2, dtype=torch.bool))
-    low_rank = GaussianMixture(2, 4, rank=1, batch_shape=(2,)).double()
-    with pytest.raises(ConfigurationError, match="no closed form with factors"):
-        kendall_log_density(low_rank, Gumbel(2.0), z)
-    assert bool(torch.isfinite(projection_log_density(low_rank, Gumbel(2.0), torch.ones(2, 4, dtype=F64), z)).all())
+    for kind in JOINT_LAWS:
+        law = JOINT_LAWS[kind](2, 4, components=2)
+        for points, observed in (
+            (z[:1], torch.ones(1, 3, dtype=torch.bool)),
+            (z, torch.ones(3, 2, dtype=torch.bool)),
+            (z, torch.ones(2, 3)),
+        ):
+            with pytest.raises(ShapeError, match=r"do not fit the joint law \(expected \(2, B, 4\) and bool \(2, B\)"):
+                law.log_density(points, observed)
+    assert bool(torch.isfinite(joint("projection", mixture, Gumbel(2.0), z)).all())

@@ -1,4 +1,4 @@
-r"""The Gaussian and the Student t copula. See ``elliptical`` for what they share."""
+"""The Student t copula."""
 
 from __future__ import annotations
 
@@ -8,111 +8,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from amodal.distributions.copula import kernels as copula_kernels
-from amodal.distributions.copula.elliptical import Elliptical, Factor
-from amodal.distributions.copula.elliptical_cdf import bivariate_normal_log_cdf, bivariate_student_log_cdf
-from amodal.distributions.copula.points import full_precision, without_autocast
-from amodal.distributions.fused import Kernel, Plain, fused
-from amodal.distributions.log_space import some_below
-from amodal.distributions.normal import normal_log_tails, normal_score, normal_score_slopes
-from amodal.distributions.student import log1p_square, student_log_tails, student_score, student_score_slopes
+from amodal.distributions.copula.abstract import Copula, TailDependence
+from amodal.distributions.copula.elliptical import Elliptical
+from amodal.distributions.copula.elliptical_cdf import bivariate_log_cdf
+from amodal.distributions.copula.fit import complete_presence, log_likelihood, maximise_likelihood
+from amodal.distributions.student import log1p_square, student_log_tails, student_score
 from amodal.errors import ConfigurationError
 
-__all__ = ["GaussianCopula", "StudentTCopula"]
+__all__ = ["StudentTCopula"]
 
 _LEAST_DF, _MOST_DF = 0.5, 1000.0
-
-
-class GaussianCopula(Elliptical):
-    r"""Gaussian copula: no tail dependence; :math:`\tau_{ij} = \frac2\pi\arcsin R_{ij}`.
-
-    .. math::
-        \log c(u) = -\tfrac12\log\det R - \tfrac12 \xi^\top (R^{-1} - I) \xi, \qquad \xi_m = \Phi^{-1}(u_m)
-
-    (In :cite:`wu2025cm2` the prefactor for two margins lacks the square of :math:`\rho`, and in general the powers of
-    :math:`2\pi`, which cancel, have the wrong sign.)
-
-    Example:
-        >>> copula = GaussianCopula(correlation=[[1.0, 0.5], [0.5, 1.0]])
-        >>> copula.log_density(torch.tensor([[0.3, 0.4]], dtype=torch.float64)).item()
-        0.1758811...
-    """
-
-    def _scores(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:
-        return normal_score(log_u, log_1mu)
-
-    def _log_tails(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return normal_log_tails(scores)
-
-    def _mixing(self, n: int, generator: torch.Generator | None) -> Tensor | float:
-        return 1.0
-
-    def score_kernel(self, like: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
-        """Like :meth:`kernel`, of the normal scores instead of the logarithms."""
-        if self._given is not None or like.is_cuda:
-            return None
-        return self._plain_of_scores, self._kernel_of_scores, (self._free_first(like),)
-
-    def log_density_from_scores(self, scores: Tensor) -> Tensor:
-        r"""Log density from the normal scores :math:`\xi`, for those who have them already.
-
-        Args:
-            scores: Shape (…, M).
-
-        Returns:
-            Shape (…,).
-        """
-        self._require_last_axis(scores)
-        with without_autocast(scores):
-            scores = full_precision(scores).movedim(-1, 0)
-            parts = self.score_kernel(scores)
-            if parts is None:
-                return self._of_scores(scores, self._factor(scores))
-            return fused(parts[0], parts[1], scores, *parts[2])
-
-    @staticmethod
-    def _of_scores(scores: Tensor, factor: Factor) -> Tensor:
-        total = torch.zeros((), dtype=scores.dtype, device=scores.device)
-        for y, score, scale in zip(factor.solve(scores), scores.unbind(0), factor.scales, strict=True):
-            total = total + 0.5 * (score - y) * (score + y) + torch.log(scale)
-        return total
-
-    def _log_density(self, log_u: Tensor, log_1mu: Tensor, observed: Tensor | None, count: Tensor | int) -> Tensor:
-        scores = self._scores(log_u, log_1mu)
-        if observed is not None:
-            scores = torch.where(observed, scores, 0.0)
-        return self._of_scores(scores, self._factor(scores, observed))
-
-    def _kernel_of_scores(self, scores: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        return copula_kernels.gaussian(scores, free)
-
-    def _plain_of_scores(self, scores: Tensor, free: Tensor) -> Tensor:
-        return self._of_scores(scores, self._factor_of(free))
-
-    def _scores_and_slopes(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return normal_score_slopes(log_u, log_1mu)
-
-    def _log_cdf(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:
-        scores = self._scores(log_u, log_1mu)
-        if self.dim == 2:
-            return bivariate_normal_log_cdf(scores[0], scores[1], self.correlation[..., 0, 1].to(scores.dtype))
-        return self._separated(scores, None)
-
-    def _conditional(self, log_u: Tensor, log_1mu: Tensor, target: int, observed: Tensor) -> tuple[Tensor, Tensor]:
-        factor, scores, known = self._ordered(log_u, log_1mu, target, observed)
-        y = scores[-1] * factor.scales[-1]
-        for a, earlier in zip(factor.rows[-1], known, strict=True):
-            y = y - a * earlier
-        return normal_log_tails(y)
-
-    def _conditional_quantile(
-        self, log_w: Tensor, log_1mw: Tensor, log_u: Tensor, log_1mu: Tensor, target: int, observed: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        factor, _, known = self._ordered(log_u, log_1mu, target, observed)
-        y = normal_score(log_w, log_1mw)
-        for a, earlier in zip(factor.rows[-1], known, strict=True):
-            y = y + a * earlier
-        return normal_log_tails(y / factor.scales[-1])
 
 
 class StudentTCopula(Elliptical):
@@ -171,24 +76,7 @@ class StudentTCopula(Elliptical):
         scores = self._scores(log_u, log_1mu)
         if observed is not None:
             scores = torch.where(observed, scores, 0.0)
-        return self._of_scores(scores, self._factor(scores, observed), count)
-
-    def _kernel_of_scores(self, scores: Tensor, free: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        return copula_kernels.student(scores, free, self.df, self._constants()[self.dim])
-
-    def _plain_of_scores(self, scores: Tensor, free: Tensor) -> Tensor:
-        return self._of_scores(scores, self._factor_of(free), self.dim)
-
-    def _scores_and_slopes(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return student_score_slopes(log_u, log_1mu, self.df)
-
-    def kernel(self, log_u: Tensor, log_1mu: Tensor) -> tuple[Plain, Kernel, tuple[Tensor, ...]] | None:
-        """The kernel, where squares of scores stay in range."""
-        least = -min(30.0 * self.df, 70.0)
-        far = some_below(log_u, least) or some_below(log_1mu, least)
-        return None if far else super().kernel(log_u, log_1mu)
-
-    def _of_scores(self, scores: Tensor, factor: Factor, count: Tensor | int) -> Tensor:
+        factor = self._factor(scores, observed)
         # Scores reach 1e24: the quadratic form is taken of scores in units of the largest, where that is large.
         unit = scores.detach().abs().amax(0).clamp_min(1.0)
         quadratic = torch.zeros((), dtype=scores.dtype, device=scores.device)
@@ -214,7 +102,7 @@ class StudentTCopula(Elliptical):
         scores = self._scores(log_u, log_1mu)
         if self.dim == 2:
             rho = self.correlation[..., 0, 1].to(scores.dtype)
-            return bivariate_student_log_cdf(scores[0], scores[1], rho, self.df)
+            return bivariate_log_cdf(scores[0], scores[1], rho, self.df)
         return self._separated(scores, self.df)
 
     def _conditional_scale(self, known: list[Tensor], observed: Tensor, target: int) -> tuple[Tensor, Tensor]:
@@ -248,6 +136,25 @@ class StudentTCopula(Elliptical):
         lower, upper = student_log_tails(y / factor.scales[-1], self.df)
         return lower.to(dtype), upper.to(dtype)
 
+    @property
+    def parameter_count(self) -> int:
+        """The entries of R below its diagonal, and the degrees of freedom."""
+        return super().parameter_count + 1
+
+    def spearman_rho(self) -> Tensor:
+        """Spearman's rho by quadrature, shape (…, M, M), 1 on the diagonal; see `Copula.spearman_rho`."""
+        rho = torch.eye(self.dim, dtype=torch.float64).expand(self.correlation.shape).clone()
+        for i in range(self.dim):
+            for j in range(i):
+                rho[..., i, j] = rho[..., j, i] = Copula.spearman_rho(self.margin([i, j])).detach()
+        return rho.to(self.correlation)
+
+    def tail_dependence(self) -> TailDependence:
+        r""":math:`2\,T_{\nu+1}\bigl(-\sqrt{(\nu+1)(1-R_{ij})/(1+R_{ij})}\bigr)` at both ends, shape (…, M, M)."""
+        r = self.correlation
+        tails = student_log_tails(-torch.sqrt((self.df + 1) * (1 - r).clamp_min(0.0) / (1 + r)), self.df + 1)
+        return TailDependence(*[2 * tails[0].exp()] * 2)
+
     @classmethod
     def fit(cls, u: Any, *, observed: Any = None, iterations: int = 100, df: float | None = None) -> Self:
         """Maximum likelihood of R, and of the degrees of freedom unless they are given.
@@ -256,9 +163,24 @@ class StudentTCopula(Elliptical):
             u: Points, shape (N, M).
             observed: Presence, bool (N, M).
             iterations: Most iterations of L-BFGS for each value of ``df``.
-            df: Degrees of freedom to keep; otherwise profiled over 1 to 100.
+            df: Degrees of freedom to keep; otherwise chosen between 1 and 100 by golden section on their logarithm.
+
+        Returns:
+            A fixed copula, as in `Copula.fit`.
         """
-        from amodal.distributions.copula.fit import complete_presence, fit_student
+        from scipy.optimize import minimize_scalar
 
         points, presence = complete_presence(u, observed)
-        return fit_student(cls, cls._initial(points, presence), points, presence, df, iterations)
+        start = cls._initial(points, presence).correlation.detach()
+
+        def fitted(value: float) -> tuple[float, Self]:
+            copula = maximise_likelihood(cls(start, df=value), points, presence, iterations=iterations)
+            with torch.no_grad():
+                return -float(log_likelihood(copula, points, presence)), copula
+
+        if df is not None:
+            return fitted(df)[1]
+        best = minimize_scalar(
+            lambda x: fitted(math.exp(x))[0], bounds=(0.0, math.log(100.0)), method="bounded", options={"xatol": 0.02}
+        )
+        return fitted(math.exp(best.x))[1]

@@ -1,0 +1,150 @@
+"""Numbers and dates of a column with everything that is said about them: refused, counted, or read in a certain way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from amodal.data.table.cells import date_formats
+from amodal.data.table.numbers import Numbers
+from amodal.data.table.problems import Problems
+from amodal.data.table.source import Place
+from amodal.data.table.times import Moments, moments
+from amodal.errors import DataError
+
+__all__ = ["check_clocks", "read_moments", "tell_numbers"]
+
+
+def tell_numbers(
+    problems: Problems, found: Numbers, cells: Any, ids: np.ndarray, what: str, lost: str, units: str = ""
+) -> None:
+    """Refuses or counts the cells that are no numbers, and counts those that are read in a certain way.
+
+    Args:
+        problems: Takes them.
+        found: The cells, read.
+        cells: The cells, an Arrow array.
+        ids: Ids of their rows.
+        what: The column, in words.
+        lost: The place whose cells are lost.
+        units: The column's units, for messages.
+    """
+
+    def shown(rows: np.ndarray) -> list[str]:
+        return [str(cell).strip() for cell in cells.take(np.flatnonzero(rows)).to_pylist()]
+
+    expected = f"a number{f' in {units}' if units else ''}, or an empty cell"
+    limited = found.bad & (found.limits != 0)
+    problems.grave(
+        f"{what}: a limit, not a number",
+        ids[limited],
+        shown(limited) if limited.any() else (),
+        expected=expected,
+        hint="Say what it becomes: `censored: limit` (the limit itself), `half` (half of it, below one) or `missing`.",
+        lost=lost,
+    )
+    problems.grave(
+        f"{what}: thousands or decimals",
+        ids[found.ambiguous],
+        shown(found.ambiguous) if found.ambiguous.any() else (),
+        expected=expected,
+        hint="Say what its comma and point mean: `thousands: ','` (1,234 is 1234) or `decimal: ','` (it is 1.234).",
+        lost=lost,
+    )
+    bad = found.bad & ~limited & ~found.ambiguous
+    if bad.any():
+        words = shown(bad)
+        problems.grave(
+            f"{what}: not a number", ids[bad], words, expected=expected, hint=_hint(words[:5]), lost=lost
+        )  # fmt: skip
+    if found.limits.any():
+        for sign, word in ((-1, "below"), (1, "above")):
+            rows = (found.limits == sign) & ~found.bad
+            gone = rows & np.isnan(found.values)
+            problems.add(f"{what}: {word} a limit, taken as not measured", ids[gone], _few(shown, gone), lost=lost)
+            taken = rows & ~gone
+            problems.add(f"{what}: {word} a limit, taken as a number", ids[taken], _few(shown, taken))
+    if found.mixed.any():
+        problems.add(f"{what}: with the other decimal mark than the column", ids[found.mixed], shown(found.mixed))
+
+
+def _few(shown: Any, rows: np.ndarray) -> list[str]:
+    return shown(rows) if rows.any() else []
+
+
+def _hint(cells: Sequence[str]) -> str:
+    word = cells[0]
+    if any("-" in cell[1:] or "/" in cell for cell in cells):
+        return f"A range or a pair is not one number: map it with `values` ({{{word!r}: …}}), or correct it."
+    if any(cell[:1].isdigit() and cell[-1:] in "*+!?#)" for cell in cells):
+        return (
+            f"If the mark says nothing about the value, write `flags: [{word[-1:]!r}]`; or map the cells with `values`."
+        )
+    if any(":" in cell for cell in cells):
+        return "If it is a span of time, write `type: duration`; if it is a date, `type: date`."
+    return "Correct them, map them with `values`, list words for an empty cell under `missing`, or take it as " \
+        "`type: category`."  # fmt: skip
+
+
+def read_moments(
+    words: np.ndarray, formats: Sequence[str], place: Place, ids: np.ndarray, what: str, key: str, lost: str
+) -> Moments:
+    """Texts as points in time; what is no date, could be two days, or has other clocks is refused or counted.
+
+    Args:
+        words: Texts, None where empty, object (n,).
+        formats: Formats that are understood beside ISO 8601.
+        place: Where the data lie.
+        ids: Ids of the rows.
+        what: The column, in words.
+        key: The schema's key that names the format, for messages.
+        lost: The place whose cells are lost; "" = none.
+    """
+    found = moments(words, formats, place.reading.timezone)
+    problems = place.problems
+    if found.bad.any():
+        clash = found.ambiguous
+        shown = " and ".join(formats)
+        problems.grave(
+            f"{what}: day and month cannot be told apart",
+            ids[clash],
+            words[clash],
+            expected=f"dates that {shown} read alike",
+            hint="Two formats are in the column; write all in one, or these in full.",
+            lost=lost,
+        )
+        bad = found.bad & ~clash
+        like = next(iter(date_formats(words[bad])), "%d.%m.%Y")
+        problems.grave(
+            f"{what}: not a date",
+            ids[bad],
+            words[bad],
+            expected=f"dates like {' or '.join(['2026-01-31 08:30', *formats])}",
+            hint=f"If that is how they are written, say `{key}: {like!r}`; `{key}` may be a list.",
+            lost=lost,
+        )
+    there = ~np.isnan(found.seconds)
+    if not place.reading.timezone and problems.strict and found.offset.any() and (there & ~found.offset).any():
+        with_, without = words[found.offset][0], words[there & ~found.offset][0]
+        raise DataError(
+            f"{what}: times with and without an offset from Greenwich, like {with_!r} and {without!r}",
+            expected="one kind of clock",
+            hint="Say where the clocks without an offset stand, at the top of the schema: `timezone: Europe/Berlin`.",
+        )
+    problems.add(f"{what}: a time at which clocks change, taken as the earlier", ids[found.clock], words[found.clock])
+    return found
+
+
+def check_clocks(at: Moments, origin: Moments, place: Place, what: str) -> None:
+    """Refuses times with an offset beside a date to count from without one, or the other way round."""
+    if place.reading.timezone or not place.problems.strict:
+        return
+    kinds = [bool(found.offset.any()) for found in (at, origin) if (~np.isnan(found.seconds)).any()]
+    if len(set(kinds)) == 2:
+        raise DataError(
+            f"{what}: one has an offset from Greenwich, the other has none",
+            expected="one kind of clock",
+            hint="Say where the clocks without an offset stand, at the top of the schema: `timezone: Europe/Berlin`.",
+        )

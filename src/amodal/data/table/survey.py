@@ -1,0 +1,152 @@
+"""How the numbers and dates of a table are written, learnt from all of its cells before any is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from amodal.data.table.cells import Reading, texts
+from amodal.data.table.manifest import Table
+from amodal.data.table.numbers import Marks, NumberRule, numbers
+from amodal.data.table.problems import Problems
+from amodal.data.table.times import DateShapes
+from amodal.errors import DataError
+
+__all__ = ["Survey", "survey"]
+
+_CHUNK = 65536
+_WHOLE = 2.0**24
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was learnt of a table's columns.
+
+    Attributes:
+        rules: How the numbers of each column are written, with a decimal mark.
+        formats: Formats of each column's dates beside ISO 8601.
+        extent: Smallest and largest number of columns with numbers beyond 2²⁴.
+    """
+
+    rules: Mapping[str, NumberRule] = field(default_factory=dict)
+    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extent: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def survey(
+    table: Table,
+    rules: Mapping[str, NumberRule],
+    formats: Mapping[str, Sequence[str]],
+    reading: Reading,
+    problems: Problems,
+    where: Mapping[str, str],
+) -> Survey:
+    """Goes through columns of numbers and of dates once.
+
+    A comma or a point is a decimal mark where the column's own cells leave no other reading, and else what it is in the
+    table's other columns; where neither decides, and a reading with thousands is possible, it is refused.
+
+    Args:
+        table: The table.
+        rules: What the schema says of each column of numbers.
+        formats: What the schema says of each column of dates.
+        reading: What the schema says of all.
+        problems: Told what was found.
+        where: The place in the schema that could decide, by column.
+
+    Raises:
+        DataError: If thousands and decimals, or day and month, cannot be told apart; only if `problems` is strict.
+    """
+    numeric = [column for column in rules if column in table.names]
+    dated = [column for column in formats if column in table.names and not formats[column]]
+    marks = {column: Marks() for column in numeric}
+    shapes = {column: DateShapes() for column in dated}
+    extent: dict[str, tuple[float, float]] = {}
+    given = {column: rules[column].over(reading.numbers) for column in numeric}
+    if numeric or dated:
+        for chunk in table.chunks([*numeric, *(c for c in dated if c not in numeric)], _CHUNK):
+            for column in numeric:
+                _look(column, chunk[column], marks[column], extent, reading, given[column])
+            for column in dated:
+                shapes[column].add(texts(chunk[column], reading.missing))
+    decided = {c: _decided(c, given[c], marks, table, problems, where[c]) for c in numeric}
+    found = {column: tuple(formats[column]) for column in formats}
+    for column in dated:
+        found[column] = _formats(column, shapes[column], table, problems, where[column])
+    return Survey({**rules, **decided}, found, extent)
+
+
+def _look(
+    column: str, cells: Any, marks: Marks, extent: dict[str, tuple[float, float]], reading: Reading, rule: NumberRule
+) -> None:
+    import pyarrow as pa
+    from pyarrow import compute
+
+    pc: Any = compute
+    if pa.types.is_string(cells.type):
+        marks.add(cells)
+        if not pc.any(pc.match_substring_regex(cells, "[0-9][0-9.,]{7}")).as_py():
+            return
+        values = numbers(cells, reading.missing, rule).values
+    else:
+        values = cells.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    values = values[np.isfinite(values)]
+    if len(values) and (column in extent or np.abs(values).max() > _WHOLE):
+        low, high = extent.get(column, (np.inf, -np.inf))
+        extent[column] = (min(low, float(values.min())), max(high, float(values.max())))
+
+
+def _decided(
+    column: str, rule: NumberRule, marks: Mapping[str, Marks], table: Table, problems: Problems, where: str
+) -> NumberRule:
+    if rule.decimal:
+        return rule
+    own = marks[column]
+    commas, points = own.commas, own.points
+    if not commas and not points:  # the table's other columns decide
+        commas = sum(m.commas for m in marks.values())
+        points = sum(m.points for m in marks.values())
+    either = {mark: own.ambiguous(mark) for mark in (",", ".")}
+    undecided = (commas > 0) == (points > 0)
+    if (undecided and either[","]) or (commas and points and either["."]) or (
+        undecided and not points and either["."] and table.delimiter == ";"
+    ):  # fmt: skip
+        mark = "," if either[","] else "."
+        cell = own.shown("1,234" if mark == "," else "1.234")
+        other = "." if mark == "," else ","
+        if problems.strict:
+            raise DataError(
+                f"column {column!r} of {table.path.name}: {cell!r} can be read in two ways, in {either[mark]:,} cells",
+                expected="numbers whose marks of thousands and decimals can be told apart",
+                hint=f"Write `thousands: {mark!r}` under {where} if the mark groups thousands, or `decimal: {mark!r}` "
+                f"if decimals come after it (`decimal: {other!r}` says the same as thousands).",
+            )
+    if commas and not points:
+        example = own.shown(",")
+        if example:
+            problems.say(f"{table.path.name}: {column!r} is written with a decimal comma ({example!r})")
+        elif own.ambiguous("."):
+            problems.say(
+                f"{table.path.name}: points group thousands in {column!r} ({own.shown('1.234')!r}), as other columns "
+                "have decimal commas"
+            )
+        return replace(rule, decimal=",")
+    if either[","] and points:
+        problems.say(f"{table.path.name}: commas group thousands in {column!r} ({own.shown('1,234')!r})")
+    return replace(rule, decimal=".")
+
+
+def _formats(column: str, shapes: DateShapes, table: Table, problems: Problems, where: str) -> tuple[str, ...]:
+    formats, cell = shapes.formats()
+    if cell and problems.strict:
+        raise DataError(
+            f"column {column!r} of {table.path.name}: day and month cannot be told apart in {cell!r}, and no cell says",
+            expected="dates in one known order",
+            hint=f"Write `format: '%d/%m/%Y'` or `format: '%m/%d/%Y'` under {where}, with the hours if there are any.",
+        )
+    if formats:
+        problems.say(f"{table.path.name}: dates of {column!r} are written as {' and '.join(formats)}")
+    return formats

@@ -1,0 +1,76 @@
+"""Training data of one run: rows, scaling, presence in every epoch, size of a batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from amodal.batch import Batch
+from amodal.data.cohort import Cohort
+from amodal.data.scale import Scaling
+from amodal.missingness import Mechanism, Natural, Presence
+from amodal.removal import draw_presence
+from amodal.training.settings import TrainingSettings
+
+__all__ = ["TrainingData", "training_prior"]
+
+
+def training_prior(train: Cohort) -> np.ndarray:
+    """Prediction where nothing is known: class frequencies, label frequencies, or the mean target (1,)."""
+    task, target = train.schema.task, train.target
+    assert target is not None
+    if task.is_classification:
+        return np.bincount(target, minlength=task.n_outputs) / len(target)
+    if task.kind == "multilabel":
+        return np.nan_to_num(np.nanmean(target, axis=0), nan=0.5)
+    return np.array([target.mean()], dtype=np.float64)
+
+
+@dataclass
+class TrainingData:
+    """Training and validation rows with their further removal.
+
+    Args:
+        train: Training cases, with targets.
+        valid: Validation cases.
+        train_mechanism: Further removal in training.
+        valid_mechanism: Further removal in validation, drawn once.
+        settings: The training's settings.
+        seed: The run's seed.
+    """
+
+    train: Cohort
+    valid: Cohort
+    train_mechanism: Mechanism
+    valid_mechanism: Mechanism
+    settings: TrainingSettings
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.scaling = Scaling.fit(self.train)
+        self.prior = training_prior(self.train)
+        self.valid_presence = draw_presence(self.valid_mechanism, self.valid, (self.seed, 1))
+        self.valid_rows = self.valid.with_observed(self.valid_presence.observed)
+        self.first_presence = self.presence_of(0)
+        self.batch_size = self.settings.batch_size or int(
+            min(256, max(16, 2 ** round(math.log2(len(self.train) / 30))))
+        )
+
+    @property
+    def is_redrawn(self) -> bool:
+        """Whether the training rows differ from epoch to epoch."""
+        return self.settings.redraw and not isinstance(self.train_mechanism, Natural)
+
+    def presence_of(self, epoch: int) -> Presence:
+        """Presence of the training rows in an epoch."""
+        return draw_presence(self.train_mechanism, self.train, (self.seed, 0, epoch if self.settings.redraw else 0))
+
+    def rows_of(self, epoch: int) -> Cohort:
+        """The training rows as they are in an epoch."""
+        return self.train.with_observed(self.presence_of(epoch).observed)
+
+    def whole(self, cohort: Cohort) -> Batch:
+        """All rows of a cohort in which something is present, as one scaled batch."""
+        return self.scaling.apply(cohort.batch(np.flatnonzero(cohort.observed.any(axis=1))))
