@@ -28,7 +28,7 @@ from amodal.schema import Schema, check_schema, feature_order
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "TrainedModel", "build_method", "read_experiment", "resolve_device"]
+__all__ = ["FORMAT", "TrainedModel", "build_method", "encoder_choices", "read_experiment", "resolve_device"]
 
 FORMAT = 1
 _REQUIRED = ("experiment.json", "model.safetensors")
@@ -54,6 +54,18 @@ def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
     options = method_options(name, spec.get("resolved", spec.get("options")))
     encoders = build_encoders(schema, **spec.get("encoders", {}))
     return cast(Callable[..., Method], METHODS[name])(schema, encoders, **options)
+
+
+def encoder_choices(method: str, schema: Schema, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Encoders by modality: those a user chose, and for the others those the method prefers for their kind.
+
+    Args:
+        method: A name in `amodal.METHODS`.
+        schema: The modalities.
+        given: The user's choices, as `amodal.encoders.build_encoders` takes them.
+    """
+    preferred = METHODS[method].preferred_encoders
+    return {m.name: preferred[m.kind] for m in schema.modalities if m.kind in preferred} | dict(given)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

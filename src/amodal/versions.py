@@ -7,7 +7,7 @@ from importlib import metadata
 
 __all__ = ["versions"]
 
-_PACKAGES = ("amodal", "torch", "numpy", "scipy", "scikit-learn", "lightning", "pandas", "transformers")
+_PACKAGES = ("amodal", "torch", "numpy", "scipy", "scikit-learn", "pandas", "transformers")
 
 
 def versions() -> dict[str, str]:

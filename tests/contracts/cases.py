@@ -12,6 +12,7 @@ import inspect
 from itertools import combinations
 
 import torch
+from contracts.prototypes import PROTOTYPES
 from torch import Tensor
 
 from amodal.batch import Batch
@@ -38,6 +39,8 @@ SMALL: dict[str, dict] = {
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
+# Methods with a model for every modality or every pattern, which meet all patterns without removing anything.
+BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern")
 
 
 class Identity(Encoder):
@@ -78,11 +81,12 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
 }
 
-CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in METHODS} | VARIANTS
+REGISTRY: dict[str, type[Method]] = {**METHODS, **PROTOTYPES}
+CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in REGISTRY} | VARIANTS
 NAMES = tuple(CASES)
-BY_GRADIENTS = tuple(name for name, case in CASES.items() if not issubclass(METHODS[case[0]], EstimatedMethod))
+BY_GRADIENTS = tuple(name for name, case in CASES.items() if not issubclass(REGISTRY[case[0]], EstimatedMethod))
 BY_ESTIMATE = tuple(name for name in CASES if name not in BY_GRADIENTS)
-SAMPLING = tuple(name for name, case in CASES.items() if issubclass(METHODS[case[0]], SamplingMethod))
+SAMPLING = tuple(name for name, case in CASES.items() if issubclass(REGISTRY[case[0]], SamplingMethod))
 
 TASKS = {
     "binary": Task("binary", classes=("no", "yes")),
@@ -188,7 +192,7 @@ def make_encoders(schema: Schema, *, width: int = 8, dropout: float = 0.0) -> Pe
 
 
 def method_of(name: str) -> type[Method]:
-    return METHODS[CASES[name][0]]
+    return REGISTRY[CASES[name][0]]
 
 
 def options_of(name: str, *, dropout: float = 0.0) -> dict:

@@ -230,6 +230,44 @@ def _paired(one, two, part):
 
 
 @every_method
+def test_predictions_do_not_depend_on_how_rows_are_cut_into_batches(name):
+    """As `predict` (1,024 rows), `serve` (one row) and `impact` (as many as fit) cut them."""
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema, 2), seed=3)
+    whole = method.predict(batch)
+    for size in (1, 7):
+        parts = torch.arange(len(batch)).split(size)
+        close(torch.cat([method.predict(batch.take(rows)) for rows in parts]), whole)
+
+
+@every_gradient_method
+def test_a_method_that_says_it_meets_all_patterns_meets_them_from_complete_rows(name, monkeypatch):
+    """On complete rows its task term must leave out every modality now and then; else `amodal.fit` has to remove."""
+    method = cases.make_method(name, "binary", "tables").train()
+    if not method.meets_all_patterns or cases.CASES[name][0] in cases.BY_STRUCTURE:
+        pytest.skip("removal is left to training, or there is a model for every modality or pattern")
+    batch = cases.make_batch(method.schema, torch.ones(64, 3, dtype=torch.bool), seed=1)
+    generator = torch.Generator().manual_seed(0)
+    values = {k: v.clone().requires_grad_() for k, v in batch.values.items()}
+    spied = type(batch)._trusted(
+        values=values,
+        observed=batch.observed,
+        measured=batch.measured,
+        lengths=batch.lengths,
+        target=batch.target,
+        ids=batch.ids,
+    )
+    absent = torch.zeros(64, 3, dtype=torch.bool)  # whether a row's loss once did not depend on a modality
+    for _ in range(4):
+        terms = cases.objectives_of(method, spied, generator)
+        total = torch.stack([part.terms.get("task", part.total) for part in terms.values()]).sum()
+        slopes = torch.autograd.grad(total, list(values.values()), allow_unused=True)
+        reached = [torch.zeros(64, dtype=torch.bool) if s is None else s.flatten(1).any(1) for s in slopes]
+        absent |= ~torch.stack(reached, dim=1)
+    assert absent.any(0).all()
+
+
+@every_method
 def test_permuting_rows_permutes_predictions(name):
     method = cases.make_method(name)
     batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema, 2), seed=1)

@@ -1,4 +1,4 @@
-"""Training: the only place with an optimiser loop (Lightning underneath)."""
+"""Training: the only place with an optimiser loop."""
 
 from amodal.training.fit import fit
 from amodal.training.settings import TrainingSettings

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amodal.checkpoint import TrainedModel, build_method, resolve_device
+from amodal.checkpoint import TrainedModel, build_method, encoder_choices, resolve_device
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
@@ -101,7 +101,7 @@ def fit(
         "method": method,
         "options": dict(options or {}),
         "resolved": resolved,  # a later change of a preset or a default does not change this run
-        "encoders": {"width": width, "choices": dict(encoders or {})},
+        "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
     }
     with forked_rng(device):
         torch.manual_seed(mix_seed(seed, 0, 0))

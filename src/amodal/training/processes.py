@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from amodal.errors import ConfigurationError
 from amodal.training.settings import TrainingSettings
 
 __all__ = ["Processes", "expected_rank", "start_processes"]
@@ -96,10 +97,18 @@ def start_processes(settings: TrainingSettings, device: torch.device) -> Process
     """Starts the other processes if there are several, and waits for them.
 
     Lightning Fabric starts them: on this machine by running the script again, in a cluster by its environment.
+
+    Raises:
+        ConfigurationError: If Lightning Fabric is not installed.
     """
     if settings.devices * settings.nodes == 1:
         return Processes(device)
-    from lightning.fabric import Fabric
+    try:
+        from lightning_fabric import Fabric
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "training in several processes needs Lightning Fabric", hint="pip install 'amodal[distributed]'"
+        ) from error
 
     fabric = Fabric(
         accelerator="gpu" if device.type == "cuda" else device.type,

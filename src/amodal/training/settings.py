@@ -12,7 +12,7 @@ from amodal.errors import ConfigurationError, UnknownNameError
 
 __all__ = ["TrainingSettings", "settings_from"]
 
-_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainingSettings:
             first may choose an epoch long before the second. Sub-models that are chosen one by one, those of
             `per_pattern`, go by their loss.
         clip: Largest gradient norm; None does not clip.
-        precision: Lightning's name, e.g. "32-true", "bf16-mixed", "16-mixed".
+        precision: "32-true", or autocast to half precision: "bf16-mixed" or "16-mixed".
         device: "auto", "cpu" or "cuda".
         devices: Number of processes on each node.
         nodes: Number of nodes.
