@@ -21,7 +21,6 @@ figure.svg has accuracy against the number of quadrants, and the realised agains
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,9 @@ import numpy as np
 import pandas as pd
 
 import amodal
+from amodal.benchmark import Cell, fit_cell, fit_values
 from amodal.benchmark.inference import resample_seeds
+from amodal.benchmark.recipe import recipe_parser, run_cells
 from amodal.files import replace_file
 from amodal.metrics import Interval, resample_counts
 from amodal.predictive_impact import acquisition_curve, advise, change_curve, rank_correlation, realised_change
@@ -117,38 +118,15 @@ def _changed(
     )
 
 
-def run(
-    out: Path, names: Sequence[str], seeds: Sequence[int], *, cases: int | None = None, draws: int = 50, **settings: Any
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Trains each model for each seed, and measures it on the test digits.
-
-    Args:
-        out: Folder of the results, two files a run.
-        names: Methods.
-        seeds: Seeds of training, start and draws.
-        cases: How many test digits; None: all.
-        draws: Plausible values of each quadrant.
-        **settings: Further arguments of `amodal.fit`.
-
-    Returns:
-        The rows of `curves` and of `changes`, with columns model and seed.
-    """
-    cohort = amodal.load_cohort("digits")
+def train_and_measure(cell: Cell, cohort: amodal.Cohort, folder: Path) -> dict[str, pd.DataFrame]:
+    """Trains one model, and measures it on the test digits (the first `cases` of them)."""
     train, valid, test = (cohort.split(name) for name in ("train", "valid", "test"))
-    test = test if cases is None else test.take(np.arange(cases))
-    found: dict[str, list[pd.DataFrame]] = {"curves": [], "changes": []}
-    for seed in seeds:
-        for name in names:
-            files = {what: out / f"{name}-seed{seed}-{what}.parquet" for what in found}
-            if not all(file.is_file() for file in files.values()):
-                model = amodal.fit(name, train, valid, seed=seed, **{**SETTINGS, **settings})
-                for what, measure in (("curves", curves), ("changes", changes)):
-                    frame = measure(model, train, test, seed, draws).assign(model=name, seed=seed)
-                    replace_file(files[what], frame.to_parquet)
-                print(f"{name} seed {seed} done", flush=True)
-            for what, file in files.items():
-                found[what].append(pd.read_parquet(file))
-    return pd.concat(found["curves"], ignore_index=True), pd.concat(found["changes"], ignore_index=True)
+    test = test if cell["cases"] is None else test.take(np.arange(cell["cases"]))
+    model = fit_cell(cell, train, valid)
+    return {what: measure(model, train, test, cell["seed"], cell["draws"]) for what, measure in MEASURES.items()}
+
+
+MEASURES = {"curves": curves, "changes": changes}
 
 
 def accuracy_table(frame: pd.DataFrame, step: int) -> pd.DataFrame:
@@ -236,17 +214,21 @@ def _ends(interval: Interval) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/acquisition"))
-    parser.add_argument("--models", nargs="+", choices=amodal.METHODS, default=list(MODELS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--draws", type=int, default=50)
-    parser.add_argument("--cases", type=int, default=None)
+    parser = recipe_parser(
+        __doc__, "runs/acquisition", methods=list(amodal.METHODS), chosen=MODELS, flag="--models", epochs=60, draws=50
+    )
+    parser.add_argument("--cases", type=int, default=None, help="how many test digits")
     given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    acquired, changed = run(
-        given.out, given.models, given.seeds, cases=given.cases, draws=given.draws, epochs=given.epochs
+    measured = {"cases": given.cases, "draws": given.draws}
+    cells = [
+        Cell(f"{name}-seed{seed}", measured | fit_values(name, seed=seed, epochs=given.epochs, **SETTINGS))
+        for seed in given.seeds
+        for name in given.methods
+    ]
+    done = run_cells(cells, train_and_measure, given, amodal.load_cohort("digits")).done
+    acquired, changed = (
+        pd.concat([one.frame(what).assign(model=one.cell["method"], seed=one.cell["seed"]) for one in done])
+        for what in MEASURES
     )
     tables = {f"step {step}": accuracy_table(acquired, step) for step in sorted(acquired["step"].unique())}
     tables |= {"reliability": reliability_table(changed), "curves": reliability_curves(changed)}

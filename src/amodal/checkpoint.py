@@ -175,11 +175,11 @@ class TrainedModel:
         with inference(self.method):
             for batch in self.batches(cohort, batch_size, rows):
                 predicted = self.method.predict(batch).double().cpu().numpy()
-                if self.schema.task.kind == "regression":
+                if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted
                 done += len(batch)
-        return outputs[:, 0] if self.schema.task.kind == "regression" else outputs
+        return outputs[:, 0] if self.schema.task.traits.one_value else outputs
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:
         """How much what is missing could still change each prediction.

@@ -432,7 +432,7 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
         return outcome
 
     def _coded(self, y: Any, outcome: Outcome) -> Any:
-        if outcome.task.kind == "multilabel":
+        if outcome.task.traits.many_labels:
             return np.asarray(y, dtype=np.float32)
         assert outcome.classes is not None
         names = dict(zip(outcome.classes.tolist(), outcome.task.classes))
@@ -445,7 +445,7 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
     def predict(self, X: Any, observed: Any = None) -> np.ndarray:
         """The most probable label of each case (N,), or the 0/1 labels (N, K) of a multilabel task."""
         probabilities = self.predict_proba(X, observed)
-        if self.schema_.task.kind == "multilabel":
+        if self.schema_.task.traits.many_labels:
             return (probabilities > 0.5).astype(self._label_dtype)
         return self.classes_[probabilities.argmax(axis=1)]
 

@@ -20,8 +20,8 @@ from amodal.encoders import Encoder, PerModality, Tokens, build_encoders
 from amodal.method import Clock, EstimatedMethod, LossTerms, Method, SamplingMethod
 from amodal.methods import METHODS, method_options
 from amodal.schema import Modality, Schema, Task
+from amodal.settings import TrainingSettings
 from amodal.training.optimisers import Optimisers, learning_rate_factor
-from amodal.training.settings import TrainingSettings
 from amodal.training.step import training_step
 
 # Options that make a method small; "dropout" and "hidden" are set wherever a method has them.

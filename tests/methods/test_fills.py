@@ -238,7 +238,7 @@ def test_history_has_the_monitor_s_columns_and_warns_of_one_neighbour():
     cohort = ring_cohort(n_train=160, n_valid=60, n_test=10)
     settings = {"epochs": 1, "encoders": dict.fromkeys(cohort.schema.names, "linear"), "width": 8}
     train, valid = cohort.split("train"), cohort.split("valid")
-    with pytest.warns(UserWarning, match="epoch 0: kernel weights have collapsed"):
+    with pytest.warns(UserWarning, match="epoch 1: kernel weights have collapsed"):
         model = amodal.fit("fills", train, valid, options={"bandwidth": 1e-4, "directions": 4}, **settings)
     assert {"context_diversity", "pooled_rank", "predicted_spread", "effective_sample_size"} <= set(model.history)
     with warnings.catch_warnings():

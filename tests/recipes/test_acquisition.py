@@ -21,7 +21,7 @@ def recipe():
 def test_one_step_of_both_models(recipe, tmp_path, capsys):
     words = ["--out", str(tmp_path), "--epochs", "1", "--cases", "12", "--draws", "3", "--seeds", "0"]
     found = recipe.main(words)
-    assert "primo seed 0 done" in capsys.readouterr().out
+    assert "primo-seed0 (" in capsys.readouterr().out
     assert "advised, latents" in (tmp_path / "figure.svg").read_text()  # its legend, as a comment of the drawing
     first, last = found["step 0"], found["step 3"]
     assert first["order"].tolist() == ["random", "advised", "oracle", "advised, latents", "random", "advised", "oracle"]
@@ -35,7 +35,7 @@ def test_one_step_of_both_models(recipe, tmp_path, capsys):
     counted = found["curves"].groupby(["model", "by"])["cases"].sum()
     assert set(counted) == {12, 36}
     again = recipe.main(words)
-    assert "done" not in capsys.readouterr().out  # nothing was trained a second time
+    assert "seed0" not in capsys.readouterr().out  # nothing was trained a second time
     pd.testing.assert_frame_equal(again["reliability"], found["reliability"])
 
 

@@ -99,6 +99,7 @@ class Boosting(EstimatedMethod):
         if not targets or any(target is None for target in targets):
             raise DataError("boosting needs training rows with a target", got=f"{len(targets)} batches")
         x = torch.cat([self.features(batch) for batch in train]).cpu().numpy()
+        x[:, np.isnan(x).all(0)] = 0.0  # never measured: a constant, which no tree splits at, whatever comes later
         y = torch.cat([target for target in targets if target is not None]).cpu().numpy()
         options = {
             "max_iter": self.steps,
@@ -109,10 +110,10 @@ class Boosting(EstimatedMethod):
             "early_stopping": False,
             "random_state": int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device)),
         }
-        kind = self.schema.task.kind
-        if kind == "regression":
+        traits = self.schema.task.traits
+        if traits.one_value:
             self._fit_regression(x, y, options)
-        elif kind == "multilabel":
+        elif traits.many_labels:
             self._fit_labels(x, y, options)
         else:
             self._fit_classes(x, y, options)

@@ -11,6 +11,7 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.network import Head
+from amodal.kinds import task_kind
 from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
@@ -130,9 +131,4 @@ def combine_experts(outputs: Tensor, counted: Tensor, kind: str) -> Tensor:
         >>> combine_experts(outputs, torch.tensor([[True, True, False]]), "binary").exp()  # sigmoid(1)
         tensor([[0.2689, 0.7311]])
     """
-    kept = counted[..., None]
-    if kind == "regression":
-        return torch.where(kept, outputs, 0.0).sum(1) / counted.sum(1, keepdim=True).clamp_min(1)
-    if kind == "multilabel":
-        return torch.where(kept, outputs, 0.0).sum(1)
-    return torch.where(kept, outputs.log_softmax(-1), 0.0).sum(1).log_softmax(-1)
+    return task_kind(kind).product(outputs, counted)

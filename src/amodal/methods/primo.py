@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from amodal.batch import Batch
 from amodal.distributions.gaussian.diagonal import (
@@ -152,7 +151,7 @@ class PRIMO(LatentMethod):
         self.encoders = encoders_for(schema, encoders)
         width = width_of(self.encoders) + 1
         n, task = len(schema.names), schema.task
-        target_width = {"multilabel": 2 * task.n_outputs, "regression": 1}.get(task.kind, task.n_outputs)
+        target_width = task.traits.n_features(task.n_outputs)
         self.latent_shape = (len(self.maskable), latent)
         prior_shape = (len(self.maskable), components, latent)
         self.prior = MixturePrior(n * width, prior_shape, hidden=hidden, dropout=dropout)
@@ -162,7 +161,7 @@ class PRIMO(LatentMethod):
         self.decoder = LatentDecoder(
             len(self._rest) * width, len(self.maskable) * latent, task.n_outputs, hidden=hidden, dropout=dropout
         )
-        self.log_noise = nn.Parameter(torch.zeros(())) if task.kind == "regression" else None
+        self.log_noise = nn.Parameter(torch.zeros(())) if task.traits.one_value else None
 
     # Training ----------------------------------------------------------------------------------------------------
 
@@ -305,15 +304,8 @@ class PRIMO(LatentMethod):
 
     def _encode_target(self, target: Tensor) -> Tensor:
         """The target as an input of the posterior: (B, T)."""
-        kind, dtype = self.schema.task.kind, self.decoder.out.weight.dtype
-        if kind == "regression":
-            return target[:, None].to(dtype)
-        if kind == "multilabel":
-            known = ~target.isnan()
-            return torch.cat([torch.where(known, target, 0.0), known], dim=1).to(dtype)
-        if target.is_floating_point():
-            return target.to(dtype)
-        return functional.one_hot(target, self.schema.task.n_outputs).to(dtype)
+        task = self.schema.task
+        return task.traits.features(target, task.n_outputs).to(self.decoder.out.weight.dtype)
 
 
 def _maskable(schema: Schema, always_observed: Sequence[str]) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class Unimodal(Method):
 
         They are log odds of each label, logarithms of the class frequencies (half a case added to each), or the mean.
         """
-        kind, n_outputs = self.schema.task.kind, self.schema.task.n_outputs
+        n_outputs = self.schema.task.n_outputs
         total = torch.zeros(n_outputs, dtype=torch.float64)
         count = torch.zeros(n_outputs, dtype=torch.float64)
         for batch in batches:
@@ -78,13 +78,7 @@ class Unimodal(Method):
             known = ~target.isnan()
             total += torch.where(known, target, 0.0).sum(0)
             count += known.sum(0)
-        if kind == "regression":
-            prior = total / count.clamp(min=1)
-        elif kind == "multilabel":
-            prior = torch.log((total + 0.5) / (count - total + 0.5))
-        else:
-            prior = torch.log((total + 0.5) / (count + 0.5 * n_outputs))
-        self.prior.copy_(prior)
+        self.prior.copy_(self.schema.task.traits.constant_outputs(total, count))
 
     def outputs(self, batch: Batch) -> Tensor:
         """The network's outputs, and the prior's for rows without the modality (B, C)."""

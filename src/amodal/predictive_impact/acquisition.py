@@ -18,7 +18,7 @@ from amodal.method import SamplingMethod, inference
 from amodal.predictive_impact.donors import DonorCompletions
 from amodal.predictive_impact.draws import check_count
 from amodal.predictive_impact.predictor import Predictor, check_inputs
-from amodal.schema import TaskKind
+from amodal.schema import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,8 +141,8 @@ def advise(
         The expected value of sample information of :cite:`lindley1956measure`, for one modality at a time.
     """
     _check(model, cohort, draws)
-    kind = model.schema.task.kind
-    value = _utility(utility, kind)
+    task = model.schema.task
+    value = _utility(utility, task)
     train = model.training_cases if train is None else train
     source = None if train is None else DonorCompletions(model, train, neighbours=neighbours)
     if source is None and not isinstance(model.method, SamplingMethod):
@@ -162,7 +162,7 @@ def advise(
                 part = batch.take(rows)
                 after = _predictions_after(model, source, part, name, draws, (seed + 1) * 1009 + m)  # (S, n, C)
                 mean = after.mean(0)
-                found[0, rows, m] = _distance(after, mean, kind).mean(0)
+                found[0, rows, m] = task.traits.distance(after, mean).mean(0)
                 found[1, rows, m] = value(after).mean(0) - value(mean)
             parts.append((batch.presence.cpu().numpy(), found.cpu().numpy()))
     observed = np.concatenate([presence for presence, _ in parts])
@@ -278,7 +278,7 @@ class _Chooser:
         """Utility (N,) of the prediction with modality m as it is."""
         more = known | (np.arange(known.shape[1]) == m)
         predicted = self.model.predict(self.cohort.with_observed(more), on_empty="silent")
-        return _utility(self.utility, self.model.schema.task.kind)(torch.from_numpy(predicted)).numpy()
+        return _utility(self.utility, self.model.schema.task)(torch.from_numpy(predicted)).numpy()
 
 
 def _predictions_after(
@@ -296,15 +296,7 @@ def _predictions_after(
             generator = torch.Generator(batch.device).manual_seed(seed * 10_007 + k)
             parts.append(model.method.draw(batch, _INNER, generator, vary=others).mean(0))
         after = torch.stack(parts)
-    return model.scaling.unscale(after) if kind == "regression" else after
-
-
-def _distance(after: Tensor, mean: Tensor, kind: TaskKind) -> Tensor:
-    """Distances (S, B) of predictions (S, B, …) to their mean."""
-    away = (after - mean).abs()
-    if kind == "regression":
-        return away
-    return away.mean(-1) if kind == "multilabel" else 0.5 * away.sum(-1)
+    return model.scaling.unscale(after) if model.schema.task.traits.scales_target else after
 
 
 def _measured(
@@ -333,30 +325,21 @@ def _concatenated(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _utility(utility: Utility | None, kind: TaskKind) -> Callable[[Tensor], Tensor]:
+def _utility(utility: Utility | None, task: Task) -> Callable[[Tensor], Tensor]:
     """Utilities (…) of predictions (…, C), or (…) for a regression."""
     if callable(utility):
-        return _checked(utility, kind)
-    known: dict[str, Callable[[Tensor], Tensor]]
-    if kind == "regression":
-        known = {"squared_error": torch.square}  # its mean less that of the mean is the variance
-    elif kind == "multilabel":
-        known = {
-            "log_likelihood": lambda p: (torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).sum(-1),
-            "accuracy": lambda p: torch.maximum(p, 1 - p).mean(-1),
-        }
-    else:
-        known = {"log_likelihood": lambda p: torch.xlogy(p, p).sum(-1), "accuracy": lambda p: p.amax(-1)}
+        return _checked(utility, task)
+    known = task.traits.utilities
     if utility is None:
         return next(iter(known.values()))
     if utility not in known:
-        raise UnknownNameError(f"utility of a {kind} task", utility, known)
+        raise UnknownNameError(f"utility of a {task.kind} task", utility, known)
     return known[utility]
 
 
-def _checked(utility: Callable[[Tensor], Tensor], kind: TaskKind) -> Callable[[Tensor], Tensor]:
+def _checked(utility: Callable[[Tensor], Tensor], task: Task) -> Callable[[Tensor], Tensor]:
     def value(predictions: Tensor) -> Tensor:
-        shape = predictions.shape if kind == "regression" else predictions.shape[:-1]
+        shape = predictions.shape if task.traits.one_value else predictions.shape[:-1]
         found = utility(predictions)
         if not isinstance(found, Tensor) or found.shape != shape:
             raise ShapeError(

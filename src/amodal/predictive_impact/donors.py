@@ -184,12 +184,7 @@ class DonorCompletions:
 
     def _predict(self, batch: Batch) -> Tensor:
         """Outputs (b, C) of the model's own predictions."""
-        kind, predicted = self.model.schema.task.kind, self.model.method.predict(batch)
-        if kind == "regression":
-            return predicted[:, None].float()
-        tiny = torch.finfo(torch.float32).tiny
-        logs = predicted.float().clamp(min=tiny).log()
-        return logs - (1 - predicted.float()).clamp(min=tiny).log() if kind == "multilabel" else logs
+        return self.model.schema.task.traits.outputs(self.model.method.predict(batch).float())
 
 
 def _fill(batch: Batch, given: Batch, names: Sequence[str]) -> Batch:

@@ -26,7 +26,7 @@ from amodal.predictive_impact.variability import (
     variability,
     variability_bound,
 )
-from amodal.schema import TaskKind
+from amodal.schema import Task
 
 __all__ = ["Completions", "completions_of", "impact"]
 
@@ -193,12 +193,12 @@ def _impact_of_batch(
     outputs = source.outputs(batch, draws, _generator(seed, batch))
     predictions = logits_to_predictions(outputs, task.kind).double()
     mean = predictions.mean(0)
-    value, error = _value_and_error(predictions, task.kind)
+    value, error = _value_and_error(predictions, task)
     normalised = torch.full_like(value, torch.nan)
     if task.is_classification:
         bound = variability_bound(mean)
         normalised = torch.where(bound > 1e-9, value / bound.clamp(min=1e-9), 0.0).clamp(max=1.0)
-    elif task.kind == "regression":
+    elif task.traits.scales_target:
         mean, value, error = model.scaling.unscale(mean), value * scale, error * scale
     found = {"prediction": mean, "variability": value, "standard_error": error, "normalised": normalised}
     columns = {key: column.cpu().numpy() for key, column in found.items()} | {"observed": batch.presence.cpu().numpy()}
@@ -210,13 +210,13 @@ def _impact_of_batch(
         rows = asked.nonzero().squeeze(1)
         if len(rows):
             nested = _nested(source, batch.take(rows), name, draws, (seed + 1) * 1009 + m, task.kind)
-            own[:, rows] = torch.stack(_nested_value_and_error(nested, task.kind)) * scale
+            own[:, rows] = torch.stack(_nested_value_and_error(nested, task)) * scale
         columns[f"V {name}"], columns[f"error {name}"] = own.cpu().numpy()
     labels = plausible_labels(outputs.cpu().numpy()) if plausible and task.is_classification else None
     return _Part(columns, labels)
 
 
-def _nested(source: Completions, batch: Batch, name: str, draws: int, seed: int, kind: TaskKind) -> Tensor:
+def _nested(source: Completions, batch: Batch, name: str, draws: int, seed: int, kind: str) -> Tensor:
     """Predictions (K_out, K_in, B, …): for each draw of the others, draws of one modality."""
     inner = min(draws, _INNER)
     generators = (_generator(seed * 10_007 + k, batch) for k in range(-(-draws // inner)))
@@ -224,45 +224,17 @@ def _nested(source: Completions, batch: Batch, name: str, draws: int, seed: int,
     return logits_to_predictions(torch.stack(outputs), kind).double()
 
 
-def _value_and_error(predictions: Tensor, kind: TaskKind) -> tuple[Tensor, Tensor]:
+def _value_and_error(predictions: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """V and its standard error, each (B,), of predictions (S, B, …)."""
-    as_classes = _as_distribution(predictions, kind)
-    value, error = variability(as_classes), standard_error(as_classes)
-    if kind != "regression":
-        return value, error
-    spread = _range(predictions)[1]
-    return value * spread, error * spread
+    distributions, spread = task.traits.distributions(predictions)
+    return variability(distributions) * spread, standard_error(distributions) * spread
 
 
-def _nested_value_and_error(predictions: Tensor, kind: TaskKind) -> tuple[Tensor, Tensor]:
+def _nested_value_and_error(predictions: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """V of one modality and its standard error, each (B,), of predictions (K_out, K_in, B, …)."""
-    flat = predictions.flatten(0, 1)
-    nested = _as_distribution(flat, kind).view(*predictions.shape[:3], -1)
-    value, error = modality_variability(nested), modality_standard_error(nested)
-    if kind != "regression":
-        return value, error
-    spread = _range(flat)[1]
-    return value * spread, error * spread
-
-
-def _as_distribution(predictions: Tensor, kind: TaskKind) -> Tensor:
-    """Distributions (S, B, C) whose V is that of the predictions.
-
-    K labels become the mixture of their K coins, whose V is the mean over labels; means become, on the scale of a
-    case's own range, the coin whose V is the mean absolute deviation over that range.
-    """
-    if kind == "multilabel":
-        return torch.cat([1 - predictions, predictions], dim=-1) / predictions.shape[-1]
-    if kind == "regression":
-        low, spread = _range(predictions)
-        share = (predictions - low) / torch.where(spread > 0, spread, 1.0)
-        return torch.stack([1 - share, share], dim=-1)
-    return predictions
-
-
-def _range(predictions: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = predictions.aminmax(dim=0)
-    return low, high - low
+    distributions, spread = task.traits.distributions(predictions.flatten(0, 1))
+    nested = distributions.view(*predictions.shape[:3], -1)
+    return modality_variability(nested) * spread, modality_standard_error(nested) * spread
 
 
 def _generator(seed: int, batch: Batch) -> torch.Generator:
@@ -288,8 +260,6 @@ def _notes(model: Predictor, cohort: Cohort, observed: np.ndarray, donors: bool,
         notes.append("Completions from training cases leave nothing open in complete cases: their V is 0.")
     if draws == 1:
         notes.append("V of a single draw is 0; its error is unknown.")
-    if model.schema.task.kind == "multilabel":
-        notes.append("V is the mean over labels.")
-    if model.schema.task.kind == "regression":
-        notes.append("V is the mean absolute deviation of the predicted value, in the target's units.")
+    if model.schema.task.traits.impact_note:
+        notes.append(model.schema.task.traits.impact_note)
     return tuple(notes)

@@ -89,7 +89,7 @@ class Impact:
         frame["complete"] = self.complete
         if self.task.is_classification:
             frame["predicted"] = [str(self.task.classes[i]) for i in self.prediction.argmax(axis=1)]
-        elif self.task.kind == "regression":
+        elif self.task.traits.one_value:
             frame["predicted"] = self.prediction
         frame["variability"], frame["standard_error"] = self.variability, self.standard_error
         if self.task.is_classification:

@@ -161,7 +161,7 @@ def copulas_of_epochs(history: pd.DataFrame, family: str, epochs: Sequence[int])
     for epoch in epochs:
         for tau in history.loc[history["epoch"] == epoch, "tau"].dropna():
             try:
-                found[f"epoch {epoch}"] = copula_family(family).from_kendall_tau(float(tau), 2)
+                found[f"epoch {epoch + 1}"] = copula_family(family).from_kendall_tau(float(tau), 2)
             except ConfigurationError:
                 continue
     return found

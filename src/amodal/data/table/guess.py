@@ -1,191 +1,204 @@
-"""A first schema by looking at a table, with comments, for people to correct."""
+"""A first schema by looking at the files of a cohort together, with comments, for people to correct.
+
+Nothing is guessed that would be dangerous if it were wrong: the target is asked for, and ids, dates, diagnoses, what
+lies after the outcome and what tells it by itself are left out, each with the reason as a comment.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from amodal.data.table.cells import MISSING_WORDS, date_formats, texts
+from amodal.data.table.cells import MISSING_WORDS
+from amodal.data.table.guess_tables import second_tables
+from amodal.data.table.leaks import event_pair, reasons
+from amodal.data.table.look import ENDINGS, Look, look_at
 from amodal.data.table.manifest import Table, open_table
+from amodal.data.table.schema_lines import column_line, counts, line, modality_name, quoted
 from amodal.data.table.tabular import bracketed_units
-from amodal.data.table.times import moments
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 
-__all__ = ["Look", "guess_schema", "look_at"]
+__all__ = ["guess_schema"]
 
-_ROWS = 50_000
-_DISTINCT = 2_000
-_FEW = 30
-_ODD_WORDS = frozenset({"?", "-", "--", "unknown", "Unknown", "none", "None", "missing", "Missing", ".", "nd", "n.d."})
-_ENDINGS = {
-    ".png": "image", ".jpg": "image", ".jpeg": "image", ".dcm": "image", ".wav": "audio", ".flac": "audio",
-    ".ogg": "audio", ".npy": "array", ".npz": "array", ".txt": "text",
-}  # fmt: skip
+_CANDIDATES = 15
+_NONE = frozenset({"none", "keine", "keiner", "kein", "nil", "no", "no finding", "aucun", "ninguno", "nessuno", "ohne"})
 _TARGETS = re.compile(
-    r"^(target|label|class|outcome|diagnosis|finding|y|died|death|dead|mortality|survival|result)", re.I
+    r"^(target|label|class|outcome|diagnosis|finding|y|died|death|dead|mortality|survival|result|verstorben|ziel)", re.I
 )
-_GROUPS = re.compile(r"(patient|subject|person|participant|group|mrn)", re.I)
+_GROUPS = re.compile(r"(patient|subject|person|participant|group|mrn|proband|paciente)", re.I)
 _SPLITS = re.compile(r"^(split|fold|set|subset|partition)$", re.I)
-_IDS = re.compile(r"(^id$|_id$|^id_|id$|uid|key|filename|file)", re.I)
+_IDS = re.compile(r"(^id$|_id$|^id_|id$|uid|key|filename|file|fall|case|visit|encounter|nummer|number)", re.I)
 
 
-@dataclass
-class Look:
-    """What a column looks like.
-
-    Attributes:
-        name: The column.
-        rows: Rows looked at.
-        words: How often each of the first few thousand distinct texts comes.
-        empty: Empty cells.
-        numeric: Cells that are numbers.
-        length: Characters of all texts.
-        low: Smallest number.
-        high: Largest number.
-        odd: Words in a column of numbers that seem to mean an empty cell.
-        kind: "empty", "constant", "file", "number", "date", "category", "text" or "words" (many different short ones).
-    """
-
-    name: str
-    rows: int = 0
-    words: Counter[str] = field(default_factory=Counter)
-    empty: int = 0
-    numeric: int = 0
-    length: int = 0
-    low: float = np.inf
-    high: float = -np.inf
-    odd: set[str] = field(default_factory=set)
-    kind: str = ""
-
-    @property
-    def filled(self) -> int:
-        """Cells that are not empty."""
-        return self.rows - self.empty
-
-    @property
-    def is_distinct(self) -> bool:
-        """Whether no text comes twice, as far as was looked."""
-        return bool(self.words) and self.filled == self.rows and max(self.words.values()) == 1
-
-    def add(self, cells: np.ndarray) -> None:
-        """Takes in some cells, texts with None where empty."""
-        self.rows += len(cells)
-        for cell in cells:
-            if cell is None:
-                self.empty += 1
-                continue
-            if cell in self.words or len(self.words) < _DISTINCT:
-                self.words[cell] += 1
-            self.length += len(cell)
-            try:
-                number = float(cell)
-            except ValueError:
-                continue
-            self.numeric += 1
-            self.low, self.high = min(self.low, number), max(self.high, number)
-
-    def decide(self) -> None:
-        """Says what kind of column it is."""
-        self.odd = {word for word in self.words if word in _ODD_WORDS}
-        filled = self.filled - sum(self.words[word] for word in self.odd)
-        words = [word for word in self.words if word not in self.odd]
-        if not words:
-            self.kind = "empty"
-        elif len(words) == 1:
-            self.kind = "constant"
-        elif self.numeric >= 0.95 * filled:
-            self.kind = "number"
-        elif sum(Path(word).suffix.lower() in _ENDINGS for word in words) >= 0.9 * len(words):
-            self.kind = "file"
-        elif len(date_formats(np.array(words[:200], object))) and _are_dates(words[:200]):
-            self.kind = "date"
-        elif len(words) <= min(_FEW, max(2, 0.5 * filled)):
-            self.kind = "category"
-        else:
-            self.kind = "text" if self.length / max(1, self.filled) > 25 else "words"
-
-
-def look_at(table: Table, rows: int = _ROWS) -> list[Look]:
-    """Looks at the first rows of every column of a table."""
-    looks = [Look(name) for name in table.names]
-    missing = frozenset(MISSING_WORDS)
-    for chunk in table.chunks(table.names, 8192):
-        for look in looks:
-            look.add(texts(chunk[look.name], missing))
-        if looks[0].rows >= rows:
-            break
-    for look in looks:
-        look.decide()
-    return looks
-
-
-def guess_schema(manifest: str | Path, *, target: str | None = None) -> str:
-    """Writes a first schema by looking at a table.
+def guess_schema(
+    manifest: str | Path,
+    *,
+    target: str | None = None,
+    events: Sequence[str | Path] = (),
+    tables: Sequence[str | Path] = (),
+) -> str:
+    """Writes a first schema by looking at a table of cases and the tables beside it.
 
     Args:
-        manifest: The table.
-        target: The column to predict; None guesses by its name.
+        manifest: The table of cases.
+        target: The column to predict.
+        events: Long tables with a row a measurement.
+        tables: Tables with a row a case.
 
     Returns:
-        The schema as YAML with comments on what was seen and what to check.
+        The schema as YAML with comments on what was seen, what was left out and why, and what to check.
 
     Raises:
         DataError: If the table has no rows.
         UnknownNameError: If there is no column `target`.
-        ConfigurationError: If no column could be a target.
+        ConfigurationError: If there is no `target`: the message lists the columns that could be one, with counts.
     """
     table = open_table(Path(manifest))
     looks = {look.name: look for look in look_at(table)}
     if not next(iter(looks.values())).rows:
         raise DataError(f"{table.path} has no rows", expected="one row for each case beneath the columns' names")
-    if target is not None and target not in looks:
+    if target is None:
+        raise _asked(table, list(looks.values()))
+    if target not in looks:
         raise UnknownNameError("column", target, looks)
-    chosen = looks[target] if target else _target(list(looks.values()))
-    taken = {chosen.name}
-    row_id = _first(looks.values(), lambda look: look.is_distinct and look.kind != "date", _IDS)
-    group = _first(looks.values(), lambda look: look.filled == look.rows and not look.is_distinct, _GROUPS, must=True)
-    split = _first(looks.values(), lambda look: look.kind in ("category", "number"), _SPLITS, must=True)
-    taken |= {look.name for look in (group, split) if look}
-    if row_id is not None and row_id.kind != "file":
-        taken.add(row_id.name)
-    odd = sorted({word for look in looks.values() for word in look.odd})
-    rest = [look for look in looks.values() if look.name not in taken]
+    chosen = looks[target]
+    row_id = _id(list(looks.values()), chosen)
+    group = _group(list(looks.values()), chosen, row_id)
+    split = next((k for k in looks.values() if k.kind in ("category", "number") and _SPLITS.search(k.name)), None)
+    who = {
+        look.name
+        for look in (row_id, group, split, chosen)
+        if look is not None and (look is not row_id or look.kind != "file")
+    }
+    beside = second_tables(table, looks, row_id, group, chosen, events, tables)
+    left = {name: why for name, why in reasons(looks, chosen).items() if name not in who and name not in beside.since}
+    rest = [look for look in looks.values() if look.name not in who and look.name not in left]
+    odd = sorted({word for look in [*looks.values(), *beside.looks] for word in look.odd})
+    limits: Counter[str] = Counter()
+    for look in [*rest, *beside.looks]:
+        limits.update(look.limits)
     parts = [
         _head(table, next(iter(looks.values())).rows),
         _people(row_id, group, split),
-        _missing(odd),
-        _task(chosen),
-        _modalities(table, rest),
+        _words(odd, limits),
+        _task(chosen, event_pair(list(looks.values()))),
+        _modalities(table, rest, left, beside.lines, chosen),
     ]
     return "\n".join(parts)
 
 
+# The target -----------------------------------------------------------------------------------------------------------
+
+
+def _asked(table: Table, looks: Sequence[Look]) -> ConfigurationError:
+    """The error that asks for the target, with the columns that could be one."""
+    fits = [k for k in looks if k.kind in ("category", "codes") or (k.kind == "number" and not k.is_distinct)]
+    fits.sort(key=lambda look: not _TARGETS.search(look.name))
+    shown = "".join(f"\n  {quoted(look.name)}: {counts(look)}" for look in fits[:_CANDIDATES])
+    more = f"\n  … ({len(fits)} columns)" if len(fits) > _CANDIDATES else ""
+    return ConfigurationError(
+        f"which column of {table.path.name} is to be predicted? Name it with --target. These could be:{shown}{more}"
+        if fits
+        else f"no column of {table.path.name} could be a target",
+        hint=None if fits else "Name it with --target.",
+    )
+
+
+def _task(look: Look, pair: tuple[Look, Look] | None) -> str:
+    words = [word for word in look.words if word not in look.odd]
+    lines = ["task:", f"  column: {quoted(look.name)}"]
+    if pair and look in pair:
+        other = pair[1] if look is pair[0] else pair[0]
+        both = f"{line(look.name)} and {line(other.name)}"
+        lines.insert(
+            0, f"# CAREFUL: {both} are a time and an event: who was still without it when last seen is no negative,"
+        )
+        lines.insert(1, "# and has no time. Predict the event within a fixed time, from a column that says so.")
+    if look.kind == "codes":
+        parts: Counter[str] = Counter()
+        for word, count in look.words.items():
+            parts.update({part.strip(): count for part in word.split(look.separator)})
+        none = [part for part in parts if part.casefold() in _NONE]
+        labels = [part for part, _ in parts.most_common() if part not in none and part not in look.odd]
+        lines += ["  kind: multilabel", f"  separator: {json.dumps(look.separator)}",
+                  f"  classes: {json.dumps(labels, ensure_ascii=False)}"]  # fmt: skip
+        lines += (
+            [f"  none: {json.dumps(none, ensure_ascii=False)}        # words that mean none of the labels"]
+            if none
+            else []
+        )
+        lines += ["  empty: unknown         # or `no`, if an empty cell means none of the labels"] if look.empty else []
+    elif look.kind == "number" and len(words) > 10:
+        lines += ["  kind: regression", f"  units: {quoted(bracketed_units(look.name) or '')}               # fill in"]
+    else:
+        words = sorted(words, key=lambda word: (_number(word) if look.kind == "number" else 0.0, word))
+        lines += [
+            f"  kind: {'binary' if len(words) == 2 else 'multiclass'}",
+            f"  classes: {json.dumps(words, ensure_ascii=False)}"
+            + ("   # the second one is the positive one" if len(words) == 2 else ""),
+        ]
+    lines.append(f"  # {counts(look)}")
+    empty = look.empty + sum(look.words[word] for word in look.odd)
+    if empty:
+        lines.append(f"  without_target: leave_out   # {empty:,} rows have none; or `error`")
+    return "\n".join(lines) + "\n"
+
+
+def _number(word: str) -> float:
+    from amodal.data.table.look import as_number
+
+    return as_number(word)[0] or 0.0
+
+
+# Who the cases are ----------------------------------------------------------------------------------------------------
+
+
+def _id(looks: Sequence[Look], target: Look) -> Look | None:
+    """The column that is distinct in every row: a code by its values first, then by its name."""
+    fits = [k for k in looks if k.is_distinct and k.kind in ("code", "words", "file", "number") and k is not target]
+    fits = [k for k in fits if k.kind != "number" or (k.whole == k.rows and _IDS.search(k.name))]
+    fits.sort(key=lambda k: (not _IDS.search(k.name), k.kind != "code"))
+    return fits[0] if fits else None
+
+
+def _group(looks: Sequence[Look], target: Look, row_id: Look | None) -> Look | None:
+    """The column whose values few rows share, as those of one patient: a code by its values, or known by its name."""
+    fits = []
+    for look in looks:
+        if look is target or look is row_id or look.filled < look.rows or look.is_distinct:
+            continue
+        per_value = look.rows / max(1, len(look.words))
+        if look.kind in ("code", "words", "number", "category") and _GROUPS.search(look.name) and len(look.words) > 1:
+            fits.append((0 if look.kind == "code" else 1, look))
+        elif look.kind == "code" and per_value <= 20:
+            fits.append((2, look))
+    return min(fits, key=lambda fit: fit[0])[1] if fits else None
+
+
 def _head(table: Table, rows: int) -> str:
     return (
-        f"# A first schema for {table.path.name}, made by looking at {rows:,} rows. Check every line: what is guessed\n"
-        "# here is used as it stands. Then: amodal data prepare table --manifest "
-        f"{table.path.name} --schema THIS --out DIR\n"
-        f"name: {_quoted(table.path.stem)}\n"
+        f"# A first schema for {table.path.name}, made by looking at {rows:,} rows. Check every line: what is written\n"
+        "# here is used as it stands. Then: amodal data prepare table --check --manifest "
+        f"{table.path.name} --schema THIS\n"
+        f"name: {quoted(table.path.name.split('.')[0])}\n"
     )
 
 
 def _people(row_id: Look | None, group: Look | None, split: Look | None) -> str:
     lines = [
-        f"id: {_quoted(row_id.name)}                # distinct in every row"
+        f"id: {quoted(row_id.name)}                # distinct in every row"
         if row_id
         else "# id: COLUMN            # no column is distinct in every row: rows are numbered",
-        f"group: {_quoted(group.name)}             # cases of one group (patient) stay in one split"
+        f"group: {quoted(group.name)}             # {len(group.words):,} in {group.rows:,} rows: cases of one group "
+        "(patient) stay in one split"
         if group
         else "# group: COLUMN         # are several rows of one patient? Then name the patient's column",
     ]
     if split is not None:
-        lines.append(f"split: {_quoted(split.name)}             # {_some(split)}; training takes train, valid, test")
+        lines.append(f"split: {quoted(split.name)}             # {_some(split)}; training takes train, valid, test")
     else:
         lines += [
             "split:                  # drawn by group, with the same mixture of classes in each",
@@ -195,97 +208,79 @@ def _people(row_id: Look | None, group: Look | None, split: Look | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _missing(odd: Sequence[str]) -> str:
+def _words(odd: Sequence[str], limits: Counter[str]) -> str:
     words = [*MISSING_WORDS, *odd]
-    seen = f"   # {', '.join(odd)} were met: do they mean an empty cell?" if odd else "   # words for an empty cell"
-    return f"missing: {json.dumps(words, ensure_ascii=False)}{seen}\n"
+    seen = (
+        f"   # {', '.join(map(line, odd))} were met: do they mean an empty cell?"
+        if odd
+        else "   # words for an empty cell"
+    )
+    text = f"missing: {json.dumps(words, ensure_ascii=False)}{seen}\n"
+    if limits:
+        shown = ", ".join(word for word, _ in limits.most_common(3))
+        text += (
+            f"censored: limit         # {limits.total():,} cells like {shown}: the limit itself; or half, or missing\n"
+        )
+    return text
 
 
-def _task(look: Look) -> str:
-    words = [word for word in look.words if word not in look.odd]
-    lines = ["task:", f"  column: {_quoted(look.name)}     # is this what is to be predicted?"]
-    if look.kind == "number" and len(words) > 10:
-        lines += [
-            "  kind: regression",
-            '  units: ""               # fill in',
-            f"  # values from {look.low:g} to {look.high:g}",
-        ]
-    else:
-        words = sorted(words, key=lambda word: (float(word) if look.kind == "number" else 0.0, word))
-        lines += [
-            f"  kind: {'binary' if len(words) == 2 else 'multiclass'}",
-            f"  classes: {json.dumps(words, ensure_ascii=False)}"
-            + ("   # the second one is the positive one" if len(words) == 2 else ""),
-            f"  # counts: {', '.join(f'{_line(word)} {look.words[word]:,}' for word in words[:10])}",
-        ]
-    empty = look.empty + sum(look.words[word] for word in look.odd)
-    if empty:
-        lines.append(f"  without_target: leave_out   # {empty:,} rows have none; or `error`")
-    return "\n".join(lines) + "\n"
+# The inputs -----------------------------------------------------------------------------------------------------------
 
 
-def _modalities(table: Table, looks: Sequence[Look]) -> str:
+def _modalities(
+    table: Table, looks: Sequence[Look], left: Mapping[str, str], beside: Sequence[str], target: Look
+) -> str:
+    from amodal.data.table.leaks import single_column_score
+
     lines = ["modalities:"]
-    columns = [look for look in looks if look.kind in ("number", "category", "date")]
+    columns = [look for look in looks if look.kind in ("number", "category", "codes")]
     if columns:
         lines += ["  table:                # cut it into several: what is measured together is missing together",
                   "    kind: tabular", "    columns:"]  # fmt: skip
-        lines += [_column(look) for look in columns]
+        for look in columns:
+            score = single_column_score(look, target)
+            lines.append(
+                column_line(look) + (f"; CAREFUL: tells the target rather well ({score:.2f})" if score > 0.9 else "")
+            )
     for look in looks:
         if look.kind == "text":
-            lines += [f"  {_name(look.name)}:", "    kind: text",
-                      f"    column: {_quoted(look.name)}   # {look.empty / look.rows:.0%} empty"]  # fmt: skip
+            lines += [f"  {modality_name(look.name)}:", "    kind: text",
+                      f"    column: {quoted(look.name)}   # {look.empty / look.rows:.0%} empty"]  # fmt: skip
         elif look.kind == "file":
             lines += _file(table, look)
+    lines += beside
     if len(lines) == 1:
         lines.append("  # no column looks like an input")
-    left = [look for look in looks if look.kind in ("empty", "constant", "words")]
-    for look in left:
-        why = {"empty": "empty", "constant": "the same in every row"}.get(look.kind, f"{_some(look)}")
-        lines.append(f"  # left out: {_line(look.name)} ({why})")
+    lines += [f"  # left out: {line(name)} ({why})" for name, why in left.items()]
+    for look in looks:
+        if look.kind in ("empty", "constant", "words"):
+            why = {"empty": "empty", "constant": "the same in every row"}.get(look.kind)
+            why = why or f"{_some(look)}; as an input: {{type: category, other: true}}"
+            lines.append(f"  # left out: {line(look.name)} ({why})")
     return "\n".join(lines) + "\n"
-
-
-def _line(text: str) -> str:
-    """A text on one line, for comments."""
-    return " ".join(text.split())
-
-
-def _column(look: Look) -> str:
-    empty = f"{look.empty / look.rows:.0%} empty"
-    if look.kind == "category":
-        words = sorted(word for word in look.words if word not in look.odd)
-        return (
-            f"      {_quoted(look.name)}: {{type: category, categories: {json.dumps(words, ensure_ascii=False)}}}"
-            f"   # {empty}"
-        )
-    if look.kind == "date":
-        forms = date_formats(np.array(list(look.words)[:200], object))
-        form = next(iter(forms))
-        written = "" if form.startswith("%Y-%m-%d") else f", format: {json.dumps(form)}"
-        several = f"; SEVERAL FORMATS: {', '.join(forms)}" if len(forms) > 1 else ""
-        return f"      {_quoted(look.name)}: {{type: date{written}}}   # {empty}{several}"
-    units = bracketed_units(look.name)
-    return (
-        f"      {_quoted(look.name)}: {{units: {_quoted(units or '')}}}"
-        f"   # {look.low:g} … {look.high:g}, {empty}; add min and max of what is possible"
-    )
 
 
 def _file(table: Table, look: Look) -> list[str]:
     suffix = Counter(Path(word).suffix.lower() for word in look.words).most_common(1)[0][0]
-    kind = _ENDINGS[suffix]
+    kind = ENDINGS[suffix]
     folder, found = _folder(table.path.parent, list(look.words)[:50])
-    lines = [f"  {_name(look.name)}:", f"    kind: {kind}", f"    column: {_quoted(look.name)}"]
+    lines = [f"  {modality_name(look.name)}:", f"    kind: {kind}", f"    column: {quoted(look.name)}"]
     if folder:
-        lines.append(f"    folder: {_quoted(folder)}")
+        lines.append(f"    folder: {quoted(folder)}")
     if not found:
         lines.append(
             f"    # none of the first files was found beside {table.path.name}: name their `folder`, or --root"
         )
     lines.append("    missing_file: error   # or absent")
+    volume = [
+        "    depth: 32           # slices, which become channels",
+        "    range: [-1000, 1000]  # values that become black and white: check",
+    ]
     extra = {
-        "image": ["    size: 128", "    channels: 1         # 3 for colour"],
+        "image": [
+            "    size: 128",
+            *(volume if suffix in (".nii", ".gz") else ["    channels: 1         # 3 for colour"]),
+        ],
         "audio": ["    rate: 16000", "    seconds: 5"],
         "array": ["    as: tabular         # or series, or image"],
         "text": ["    files: true"],
@@ -300,43 +295,7 @@ def _folder(base: Path, names: Sequence[str]) -> tuple[str, bool]:
     return ("" if best == base or not found else best.name), found
 
 
-def _target(looks: Sequence[Look]) -> Look:
-    fits = [look for look in looks if look.kind == "category" or (look.kind == "number" and not look.is_distinct)]
-    named = [look for look in fits if _TARGETS.search(look.name)]
-    if not fits:
-        raise ConfigurationError("no column could be a target", hint="Name it with --target.")
-    return named[0] if named else fits[-1]
-
-
-def _first(looks, fits, names: re.Pattern[str], *, must: bool = False) -> Look | None:
-    good = [look for look in looks if fits(look)]
-    named = [look for look in good if names.search(look.name)]
-    return named[0] if named else good[0] if good and not must else None
-
-
-def _are_dates(words: Sequence[str]) -> bool:
-    """Whether most words are dates in some common format, and not mere numbers."""
-    forms = date_formats(np.array(words, object))
-    array = np.array([*words, None], object)[:-1]
-    fits = np.zeros(len(words), bool)
-    for form in forms:
-        fits |= ~moments(array, (form,)).bad
-    return bool(fits.mean() > 0.9) and not all(word.isdigit() for word in words)
-
-
 def _some(look: Look) -> str:
-    shown = ", ".join(_line(word)[:20] for word, _ in look.words.most_common(3))
-    more = "or more " if len(look.words) >= _DISTINCT else ""
+    shown = ", ".join(line(word)[:20] for word, _ in look.words.most_common(3))
+    more = "or more " if len(look.words) >= 5000 else ""
     return f"{len(look.words):,} {more}different: {shown}, …"
-
-
-def _name(column: str) -> str:
-    """A modality's name made of a column's."""
-    name = re.sub(r"[^A-Za-z0-9_\-]+", "_", column).strip("_") or "modality"
-    return f"m_{name}" if name == "table" or not re.match(r"[A-Za-z_]", name) else name
-
-
-def _quoted(text: str) -> str:
-    """A text as YAML writes it: plain where that is safe."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_ /.\-]*", text) and text.lower() not in ("true", "false", "null", "nan")
-    return text if plain and not text.endswith(" ") else json.dumps(text, ensure_ascii=False)
