@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from amodal.data.sources.synthetic import gaussian_cohort
 from amodal.data.sources.xor import xor_cohort
 from amodal.data.split import folds, split_groups
 from amodal.errors import DataError, UnknownNameError
+from amodal.options import resolve_options
 
 __all__ = [
     "COHORTS",
@@ -51,6 +51,7 @@ def load_cohort(name_or_folder: str | Path, **options: Any) -> Cohort:
 
     Raises:
         UnknownNameError: If it is neither, or an option is not known.
+        ConfigurationError: If an option has a value that cannot be used.
         DataError: If a folder is meant that is not there or cannot be read.
 
     Example:
@@ -64,8 +65,5 @@ def load_cohort(name_or_folder: str | Path, **options: Any) -> Cohort:
         if isinstance(name_or_folder, Path) or Path(name).name != name:
             raise DataError(f"there is no cohort folder {name}")
         raise UnknownNameError("cohort (and there is no folder of this name)", name, COHORTS)
-    parameters = [key for key in inspect.signature(load).parameters if key != "folder"]
-    for option in options:
-        if option not in parameters:
-            raise UnknownNameError(f"option of cohort {name!r}", option, parameters)
-    return load(**options) if known else load(name_or_folder, **options)
+    checked = resolve_options(load, options, owner=f"cohort {name!r}", outside=("folder",))
+    return load(**checked) if known else load(name_or_folder, **checked)
