@@ -9,6 +9,7 @@ import argparse
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def main() -> None:
     for form in ("%Y-%m-%d %H:%M", "%d.%m.%Y %H:%M"):
         words = np.array([moment.item().strftime(form) for moment in when], dtype=object)
         assert np.array_equal(moments(words, (form,)).seconds, one_by_one(words, form))
-        ours, theirs = seconds(lambda: moments(words, (form,))), seconds(lambda: one_by_one(words, form))
+        ours, theirs = seconds(partial(moments, words, (form,))), seconds(partial(one_by_one, words, form))
         each = f"{ours / rows * 1e6:.2f} µs a cell, one call each {theirs / rows * 1e6:.2f}"
         print(f"{form}: {each}, {theirs / ours:.1f} times as long")
 
