@@ -272,7 +272,7 @@ def impact_command(
     from amodal.files import replace_file
     from amodal.missingness import Natural
     from amodal.predictive_impact.model import impact as impact_of
-    from amodal.removal import draw_presence
+    from amodal.presence import draw_presence
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
