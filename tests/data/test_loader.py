@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from amodal.data import Cohort, Scaling
 from amodal.data.loader import CohortDataset, RowBatches, make_loader
-from amodal.errors import ConfigurationError, ShapeError
+from amodal.errors import ConfigurationError
 
 from .cohorts import N, assert_same_batch, mixed_cohort
 
