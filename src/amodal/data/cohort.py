@@ -454,7 +454,7 @@ def check_trainable(cohort: Cohort, *, allow_empty_rows: bool = False) -> None:
             expected="at least two classes",
             got=repr(task.classes[int(target[0])]),
         )
-    if task.kind == "multilabel" and np.isnan(target).all():
+    if task.traits.many_labels and np.isnan(target).all():
         raise DataError(f"no label of {task.name!r} is known in the training samples")
     never = [name for name, share in zip(cohort.schema.names, cohort.observed.mean(0)) if share == 0]
     if never:

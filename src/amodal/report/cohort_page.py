@@ -83,7 +83,7 @@ def _cases(cohort: Cohort) -> Markup:
         if target is not None and task.is_classification:
             counts = np.bincount(target[inside], minlength=task.n_outputs)
             row += [f"{n:,} ({percent(n / max(1, inside.sum()))})" for n in counts]
-        elif target is not None and task.kind == "multilabel":
+        elif target is not None and task.traits.many_labels:
             row += [f"{int((target[inside, k] == 1).sum()):,}" for k in range(task.n_outputs)]
         elif target is not None:
             row += [f"{q:g}" for q in np.quantile(target[inside], [0.05, 0.5, 0.95])]
