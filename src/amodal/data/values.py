@@ -339,7 +339,7 @@ def _warn_of_lost_digits(name: str, array: np.ndarray, single: np.ndarray) -> No
     some, kept = array[big][:10_000], single[big][:10_000]
     if len(np.unique(some)) > len(np.unique(kept)):
         warnings.warn(
-            f"modality {name!r} has numbers beyond 2**24, like {some[0]:.0f}, of which different ones become the same in "
+            f"modality {name!r} has numbers beyond 2**24, like {some[0]:.0f}, different ones of which are the same in "
             "single precision: subtract their middle first (tables read by a schema do)",
             stacklevel=2,
         )
