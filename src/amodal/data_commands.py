@@ -235,7 +235,7 @@ def describe_cohort(cohort: Any) -> str:
     import numpy as np
 
     from amodal.missingness import Natural
-    from amodal.removal import draw_presence
+    from amodal.presence import draw_presence
 
     task = cohort.schema.task
     lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]

@@ -11,8 +11,13 @@ from numpy.typing import ArrayLike
 
 from amodal.errors import ConfigurationError
 from amodal.metrics.agreement import cohen_kappa, mean_absolute_error, root_mean_squared_error
-from amodal.metrics.calibration import brier_score, expected_calibration_error, negative_log_likelihood
-from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy
+from amodal.metrics.calibration import (
+    brier_score,
+    calibration_error_deviation,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
+from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy, counted_labels
 from amodal.metrics.resampling import Value
 
 __all__ = ["METRICS", "Metric", "metrics_for"]
@@ -34,6 +39,9 @@ class Metric:
         requires: What must be among the cases for it to be defined, as a noun.
         bounds: Smallest and largest possible value, for axes.
         needs_bins: Whether it can only be called after `metrics_for` has given it the task's bins.
+        deviation: For a metric that resampling biases, ``deviation(predictions, target, *, weight)``: how far it can be
+            from the truth, on each resample; its interval is made of this instead of percentiles.
+        over_labels: Whether it is a mean over those classes or labels that have positive and negative cases.
 
     Example:
         >>> METRICS["auroc"]([0.1, 0.9], [0, 1])
@@ -48,6 +56,8 @@ class Metric:
     requires: str = "at least one case"
     bounds: tuple[float, float] = (0.0, 1.0)
     needs_bins: bool = False
+    deviation: Callable[..., Value] | None = None
+    over_labels: bool = False
 
     def __call__(self, predictions: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
         """Value for predictions and a target, or (R,) values for weights of shape (R, N).
@@ -77,17 +87,37 @@ class Metric:
             found = f"all {len(y)} cases have the target {y[0]:g}"
         return f"{self.label} needs {self.requires}, and {found}."
 
+    def of_how_many(self, predictions: ArrayLike, target: ArrayLike) -> str | None:
+        """That it is a mean over some of the labels only, in words; None if it is over all, or no mean over labels.
+
+        Example:
+            >>> METRICS["auroc"].of_how_many([[0.1, 0.9], [0.2, 0.8]], [[0, 1], [1, 1]])
+            '1 of 2 labels'
+        """
+        if not self.over_labels:
+            return None
+        counted, labels = counted_labels(predictions, target)
+        what = "labels" if np.ndim(target) == 2 else "classes"
+        return f"{counted} of {labels} {what}" if 0 < counted < labels else None
+
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", "Accuracy", accuracy, _CLASSES, True),
         Metric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, _CLASSES, True),
-        Metric("auroc", "AUROC", auroc, _CLASSES, True, requires="cases of at least two classes"),
-        Metric("auprc", "AUPRC", auprc, _CLASSES, True, requires="at least one positive case"),
+        Metric("auroc", "AUROC", auroc, _CLASSES, True, requires="cases of at least two classes", over_labels=True),
+        Metric("auprc", "AUPRC", auprc, _CLASSES, True, requires="cases of at least two classes", over_labels=True),
         Metric("nll", "NLL (nats)", negative_log_likelihood, _CLASSES, False, bounds=(0.0, _INFINITY)),
         Metric("brier", "Brier", brier_score, _CLASSES, False, bounds=(0.0, 2.0)),
-        Metric("ece", "Calibration error", expected_calibration_error, _CLASSES, False),
+        Metric(
+            "ece",
+            "Calibration error",
+            partial(expected_calibration_error, debiased=True),
+            _CLASSES,
+            False,
+            deviation=calibration_error_deviation,
+        ),
         Metric(
             "mae",
             "MAE",

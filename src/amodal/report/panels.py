@@ -125,13 +125,17 @@ def against(subject: Subject, name: str, reference: str, metric: Metric) -> str 
 
 def findings(subject: Subject) -> list[Markup]:
     """What there is to say in short, in sentences."""
-    results, metric, best = subject.results, subject.results.headline, subject.best
-    value = format_interval(results.summary(best, metric.name).interval, metric)
+    results, metric, best, top = subject.results, subject.results.headline, subject.best, subject.ranked[0]
+    value = format_interval(results.summary(top, metric.name).interval, metric)
     said = [
         Markup("<b>{}</b> reaches {} {} on {:,} test cases {}.").format(
-            best, label(metric), value, len(subject.first.ids), lacking(subject.first.experiment.test_missingness)
+            top, label(metric), value, len(subject.first.ids), lacking(subject.first.experiment.test_missingness)
         )
     ]
+    if top in subject.references and top != best:
+        said.insert(0, Markup("Nothing here beats <b>{}</b>.").format(top))
+        value = format_interval(results.summary(best, metric.name).interval, metric)
+        said.append(Markup("Of the others <b>{}</b> comes next: {}.").format(best, value))
     others = [name for name in compared(subject) if name != best] or [n for n in subject.ranked if n != best][:1]
     for other in others:
         found = next(one for one in results.compare(other, metric.name) if one.name == best)

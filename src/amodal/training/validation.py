@@ -74,4 +74,4 @@ def warn_of_collapse(history: list[dict[str, float]]) -> None:
     if signs_of_collapse(history[:-1]):
         return
     for sign in signs_of_collapse(history):
-        warnings.warn(f"epoch {len(history) - 1}: {sign}", UserWarning, stacklevel=2)
+        warnings.warn(f"epoch {len(history)}: {sign}", UserWarning, stacklevel=2)
