@@ -18,7 +18,7 @@ def recipe():
     return module
 
 
-@pytest.mark.filterwarnings("ignore:epoch 0")
+@pytest.mark.filterwarnings("ignore:epoch 1")
 @pytest.mark.slow
 def test_one_epoch_of_two_methods(recipe, tmp_path, capsys):
     words = ["--out", str(tmp_path), "--epochs", "1", "--seeds", "3", "--rates", "0", "0.5", "0.9"]
@@ -66,7 +66,7 @@ def test_names_are_unique_and_options_are_known(recipe):
     assert len({experiment.setting for experiment in listed}) == 1
 
 
-@pytest.mark.filterwarnings("ignore:epoch 0")
+@pytest.mark.filterwarnings("ignore:epoch 1")
 def test_settings_are_chosen_without_the_test_rows(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("cepa_selection", FILE.with_name("cepa_selection.py"))
     selection = importlib.util.module_from_spec(spec)

@@ -107,8 +107,10 @@ def mean_and_spread(frame: pd.DataFrame, by: Sequence[str], order: Mapping[str, 
         by: Columns that name a row of the table.
         order: Values of the last of them, in the order of the rows.
     """
+    import pandas as pd
+
     grouped = frame.drop(columns="seed").groupby(list(by), sort=False)
-    mean, spread = grouped.mean(numeric_only=True), grouped.std(numeric_only=True)
+    mean, spread = pd.DataFrame(grouped.mean(numeric_only=True)), pd.DataFrame(grouped.std(numeric_only=True))
     result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
     result = result.where(mean.notna(), "")
     result.insert(0, "seeds", grouped.size())

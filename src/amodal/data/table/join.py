@@ -96,6 +96,8 @@ class Joined:
             if len(kept):
                 cells = {name: chunk[name].take(kept) for name in self.columns}
                 yield at[kept], Rows(0, ids[kept].astype(str), cells)
+        if self.table.note:
+            problems.say(self.table.note)
         if self.table.blank_rows:
             problems.say(f"{self.file}: {self.table.blank_rows:,} rows are empty throughout, and left out")
         near = say_pairs(near_pairs(sorted(strangers), self.place.ids[~seen]))
@@ -173,7 +175,7 @@ class Joined:
         if different.any() or (rule == "error" and self.place.problems.strict):
             row = int(different.argmax())
             raise DataError(
-                f"{self.where}: {self.file} has several rows for the id {rows.ids[row]!r}",
+                f"{self.where}: {self.file} has several rows for the id {str(rows.ids[row])!r}",
                 expected="one row for an id",
                 hint="Measurements at several times belong into a modality of kind `events`."
                 if different.any()
