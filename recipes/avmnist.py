@@ -28,8 +28,6 @@ Expected: --epochs 8 --cases 500 --draws 200, and --seeds and --models as named 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,14 +36,17 @@ import numpy as np
 import pandas as pd
 
 import amodal
+from amodal.benchmark import Cell, Done, Swept, fit_cell, fit_values
+from amodal.benchmark.recipe import accuracy_and_nll, mean_and_spread, recipe_parser, run_cells
 from amodal.files import replace_file
 from amodal.metrics import resample_counts
 from amodal.missingness import MCAR, Natural
 from amodal.predictive_impact.bias import distance_table
 from amodal.predictive_impact.strata import ecdf
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 
 NAMES = ("vision", "audio")
+STATES = ("missing", "complete")
 # method, its options, whether it learns from complete rows only
 MODELS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "unimodal": ("unimodal", {"dropout": 0.0}, False),
@@ -82,24 +83,21 @@ def options_for(name: str, present: str) -> dict[str, Any]:
     return {"always_observed": [present], **options} if method == "primo" else options
 
 
-def train(name: str, rows: amodal.Cohort, valid: amodal.Cohort, present: str, seed: int, epochs: int):
-    """Trains one model of `MODELS` on rows that lack what they lack."""
-    method, _, complete_only = MODELS[name]
-    if complete_only:
+def values_of(name: str, absent: str, seed: int, epochs: int) -> dict[str, Any]:
+    """The values that decide a trained model when `absent` may be missing."""
+    options = options_for(name, NAMES[1 - NAMES.index(absent)])
+    training = {"epochs": epochs, **TRAINING}
+    encoders = dict.fromkeys(NAMES, "lenet")
+    fitted = fit_values(MODELS[name][0], options=options, encoders=encoders, width=128, seed=seed, **training)
+    return {"model": name, "complete_only": MODELS[name][2], "removal": name in REMOVAL, **fitted}
+
+
+def train(cell: Cell, rows: amodal.Cohort, valid: amodal.Cohort) -> amodal.TrainedModel:
+    """Trains a cell's model on rows that lack what they lack."""
+    if cell["complete_only"]:
         rows, valid = (some.take(some.observed.all(axis=1)) for some in (rows, valid))
-    return amodal.fit(
-        method,
-        rows,
-        valid,
-        missingness="auto" if name in REMOVAL else Natural(),
-        valid_missingness=Natural(),
-        options=options_for(name, present),
-        encoders=dict.fromkeys(NAMES, "lenet"),
-        width=128,
-        seed=seed,
-        epochs=epochs,
-        **TRAINING,
-    )
+    removal = "auto" if cell["removal"] else Natural()
+    return fit_cell(cell, rows, valid, missingness=removal, valid_missingness=Natural())
 
 
 def states(cohort: amodal.Cohort, absent: str) -> dict[str, amodal.Cohort]:
@@ -120,20 +118,17 @@ def validation_accuracy(name: str, model: amodal.TrainedModel, valid: amodal.Coh
 def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, absent: str, draws: int, cases: int):
     """Accuracy and likelihood, and for models that draw, V and plausible labels of the first `cases` test cases."""
     found: dict[str, Any] = {}
-    arrays: dict[str, np.ndarray] = {}
     for state, rows in states(test, absent).items():
         if (name, state) in (("unimodal", "complete"), ("multimodal", "missing")):
             continue
         predicted = model.predict(rows)
-        likelihood = np.clip(predicted[np.arange(len(test)), test.target], 1e-12, 1)
-        found[f"accuracy {state}"] = float((predicted.argmax(1) == test.target).mean())
-        found[f"NLL {state}"] = float(-np.log(likelihood).mean())
-        arrays[f"predicted {state}"] = predicted.astype(np.float32)
+        found |= accuracy_and_nll(predicted, test.target, state)
+        found[f"predicted_{state}"] = predicted.astype(np.float32)
         if name.startswith("primo") and cases:
             result = amodal.impact(model, rows.take(np.arange(min(cases, len(rows)))), draws=draws, vary=[])
             found[f"V {state}"] = float(result.variability.mean())
-            arrays[f"V {state}"], arrays[f"mass {state}"] = result.variability, result.plausible_labels.mass
-    return found, arrays
+            found[f"V_{state}"], found[f"mass_{state}"] = result.variability, result.plausible_labels.mass
+    return found
 
 
 def masked(cohort: amodal.Cohort, absent: str, seed: int) -> amodal.Cohort:
@@ -142,76 +137,71 @@ def masked(cohort: amodal.Cohort, absent: str, seed: int) -> amodal.Cohort:
     return cohort.with_observed(draw_presence(MCAR(rates), cohort, seed).observed)
 
 
-def run(given: argparse.Namespace) -> pd.DataFrame:
-    """Table 1: every model, direction and seed; what is there already is kept."""
-    cohort = limited(amodal.load_cohort(given.data), given.limit)
-    for seed in given.seeds:
-        for absent in given.absent:
-            present = NAMES[1 - NAMES.index(absent)]
-            rows, valid = (masked(cohort.split(split), absent, seed) for split in ("train", "valid"))
-            for name in given.models:
-                file = given.out / f"{absent}-{name.replace(', ', '-')}-seed{seed}.json"
-                if file.is_file():
-                    continue
-                started = time.time()
-                model = train(name, rows, valid, present, seed, given.epochs)
-                trained = time.time() - started
-                found, arrays = measure(name, model, cohort.split("test"), absent, given.draws, given.cases)
-                found |= validation_accuracy(name, model, cohort.split("valid"), absent)
-                replace_file(file.with_suffix(".npz"), lambda path, arrays=arrays: save_arrays(path, arrays))
-                epochs = model.experiment["result"]["epochs"]
-                record = {"absent": absent, "model": name, "seed": seed, **found}
-                record |= {"rows": len(rows), "epochs": epochs, "seconds an epoch": trained / epochs}
-                replace_file(file, lambda path, record=record: path.write_text(json.dumps(record, indent=1)))
-                shown = "  ".join(f"{key} {value:.3f}" for key, value in record.items() if isinstance(value, float))
-                print(f"{absent} absent, {name}, seed {seed}: {shown}", flush=True)
-    files = sorted(given.out.glob("*-seed*.json"))
-    return pd.DataFrame([json.loads(file.read_text(encoding="utf-8")) for file in files])
+def train_and_measure(cell: Cell, cohort: amodal.Cohort, folder: Path) -> dict[str, Any]:
+    """Table 1: a model in one direction."""
+    rows, valid = (masked(cohort.split(split), cell["absent"], cell["seed"]) for split in ("train", "valid"))
+    model = train(cell, rows, valid)
+    found = measure(cell["model"], model, cohort.split("test"), cell["absent"], cell["draws"], cell["cases"])
+    found |= validation_accuracy(cell["model"], model, cohort.split("valid"), cell["absent"])
+    result = model.experiment["result"]
+    return found | {
+        "rows": len(rows),
+        "epochs": result["epochs"],
+        "seconds an epoch": result["seconds"] / result["epochs"],
+    }
 
 
-def bias(given: argparse.Namespace) -> pd.DataFrame:
-    """Figure 10: oracles learn from one half of the training rows, complete; a model from the other, half masked."""
-    cohort = limited(amodal.load_cohort(given.data), given.limit)
-    found = pd.concat([bias_of(given, cohort, absent) for absent in given.absent], ignore_index=True)
-    replace_file(given.out / "bias.csv", lambda path: found.to_csv(path, index=False))
-    return found
+def cells(given: argparse.Namespace) -> list[Cell]:
+    """One for each seed, direction and model."""
+    return [
+        Cell(
+            f"{absent}-{name}-seed{seed}",
+            {"absent": absent, "draws": given.draws, "cases": given.cases}
+            | values_of(name, absent, seed, given.epochs),
+        )
+        for seed in given.seeds
+        for absent in given.absent
+        for name in given.methods
+    ]
 
 
-def bias_of(given: argparse.Namespace, cohort: amodal.Cohort, absent: str) -> pd.DataFrame:
-    """The same in one direction. What a network predicts is stored when it is trained; what is there is kept."""
-    seed, present = given.seeds[0], NAMES[1 - NAMES.index(absent)]
+def predict_for_bias(cell: Cell, cohort: amodal.Cohort, folder: Path) -> dict[str, np.ndarray]:
+    """Figure 10: what an oracle of one half of the training rows, or a model of the other, half masked, predicts."""
+    absent, seed = cell["absent"], cell["of"]
     rows, valid, test = (cohort.split(split) for split in ("train", "valid", "test"))
     order = np.random.default_rng(seed).permutation(len(rows))
     ours, theirs = (rows.take(np.sort(half)) for half in np.array_split(order, 2))
-    view = states(test, absent)
+    if not cell["oracle"]:
+        theirs, valid = masked(ours, absent, seed), masked(valid, absent, seed)
+    model, view = train(cell, theirs, valid), states(test, absent)
+    return {state: model.predict(view[state]) for state in cell["states"]}
 
-    def predicted(name: str, learnt: amodal.Cohort, checked: amodal.Cohort, shown: list[str], s: int):
-        direction = "" if name == "multimodal" else f"{absent}-"  # which learns from the same rows in both
-        file = given.out / f"bias-{direction}{name.replace(', ', '-')}-seed{s}.npz"
-        if not file.is_file():
-            model = train(name, learnt, checked, present, s, given.epochs)
-            arrays = {state: model.predict(view[state]) for state in shown}
-            replace_file(file, lambda path: save_arrays(path, arrays))
-            print(f"bias, {absent} absent: {name}, seed {s}", flush=True)
-        with np.load(file, allow_pickle=False) as stored:
-            return [stored[state] for state in shown]
 
-    uni, multi = (
-        [predicted(name, theirs, valid, [state], s)[0] for s in (seed, seed + 1)]
-        for name, state in (("unimodal", "missing"), ("multimodal", "complete"))
-    )
-    ours, checked = masked(ours, absent, seed), masked(valid, absent, seed)
-    missing, complete = predicted(given.bias, ours, checked, ["missing", "complete"], seed)
-    table = distance_table(
-        {
-            "PRIMO, missing": missing,
-            "PRIMO, complete": complete,
-            "unimodal oracle": uni[0],
-            "multimodal oracle": multi[0],
-        },
-        repeats={"unimodal oracle": [uni[1]], "multimodal oracle": [multi[1]]},
-    )
-    return table.assign(absent=absent)
+def bias(given: argparse.Namespace, cohort: amodal.Cohort) -> pd.DataFrame:
+    """Distances between the predictions of a model and of two oracles, with the noise floor of two seeds."""
+    seed, tables = given.seeds[0], []
+    for absent in given.absent:
+        listed = [
+            (name, s, [state], True, direction)
+            for name, state, direction in (("unimodal", "missing", absent), ("multimodal", "complete", NAMES[0]))
+            for s in (seed, seed + 1)
+        ]
+        cells = [
+            Cell(
+                f"bias-{direction}-{name}-seed{s}",
+                {"absent": direction, "of": seed, "oracle": oracle, "states": shown}
+                | values_of(name, direction, s, given.epochs),
+            )
+            for name, s, shown, oracle, direction in [*listed, (given.bias, seed, [*STATES], False, absent)]
+        ]
+        uni, again, multi, more, model = (one.arrays for one in run_cells(cells, predict_for_bias, given, cohort).done)
+        predictions = {f"PRIMO, {state}": model[state] for state in STATES}
+        predictions |= {"unimodal oracle": uni["missing"], "multimodal oracle": multi["complete"]}
+        repeats = {"unimodal oracle": [again["missing"]], "multimodal oracle": [more["complete"]]}
+        tables.append(distance_table(predictions, repeats=repeats).assign(absent=absent))
+    found = pd.concat(tables, ignore_index=True)
+    replace_file(given.out / "bias.csv", lambda path: found.to_csv(path, index=False))
+    return found
 
 
 def limited(cohort: amodal.Cohort, limit: int | None) -> amodal.Cohort:
@@ -221,38 +211,31 @@ def limited(cohort: amodal.Cohort, limit: int | None) -> amodal.Cohort:
     return cohort.take(np.concatenate([np.flatnonzero(cohort.splits == s)[:limit] for s in ("train", "valid", "test")]))
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:
-        np.savez_compressed(file, **{key.replace(" ", "_"): value for key, value in arrays.items()})  # type: ignore[arg-type]
-
-
-def table(frame: pd.DataFrame) -> pd.DataFrame:
+def table(swept: Swept) -> pd.DataFrame:
     """Mean and sample standard deviation over seeds, a row a direction and model."""
+    frame = swept.frame("absent", "model", "seed")
     shown = ["accuracy missing", "accuracy complete", "NLL missing", "NLL complete", "V missing", "V complete"]
     shown = [name for name in [*shown, "seconds an epoch"] if name in frame]
-    grouped = frame.groupby(["absent", "model"])[shown]
-    mean, spread = grouped.mean(), grouped.std()
-    result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
-    result = result.where(mean.notna(), "")
-    result.insert(0, "seeds", grouped.size())
-    return result
+    return mean_and_spread(frame[["absent", "model", "seed", *shown]], ["absent", "model"], MODELS)
 
 
-def differences(given: argparse.Namespace, resamples: int = 2000) -> pd.DataFrame:
+def differences(swept: Swept, test: amodal.Cohort, resamples: int = 2000) -> pd.DataFrame:
     """Accuracy less that of the network with one modality (missing) or both (complete), paired by test case.
 
     Intervals are for test cases, given the seeds, over which a case's correctness is averaged. Where a direction has no
     multimodal network of its own, the other direction's stands in: it learns from as many complete rows.
     """
-    test = limited(amodal.load_cohort(given.data), given.limit).split("test")
     counts = resample_counts(len(test), resamples, np.random.default_rng(0)).astype(np.float32)
     rows = []
-    for absent in given.absent:
+    for absent in dict.fromkeys(one.cell["absent"] for one in swept.done):
         for state, reference in (("missing", "unimodal"), ("complete", "multimodal")):
-            right = {name: correct_cases(given, absent, name, state, test.target) for name in given.models}
+            right = {
+                name: correct_cases(swept, absent, name, state, test.target)
+                for name in dict.fromkeys(one.cell["model"] for one in swept.done)
+            }
             other = NAMES[1 - NAMES.index(absent)]
             if right.get("multimodal", 0) is None:
-                right["multimodal"] = correct_cases(given, other, "multimodal", state, test.target)
+                right["multimodal"] = correct_cases(swept, other, "multimodal", state, test.target)
             right = {name: case for name, case in right.items() if case is not None}
             for name, case in right.items() if reference in right else ():
                 gap = case - right[reference]
@@ -262,55 +245,41 @@ def differences(given: argparse.Namespace, resamples: int = 2000) -> pd.DataFram
     return pd.DataFrame(rows, columns=["absent", "state", "model", "less", "accuracy", "2.5 %", "97.5 %"])
 
 
-def correct_cases(
-    given: argparse.Namespace, absent: str, name: str, state: str, target: np.ndarray
-) -> np.ndarray | None:
-    """The share of seeds that get each test case right, (N,); None if a run is not there or does not predict that."""
-    found = []
-    for seed in given.seeds:
-        file = given.out / f"{absent}-{name.replace(', ', '-')}-seed{seed}.npz"
-        if not file.is_file():
-            return None
-        with np.load(file, allow_pickle=False) as arrays:
-            if f"predicted_{state}" not in arrays:
-                return None
-            found.append(arrays[f"predicted_{state}"].argmax(1) == target)
-    return np.mean(found, axis=0)
+def correct_cases(swept: Swept, absent: str, name: str, state: str, target: Any) -> np.ndarray | None:
+    """The share of seeds that get each test case right, (N,); None if there is no run or it does not predict that."""
+    runs = [one for one in swept.done if (one.cell["absent"], one.cell["model"]) == (absent, name)]
+    right = [one.arrays[f"predicted_{state}"].argmax(1) == target for one in runs if f"predicted_{state}" in one.arrays]
+    return np.mean(right, axis=0) if right else None
 
 
-def shown_file(out: Path, absent: str, seed: int) -> Path | None:
-    """Arrays of the first model of `SHOWN` that was run."""
-    files = [out / f"{absent}-{name.replace(', ', '-')}-seed{seed}.npz" for name in SHOWN]
-    return next((file for file in files if file.is_file()), None)
+def shown_run(swept: Swept, absent: str) -> Done | None:
+    """The first model of `SHOWN` that was run, of the first seed."""
+    runs = {one.cell["model"]: one for one in reversed(swept.done) if one.cell["absent"] == absent}
+    return next((runs[name] for name in SHOWN if name in runs and "V_missing" in runs[name].arrays), None)
 
 
-def extremes(given: argparse.Namespace, absent: str, n: int) -> list[tuple[int, float, np.ndarray]]:
-    """The n test cases of largest and the n of smallest V: position, V and mass of each label; empty without a run."""
-    file = shown_file(given.out, absent, given.seeds[0])
-    if file is None:
-        return []
-    with np.load(file, allow_pickle=False) as arrays:
-        if "V_missing" not in arrays:
-            return []
-        value, mass = arrays["V_missing"], arrays["mass_missing"]
+def extremes(run: Done, n: int) -> list[tuple[int, float, np.ndarray]]:
+    """The n test cases of largest and the n of smallest V: position, V and mass of each label."""
+    value, mass = run.arrays["V_missing"], run.arrays["mass_missing"]
     order = value.argsort(kind="stable")
     return [(int(case), float(value[case]), mass[case]) for case in [*order[::-1][:n], *order[:n]]]
 
 
-def gallery(given: argparse.Namespace, cohort: amodal.Cohort, n: int = 4) -> pd.DataFrame:
+def gallery(swept: Swept, test: amodal.Cohort, out: Path, n: int = 4) -> pd.DataFrame:
     """Figure 6: the test cases of largest and of smallest V, with the labels that stay plausible and their mass.
 
     Beside the table, a picture for each direction: what was seen of these cases, and the labels' masses below.
     """
-    rows, test = [], limited(cohort, given.limit).split("test")
+    rows = []
     assert test.target is not None
-    for absent in given.absent:
-        found = extremes(given, absent, n)
+    for absent in dict.fromkeys(one.cell["absent"] for one in swept.done):
+        run = shown_run(swept, absent)
+        found = [] if run is None else extremes(run, n)
         for case, value, mass in found:
             labels = [f"{c} {mass[c]:.0%}" for c in mass.argsort()[::-1] if mass[c] > 0]
             rows.append((absent, test.ids[case], int(test.target[case]), value, ", ".join(labels)))
         if found:
-            draw_gallery(test, absent, found, given.out / f"figure6-{absent}.png")
+            draw_gallery(test, absent, found, out / f"figure6-{absent}.png")
     return pd.DataFrame(rows, columns=["absent", "case", "truth", "V missing", "plausible labels"])
 
 
@@ -332,54 +301,48 @@ def draw_gallery(test: amodal.Cohort, absent: str, found: list[tuple[int, float,
     replace_file(file, lambda path: figure.savefig(path, dpi=150))
 
 
-def draw_figures(out: Path, absent: Sequence[str], seed: int) -> None:
+def draw_figures(swept: Swept, absent: Sequence[str], out: Path) -> None:
     """Figures 4 and 5: the distribution functions of V, missing and complete."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(absent), 3), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(absent), squeeze=False)[0], absent):
         axes.set(title=f"{name} may be missing", xlabel="V", ylabel="share of cases", xlim=(0, 0.9), ylim=(0, 1.02))
-        file = shown_file(out, name, seed)
-        if file is None:
-            continue
-        with np.load(file, allow_pickle=False) as arrays:
-            for state, colour in (("missing", "#c2460b"), ("complete", "#0068a8")):
-                if f"V_{state}" in arrays:
-                    value, share = ecdf(arrays[f"V_{state}"])
-                    mean = arrays[f"V_{state}"].mean()
-                    steps = np.append(0.0, value), np.append(0.0, share)
-                    axes.step(*steps, where="post", color=colour, label=f"{state}, mean {mean:.3f}")
+        run = shown_run(swept, name)
+        for state, colour in (("missing", "#c2460b"), ("complete", "#0068a8")) if run is not None else ():
+            value, share = ecdf(run.arrays[f"V_{state}"])
+            steps = np.append(0.0, value), np.append(0.0, share)
+            label = f"{state}, mean {run.arrays[f'V_{state}'].mean():.3f}"
+            axes.step(*steps, where="post", color=colour, label=label)
         axes.legend()
     replace_file(out / "variability.png", lambda path: figure.savefig(path, dpi=150))
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = recipe_parser(
+        __doc__, "runs/avmnist", methods=list(MODELS), chosen=DEFAULT, flag="--models", epochs=30, draws=500
+    )
     parser.add_argument("--data", type=Path, required=True, help="the folder of the cohort")
-    parser.add_argument("--out", type=Path, default=Path("runs/avmnist"))
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=DEFAULT)
     parser.add_argument("--absent", nargs="+", choices=NAMES, default=["audio", "vision"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--cases", type=int, default=1000, help="test cases that get a V")
     parser.add_argument("--limit", type=int, help="rows of each split, at most")
     parser.add_argument("--bias", choices=MODELS, help="instead of all this the analysis of bias, of this model")
     given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
+    cohort = limited(amodal.load_cohort(given.data), given.limit)
     if given.bias:
-        found = bias(given)
+        found = bias(given, cohort)
         print(found.to_string(index=False, float_format="{:.3f}".format))
         return found
-    found = table(run(given))
+    swept = run_cells(cells(given), train_and_measure, given, cohort)
+    found, test = table(swept), cohort.split("test")
     print(found.to_string())
-    paired = differences(given)
+    paired = differences(swept, test)
     if len(paired):
         print(paired.to_string(index=False, float_format="{:+.3f}".format))
-    examples = gallery(given, amodal.load_cohort(given.data))
+    examples = gallery(swept, test, given.out)
     if len(examples):
         print(examples.to_string(index=False, float_format="{:.3f}".format))
-        draw_figures(given.out, given.absent, given.seeds[0])
+        draw_figures(swept, given.absent, given.out)
     return found
 
 

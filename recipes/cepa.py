@@ -22,23 +22,22 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 import amodal
-from amodal.benchmark import Experiment, Progress, Results, difference_table, method_table, run_all, save_tables
+from amodal.benchmark import Experiment, Results, difference_table, method_table, run_all, save_tables
+from amodal.benchmark.recipe import recipe_parser, tell_run
 from amodal.benchmark.stored import Condition
 from amodal.checkpoint import TrainedModel
 from amodal.data import load_cohort
 from amodal.data.cohort import Cohort
 from amodal.missingness import MCAR, Mechanism, Natural
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 
 CORE: dict[str, tuple[str, dict[str, Any]]] = {
     "modality_dropout": ("modality_dropout", {}),
@@ -157,17 +156,15 @@ def before_repair_table(results: Results, metric: str, reference: str | None) ->
 
 
 def main(words: list[str] | None = None) -> Results:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/cepa"))
+    parser = recipe_parser(
+        __doc__, "runs/cepa", methods=[name for group in GROUPS.values() for name in group], epochs=30
+    )
     parser.add_argument("--cohort", default="digits", help="a built-in cohort or a cohort's folder")
     parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
-    parser.add_argument("--methods", nargs="+", help="only these of the groups' methods")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rates", type=float, nargs="*", default=None, help="rates of the degradation curve")
     parser.add_argument("--train-rate", type=float, default=0.0, help="what training data lack, MCAR, drawn once")
     parser.add_argument("--before-repair", type=float, nargs="*", default=[], metavar="RATE", help="see above")
     parser.add_argument("--natural", action="store_true", help="remove nothing from the test rows")
-    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--encoders", type=json.loads, default={}, help="encoders by modality, as JSON")
     parser.add_argument("--settings", type=json.loads, default={}, help="further training settings, as JSON")
     given = parser.parse_args(words)
@@ -175,7 +172,7 @@ def main(words: list[str] | None = None) -> Results:
     most = 1 - 1 / len(cohort.schema.names)
     rates = [rate for rate in (RATES if given.rates is None else given.rates) if rate <= most]
     names = [name for group in given.groups for name in GROUPS[group]]
-    names = [name for name in names if given.methods is None or name in given.methods]
+    names = [name for name in names if name in given.methods]
     listed = experiments(
         names,
         given.seeds,
@@ -187,11 +184,7 @@ def main(words: list[str] | None = None) -> Results:
         settings={"epochs": given.epochs, **given.settings},
     )
 
-    def tell(progress: Progress) -> None:
-        where = f"{progress.done}/{progress.total}"
-        print(f"{where} {progress.run.name} seed {progress.run.seed} ({progress.seconds:.0f} s)", flush=True)
-
-    results = run_all(listed, given.out, cohort=cohort, tell=tell)
+    results = run_all(listed, given.out, cohort=cohort, jobs=given.jobs, tell=tell_run)
     shown = [results.headline.name]
     references = [name for name in ("modality_dropout", "cepa") if name in results.names]
     save_tables(results, given.out, references)

@@ -10,19 +10,17 @@ on the test folds. Results are written as they come; run the command again to go
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-import amodal
+from amodal.benchmark import Experiment, FinishedRun, run_all
+from amodal.benchmark.recipe import recipe_parser, tell_run
 from amodal.data.cohort import Cohort
 from amodal.data.sources.cinc2012.cohort import prepare
-from amodal.data.split import folds, split_groups
 from amodal.files import replace_file
 from amodal.metrics import METRICS, paired_difference, resample_counts
 
@@ -31,8 +29,7 @@ SUMMARY = {
     "encoders": {name: {"name": "summary", "dropout": 0.3} for name in SERIES}
     | {"descriptors": {"name": "mlp", "dropout": 0.3}},
     "options": {"dropout": 0.3},
-    "learning_rate": 1e-3,
-    "epochs": 30,
+    "settings": {"learning_rate": 1e-3, "epochs": 30},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "boosting": {"method": "boosting"},
@@ -42,61 +39,37 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(cohort: Cohort, out: Path, names: list[str], n_folds: int, seed: int, **settings: Any) -> pd.DataFrame:
-    """Predicts every stay once with each method, by the model of the folds that do not hold it.
+def experiments(names: list[str], seeds: list[int], n_folds: int, settings: dict[str, Any]) -> list[Experiment]:
+    """One for each method, seed and fold: every stay is predicted by the model of the folds that do not hold it."""
+    return [
+        Experiment(
+            cohort="cinc2012",
+            name=name,
+            removal=None,
+            patterns="met",
+            fold=(fold, n_folds),
+            seed=seed,
+            **{**METHODS[name], "settings": {**METHODS[name].get("settings", {}), **settings}},
+        )
+        for seed in seeds
+        for name in names
+        for fold in range(n_folds)
+    ]
 
-    Args:
-        cohort: The stays.
-        out: Folder of the results.
-        names: Keys of `METHODS`.
-        n_folds: Number of folds.
-        seed: Seed of folds, validation rows and training.
-        **settings: Further arguments of `amodal.fit`.
 
-    Returns:
-        One row a stay and method: fold, seed, method, id, group, target, probability, seconds.
-    """
-    fold_of = folds(cohort.groups, cohort.target, n_folds, seed=seed)
-    for name in names:
-        for fold in range(n_folds):
-            file = out / f"{name}-seed{seed}-fold{fold}of{n_folds}.parquet"
-            if file.is_file():
-                continue
-            rest = cohort.take(np.flatnonzero(fold_of != fold))
-            parts = split_groups(rest.groups, rest.target, {"train": 0.9, "valid": 0.1}, seed=seed)
-            test = cohort.take(np.flatnonzero(fold_of == fold))
-            started = time.time()
-            model = amodal.fit(
-                train=rest.take(np.flatnonzero(parts == "train")),
-                valid=rest.take(np.flatnonzero(parts == "valid")),
-                missingness=None,
-                seed=seed,
-                **METHODS[name],
-                **settings,
-            )
-            frame = pd.DataFrame(
-                {
-                    "method": name,
-                    "seed": seed,
-                    "fold": fold,
-                    "id": test.ids,
-                    "group": test.groups,
-                    "target": test.target,
-                    "probability": model.predict(test)[:, 1],
-                    "seconds": time.time() - started,
-                }
-            )
-            replace_file(file, lambda path, frame=frame: frame.to_parquet(path, index=False))
-            auroc = METRICS["auroc"](frame["probability"].to_numpy(), frame["target"].to_numpy())
-            print(f"{name} seed {seed} fold {fold}: AUROC {auroc:.4f} in {frame['seconds'][0]:.0f} s", flush=True)
-    return pd.concat([pd.read_parquet(file) for file in sorted(out.glob("*.parquet"))], ignore_index=True)
+def predictions(run: FinishedRun) -> pd.DataFrame:
+    """One row a stay: fold, seed, method, id, group, target, probability, seconds."""
+    columns = {"id": run.ids, "group": run.groups, "target": run.target, "probability": run.test.predictions[:, 1]}
+    assert run.experiment.fold is not None
+    head = {"method": run.name, "seed": run.seed, "fold": run.experiment.fold[0]}
+    return pd.DataFrame(columns).assign(**head, seconds=run.record["result"]["seconds"])
 
 
 def summarise(frame: pd.DataFrame, reference: str = "boosting", resamples: int = 1000) -> pd.DataFrame:
     """Mean over folds and seeds of AUROC and AUPRC, and the paired difference of pooled AUROC to the reference.
 
     Args:
-        frame: Made by `run`.
+        frame: Made by `predictions`, of all runs.
         reference: The method to compare with.
         resamples: Number of bootstrap resamples (whole stays).
 
@@ -138,19 +111,16 @@ def summarise(frame: pd.DataFrame, reference: str = "boosting", resamples: int =
 
 
 def main(words: list[str] | None = None) -> pd.DataFrame:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = recipe_parser(__doc__, "runs/cinc2012", methods=list(METHODS), seeds=[0])
     parser.add_argument("--source", type=Path, required=True, help="folder or archive with PhysioNet's own files")
-    parser.add_argument("--out", type=Path, default=Path("runs/cinc2012"))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--settings", type=json.loads, default={}, help="further arguments of amodal.fit, as JSON")
     given = parser.parse_args(words)
-    given.out.mkdir(parents=True, exist_ok=True)
     folder = given.out / "cohort"
     cohort = Cohort.open(folder) if folder.is_dir() else prepare(given.source, folder)
-    for seed in given.seeds:
-        frame = run(cohort, given.out, given.methods, given.folds, seed, **given.settings)
+    listed = experiments(given.methods, given.seeds, given.folds, given.settings)
+    results = run_all(listed, given.out, cohort=cohort, jobs=given.jobs, tell=tell_run)
+    frame = pd.concat([predictions(run) for run in results.runs], ignore_index=True)
     table = summarise(frame)
     replace_file(given.out / "results.csv", lambda path: table.to_csv(path, index=False))
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))

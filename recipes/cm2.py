@@ -37,7 +37,6 @@ On PhysioNet 2012 (docs/log.md, five seeds, 12 epochs, about 100 s a fit on a bu
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +45,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amodal.benchmark import Experiment, Progress, Results, difference_table, grid, method_table, run_all
+from amodal.benchmark import Experiment, Results, difference_table, grid, method_table, run_all
+from amodal.benchmark.recipe import recipe_parser, tell_run
 from amodal.files import replace_file
 
 REFERENCE = "cm2"
@@ -141,10 +141,6 @@ def validation_losses(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("valid_loss", ignore_index=True)
 
 
-def tell(progress: Progress) -> None:
-    print(f"{progress.done} of {progress.total}: {progress.run.name} in {progress.seconds:.0f} s", flush=True)
-
-
 def report(results: Results, out: Path, group: str, condition: str) -> pd.DataFrame:
     """Prints and writes what each variant reaches under a condition, and its paired differences to the reference."""
     metrics = METRICS[results.task.kind]
@@ -182,19 +178,15 @@ def draw_components(results: Results, file: Path) -> None:
 
 
 def main(words: list[str] | None = None) -> pd.DataFrame:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/cm2"))
+    parser = recipe_parser(__doc__, "runs/cm2", epochs=20)
     parser.add_argument("--cohort", default="digits", help="a built-in cohort or a cohort's folder")
     parser.add_argument("--natural", action="store_true", help="train on the rows as they are; see experiments()")
     parser.add_argument("--group", choices=GROUPS, default="main")
     parser.add_argument("--variants", nargs="+", choices=sorted({name for group in GROUPS.values() for name in group}))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rows", type=float, default=1.0, help="fraction of the scans to use (digits)")
     parser.add_argument("--encoders", type=json.loads, default={}, help="encoders by modality, as JSON")
     parser.add_argument("--settings", type=json.loads, default={}, help="further training settings, as JSON")
-    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--choose", action="store_true", help="print validation losses and no test result")
     given = parser.parse_args(words)
     share = {"train": 0.6 * given.rows, "valid": 0.1 * given.rows, "test": 0.3 * given.rows}
@@ -207,7 +199,7 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
         cohort_options={} if given.rows == 1 else {"fractions": {**share, "unused": 1 - given.rows}},
         settings={"epochs": given.epochs, "batch_size": given.batch_size, **given.settings},
     )
-    results = run_all(planned, given.out, jobs=given.jobs, tell=tell)
+    results = run_all(planned, given.out, jobs=given.jobs, tell=tell_run)
     if given.choose:
         table = validation_losses(results)
         print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))

@@ -19,13 +19,12 @@ Hugging Face hub or local folders.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from amodal.benchmark import Experiment, Progress, Results, difference_table, method_table, run_all, save_tables
+from amodal.benchmark import Experiment, Results, difference_table, method_table, run_all, save_tables
+from amodal.benchmark.recipe import recipe_parser, tell_run
 from amodal.data import load_cohort
 from amodal.errors import ConfigurationError
 from amodal.missingness import BalancedCounts
@@ -64,12 +63,9 @@ def check_modalities(kinds: Mapping[str, str]) -> None:
 
 
 def main(words: list[str] | None = None) -> Results:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = recipe_parser(__doc__, "runs/mimic4-cepa", methods=list(METHODS), seeds=range(3))
     parser.add_argument("cohort", help="folder of the prepared cohort")
     parser.add_argument("--task", required=True, choices=list(LEARNING_RATES), help="decides the learning rate")
-    parser.add_argument("--out", type=Path, default=Path("runs/mimic4-cepa"))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cxr-model", default=CXR_MODEL, help="name on the Hugging Face hub, or a local folder")
     parser.add_argument("--txt-model", default=TXT_MODEL, help="name on the Hugging Face hub, or a local folder")
     parser.add_argument("--max-tokens", type=int, default=512, help="tokens read of each text")
@@ -106,11 +102,7 @@ def main(words: list[str] | None = None) -> Results:
         for name in given.methods
     ]
 
-    def tell(progress: Progress) -> None:
-        where = f"{progress.done}/{progress.total}"
-        print(f"{where} {progress.run.name} seed {progress.run.seed} ({progress.seconds:.0f} s)", flush=True)
-
-    results = run_all(listed, given.out, cohort=cohort, tell=tell)
+    results = run_all(listed, given.out, cohort=cohort, jobs=given.jobs, tell=tell_run)
     save_tables(results, given.out, given.methods[:1])
     print(method_table(results).drop(columns="setting").to_string(index=False, float_format="%.4f"))
     if len(given.methods) > 1:

@@ -40,7 +40,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from amodal.benchmark import Experiment, Progress, Results, difference_table, method_table, run_all, save_tables
+from amodal.benchmark import Experiment, Results, difference_table, method_table, run_all, save_tables
+from amodal.benchmark.recipe import recipe_parser, tell_run
 from amodal.data import Cohort
 from amodal.data.sources.mimic.cm2 import TASKS, prepare_mimic3, prepare_mimic4
 from amodal.errors import ConfigurationError, DataError
@@ -149,7 +150,7 @@ def report(results: Results, out: Path, reference: str) -> None:
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = recipe_parser(__doc__, "runs/mimic-cm2", methods=list(METHODS), seeds=range(3))
     parser.add_argument("--database", choices=("mimic3", "mimic4"), default="mimic3")
     parser.add_argument("--task", choices=list(TASKS), required=True)
     parser.add_argument("--source", type=Path, help="folder of MIMIC's tables")
@@ -158,10 +159,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--test-patients", type=Path, help="the benchmark's list of test patients")
     parser.add_argument("--valid-patients", type=Path, help="its list of validation patients")
     parser.add_argument("--cohort", type=Path, help="folder of a prepared cohort, in place of --source")
-    parser.add_argument("--out", type=Path, default=Path("runs/mimic-cm2"))
     parser.add_argument("--pairing", nargs="+", choices=("matched", "partial"), default=["matched", "partial"])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--image-network", default="resnet34", help="resnet34, resnet50, vit, a hub name or a folder")
     parser.add_argument("--text-network", default=TEXT_NETWORK, help="name on the Hugging Face hub, or a local folder")
     parser.add_argument("--max-tokens", type=int, default=512, help="tokens read of each text")
@@ -193,11 +191,6 @@ def experiments(given: argparse.Namespace, cohort: Cohort, name: str, settings: 
     ]
 
 
-def tell(progress: Progress) -> None:
-    where = f"{progress.done}/{progress.total}"
-    print(f"{where} {progress.run.name} seed {progress.run.seed} ({progress.seconds:.0f} s)", flush=True)
-
-
 def main(words: list[str] | None = None) -> dict[str, Results]:
     given = parse(words)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -224,7 +217,7 @@ def main(words: list[str] | None = None) -> dict[str, Results]:
         out.mkdir(exist_ok=True)
         print(f"{cohort.name}, {pairing}: {len(rows):,} stays", flush=True)
         planned = experiments(given, cohort, f"{cohort.name}, {pairing}", settings)
-        results = run_all(planned, out, cohort=cohort.take(rows), tell=tell)
+        results = run_all(planned, out, cohort=cohort.take(rows), jobs=given.jobs, tell=tell_run)
         report(results, out, given.methods[0])
         found[pairing] = results
     print(f"The results are in {given.out}")

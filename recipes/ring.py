@@ -42,9 +42,8 @@ its value at initialisation. Results are written as they come; run the command a
 
 from __future__ import annotations
 
-import argparse
+import functools
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,8 @@ import pandas as pd
 import torch
 from scipy.stats import t as student
 
-import amodal
+from amodal.benchmark import Cell, Swept, fit_cell, fit_values
+from amodal.benchmark.recipe import recipe_parser, run_cells
 from amodal.checkpoint import TrainedModel, build_method
 from amodal.data.cohort import Cohort
 from amodal.data.sources.ring import RingWorld, ring_cohort
@@ -77,12 +77,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 REMOVALS: dict[str, dict[str, Any]] = {"half": {}, "balanced": {"drop": "balanced"}}
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
-LISTS = ("accuracy", "diversity_by_epoch")  # of a record; the rest are numbers and names
 MAP_COUNTS, MAP_SIDE = (2, 4, 8, 12), 60
-
-
-def file_name(strategy: str) -> str:
-    return strategy.replace(", ", "-").replace(" ", "-")
 
 
 def removals(cohort: Cohort, counts: Sequence[int], draws: int, seed: int) -> dict[int, list[np.ndarray]]:
@@ -133,101 +128,51 @@ def decision_maps(model: TrainedModel, world: RingWorld) -> np.ndarray:
     return np.stack(sectors).reshape(-1, MAP_SIDE, MAP_SIDE)
 
 
-def run(
-    out: Path,
-    names: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    counts: Sequence[int] = COUNTS,
-    draws: int = 10,
-    split: str = "test",
-    points: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    **settings: Any,
-) -> pd.DataFrame:
-    """Trains each strategy for each seed, and measures it at every number of sensors.
-
-    Args:
-        out: Folder of the results, one file a run.
-        names: Keys of `STRATEGIES`.
-        seeds: Seeds of data, presence and training.
-        counts: Numbers k of sensors.
-        draws: Draws of k random sensors for each test point.
-        split: Points to judge by: "test", or "valid" to choose among settings.
-        points: Options of the cohort.
-        options: Further options of the method.
-        **settings: Further arguments of `amodal.fit`.
-
-    Returns:
-        One row a seed, strategy and k: accuracy; the strategy "bayes" is the optimal prediction.
-    """
-    for seed in seeds:
-        cohort = ring_cohort(seed=seed, **(points or {}))
-        train, valid, test = (cohort.split(name) for name in ("train", "valid", split))
-        presences = removals(test, counts, draws, seed)
-        optimal, world = out / f"bayes-seed{seed}.json", RingWorld(*_deviations(points or {}))
-        if not optimal.is_file():
-            found = {
-                k: accuracies([world.bayes_predictions(test, p) for p in presences[k]], test.target) for k in counts
-            }
-            write(optimal, {"strategy": "bayes", "seed": seed, "accuracy": found})
-        for name in names:
-            file = out / f"{file_name(name)}-seed{seed}.json"
-            if file.is_file():
-                continue
-            started = time.time()
-            model = amodal.fit(
-                "fills",
-                train,
-                valid,
-                options={**STRATEGIES[name], **(options or {})},
-                encoders={sensor: {"name": "linear", "clip": None} for sensor in cohort.schema.names},
-                width=32,
-                seed=seed,
-                **settings,
-            )
-            seconds = time.time() - started
-            predicted = {k: [model.predict(test.with_observed(p)) for p in presences[k]] for k in counts}
-            record = {
-                "strategy": name,
-                "seed": seed,
-                "accuracy": {k: accuracies(predictions, test.target) for k, predictions in predicted.items()},
-                "epochs": len(model.history),
-                "best_epoch": model.experiment["result"]["best_epoch"],
-                "seconds": seconds,
-            }
-            if isinstance(model.method, Fills) and model.method.context is not None:
-                record["diversity_kept"], record["diversity"] = diversity(model, test, seed)
-                record |= {f"last_{k}": float(model.history.iloc[-1][k]) for k in model.history if "effective" in k}
-                record["diversity_by_epoch"] = [float(value) for value in model.history["context_diversity"]]
-            if seed == min(seeds):
-                maps = decision_maps(model, world)
-                replace_file(file.with_suffix(".npz"), lambda path, maps=maps: save_maps(path, maps))
-            write(file, record)
-            shown = "  ".join(f"k={k} {100 * value:.1f}" for k, value in record["accuracy"].items())
-            print(f"{name} seed {seed}: {shown}  ({seconds:.0f} s)", flush=True)
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*-seed*.json"))]
-    return pd.DataFrame(
-        [
-            {**{key: value for key, value in record.items() if key not in LISTS}, "k": int(k), "accuracy": accuracy}
-            for record in records
-            for k, accuracy in record["accuracy"].items()
-        ]
-    )
+@functools.lru_cache(1)
+def points_of(seed: int, points: str) -> Cohort:
+    return ring_cohort(seed=seed, **json.loads(points))
 
 
-def save_maps(path: Path, maps: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, maps=maps.astype(np.uint8))
+def cohort_of(cell: Cell) -> Cohort:
+    return points_of(cell["seed"], json.dumps(cell["points"]))
+
+
+def train_and_measure(cell: Cell, cohort: Cohort, folder: Path) -> dict[str, Any]:
+    """Trains a strategy and measures it at every number of sensors; "bayes" is the optimal prediction."""
+    train, valid, test = (cohort.split(name) for name in ("train", "valid", cell["split"]))
+    presences = removals(test, cell["counts"], cell["draws"], cell["seed"])
+    world = RingWorld(*_deviations(cell["points"]))
+    if cell["strategy"] == "bayes":
+        optimal = {k: [world.bayes_predictions(test, p) for p in presences[k]] for k in presences}
+        return {"accuracy": {k: accuracies(predicted, test.target) for k, predicted in optimal.items()}}
+    model = fit_cell(cell, train, valid)
+    predicted = {k: [model.predict(test.with_observed(p)) for p in presences[k]] for k in presences}
+    found: dict[str, Any] = {
+        "accuracy": {k: accuracies(predictions, test.target) for k, predictions in predicted.items()},
+        "epochs": len(model.history),
+        "best_epoch": model.experiment["result"]["best_epoch"],
+        "maps": decision_maps(model, world).astype(np.uint8),
+    }
+    if isinstance(model.method, Fills) and model.method.context is not None:
+        found["diversity_kept"], found["diversity"] = diversity(model, test, cell["seed"])
+        found |= {f"last_{k}": float(model.history.iloc[-1][k]) for k in model.history if "effective" in k}
+        found["diversity_by_epoch"] = [float(value) for value in model.history["context_diversity"]]
+    return found
+
+
+def by_count(swept: Swept) -> pd.DataFrame:
+    """One row a seed, strategy and number k of sensors."""
+    rows = [
+        {**row, "k": int(k), "accuracy": accuracy}
+        for row, one in zip(swept.frame("strategy", "seed").to_dict("records"), swept.done)
+        for k, accuracy in one.record["accuracy"].items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def _deviations(points: Mapping[str, Any]) -> tuple[float, float]:
     radius, noise = points.get("radius", "variance"), points.get("noise", "variance")
     return (0.2 if radius == "variance" else 0.04, 0.15 if noise == "variance" else 0.0225)
-
-
-def write(file: Path, record: Mapping[str, Any]) -> None:
-    replace_file(file, lambda path: Path(path).write_text(json.dumps(record, indent=1), encoding="utf-8"))
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
@@ -255,7 +200,7 @@ def differences(frame: pd.DataFrame, one: str, others: Sequence[str]) -> pd.Data
     return pd.DataFrame(rows, columns=["strategies", "k", "seeds", "difference", "low", "high"])
 
 
-def draw(frame: pd.DataFrame, out: Path) -> None:
+def draw(frame: pd.DataFrame, swept: Swept, out: Path) -> None:
     """Figure 2 of the paper, its three parts, and accuracy against the number of sensors; SVG."""
     import matplotlib
 
@@ -271,8 +216,8 @@ def draw(frame: pd.DataFrame, out: Path) -> None:
     axes.legend(fontsize=8)
     figures = {"accuracy": figure}
     figures["2a-correlation"] = draw_correlation(pyplot)
-    figures["2b-diversity"] = draw_diversity(pyplot, out)
-    figures["2c-maps"] = draw_maps(pyplot, out)
+    figures["2b-diversity"] = draw_diversity(pyplot, swept)
+    figures["2c-maps"] = draw_maps(pyplot, swept)
     for name, made in figures.items():
         if made is not None:
             replace_file(out / f"{name}.svg", lambda path, made=made: made.savefig(path, format="svg"))
@@ -291,13 +236,12 @@ def draw_correlation(pyplot: Any) -> Any:
     return figure
 
 
-def draw_diversity(pyplot: Any, out: Path) -> Any:
+def draw_diversity(pyplot: Any, swept: Swept) -> Any:
     """Figure 2b: diversity of the contexts of validation points, epoch by epoch, with and without the stop-gradient."""
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("cf*-seed*.json"))]
     figure, axes = pyplot.subplots(figsize=(5, 3.5), layout="constrained")
     shown = {"cf": ("C0", "with stop-gradient"), "cf, moving weights": ("C3", "without")}
     for name, (colour, label) in shown.items():
-        curves = [r["diversity_by_epoch"] for r in records if r["strategy"] == name and "diversity_by_epoch" in r]
+        curves = [one.record.get("diversity_by_epoch", []) for one in swept.done if one.cell["strategy"] == name]
         for i, curve in enumerate(curves):
             axes.plot(np.arange(1, len(curve) + 1), curve, colour, alpha=0.7, label=None if i else label)
     axes.set(xlabel="epoch", ylabel="context diversity", ylim=(0, None))
@@ -306,24 +250,22 @@ def draw_diversity(pyplot: Any, out: Path) -> Any:
     return figure
 
 
-def draw_maps(pyplot: Any, out: Path) -> Any:
+def draw_maps(pyplot: Any, swept: Swept) -> Any:
     """Figure 2c: decisions over the plane, a row for each strategy and a column for each number of sensors."""
-    files = {}
-    for name in STRATEGIES:
-        found = sorted(out.glob(f"{file_name(name)}-seed*.npz"))
-        if found:
-            files[name] = found[0]
-    if not files:
+    first = min(one.cell["seed"] for one in swept.done)
+    shown = {
+        one.cell["strategy"]: one.arrays["maps"]
+        for one in swept.done
+        if one.cell["seed"] == first and "maps" in one.arrays
+    }
+    if not shown:
         return None
     truth = plane(RingWorld())[1].reshape(MAP_SIDE, MAP_SIDE)
-    size = (2 * len(MAP_COUNTS), 2 * (len(files) + 1))
-    figure, grid = pyplot.subplots(len(files) + 1, len(MAP_COUNTS), figsize=size, layout="constrained", squeeze=False)
+    size = (2 * len(MAP_COUNTS), 2 * (len(shown) + 1))
+    figure, grid = pyplot.subplots(len(shown) + 1, len(MAP_COUNTS), figsize=size, layout="constrained", squeeze=False)
     look = {"cmap": "twilight", "vmin": 0, "vmax": 16, "origin": "lower", "extent": (-1.6, 1.6, -1.6, 1.6)}
-    for row, name in enumerate([*files, "true sector"]):
-        maps = [truth] * len(MAP_COUNTS)
-        if name in files:
-            with np.load(files[name], allow_pickle=False) as stored:
-                maps = stored["maps"]
+    for row, name in enumerate([*shown, "true sector"]):
+        maps = shown.get(name, [truth] * len(MAP_COUNTS))
         for column, k in enumerate(MAP_COUNTS):
             axes = grid[row, column]
             axes.imshow(maps[column], **look)
@@ -332,12 +274,24 @@ def draw_maps(pyplot: Any, out: Path) -> Any:
     return figure
 
 
+def cells(given: Any) -> list[Cell]:
+    """The optimum and every strategy, seed by seed."""
+    training = {"epochs": given.epochs, "schedule": given.schedule, "learning_rate": given.learning_rate}
+    training |= {"warmup": 0.0, "weight_decay": 1e-2, "batch_size": 128, "clip": None, "patience": None}
+    measured = {name: getattr(given, name) for name in ("points", "split", "counts", "draws")}
+    encoders = {sensor: {"name": "linear", "clip": None} for sensor in RingWorld().names}
+    listed = []
+    for seed in given.seeds:
+        listed.append(Cell(f"bayes-seed{seed}", {"strategy": "bayes", "seed": seed, **measured}))
+        for name in given.methods:
+            options = {**STRATEGIES[name], **REMOVALS[given.removal], **given.options}
+            fitted = fit_values("fills", options=options, encoders=encoders, width=32, seed=seed, **training)
+            listed.append(Cell(f"{name}-seed{seed}", {"strategy": name, **measured, **fitted}))
+    return listed
+
+
 def main(words: list[str] | None = None) -> pd.DataFrame:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/ring"))
-    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=100)
+    parser = recipe_parser(__doc__, "runs/ring", methods=list(STRATEGIES), flag="--strategies", epochs=100, draws=10)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--schedule", default="constant", help="of the learning rate: constant or cosine")
     parser.add_argument(
@@ -346,39 +300,21 @@ def main(words: list[str] | None = None) -> pd.DataFrame:
         choices=list(REMOVALS),
         help="of sensors in training: each one with probability one half, or a balanced number of them",
     )
-    parser.add_argument("--draws", type=int, default=10, help="draws of k random sensors for each test point")
     parser.add_argument("--split", default="test", choices=["test", "valid"], help="points to judge by")
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers k of sensors")
     parser.add_argument("--points", type=json.loads, default={}, help="options of the cohort, as JSON")
     parser.add_argument("--options", type=json.loads, default={}, help="further options of the method, as JSON")
     given = parser.parse_args(words)
-    given.out.mkdir(parents=True, exist_ok=True)
-    frame = run(
-        given.out,
-        given.strategies,
-        given.seeds,
-        counts=given.counts,
-        draws=given.draws,
-        split=given.split,
-        points=given.points,
-        options={**REMOVALS[given.removal], **given.options},
-        epochs=given.epochs,
-        schedule=given.schedule,
-        warmup=0.0,
-        learning_rate=given.learning_rate,
-        weight_decay=1e-2,
-        batch_size=128,
-        clip=None,
-        patience=None,
-    )
+    swept = run_cells(cells(given), train_and_measure, given, cohort_of)
+    frame = by_count(swept)
     table = curves(frame)
     gaps = pd.concat(
-        [differences(frame, "cf", given.strategies)]
-        + [differences(frame, "bayes", [name]) for name in given.strategies]  # how far from the optimum
+        [differences(frame, "cf", given.methods)]
+        + [differences(frame, "bayes", [name]) for name in given.methods]  # how far from the optimum
     )
     replace_file(given.out / "curves.csv", lambda path: table.to_csv(path))
     replace_file(given.out / "differences.csv", lambda path: gaps.to_csv(path, index=False))
-    draw(frame, given.out)
+    draw(frame, swept, given.out)
     print(table.to_string(float_format=lambda value: f"{value:.1f}"))
     print(gaps.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
     print(f"The results are in {given.out}")

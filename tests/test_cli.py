@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import json
+import re
 import subprocess
 import sys
+from dataclasses import asdict, fields
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from amodal.cli import main, parse_mechanism
+from amodal.cli import _COMMANDS, main, parse_mechanism
+from amodal.commands import convert_list
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.missingness import MCAR, MNAR, BalancedCounts, FixedCount, Natural, Pattern
 from amodal.schema import Task
+from amodal.settings import TrainingSettings
 
 
 @pytest.fixture
@@ -131,17 +141,32 @@ def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     asked = ["impact", str(run), *common, "--draws", "20", "--missingness", "pattern:a"]
     assert main([*asked, "--out", str(tmp_path / "new" / "v.csv")]) == 0
     printed = capsys.readouterr().out
-    source = "40 most similar of 40 training cases" if method == "fusion" else "drawn by the method itself"
-    assert source in printed.partition("Where to look next")[0]
+    assert "40 most similar of 40 training cases" in printed.partition("Where to look next")[0]
     assert "Where to look next: completions taken from the 40 most similar" in printed
     assert "V, something missing: mean" in printed
     frame = pd.read_csv(tmp_path / "new" / "v.csv")
     assert len(frame) == 40
     assert (frame["observed"] == "a").all()
-    assert frame["variability"].is_monotonic_decreasing
-    assert {"predicted", "plausible", "variability[b]"} <= set(frame)
-    assert set(frame["next"]) == {"b"}  # nothing else is missing
-    assert frame["gain"].min() > -1e-6
+    assert frame["net"].is_monotonic_decreasing
+    assert "those with the largest net gain of the next look first" in printed
+    assert {"predicted", "plausible", "change[b]", "if_last[b]", "gain[b]", "evpi"} <= set(frame)
+    assert set(frame["next"].fillna("")) <= {"b", ""}  # nothing else is missing
+    np.testing.assert_allclose(frame["change[b]"], frame["variability"])
+    assert (frame["gain[b]"] <= frame["evpi"] + 1e-6).all()
+    costs = ["--costs", '{"b": 5.0}', "--worth", "10", "--cohort_budget", "20", "--utility", "accuracy", "--drivers"]
+    assert main([*asked, *costs]) == 0
+    printed = capsys.readouterr().out
+    assert "No price is given for" in printed
+    assert re.search(r"For \d+ of 40 cases that lack something no look pays: look at nothing", printed)
+    assert "A budget of 20 buys" in printed
+    assert "Which present modalities drove the predictions" in printed
+    assert main([*asked, "--costs", '{"b": -5}']) == 2
+    assert "the price of 'b' cannot be used (expected a number of 0 or more, got -5)" in capsys.readouterr().err
+    assert main([*asked, "--costs", '{"b": ']) == 2
+    assert "costs cannot be read (expected JSON, or a file .json" in capsys.readouterr().err
+    if method == "primo":
+        assert main([*asked, "--completions", "own", "--advice_draws", "0"]) == 0
+        assert "drawn by the method itself" in capsys.readouterr().out
     assert main([*asked[:-2], "--out", str(tmp_path / "v.txt")]) == 2
     assert ".csv or .parquet, got v.txt" in capsys.readouterr().err
     assert main([*asked, "--draws", "0"]) == 2
@@ -163,3 +188,109 @@ def test_a_cohort_without_a_validation_split(tmp_path: Path, capsys: pytest.Capt
     assert "unknown split 'valid' (expected one of test, train). To hold a tenth of training back instead: " in (
         capsys.readouterr().err
     )
+
+
+# Settings stand once ------------------------------------------------------------------------------------------------
+
+
+def test_every_training_setting_is_an_argument_of_fit_and_run_with_its_own_default_and_description():
+    for name in ("fit", "run"):
+        taken = signature(_COMMANDS[name]).parameters
+        for setting in fields(TrainingSettings):
+            assert taken[setting.name].default == setting.default
+            assert f"    {setting.name}: " in _COMMANDS[name].__doc__
+
+
+def test_settings_that_only_the_library_had_reach_the_run(cohort: Path, tmp_path: Path):
+    words = ["fit", "fusion", "--data", str(cohort), "--out", str(tmp_path / "run"), "--epochs", "1", "--quiet"]
+    words += ["--schedule", "constant", "--optimiser", "adam", "--warmup", "0", "--batch_size", "null", "--width", "8"]
+    assert main([*words, "--options.dropout", "0.25", "--patience", "null"]) == 0
+    record = json.loads((tmp_path / "run" / "experiment.json").read_text())
+    asked = {"schedule": "constant", "optimiser": "adam", "warmup": 0.0, "batch_size": None, "patience": None}
+    assert {name: record["training"][name] for name in asked} == asked
+    assert record["spec"]["options"]["dropout"] == 0.25
+
+
+def test_a_configuration_file_says_what_the_words_say(cohort: Path, tmp_path: Path):
+    fit = {"method": "fusion", "data": str(cohort), "out": str(tmp_path / "run"), "epochs": 1, "width": 8}
+    fit |= {"schedule": "constant", "options": {"dropout": 0.5}, "quiet": True, "loggers": []}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit))
+    assert main(["fit", "--config", str(tmp_path / "fit.yaml")]) == 0
+    record = json.loads((tmp_path / "run" / "experiment.json").read_text())
+    assert (record["training"]["schedule"], record["spec"]["options"]) == ("constant", {"dropout": 0.5})
+
+
+@pytest.mark.parametrize("by", ["words", "file"])
+def test_run_takes_settings_and_lists(by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list = []
+    monkeypatch.setattr(
+        "amodal.report.comparison.compare_methods",
+        lambda *given, **more: asked.append((given, more)) or SimpleNamespace(failed=()),
+    )
+    words = ["fusion", "mine=boosting", "--data", "digits", "--out", "x", "--seeds", "0,1", "--rates", "0,0.25"]
+    words += ["--epochs", "4", "--references", "mine", "--options", '{"mine": {"steps": 3}}', "--fail_fast"]
+    if by == "file":
+        values = {"methods": ["fusion", "mine=boosting"], "data": "digits", "out": "x", "seeds": [0, 1], "epochs": 4}
+        values |= {"rates": [0, 0.25], "references": ["mine"], "options": {"mine": {"steps": 3}}, "fail_fast": True}
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+        words = ["--config", str(tmp_path / "run.yaml")]
+    assert main(["run", *words]) == 0
+    ((given, more),) = asked
+    assert given == (["fusion", "mine=boosting"], "digits", Path("x"))
+    assert (more["seeds"], more["rates"], more["references"]) == ([0, 1], [0.0, 0.25], ["mine"])
+    assert more["settings"] == {**asdict(TrainingSettings()), "epochs": 4}
+    assert more["options"] == {"mine": {"steps": 3}}
+    assert more["fail_fast"] is True
+    with pytest.raises(ConfigurationError, match=r"seeds cannot be read .expected a list.*got 0,x"):
+        convert_list("seeds", "0,x", int)
+
+
+SOURCES = {
+    "cinc2012": ("cinc2012.cohort.prepare", ["--source"]),
+    "mimic3": ("mimic.multibench.prepare", ["--source"]),
+    "mimic3-cm2": ("mimic.cm2.prepare_mimic3", ["--source"]),
+    "mimic4-cm2": ("mimic.cm2.prepare_mimic4", ["--source", "--cxr"]),
+    "avmnist": ("avmnist.cohort.prepare", ["--mnist", "--fsdd", "--esc50"]),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_preparation_has_a_command_with_the_arguments_of_its_function(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    place, given = SOURCES[name]
+    module, _, function = f"amodal.data.sources.{place}".rpartition(".")
+    prepare, asked = getattr(importlib.import_module(module), function), []
+
+    @functools.wraps(prepare)
+    def fake(*places: object, **more: object) -> Cohort:
+        asked.append((places, more))
+        return Cohort.from_arrays({"a": np.ones((2, 1))}, task=Task("binary", classes=(0, 1)), target=[0, 1])
+
+    monkeypatch.setattr(f"{module}.{function}", fake)
+    values = {word.removeprefix("--"): f"there/{word}" for word in given} | {"out": "here", "seed": 7}
+    values |= {"noise_folds": [1, 2]} if name == "avmnist" else {"fractions": {"train": 0.5, "test": 0.5}}
+    (tmp_path / "prepare.yaml").write_text(yaml.safe_dump(values))
+    assert main(["data", "prepare", name, "--config", str(tmp_path / "prepare.yaml")]) == 0
+    words = [part for word in given for part in (word, f"there/{word}")] + ["--out", "here", "--seed", "7"]
+    words += ["--noise_folds", "[1,2]"] if name == "avmnist" else ["--fractions", '{"train": 0.5, "test": 0.5}']
+    assert main(["data", "prepare", name, *words]) == 0
+    assert asked[0] == asked[1]
+    assert [str(part) for part in asked[0][0]] == [*(f"there/{word}" for word in given), "here"]
+    assert asked[0][1]["seed"] == 7
+    assert "The cohort is here" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", name, "--help"])
+    shown = capsys.readouterr().out
+    for option in signature(prepare).parameters:
+        assert option == "say" or f"--{option}" in shown
+
+
+def test_the_sources_are_listed_and_an_unknown_one_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", "--help"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("table", *SOURCES))
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", "cinc2013"])
+    assert "cinc2012" in capsys.readouterr().err

@@ -13,8 +13,9 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, roc_auc_score
 import amodal
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, UnknownNameError
 from amodal.evaluation import compare, degradation, evaluate, evaluate_patterns
+from amodal.metrics import resample_counts
 from amodal.missingness import MCAR, FixedCount, Pattern, Presence
 from amodal.schema import Task
 
@@ -161,3 +162,70 @@ def test_an_evaluation_in_the_run_s_folder_leaves_the_training_presence(test_row
     (tmp_path / "run" / "test_presence.npz").replace(tmp_path / "run" / "presence.npz")
     with pytest.raises(RunError, match=r"presence.npz is not the presence of the training rows"):
         TrainedModel.load(tmp_path / "run")
+
+
+def in_groups_of_ten(n: int = 200) -> Cohort:
+    """Groups of ten cases that are alike: the same inputs and the same target."""
+    rng = np.random.default_rng(3)
+    y = np.repeat(rng.integers(0, 2, n // 10), 10)
+    values = {name: np.repeat(rng.normal(size=(n // 10, 2)), 10, axis=0) + y[:, None] for name in "abc"}
+    groups = [f"p{i // 10}" for i in range(n)]
+    return Cohort.from_arrays(values, task=Task("binary", classes=(0, 1)), target=y, groups=groups)
+
+
+def test_intervals_are_those_of_the_groups_and_not_of_the_cases(model: TrainedModel):
+    """Ten copies of a patient are one patient: the interval is about as wide as that of one copy each."""
+    cohort = in_groups_of_ten()
+    whole = evaluate(model, cohort, seed=0).intervals["overall"]["accuracy"]
+    once = evaluate(model, cohort.take(np.arange(0, 200, 10)), seed=0).intervals["overall"]["accuracy"]
+    assert once.estimate == pytest.approx(whole.estimate)
+    assert whole.high - whole.low == pytest.approx(once.high - once.low, rel=0.15)
+
+
+def test_the_interval_of_a_pattern_is_that_of_its_own_rows(model: TrainedModel, test_rows: Cohort):
+    result = evaluate(model, test_rows, MCAR(0.4), seed=7, resamples=200)
+    counts = resample_counts(test_rows.groups, 200, np.random.default_rng((7, 3)))
+    labels = result.frame()["pattern"].to_numpy()
+    for pattern in set(labels):
+        rows = np.flatnonzero(labels == pattern)
+        correct = result.predictions[rows].argmax(1) == test_rows.target[rows]
+        drawn = counts[:, rows] @ correct / counts[:, rows].sum(1)
+        expected = np.quantile(drawn, [0.025, 0.975])
+        found = result.intervals[pattern]["accuracy"]
+        np.testing.assert_allclose([found.low, found.high], expected, atol=1e-12)
+
+
+def test_the_table_begins_with_most_modalities_and_the_most_frequent_patterns(model: TrainedModel, test_rows: Cohort):
+    table = evaluate(model, test_rows, MCAR(0.6), seed=1, resamples=20).table().iloc[:-1]
+    assert table["modalities"].tolist() == sorted(table["modalities"], reverse=True)
+    assert table["modalities"].nunique() == 3
+    for _, rows in table.groupby("modalities"):
+        assert rows["n"].tolist() == sorted(rows["n"], reverse=True)
+
+
+def test_classes_in_another_order_are_the_same_classes(model: TrainedModel, test_rows: Cohort):
+    batch = test_rows.batch(np.arange(len(test_rows)))
+    values = {name: value.numpy() for name, value in batch.values.items()}
+    turned = Cohort.from_arrays(values, task=Task("binary", classes=(1, 0)), target=test_rows.target)
+    accuracy = [evaluate(model, c, resamples=20).intervals["overall"]["accuracy"].estimate for c in (test_rows, turned)]
+    assert accuracy[0] == accuracy[1]
+    other = Cohort.from_arrays(values, task=Task("binary", classes=(1, 2)), target=test_rows.target + 1)
+    with pytest.raises(SchemaError, match="the targets have other classes .expected 0, 1, got without 0; with 2"):
+        evaluate(model, other)
+
+
+def test_features_go_by_name_and_units_are_compared():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 200)
+    x = rng.normal(size=(200, 2)) + np.stack([3 * y, 0 * y], 1)
+    task = Task("binary", classes=(0, 1))
+    made_of = {"task": task, "target": y, "features": {"v": ("hr", "temp")}, "units": {"v": ("1/min", "degC")}}
+    model = amodal.fit("fusion", Cohort.from_arrays({"v": x}, **made_of), epochs=5, width=8, device="cpu")
+    expected = model.predict(Cohort.from_arrays({"v": x}, **made_of))
+    turned = {"features": {"v": ("temp", "hr")}, "units": {"v": ("degC", "1/min")}}
+    turned_rows = Cohort.from_arrays({"v": x[:, ::-1].copy()}, **(made_of | turned))
+    np.testing.assert_array_equal(model.predict(turned_rows), expected)
+    with pytest.raises(SchemaError, match="'v' has other features .expected hr, temp, got without temp; with crp"):
+        model.predict(Cohort.from_arrays({"v": x}, **(made_of | {"features": {"v": ("hr", "crp")}})))
+    with pytest.raises(SchemaError, match="feature 'temp' of modality 'v' has other units.*expected degC, got degF"):
+        model.predict(Cohort.from_arrays({"v": x}, **(made_of | {"units": {"v": ("1/min", "degF")}})))

@@ -11,14 +11,16 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from amodal.data_commands import DATA_COMMANDS
+from amodal.commands import command, convert_list, switches
+from amodal.data_commands import DATA_COMMANDS, prepare_commands
 from amodal.errors import AmodalError, ConfigurationError, RunError, UnknownNameError
+from amodal.impact_command import impact_command
 from amodal.prediction_commands import predict_command, serve_command
+from amodal.settings import TrainingSettings
 
 __all__ = ["main", "parse_mechanism"]
 
@@ -46,26 +48,14 @@ def fit_command(
     valid_split: str = "valid",
     missingness: str = "auto",
     valid_missingness: str = "same",
-    redraw: bool = True,
     options: dict[str, Any] | None = None,
     encoders: dict[str, Any] | None = None,
     width: int = 64,
     seed: int = 0,
-    epochs: int = 60,
-    batch_size: int | None = None,
-    learning_rate: float = 2e-3,
-    weight_decay: float = 1e-2,
-    patience: int | None = 12,
-    best_by: Literal["loss", "error"] = "loss",
-    clip: float | None = 1.0,
-    precision: str = "32-true",
-    device: str = "auto",
-    devices: int = 1,
-    nodes: int = 1,
-    workers: int = 0,
     loggers: list[Literal["tensorboard", "mlflow", "wandb"]] | None = None,
     resume: bool = False,
     quiet: bool = False,
+    **settings: Any,
 ) -> None:
     """Train a method on a cohort and write its run folder.
 
@@ -78,23 +68,10 @@ def fit_command(
         missingness: Further removal in training: auto, natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or
             pattern:A+B.
         valid_missingness: Further removal in validation: same, or as above.
-        redraw: Whether the removal is drawn anew every epoch, or once.
-        options: Keyword arguments of the method.
+        options: Keyword arguments of the method; `--options.preset paper` chooses a preset.
         encoders: Encoders by modality.
         width: Width of tokens and pooled vectors.
         seed: Seed of everything.
-        epochs: Passes over the training rows, at most.
-        batch_size: Rows a step; null chooses.
-        learning_rate: Peak learning rate.
-        weight_decay: Weight decay.
-        patience: Epochs without improvement before stopping; null never stops early.
-        best_by: Keep the weights of the lowest validation loss, or of the fewest wrong predictions: loss or error.
-        clip: Largest gradient norm; null does not clip.
-        precision: 32-true, bf16-mixed or 16-mixed.
-        device: auto, cpu or cuda.
-        devices: Processes on each node.
-        nodes: Number of nodes.
-        workers: Loader processes.
         loggers: More loggers beside history.csv.
         resume: Continue a run that was interrupted.
         quiet: No progress bar.
@@ -110,7 +87,6 @@ def fit_command(
         _validation(cohort, valid_split),
         missingness="auto" if missingness == "auto" else parse_mechanism(missingness),
         valid_missingness="same" if valid_missingness == "same" else parse_mechanism(valid_missingness),
-        redraw=redraw,
         options=options,
         encoders=encoders,
         width=width,
@@ -119,18 +95,7 @@ def fit_command(
         resume=resume,
         loggers=tuple(loggers or ()),
         progress=not quiet,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        patience=patience,
-        best_by=best_by,
-        clip=clip,
-        precision=precision,
-        device=device,
-        devices=devices,
-        nodes=nodes,
-        workers=workers,
+        **settings,
     )
     if model.presence is not None:
         print(model.presence.describe())
@@ -138,7 +103,8 @@ def fit_command(
     loss = result["best_valid_loss"]
     print(
         f"{method}: {result['parameters']:,} parameters, {result['epochs']} epochs in {result['seconds']:.0f} s, "
-        f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} in epoch {result['best_epoch']}"
+        f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} "
+        f"in epoch {result['best_epoch'] + 1}"
     )
     print(f"The run is {out}")
 
@@ -172,11 +138,12 @@ def evaluate_command(
     """
     from amodal.evaluation import evaluate as evaluate_model
     from amodal.evaluation import evaluate_patterns
-    from amodal.metrics import HEADLINES
+    from amodal.metrics import metrics_for
 
     model = _trained(run, device)
     cohort = _cohort(data, split)
-    shown = metrics or [name for name in HEADLINES[model.schema.task.kind] if name != "kappa" or model.schema.task.bins]
+    task = model.schema.task
+    shown = metrics or [name for name in task.traits.headlines if name in metrics_for(task.kind, bins=task.bins)]
     if patterns == "all":
         print(_frame(evaluate_patterns(model, cohort, seed=seed, resamples=resamples).table(shown)))
         return
@@ -222,15 +189,15 @@ def run_command(
     out: Path,
     train_missingness: str = "natural",
     test_missingness: str = "natural",
-    rates: str = "",
-    seeds: str = "0",
+    rates: list[float] | float | str = "",
+    seeds: list[int] | int | str = 0,
     options: dict[str, dict[str, Any]] | None = None,
-    settings: dict[str, Any] | None = None,
-    references: str = "",
+    references: list[str] | str = "",
     resamples: int = 1000,
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
     fail_fast: bool = False,
+    **settings: Any,
 ) -> None:
     """Compare methods under exactly equal conditions: train, evaluate, tables and a page; goes on where it stopped.
 
@@ -244,7 +211,6 @@ def run_command(
         rates: Rates of the degradation curve, such as 0,0.25,0.5.
         seeds: Seeds, such as 0,1,2.
         options: Keyword arguments of methods by name.
-        settings: Settings of training, the same for all, such as {"epochs": 30}.
         references: Names of those to compare with, such as boosting,per_pattern; "" takes these two where they are.
         resamples: Number of bootstrap resamples.
         jobs: How many to train at a time.
@@ -259,11 +225,11 @@ def run_command(
         out,
         train_missingness=parse_mechanism(train_missingness),
         test_missingness=parse_mechanism(test_missingness),
-        rates=_numbers("rates", rates, float),
-        seeds=_numbers("seeds", seeds, int),
+        rates=convert_list("rates", rates, float),
+        seeds=convert_list("seeds", seeds, int),
         options=options,
         settings=settings,
-        references=[name for name in references.split(",") if name],
+        references=convert_list("references", references),
         resamples=resamples,
         jobs=jobs,
         where=where,
@@ -274,77 +240,6 @@ def run_command(
             f"{len(results.failed)} of {len(results.failed) + len(results.runs)} models failed",
             hint="The others are on the page; the same call tries the failed ones again.",
         )
-
-
-def _numbers(what: str, text: str, convert: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [convert(word) for word in text.split(",") if word.strip()]
-    except ValueError as error:
-        raise ConfigurationError(f"{what} cannot be read", expected="numbers with commas between", got=text) from error
-
-
-def impact_command(
-    run: Path,
-    *,
-    data: str | None = None,
-    split: str = "test",
-    missingness: str = "natural",
-    draws: int = 500,
-    advice_draws: int = 50,
-    train_split: str = "train",
-    seed: int = 0,
-    out: Path | None = None,
-    device: str = "cpu",
-) -> None:
-    """Say how much what is missing could still change, which labels stay plausible, and where to look next.
-
-    Args:
-        run: Folder of the run.
-        data: A cohort's folder or name; null: the built-in cohort that the run was trained on.
-        split: Split to look at; "" takes all cases.
-        missingness: Further removal: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or pattern:A+B.
-        draws: Plausible completions of each case.
-        advice_draws: Plausible values of each missing modality behind the advice where to look next; 0: no advice.
-        train_split: Split of the same data whose cases lend plausible values: for the advice, and for completions if
-            the method cannot draw any; "": none.
-        seed: Seed of removal and draws.
-        out: File to write, .csv or .parquet, a row a case; null writes none.
-        device: cpu or cuda.
-    """
-    from amodal.files import replace_file
-    from amodal.missingness import Natural
-    from amodal.predictive_impact.model import impact as impact_of
-    from amodal.removal import draw_presence
-
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
-    if advice_draws < 0:  # said before the work, not after
-        raise ConfigurationError("advice_draws is out of range", expected="0 or more", got=advice_draws)
-    model = _trained(run, device)
-    data = _trained_on(model, run) if data is None else data
-    cohort = _cohort(data, split)
-    mechanism = parse_mechanism(missingness)
-    if not isinstance(mechanism, Natural):
-        cohort = cohort.with_observed(draw_presence(mechanism, cohort, seed).observed)
-    train = _lenders(model, data, train_split)
-    result = impact_of(model, cohort, draws=draws, seed=seed, train=train)
-    print(result)
-    frame = result.table()
-    if advice_draws and not result.complete.all():
-        from amodal.predictive_impact.acquisition import advise
-
-        advice = advise(model, cohort, draws=advice_draws, seed=seed, train=train)
-        frame["next"], frame["gain"] = advice.next()
-        gained = "squared error" if model.schema.task.kind == "regression" else "log-likelihood (nats)"
-        print(f"Where to look next: {advice.how}; the gain is in {gained}.")
-    frame = frame.sort_values("variability", ascending=False, kind="stable")
-    columns = ("id", "observed", "predicted", "variability", "plausible", "mass", "next", "gain")
-    print(_frame(frame[[name for name in columns if name in frame]].head(10)))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write = frame.to_csv if out.suffix == ".csv" else frame.to_parquet
-        replace_file(out, lambda path: write(path, index=False))
-        print(f"{len(frame)} cases, those with most to gain first, are in {out}")
 
 
 def methods_command() -> None:
@@ -374,65 +269,16 @@ def cite_command(run: Path) -> None:
 
 
 def parse_mechanism(text: str) -> Any:
-    """Reads a missingness mechanism as the command line writes it.
+    """Reads a missingness mechanism as the command line writes it; see `amodal.missingness.words`."""
+    from amodal.missingness.words import parse_mechanism as parse
 
-    Args:
-        text: "natural", "balanced", "mcar:RATE", "mar:RATE", "mnar:RATE", "count:K" or "pattern:A+B".
-
-    Returns:
-        The mechanism.
-
-    Raises:
-        UnknownNameError: If there is no such mechanism.
-        ConfigurationError: If its argument is missing or not a number.
-
-    Example:
-        >>> parse_mechanism("mcar:0.5").rate
-        0.5
-    """
-    from amodal import missingness
-
-    name, _, argument = text.partition(":")
-    kinds: dict[str, tuple[Callable[..., Any], Callable[[str], Any] | None]] = {
-        "natural": (missingness.Natural, None),
-        "balanced": (missingness.BalancedCounts, None),
-        "mcar": (missingness.MCAR, float),
-        "mar": (missingness.MAR, float),
-        "mnar": (missingness.MNAR, float),
-        "count": (missingness.FixedCount, int),
-        "pattern": (missingness.Pattern, lambda kept: kept.split("+")),
-    }
-    if name not in kinds:
-        raise UnknownNameError("missingness mechanism", name, kinds)
-    kind, convert = kinds[name]
-    if convert is None:
-        return kind()
-    try:
-        return kind(convert(argument))
-    except ValueError as error:
-        if isinstance(error, AmodalError):
-            raise
-        raise ConfigurationError(
-            f"mechanism {name!r} needs an argument", expected=f"{name}:NUMBER", got=repr(text)
-        ) from error
+    return parse(text)
 
 
 def _trained(run: Path, device: str) -> Any:
     from amodal.checkpoint import TrainedModel
 
     return TrainedModel.load(run, device=device)
-
-
-def _trained_on(model: Any, run: Path) -> str:
-    """Name of the built-in cohort that a run was trained on."""
-    from amodal.data import COHORTS
-
-    name = model.experiment.get("data", {}).get("cohort", "")
-    if name not in COHORTS:
-        raise ConfigurationError(
-            f"{run} was trained on {name or 'data without a name'}, which is not built in", hint="Pass --data DIR."
-        )
-    return name
 
 
 def _cohort(data: str, split: str) -> Any:
@@ -454,35 +300,19 @@ def _validation(cohort: Any, split: str) -> Any:
         ) from error
 
 
-def _lenders(model: Any, data: str, train_split: str) -> Any:
-    """The cases that lend plausible values; None where there are none and the method can do without."""
-    from amodal.method import SamplingMethod
-
-    if not train_split:
-        return None
-    try:
-        return _cohort(data, train_split)
-    except UnknownNameError:
-        if isinstance(model.method, SamplingMethod):
-            return None
-        raise
-
-
 def _frame(frame: Any) -> str:
     return frame.to_string(index=False, float_format=lambda value: f"{value:.3f}")
 
 
-_SWITCHES = ("--fail_fast", "--overwrite", "--quick", "--quiet", "--restart", "--resume")
-
 _COMMANDS: dict[str, Any] = {
     "demo": demo_command,
     "data": DATA_COMMANDS,
-    "fit": fit_command,
+    "fit": command(fit_command, TrainingSettings),
     "evaluate": evaluate_command,
     "predict": predict_command,
     "serve": serve_command,
     "impact": impact_command,
-    "run": run_command,
+    "run": command(run_command, TrainingSettings),
     "report": report_command,
     "methods": methods_command,
     "cite": cite_command,
@@ -500,7 +330,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     from jsonargparse import auto_cli
 
-    given = _with_runs(_with_flags(sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    commands: dict[str, Any] = _COMMANDS | {"data": DATA_COMMANDS | {"prepare": prepare_commands(words)}}
+    given = _with_runs(_with_flags(words, switches(commands)))
     if given in (["--version"], ["-V"]):
         from amodal import __version__
 
@@ -510,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         try:
             auto_cli(
-                _COMMANDS,
+                commands,
                 args=given,
                 prog="amodal",
                 description="Learn from several modalities of which some are missing.",
@@ -535,12 +367,12 @@ def _with_runs(words: list[str]) -> list[str]:
     return [words[0], *options, *([json.dumps(runs)] if runs else [])]
 
 
-def _with_flags(words: list[str]) -> list[str]:
+def _with_flags(words: list[str], flags: set[str]) -> list[str]:
     """Lets a switch stand alone: `--resume` is `--resume=true`."""
     result = []
     for i, word in enumerate(words):
         alone = i + 1 == len(words) or words[i + 1].lower() not in ("true", "false", "yes", "no")
-        result.append(f"{word}=true" if word in _SWITCHES and alone else word)
+        result.append(f"{word}=true" if word in flags and alone else word)
     return result
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["DATA_COMMANDS", "describe_cohort", "describe_modalities"]
+from amodal.commands import command
+
+__all__ = ["DATA_COMMANDS", "describe_cohort", "describe_modalities", "prepare_commands"]
 
 
 def data_list_command() -> None:
@@ -18,8 +20,8 @@ def data_list_command() -> None:
 
     for name, function in COHORTS.items():
         print(f"{name:<12} built in   {_first_line(function)}")
-    for name, function in PREPARE.items():
-        print(f"{name:<12} prepare    {_first_line(function)}")
+    for name, (line, _) in PREPARE.items():
+        print(f"{name:<12} prepare    {line}")
 
 
 def prepare_table_command(
@@ -67,125 +69,87 @@ def prepare_table_command(
     print(f"The cohort is {out}")
 
 
-def prepare_cinc2012_command(
-    *,
-    source: Path,
-    out: Path,
-    task: Literal["death", "length_of_stay"] = "death",
-    seed: int = 0,
-    overwrite: bool = False,
-) -> None:
-    """PhysioNet 2012 ICU data: vital signs and laboratory panels over 48 hours, with natural absence.
+def _prepared(out: Path, prepare: Callable[..., Any], *given: Any, **more: Any) -> None:
+    """Prepares a cohort and says what it holds."""
+    cohort = prepare(*given, out, **more)
+    print(describe_cohort(cohort))
+    print(f"The cohort is {out}")
 
-    Args:
-        source: Folder or archive in the layout of PhysioNet (sets a, b, c alike), outcomes files included or beside it.
-        out: Folder of the cohort.
-        task: What is predicted.
-        seed: Seed of the split.
-        overwrite: Replace a cohort that is there.
-    """
+
+def _cinc2012() -> Callable[..., Any]:
     from amodal.data.sources.cinc2012.cohort import prepare
 
-    cohort = prepare(source, out, task=task, seed=seed, overwrite=overwrite)
-    print(describe_cohort(cohort))
-    print(f"The cohort is {out}")
+    def prepare_cinc2012(*, source: Path, out: Path, **more: Any) -> None:
+        """PhysioNet 2012 ICU data: vital signs and laboratory panels over 48 hours, with natural absence."""
+        _prepared(out, prepare, source, **more)
+
+    return command(prepare_cinc2012, prepare)
 
 
-def prepare_avmnist_command(
-    *,
-    out: Path,
-    mnist: Path | None = None,
-    fsdd: Path | None = None,
-    esc50: Path | None = None,
-    multibench: Path | None = None,
-    energy: float = 0.25,
-    components: int | None = None,
-    noise_power: float = 1.5,
-    noise_folds: list[int] | int | None = None,
-    valid_sounds: Literal["own", "shared"] = "own",
-    limit: int | None = None,
-    seed: int = 0,
-    workers: int = 2,
-    overwrite: bool = False,
-) -> None:
-    """AV-MNIST: degraded written digits, each with a spoken digit in noise.
-
-    Args:
-        out: Folder of the cohort.
-        mnist: Folder of MNIST's four files.
-        fsdd: FSDD's folder, or an archive of it.
-        esc50: ESC-50's folder, or a folder with archives of it.
-        multibench: Folder of MultiBench's own files, instead of the three above.
-        energy: Share of the images' variance after which no further principal component is kept.
-        components: Number of principal components kept instead.
-        noise_power: Factor on the noise; 0: clean speech.
-        noise_folds: Folds of ESC-50 to choose noises from, like 1 or [1,2]; null: all five. Each must be complete.
-        valid_sounds: Whether validation has recordings of its own, or shares those of training.
-        limit: Rows of each split, at most.
-        seed: Seed of the choice of noises.
-        workers: Threads.
-        overwrite: Replace a cohort that is there.
-    """
-    from amodal.data.sources.avmnist.cohort import prepare, read_multibench
-    from amodal.data.sources.avmnist.recordings import FOLDS
-    from amodal.errors import ConfigurationError
-
-    folds = FOLDS if noise_folds is None else [noise_folds] if isinstance(noise_folds, int) else noise_folds
-    if multibench is not None:
-        cohort = read_multibench(multibench, out, overwrite=overwrite)
-    elif mnist is None or fsdd is None or esc50 is None:
-        upstream = {"--mnist": mnist, "--fsdd": fsdd, "--esc50": esc50}
-        lacking = ", ".join(name for name, folder in upstream.items() if folder is None)
-        raise ConfigurationError(f"avmnist also needs {lacking}", hint="Or give --multibench alone.")
-    else:
-        cohort = prepare(
-            mnist,
-            fsdd,
-            esc50,
-            out,
-            energy=energy,
-            components=components,
-            noise_power=noise_power,
-            noise_folds=folds,
-            valid_sounds=valid_sounds,
-            limit=limit,
-            seed=seed,
-            workers=workers,
-            overwrite=overwrite,
-            say=print,
-        )
-    print(describe_cohort(cohort))
-    print(f"The cohort is {out}")
-
-
-def prepare_mimic3_command(
-    *,
-    source: Path,
-    out: Path,
-    task: str = "mortality",
-    split: Literal["stratified", "multibench"] = "stratified",
-    zero_unmeasured: bool = False,
-    seed: int = 0,
-    overwrite: bool = False,
-) -> None:
-    """MIMIC-III in MultiBench's form: five static features and 24 hours of twelve variables.
-
-    Args:
-        source: Folder of MIMIC-III's tables, or MultiBench's im.pk, of which only arrays are read.
-        out: Folder of the cohort.
-        task: mortality, or icd9_0 to icd9_20 (1: neoplasms, 7: respiratory).
-        split: By label, or as MultiBench's loader splits.
-        zero_unmeasured: Variables that were never measured are 0, as in MultiBench's loader.
-        seed: Seed of the split by label.
-        overwrite: Replace a cohort that is there.
-    """
+def _mimic3() -> Callable[..., Any]:
     from amodal.data.sources.mimic.multibench import prepare
 
-    cohort = prepare(
-        source, out, task=task, split=split, zero_unmeasured=zero_unmeasured, seed=seed, overwrite=overwrite
-    )
-    print(describe_cohort(cohort))
-    print(f"The cohort is {out}")
+    def prepare_mimic3(*, source: Path, out: Path, **more: Any) -> None:
+        """MIMIC-III in MultiBench's form: five static features and 24 hours of twelve variables."""
+        _prepared(out, prepare, source, **more)
+
+    return command(prepare_mimic3, prepare)
+
+
+def _mimic3_cm2() -> Callable[..., Any]:
+    from amodal.data.sources.mimic.cm2 import prepare_mimic3 as prepare
+
+    def prepare_mimic3(*, source: Path, out: Path, **more: Any) -> None:
+        """MIMIC-III in CM2's form: 48 hours of vital signs in bins, and notes."""
+        _prepared(out, prepare, source, **more)
+
+    return command(prepare_mimic3, prepare)
+
+
+def _mimic4_cm2() -> Callable[..., Any]:
+    from amodal.data.sources.mimic.cm2 import prepare_mimic4 as prepare
+
+    def prepare_mimic4(*, source: Path, cxr: Path, out: Path, **more: Any) -> None:
+        """MIMIC-IV in CM2's form: 48 hours of vital signs in bins, chest images, and reports where they are given."""
+        _prepared(out, prepare, source, cxr, **more)
+
+    return command(prepare_mimic4, prepare)
+
+
+def _avmnist() -> Callable[..., Any]:
+    from amodal.data.sources.avmnist.cohort import prepare, read_multibench
+    from amodal.errors import ConfigurationError
+
+    def prepare_avmnist(
+        *,
+        out: Path,
+        mnist: Path | None = None,
+        fsdd: Path | None = None,
+        esc50: Path | None = None,
+        multibench: Path | None = None,
+        noise_folds: list[int] | int | None = None,
+        workers: int = 2,
+        overwrite: bool = False,
+        **more: Any,
+    ) -> None:
+        """AV-MNIST: degraded written digits, each with a spoken digit in noise.
+
+        Args:
+            multibench: Folder of MultiBench's own files, instead of the three others.
+            noise_folds: Folds of ESC-50 to choose noises from, like 1 or [1,2]; null: all five. Each must be complete.
+        """
+        if multibench is not None:
+            _prepared(out, read_multibench, multibench, overwrite=overwrite)
+            return
+        upstream = {"--mnist": mnist, "--fsdd": fsdd, "--esc50": esc50}
+        lacking = ", ".join(name for name, folder in upstream.items() if folder is None)
+        if lacking:
+            raise ConfigurationError(f"avmnist also needs {lacking}", hint="Or give --multibench alone.")
+        if noise_folds is not None:
+            more["noise_folds"] = [noise_folds] if isinstance(noise_folds, int) else noise_folds
+        _prepared(out, prepare, mnist, fsdd, esc50, workers=workers, overwrite=overwrite, say=print, **more)
+
+    return command(prepare_avmnist, prepare, without=("say",))
 
 
 def data_schema_command(
@@ -248,6 +212,7 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
             f"  {f.modality}.{f.name}: {f.low:g} … {f.quantiles[1]:g} … {f.high:g} {f.units}, "
             f"measured in {f.measured:.0%} of the cases that have {f.modality}"
         )
+    _print_preparation((cohort.source or {}).get("preparation", {}))
     print("suspicious:" if found.suspicions else "nothing looks suspicious")
     for suspicion in found.suspicions:
         print(f"  {suspicion.where}: {suspicion.detail}")
@@ -257,12 +222,20 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
         print(f"The page is {write_cohort_page(cohort, out, found)}")
 
 
+def _print_preparation(record: dict[str, Any]) -> None:
+    """How the tables of a cohort were read, and what was left out."""
+    for line in record.get("taken", []):
+        print(f"read: {line}")
+    for what, count in sorted(record.get("counts", {}).items(), key=lambda pair: -pair[1]):
+        print(f"counted: {count:,} {what} ({', '.join(record['first'].get(what, []))})")
+
+
 def describe_cohort(cohort: Any) -> str:
     """What a cohort holds, in lines: sizes, splits, target, presence."""
     import numpy as np
 
     from amodal.missingness import Natural
-    from amodal.removal import draw_presence
+    from amodal.presence import draw_presence
 
     task = cohort.schema.task
     lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]
@@ -272,11 +245,18 @@ def describe_cohort(cohort: Any) -> str:
         sizes = np.bincount(cohort.target, minlength=task.n_outputs)
         shares = ", ".join(f"{c} {n:,} ({n / len(cohort):.1%})" for c, n in zip(task.classes, sizes))
         lines.append(f"{task.name} ({task.kind}): {shares}")
-    elif cohort.target is not None and task.kind == "regression":
+    elif cohort.target is not None and task.traits.one_value:
         low, middle, high = np.quantile(cohort.target, [0.05, 0.5, 0.95])
         lines.append(
             f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"
         )
+    elif cohort.target is not None:
+        known = ~np.isnan(cohort.target)
+        shares = [
+            f"{c} {int((cohort.target[:, k] == 1).sum()):,} of {int(known[:, k].sum()):,} known"
+            for k, c in enumerate(task.classes)
+        ]
+        lines.append(f"{task.name} ({task.kind}): {', '.join(shares)}")
     else:
         lines.append(f"{task.name} ({task.kind})")
     lines += describe_modalities(cohort)
@@ -288,7 +268,7 @@ def describe_modalities(cohort: Any) -> list[str]:
     """What each modality was taken for, a line each."""
     from amodal.data.table import TableSchema
 
-    record = cohort.source.get("table")
+    record = (cohort.source or {}).get("table")
     taken = {source.name: source.taken_for() for source in TableSchema.from_json(record).sources} if record else {}
     lines = []
     for m in cohort.schema.modalities:
@@ -302,18 +282,43 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip().partition("\n")[0]
 
 
-PREPARE: dict[str, Any] = {
-    "table": prepare_table_command,
-    "avmnist": prepare_avmnist_command,
-    "cinc2012": prepare_cinc2012_command,
-    "mimic3": prepare_mimic3_command,
+def _table() -> Callable[..., Any]:
+    return prepare_table_command
+
+
+PREPARE: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
+    "table": ("a user's own table and the files that it names", _table),
+    "avmnist": ("AV-MNIST: written digits, each with a spoken digit in noise", _avmnist),
+    "cinc2012": ("PhysioNet 2012 ICU data: vital signs and laboratory panels", _cinc2012),
+    "mimic3": ("MIMIC-III in MultiBench's form", _mimic3),
+    "mimic3-cm2": ("MIMIC-III in CM2's form: vital signs and notes", _mimic3_cm2),
+    "mimic4-cm2": ("MIMIC-IV in CM2's form: vital signs, chest images and reports", _mimic4_cm2),
 }
-"""How each source is prepared, by name."""
+"""What each source is, and its command, made when it is asked for: the code of a source imports heavy packages."""
+
+
+def prepare_commands(words: list[str]) -> dict[str, Callable[..., Any]]:
+    """The subcommands of `amodal data prepare`; where other words stand, only their names and what they are.
+
+    Args:
+        words: The command line after `amodal`.
+    """
+    if words[:2] == ["data", "prepare"] and words[2:3] and words[2] in PREPARE:
+        return {name: PREPARE[name][1]() if name == words[2] else _named(line) for name, (line, _) in PREPARE.items()}
+    return {name: _named(line) for name, (line, _) in PREPARE.items()}
+
+
+def _named(line: str) -> Callable[..., Any]:
+    def prepare() -> None: ...
+
+    prepare.__doc__ = f"{line[0].upper()}{line[1:]}."
+    return prepare
+
 
 DATA_COMMANDS: dict[str, Any] = {
     "list": data_list_command,
     "schema": data_schema_command,
-    "prepare": PREPARE,
+    "prepare": prepare_commands([]),
     "describe": data_describe_command,
 }
 """The subcommands of `amodal data`."""

@@ -15,8 +15,9 @@ from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.files import replace_file, write_json
 from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
+from amodal.metrics.resampling import too_few_groups
 from amodal.missingness import MCAR, Mechanism, Natural, Presence, all_patterns, pattern_codes, pattern_label
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 from amodal.schema import Task
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class Evaluation:
 
         Returns:
             Columns: pattern, modalities (how many are present), n, and for each metric its value, `<metric>_low` and
-            `<metric>_high` (the 95 % interval; NaN where it is not defined).
+            `<metric>_high` (the 95 % interval; NaN where it is not defined: fewer than ten groups, or all resamples
+            agree); `<metric>_over` where a mean does not run over all labels everywhere.
         """
         return _table(self.intervals, self.counts, self.presence.names, metrics)
 
@@ -110,13 +112,8 @@ class Evaluation:
         values = self.predictions if self.predictions.ndim == 2 else self.predictions[:, None]
         for i, column in enumerate(columns):
             frame[column] = values[:, i]
-        if self.task.kind == "multilabel":
-            for i, name in enumerate(self.task.classes):
-                frame[f"target_{name}"] = self.target[:, i]
-        elif self.task.is_classification:
-            frame["target"] = np.asarray([str(c) for c in self.task.classes])[self.target]
-        else:
-            frame["target"] = self.target
+        for column, part in self.task.traits.target_columns(self.target, self.task.classes).items():
+            frame[column] = part
         return frame
 
 
@@ -261,17 +258,16 @@ def evaluate_patterns(
         predicted = model.predict(cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape)))
         label = pattern_label(int(pattern_codes(pattern[None])[0]), names)
         row = {
-            name: (metric(predicted, target), metric(predicted, target, weight=counts))
+            name: (metric(predicted, target), (metric.deviation or metric)(predicted, target, weight=counts))
             for name, metric in chosen.items()
         }
-        intervals[label] = {name: Interval.from_values(float(value), draws) for name, (value, draws) in row.items()}
+        intervals[label] = {name: _interval(metric, predicted, target, counts) for name, metric in chosen.items()}
         predictions.append(predicted)
         values.append(row)
+    few = too_few_groups(counts)
     intervals["mean"] = {
-        name: Interval.from_values(
-            float(np.mean([row[name][0] for row in values])), np.mean([row[name][1] for row in values], axis=0)
-        )
-        for name in chosen
+        name: _mean_interval(metric, *(np.stack([row[name][i] for row in values]) for i in (0, 1)), few)
+        for name, metric in chosen.items()
     }
     return PatternEvaluation(
         task=model.schema.task,
@@ -373,7 +369,7 @@ def compare(
 
 def prediction_columns(task: Task) -> list[str]:
     """Names of a prediction's columns in files: `p_<class>` for probabilities, `prediction` for a regression."""
-    return ["prediction"] if task.kind == "regression" else [f"p_{name}" for name in task.classes]
+    return task.traits.prediction_columns(task.classes)
 
 
 def _checked(model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None) -> tuple[NDArray, dict[str, Metric]]:
@@ -399,6 +395,14 @@ def _interval(metric: Metric, predictions: NDArray, target: NDArray, counts: NDA
     from amodal.metrics import bootstrap
 
     return bootstrap(metric, predictions, target, counts=counts)
+
+
+def _mean_interval(metric: Metric, values: NDArray, drawn: NDArray, problem: str | None) -> Interval:
+    """The mean over patterns, (P,), and its interval from values (or deviations) on common resamples, (P, R)."""
+    estimate, drawn = float(values.mean()), drawn.mean(axis=0) if problem is None else np.full(drawn.shape[1], np.nan)
+    if metric.deviation is not None:
+        return Interval.from_deviations(estimate, drawn, bounds=metric.bounds, reason=problem)
+    return Interval.from_values(estimate, drawn, reason=problem)
 
 
 def _labels(presence: Presence) -> NDArray[np.str_]:
@@ -427,6 +431,8 @@ def _table(
             if name not in row:
                 raise UnknownNameError("evaluated metric", name, row)
             record |= {name: row[name].estimate, f"{name}_low": row[name].low, f"{name}_high": row[name].high}
+            if any(other[name].note for other in intervals.values()):
+                record[f"{name}_over"] = row[name].note or "all"
         rows.append(record)
     return pd.DataFrame(rows)
 
@@ -434,5 +440,5 @@ def _table(
 def _interval_json(interval: Interval) -> dict[str, float | str | None]:
     values = {"value": interval.estimate, "low": interval.low, "high": interval.high}
     return {k: None if np.isnan(v) else v for k, v in values.items()} | (
-        {"reason": interval.reason} if interval.reason else {}
+        {key: text for key in ("reason", "note") if (text := getattr(interval, key))}
     )

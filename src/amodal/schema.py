@@ -8,14 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 from amodal.errors import SchemaError, UnknownNameError
-from amodal.kinds import ModalityKind, modality_kind
+from amodal.kinds import ModalityKind, TaskKind, modality_kind, task_kind
 
-__all__ = ["Modality", "Schema", "Task", "TaskKind", "check_schema", "class_order", "feature_order", "put_in_order"]
+__all__ = ["Modality", "Schema", "Task", "check_schema", "class_order", "feature_order", "put_in_order"]
 
-TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
 
 
@@ -97,7 +96,7 @@ class Task:
     """What is predicted.
 
     Args:
-        kind: "binary", "multiclass", "multilabel" or "regression".
+        kind: A name of `amodal.kinds.TASK_KINDS`: "binary", "multiclass", "multilabel" or "regression".
         name: The target's name.
         classes: Labels of the classes (binary: two, the second is the positive one; multiclass: C; multilabel: K).
             Labels are strings, integers or booleans; targets are their positions.
@@ -113,30 +112,30 @@ class Task:
         2
     """
 
-    kind: TaskKind
+    kind: str
     name: str = "target"
     classes: tuple[str | int | bool, ...] = ()
     units: str = ""
     bins: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(TaskKind):
-            raise UnknownNameError("kind of task", self.kind, get_args(TaskKind))
+        traits = task_kind(self.kind)
         object.__setattr__(self, "classes", tuple(_plain_label(label) for label in self.classes))
         object.__setattr__(self, "bins", tuple(float(edge) for edge in self.bins))
         n = len(self.classes)
-        fits = {"binary": n == 2, "multiclass": n >= 2, "multilabel": n >= 1, "regression": n == 0}[self.kind]
-        if not fits or len(set(self.classes)) != n:
+        if not traits.takes_classes(n) or len(set(self.classes)) != n:
             raise SchemaError(
                 f"the classes do not fit a {self.kind} task",
-                expected={"binary": "two", "multiclass": "two or more", "multilabel": "one or more"}.get(
-                    self.kind, "no"
-                )
-                + " distinct classes",
+                expected=f"{traits.n_classes} distinct classes",
                 got=self.classes,
             )
-        if self.bins and (self.kind != "regression" or not _increase(self.bins)):
+        if self.bins and (not traits.one_value or not _increase(self.bins)):
             raise SchemaError("bins are the increasing inner edges of a regression target", got=self.bins)
+
+    @property
+    def traits(self) -> TaskKind:
+        """Everything that depends on its kind."""
+        return task_kind(self.kind)
 
     @property
     def n_outputs(self) -> int:
@@ -146,7 +145,7 @@ class Task:
     @property
     def is_classification(self) -> bool:
         """Whether exactly one class is true for each sample."""
-        return self.kind in ("binary", "multiclass")
+        return self.traits.one_class
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

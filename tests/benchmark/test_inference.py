@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from amodal.benchmark.inference import adjust_p_values, resample_seeds
-from amodal.metrics import resample_counts
+from amodal.benchmark.inference import resample_seeds
+from amodal.metrics import adjust_p_values, paired_bootstrap_p_value, resample_counts
 
 
 def test_the_part_of_the_seeds_in_the_variance_is_that_of_a_mean():
@@ -54,3 +54,19 @@ def test_what_is_the_same_is_counted_once_and_the_scale_does_not_matter():
 def test_what_is_not_defined_is_left_out_and_no_spread_is_no_doubt():
     drawn = np.stack([np.full(99, np.nan), np.full(99, 0.5), np.zeros(99)])
     np.testing.assert_allclose(adjust_p_values([np.nan, 0.5, 0.0], drawn), [np.nan, 0.01, 1.0])
+
+
+def test_an_adjusted_p_value_is_never_below_its_own():
+    """Whatever the estimates, their dependence, ties and what is undefined."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        k, r = int(rng.integers(1, 7)), 199
+        noise = rng.normal(size=(k, r)) + rng.normal(size=r) * rng.uniform(0, 3)
+        estimates = rng.normal(0, 2, k) * (rng.random(k) < 0.8)
+        drawn = estimates[:, None] + noise
+        if seed % 3 == 1:
+            estimates, drawn = estimates.round(1), drawn.round(1)
+        if seed % 3 == 2:
+            drawn[rng.random(drawn.shape) < 0.3] = np.nan
+        single = [paired_bootstrap_p_value(e, d) for e, d in zip(estimates, drawn)]
+        assert (adjust_p_values(estimates, drawn) >= single).all()

@@ -134,9 +134,9 @@ def test_folders_have_names_that_are_safe(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_find_the_same(tmp_path, computed):
-    here = sweep(numbers(1, 2, 3), tmp_path / "here", doubled, data=made())
-    there = sweep(numbers(1, 2, 3), tmp_path / "there", doubled, data=made(), jobs=2)
+def test_processes_find_the_same(tmp_path):
+    cells = numbers(1, 3, 4)
+    here, there = (sweep(cells, tmp_path / str(jobs), mean_of, data=made(), jobs=jobs) for jobs in (1, 2))
     assert [one.record for one in here.done] == [one.record for one in there.done]
     with pytest.warns(UserWarning, match="1 of 3 cells failed"):
         assert len(sweep(numbers(1, 2, 3), tmp_path / "failing", failing, jobs=2).done) == 2

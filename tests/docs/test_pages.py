@@ -16,7 +16,17 @@ from amodal.method import SamplingMethod
 from amodal.methods import METHODS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["absence", "clinical_series", "copulas", "extending", "impact", "index", "missingness", "start"]
+PAGES = [
+    "absence",
+    "clinical_series",
+    "copulas",
+    "extending",
+    "impact",
+    "index",
+    "missingness",
+    "start",
+    "methods/index",
+]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
 
 

@@ -9,6 +9,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.metrics import (
+    METRICS,
     bootstrap,
     brier_score,
     expected_calibration_error,
@@ -106,15 +107,20 @@ def test_a_calibrated_model_has_the_error_that_the_docstring_states():
     assert np.mean(errors) == pytest.approx(predicted, rel=0.03)
 
 
-def test_the_percentile_interval_of_the_calibration_error_lies_too_high():
-    """A known weakness, stated in the docstring: in about a quarter of samples the estimate is below its interval."""
-    rng, counts = np.random.default_rng(5), resample_counts(1000, 300, np.random.default_rng(6))
-    below = 0
-    for _ in range(150):
-        p = rng.random(1000)
-        interval = bootstrap(expected_calibration_error, p, (rng.random(1000) < p).astype(int), counts=counts)
-        below += interval.estimate < interval.low
-    assert 0.15 < below / 150 < 0.4
+@pytest.mark.parametrize("shift", [0.0, 0.1], ids=["calibrated", "off by 0.1"])
+def test_the_interval_of_the_calibration_error_covers_and_holds_its_estimate(shift):
+    rng, counts = np.random.default_rng(5), resample_counts(500, 200, np.random.default_rng(6))
+    covered, plain, debiased = 0, [], []
+    for _ in range(60):
+        p = rng.uniform(0.02, 0.88, 500)
+        y = (rng.random(500) < p + shift).astype(int)
+        interval = bootstrap(METRICS["ece"], p, y, counts=counts)
+        assert interval.low <= interval.estimate <= interval.high
+        covered += interval.low <= shift <= interval.high
+        plain.append(expected_calibration_error(p, y))
+        debiased.append(interval.estimate)
+    assert covered >= 55
+    assert abs(np.mean(debiased) - shift) < 0.7 * abs(np.mean(plain) - shift) + 0.01
 
 
 @pytest.mark.parametrize(("binning", "strategy"), [("width", "uniform"), ("mass", "quantile")])

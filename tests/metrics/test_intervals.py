@@ -67,7 +67,7 @@ def test_paired_difference_equals_scipy_draw_for_draw():
     )
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), rel=1e-12)
     values = theirs.bootstrap_distribution
-    assert ours.p_value == pytest.approx(2 * (1 + min((values <= 0).sum(), (values >= 0).sum())) / 301)
+    assert ours.p_value == pytest.approx((1 + (np.abs(values - ours.estimate) >= abs(ours.estimate)).sum()) / 301)
 
 
 def test_coverage():
@@ -150,11 +150,13 @@ def test_resamples_without_a_class_are_left_out_and_counted():
     p, y = np.linspace(0, 1, 8), np.array([0] * 7 + [1])
     counts = resample_counts(8, 2000, np.random.default_rng(13))
     without = int((counts[:, 7] == 0).sum() + (counts[:, :7].sum(1) == 0).sum())
-    interval = bootstrap(METRICS["auroc"], p, y, counts=counts)
-    assert interval == Interval(1.0, 1.0, 1.0, 2000, without)
+    interval = bootstrap(METRICS["auroc"], p, y, counts=counts, fewest=8)
+    assert (interval.estimate, interval.resamples, interval.undefined) == (1.0, 2000, without)
+    assert np.isnan([interval.low, interval.high]).all()
+    assert interval.reason == "All resamples agree."
     assert 0.3 < without / 2000 < 0.4  # (7/8)^8 = 0.34
-    difference = paired_difference(METRICS["auroc"], p, 1 - p, y, counts=counts)
-    assert difference == Difference(1.0, 1.0, 1.0, 2 / (2001 - without), 2000, without)
+    difference = paired_difference(METRICS["auroc"], p, 1 - p, y, counts=counts, fewest=8)
+    assert difference == Difference(1.0, 1.0, 1.0, 1 / (2001 - without), 2000, without)
 
 
 def test_what_is_undefined_says_why():
@@ -177,7 +179,7 @@ def test_one_group_gives_an_estimate_without_interval():
         interval = bootstrap(accuracy, [0.9, 0.9, 0.1, 0.9], [1, 1, 1, 1], **options)
         assert interval.estimate == 0.75
         assert np.isnan([interval.low, interval.high]).all()
-        assert interval.reason == "An interval needs at least two groups."
+        assert interval.reason == "An interval needs at least 10 groups, and there are 1."
     single = paired_difference(accuracy, [0.9], [0.1], [1], generator=np.random.default_rng(0))
     assert single.estimate == 1
     assert np.isnan([single.low, single.p_value]).all()
@@ -186,7 +188,7 @@ def test_one_group_gives_an_estimate_without_interval():
 def test_two_groups_are_two_even_where_a_resample_holds_both_once(monkeypatch):
     monkeypatch.setattr(intervals, "_CELLS", 1)  # every resample in a block of its own
     seed = next(s for s in range(20) if (resample_counts(2, 30, np.random.default_rng(s))[-1] == 1).all())
-    interval = bootstrap(accuracy, [0.9, 0.1], [1, 1], resamples=30, generator=np.random.default_rng(seed))
+    interval = bootstrap(accuracy, [0.9, 0.1], [1, 1], resamples=30, generator=np.random.default_rng(seed), fewest=2)
     assert (interval.low, interval.high, interval.reason) == (0, 1, None)
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from amodal.errors import ConfigurationError, UnknownNameError
-from amodal.metrics import HEADLINES, METRICS, bootstrap, metrics_for, resample_counts
+from amodal.kinds import TASK_KINDS
+from amodal.metrics import METRICS, bootstrap, metrics_for, resample_counts
 
 BINS = (-1.0, 0.0, 1.0)
-CASES = [(kind, name) for kind in HEADLINES for name in metrics_for(kind, bins=BINS if kind == "regression" else ())]
+CASES = [(kind, name) for kind in TASK_KINDS for name in metrics_for(kind, bins=BINS if kind == "regression" else ())]
 
 
 def made(kind, noise, n=400):
@@ -69,7 +70,7 @@ def test_every_metric_is_undefined_without_cases_and_says_so(kind, name):
 
 def test_names_and_headlines():
     assert all(name == metric.name for name, metric in METRICS.items())
-    for kind, names in HEADLINES.items():
+    for kind, names in ((name, traits.headlines) for name, traits in TASK_KINDS.items()):
         bins = BINS if kind == "regression" else ()
         assert tuple(metrics_for(kind, bins=bins))[: len(names)] == names
     assert {name for _, name in CASES} == set(METRICS)

@@ -9,22 +9,23 @@ from amodal.metrics import accuracy, paired_bootstrap_p_value, resample_counts, 
 
 
 def test_p_value_by_hand():
-    assert paired_bootstrap_p_value(np.full(999, 0.1)) == pytest.approx(2 / 1000)
-    assert paired_bootstrap_p_value(np.r_[np.full(979, 0.1), np.full(20, -0.1)]) == pytest.approx(2 * 21 / 1000)
-    assert paired_bootstrap_p_value(np.r_[np.full(20, 0.1), np.full(979, -0.1)]) == pytest.approx(2 * 21 / 1000)
-    assert paired_bootstrap_p_value(np.zeros(50)) == 1
-    assert paired_bootstrap_p_value([np.nan, 1.0, np.nan]) == 1.0
-    assert np.isnan(paired_bootstrap_p_value([np.nan]))
-    assert np.isnan(paired_bootstrap_p_value([]))
+    assert paired_bootstrap_p_value(0.1, np.full(999, 0.1)) == pytest.approx(1 / 1000)
+    for sign in (1, -1):  # 20 of 999 resamples are as far from the estimate as it is from zero
+        values = sign * np.r_[np.full(979, 0.1), np.full(12, -0.1), np.full(8, 0.2)]
+        assert paired_bootstrap_p_value(sign * 0.1, values) == pytest.approx(21 / 1000)
+    assert paired_bootstrap_p_value(0.0, np.zeros(50)) == 1
+    assert paired_bootstrap_p_value(1.0, [np.nan, 1.0, np.nan]) == 0.5
+    assert np.isnan(paired_bootstrap_p_value(0.0, [np.nan]))
+    assert np.isnan(paired_bootstrap_p_value(0.0, []))
 
 
-def test_p_value_inverts_the_interval():
+def test_p_value_and_interval_agree_where_the_resamples_are_symmetric():
     rng = np.random.default_rng(0)
     for shift in np.linspace(0, 4, 60):
         values = rng.normal(shift, 1, 1000)
         low, high = np.quantile(values, [0.025, 0.975])
-        p = paired_bootstrap_p_value(values)
-        if not 0.046 < p < 0.054:
+        p = paired_bootstrap_p_value(shift, values)
+        if not 0.03 < p < 0.08:
             assert (p < 0.05) == (low > 0 or high < 0)
 
 
@@ -54,7 +55,8 @@ def test_the_t_test_is_made_significant_by_resampling_more():
     for resamples in (400, 40_000):
         counts, others = (resample_counts(300, resamples, rng) for _ in range(2))
         t.append(two_sample_bootstrap_t_test(accuracy(a, target, weight=counts), accuracy(b, target, weight=others)))
-        p.append(paired_bootstrap_p_value(accuracy(a, target, weight=counts) - accuracy(b, target, weight=counts)))
+        drawn = accuracy(a, target, weight=counts) - accuracy(b, target, weight=counts)
+        p.append(paired_bootstrap_p_value(accuracy(a, target) - accuracy(b, target), drawn))
     assert t[1].statistic / t[0].statistic == pytest.approx(10, rel=0.5)
     assert t[1].p_value < 1e-3 * t[0].p_value
     assert p[1] == pytest.approx(p[0], abs=0.08)
@@ -71,14 +73,15 @@ def test_only_the_paired_p_value_keeps_its_level():
         target, hard = rng.integers(0, 2, n), rng.random(n)
         a, b = (np.where(0.5 * rng.random(n) + 0.5 * hard < 0.7, target, 1 - target).astype(float) for _ in range(2))
         value_a, value_b = accuracy(a, target, weight=counts), accuracy(b, target, weight=counts)
-        paired[trial] = paired_bootstrap_p_value(value_a - value_b)
+        paired[trial] = paired_bootstrap_p_value(accuracy(a, target) - accuracy(b, target), value_a - value_b)
         unpaired[trial] = two_sample_bootstrap_t_test(value_a, accuracy(b, target, weight=others)).p_value
     assert 0.02 <= (paired < 0.05).mean() <= 0.09
     assert (unpaired < 0.05).mean() > 0.8
 
 
 @pytest.mark.parametrize(
-    "function", [paired_bootstrap_p_value, lambda values: two_sample_bootstrap_t_test(values, [1])]
+    "function",
+    [lambda values: paired_bootstrap_p_value(0.1, values), lambda values: two_sample_bootstrap_t_test(values, [1])],
 )
 def test_bad_input_is_told(function):
     with pytest.raises(ShapeError, match=r"need one axis.*\(2, 1\)"):

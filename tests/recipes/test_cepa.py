@@ -18,7 +18,7 @@ def recipe():
     return module
 
 
-@pytest.mark.filterwarnings("ignore:epoch 0")
+@pytest.mark.filterwarnings("ignore:epoch 1")
 @pytest.mark.slow
 def test_one_epoch_of_two_methods(recipe, tmp_path, capsys):
     words = ["--out", str(tmp_path), "--epochs", "1", "--seeds", "3", "--rates", "0", "0.5", "0.9"]
@@ -66,21 +66,21 @@ def test_names_are_unique_and_options_are_known(recipe):
     assert len({experiment.setting for experiment in listed}) == 1
 
 
-@pytest.mark.filterwarnings("ignore:epoch 0")
+@pytest.mark.filterwarnings("ignore:epoch 1")
 def test_settings_are_chosen_without_the_test_rows(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("cepa_selection", FILE.with_name("cepa_selection.py"))
     selection = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(selection)
     seen, absent = [], []
-    fit = selection.amodal.fit
+    fit = selection.fit_cell
 
-    def watched(method, train, valid, **settings):
+    def watched(cell, train, valid):
         absent.append((1 - train.observed.mean(), 1 - valid.observed.mean()))
         seen.extend(set(train.splits) | set(valid.splits))
-        return fit(method, train, valid, batch_size=256, **settings)
+        return fit(cell, train, valid)
 
-    monkeypatch.setattr(selection.amodal, "fit", watched)
-    words = ["--out", str(tmp_path / "found.jsonl"), "--epochs", "1", "--folds", "2", "--names", "modality_dropout"]
+    monkeypatch.setattr(selection, "fit_cell", watched)
+    words = ["--out", str(tmp_path / "found"), "--epochs", "1", "--folds", "2", "--names", "modality_dropout"]
     words += ["--also", 'bare={"m": "fusion"}', "--train-rate", "0.4"]
     table = selection.main(words)
     assert list(table["fold"]) == [2, 2]

@@ -51,7 +51,7 @@ def save_cohort(folder, task, **names):
     return str(folder)
 
 
-@pytest.mark.filterwarnings("ignore:epoch 0")
+@pytest.mark.filterwarnings("ignore:epoch 1")
 @pytest.mark.parametrize(
     ("name", "task"),
     [

@@ -40,7 +40,7 @@ def words(networks, out, *more, task="ihm"):
     return [*given, *small, *map(str, more)]
 
 
-@pytest.mark.filterwarnings("ignore:epoch 0")
+@pytest.mark.filterwarnings("ignore:epoch 1")
 def test_mimic3_matched_and_partial(recipe, networks, shared_data, tmp_path, capsys):
     source = link(shared_data / "mimic3-demo", tmp_path / "m3", without=["NOTEEVENTS.csv.gz"])
     stays = read(source / "ICUSTAYS.csv.gz")
@@ -65,7 +65,7 @@ def test_mimic3_matched_and_partial(recipe, networks, shared_data, tmp_path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:epoch 0")
+@pytest.mark.filterwarnings("ignore:epoch 1")
 def test_mimic4_with_images_and_reports(recipe, networks, shared_data, tmp_path):
     stays = add_mimic4_events(shared_data / "mimic4-demo", tmp_path / "m4")
     add_images(tmp_path / "cxr", tmp_path / "reports", stays)

@@ -32,26 +32,26 @@ def test_one_step_of_two_strategies(recipe, tmp_path, capsys):
     assert table.loc["cf", "diversity_kept"] == pytest.approx(1, abs=0.2)  # one step away from where it began
     for name in ("accuracy", "2a-correlation", "2b-diversity", "2c-maps"):
         assert (tmp_path / f"{name}.svg").stat().st_size > 1000
-    with np.load(tmp_path / "cf-seed3.npz", allow_pickle=False) as stored:
+    (folder,) = tmp_path.glob("cf-seed3-*")
+    with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
         assert stored["maps"].shape == (4, 60, 60)
-    stored = {file: file.read_bytes() for file in tmp_path.glob("*seed3.json")}
-    assert len(stored) == 3
+    assert len(list(tmp_path.glob("*-seed3-*"))) == 3
     capsys.readouterr()
     again = recipe.main(words)
-    assert "seed 3:" not in capsys.readouterr().out  # nothing was trained a second time
+    assert "seed3" not in capsys.readouterr().out  # nothing was trained a second time
     pd.testing.assert_frame_equal(again, table)
 
 
 def test_removal_and_learning_rate_reach_the_training(recipe, tmp_path, monkeypatch):
     """The default is the paper's protocol; a removal of balanced counts is asked for by name."""
-    asked = []
-    monkeypatch.setattr(recipe.amodal, "fit", lambda *_, **given: asked.append(given) or 1 / 0)
+    asked: list = []
+    monkeypatch.setattr(recipe, "run_cells", lambda cells, *_: asked.append(cells[1]) or 1 / 0)
     words = ["--draws", "1", "--counts", "12", "--seeds", "3", "--strategies", "cf", "--points", json.dumps(POINTS)]
     for more in ([], ["--removal", "balanced", "--learning-rate", "0.003", "--options", '{"form": "radial"}']):
         with pytest.raises(ZeroDivisionError):
             recipe.main(["--out", str(tmp_path), *words, *more])
-    assert [given["learning_rate"] for given in asked] == [1e-3, 3e-3]
-    assert [given["options"] for given in asked] == [
+    assert [cell["settings"]["learning_rate"] for cell in asked] == [1e-3, 3e-3]
+    assert [cell["options"] for cell in asked] == [
         {"strategy": "cf"},
         {"strategy": "cf", "drop": "balanced", "form": "radial"},
     ]

@@ -109,7 +109,7 @@ def make_run() -> Callable[..., FinishedRun]:
                 },
                 "spec": {"method": method, "options": {}, "encoders": {}},
                 "training": {"epochs": 3},
-                "missingness": {},
+                "missingness": {"train": {"mechanism": "Natural"}, "by_objective": False},
                 "versions": {"python": "3.11", "torch": "2.13.0"},
             },
             metrics={"seed": seed, "resamples": 400, "presence_hash": presence.hash, "patterns": []},

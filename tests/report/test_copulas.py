@@ -60,7 +60,7 @@ def test_dependence_over_epochs():
 
 def test_densities_over_epochs_have_the_histories_tau():
     found = copulas_of_epochs(HISTORY, "gumbel", [0, 2, 9])
-    assert list(found) == ["epoch 0", "epoch 2"]
+    assert list(found) == ["epoch 1", "epoch 3"]
     assert [copula.kendall_tau().item() for copula in found.values()] == pytest.approx([0.1, 0.3])
     assert copulas_of_epochs(HISTORY.assign(tau=-0.2), "gumbel", [1]) == {}
 
@@ -76,5 +76,5 @@ def test_a_run_with_a_copula_has_its_drawings(make_subject):
     histories = {"cm2": (HISTORY, 2), "fusion": (HISTORY[["epoch", "valid_loss"]], 1)}
     dependence, densities = copula_drawings(histories, runs)
     assert "at the end: cm2 0.30." in dependence.svg
-    assert "epoch 0 (Kendall&#x27;s tau 0.10), epoch 1 (Kendall&#x27;s tau 0.20), epoch 2" in densities.svg
+    assert "epoch 1 (Kendall&#x27;s tau 0.10), epoch 2 (Kendall&#x27;s tau 0.20), epoch 3" in densities.svg
     assert copula_drawings({"fusion": histories["fusion"]}, runs) == []

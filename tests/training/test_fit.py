@@ -28,8 +28,8 @@ from amodal.methods import METHODS
 from amodal.missingness import MCAR, Natural
 from amodal.schema import Schema, Task
 from amodal.seeds import mix_seed
+from amodal.settings import TrainingSettings
 from amodal.training.processes import expected_rank
-from amodal.training.settings import TrainingSettings
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "device": "cpu", "seed": 3, "width": 8}
 
@@ -139,7 +139,7 @@ def test_a_regression_has_no_wrong_predictions():
 
 def draw_valid(valid: Cohort, seed: int) -> np.ndarray:
     from amodal.missingness import BalancedCounts
-    from amodal.removal import draw_presence
+    from amodal.presence import draw_presence
 
     return draw_presence(BalancedCounts(), valid, (seed, 1)).observed
 
@@ -147,7 +147,7 @@ def draw_valid(valid: Cohort, seed: int) -> np.ndarray:
 def test_weights_that_are_no_numbers_end_the_training(tmp_path):
     train, valid = parts(made_cohort())
     with pytest.raises(
-        RunError, match=r"diverged in epoch 0 .*finite losses and weights.*Lower learning_rate"
+        RunError, match=r"diverged in epoch 1 .*finite losses and weights.*Lower learning_rate"
     ) as caught:
         amodal.fit("fusion", train, valid, epochs=3, learning_rate=1e30, clip=None, seed=0, out=tmp_path / "run")
     assert "task" in str(caught.value)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.method import Clock, LossTerms, Method, OptimiserSettings
+from amodal.settings import TrainingSettings
 from amodal.training.optimisers import Optimisers, learning_rate_factor
-from amodal.training.settings import TrainingSettings
 from amodal.training.step import training_step
 
 SETTINGS = TrainingSettings(optimiser="adam", weight_decay=0.0, learning_rate=0.1, warmup=0.0)

@@ -14,8 +14,8 @@ from amodal.encoders import ENCODERS
 from amodal.errors import UnknownNameError
 from amodal.kinds import MODALITY_KINDS
 from amodal.methods import METHODS
+from amodal.settings import settings_from
 from amodal.training import fit
-from amodal.training.settings import settings_from
 
 __all__ = ["fit_cell", "fit_values"]
 

@@ -28,7 +28,7 @@ def recipe_parser(
     methods: Sequence[str] | None = None,
     chosen: Sequence[str] | None = None,
     flag: str = "--methods",
-    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    seeds: Sequence[int] | None = (0, 1, 2, 3, 4),
     epochs: int | None = None,
     draws: int | None = None,
 ) -> argparse.ArgumentParser:
@@ -40,7 +40,7 @@ def recipe_parser(
         methods: Names to choose from; None: the recipe has no such choice.
         chosen: Those that run by default; None: all.
         flag: A second name of `--methods`, where the recipe compares something else: "--models".
-        seeds: Seeds by default.
+        seeds: Seeds by default; None: no such argument.
         epochs: Epochs by default; None: no such argument.
         draws: Draws by default; None: no such argument.
     """
@@ -49,7 +49,8 @@ def recipe_parser(
     if methods is not None:
         names = list(dict.fromkeys(["--methods", flag]))
         parser.add_argument(*names, dest="methods", nargs="+", choices=methods, default=list(chosen or methods))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     if epochs is not None:
         parser.add_argument("--epochs", type=int, default=epochs)
     if draws is not None:
@@ -106,8 +107,10 @@ def mean_and_spread(frame: pd.DataFrame, by: Sequence[str], order: Mapping[str, 
         by: Columns that name a row of the table.
         order: Values of the last of them, in the order of the rows.
     """
+    import pandas as pd
+
     grouped = frame.drop(columns="seed").groupby(list(by), sort=False)
-    mean, spread = grouped.mean(numeric_only=True), grouped.std(numeric_only=True)
+    mean, spread = pd.DataFrame(grouped.mean(numeric_only=True)), pd.DataFrame(grouped.std(numeric_only=True))
     result = mean.map("{:.4f}".format) + spread.map(lambda value: "" if np.isnan(value) else f" ± {value:.4f}")
     result = result.where(mean.notna(), "")
     result.insert(0, "seeds", grouped.size())

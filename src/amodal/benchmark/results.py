@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amodal.benchmark.cells import Failed
-from amodal.benchmark.inference import adjust_p_values, resample_seeds
+from amodal.benchmark.inference import resample_seeds
 from amodal.benchmark.stored import FinishedRun
 from amodal.errors import ConfigurationError, RunError, UnknownNameError
-from amodal.metrics import HEADLINES, Difference, Interval, Metric, metrics_for, resample_counts
+from amodal.metrics import Difference, Interval, Metric, adjust_p_values, metrics_for, resample_counts
+from amodal.metrics.intervals import without_agreement
+from amodal.metrics.resampling import too_few_groups
 from amodal.missingness import pattern_codes, pattern_label
 from amodal.schema import Task
 
@@ -140,7 +142,7 @@ class Results:
     @property
     def headline(self) -> Metric:
         """The metric to rank by."""
-        return self.metrics[HEADLINES[self.task.kind][0]]
+        return self.metrics[self.task.traits.headlines[0]]
 
     def of_setting(self, setting: str) -> Results:
         """The runs of one setting.
@@ -204,8 +206,13 @@ class Results:
         parts = {run.seed: self._mean(run, metric, conditions) for run in self.runs_of(name)}
         estimate = float(np.mean([part[0] for part in parts.values()]))
         reasons = [part[2] for part in parts.values() if part[2]]
-        drawn = self._over_seeds([part[1] for part in parts.values()])
-        interval = Interval.from_values(estimate, drawn, reason=reasons[0] if reasons else None)
+        reason, found = reasons[0] if reasons else None, self._metric(metric)
+        if found.deviation is not None:  # of a metric that resampling biases
+            reach = np.mean([self._deviation(run, metric, conditions) for run in self.runs_of(name)], axis=0)
+            interval = Interval.from_deviations(estimate, reach, bounds=found.bounds, reason=reason)
+        else:
+            drawn = self._over_seeds([part[1] for part in parts.values()])
+            interval = without_agreement(Interval.from_values(estimate, drawn, reason=reason))
         return Summary(interval, {seed: part[0] for seed, part in parts.items()})
 
     def difference(self, name: str, reference: str, metric: str, conditions: Sequence[str] = ("test",)) -> Comparison:
@@ -263,6 +270,18 @@ class Results:
         value, drawn = float(np.mean([p[0] for p in parts])), np.mean([p[1] for p in parts], axis=0)
         return value, drawn, next((p[2] for p in parts if p[2]), None)
 
+    def _deviation(self, run: FinishedRun, metric: str, conditions: Sequence[str]) -> NDArray[np.float64]:
+        """How far a metric that resampling biases can be from the truth, on each resample: (R,)."""
+        deviation, parts = self._metric(metric).deviation, []
+        assert deviation is not None
+        for condition in conditions:
+            predictions, rows = _cases(run, condition)
+            counts = self.counts[:, rows]
+            few = not rows.any() or too_few_groups(counts) is not None
+            drawn = math.nan if few else deviation(predictions[rows], run.target[rows], weight=counts)
+            parts.append(np.broadcast_to(drawn, len(self.counts)))
+        return np.mean(parts, axis=0)
+
     def _values(self, run: FinishedRun, metric: str, condition: str) -> tuple[float, NDArray[np.float64], str | None]:
         key = (run.name, run.seed, metric, condition)
         if key not in self._drawn:
@@ -271,9 +290,11 @@ class Results:
             if not len(target):
                 self._drawn[key] = (math.nan, np.full(len(self.counts), math.nan), "There are no such cases.")
             else:
+                few = too_few_groups(self.counts[:, rows])
                 drawn = np.asarray(function(predicted, target, weight=self.counts[:, rows]))
+                drawn = np.full(len(drawn), math.nan) if few else drawn
                 value = float(function(predicted, target))
-                self._drawn[key] = (value, drawn, function.why_undefined(predicted, target))
+                self._drawn[key] = (value, drawn, function.why_undefined(predicted, target) or few)
         return self._drawn[key]
 
     def _check_one_setting(self) -> None:

@@ -255,17 +255,12 @@ def _presence(labels: NDArray, names: tuple[str, ...]) -> NDArray[np.bool_]:
 
 def _predictions(frame: pd.DataFrame, task: Task) -> NDArray[np.float64]:
     values = frame[prediction_columns(task)].to_numpy(dtype=np.float64)
-    return values[:, 0] if task.kind == "regression" else values
+    return values[:, 0] if task.traits.one_value else values
 
 
 def _target(frame: pd.DataFrame, task: Task) -> NDArray:
     """The truth as a cohort has it: positions of classes, labels, or values."""
-    if task.kind == "multilabel":
-        return frame[[f"target_{name}" for name in task.classes]].to_numpy(dtype=np.float32)
-    if not task.is_classification:
-        return frame["target"].to_numpy(dtype=np.float32)
-    places = {str(name): i for i, name in enumerate(task.classes)}
-    return np.array([places[label] for label in frame["target"].astype(str)], dtype=np.int64)
+    return task.traits.read_columns({str(name): column for name, column in frame.items()}, task.classes)
 
 
 def _read_conditions(path: Path, test: Condition) -> tuple[Condition, ...]:

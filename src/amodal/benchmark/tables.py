@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from amodal.benchmark.results import Results
 from amodal.files import replace_file
-from amodal.metrics import HEADLINES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +108,7 @@ def to_latex(results: Results, metrics: Sequence[str] | None = None, conditions:
     """
     import pandas as pd
 
-    chosen = [name for name in HEADLINES[results.task.kind] if name in results.metrics] if metrics is None else metrics
+    chosen = [name for name in results.task.traits.headlines if name in results.metrics] if metrics is None else metrics
     table = method_table(results, chosen, conditions)
     several = len(results.settings) > 1
     shown = pd.DataFrame(

@@ -235,16 +235,6 @@ class Cohort:
             )
         return replace(self, observed=self.observed & presence)
 
-    def with_splits(self, splits: Any) -> Cohort:
-        """The same samples with other splits, str (N,).
-
-        Raises:
-            DataError: If a group is in two splits.
-        """
-        splits = read_names("splits", splits, len(self), allow_empty=True)
-        check_groups(self.groups, splits)
-        return replace(self, splits=splits)
-
     def with_task(self, task: Task) -> Cohort:
         """The same samples with their targets as another task counts them: the same classes, in any order.
 
@@ -454,7 +444,7 @@ def check_trainable(cohort: Cohort, *, allow_empty_rows: bool = False) -> None:
             expected="at least two classes",
             got=repr(task.classes[int(target[0])]),
         )
-    if task.kind == "multilabel" and np.isnan(target).all():
+    if task.traits.many_labels and np.isnan(target).all():
         raise DataError(f"no label of {task.name!r} is known in the training samples")
     never = [name for name, share in zip(cohort.schema.names, cohort.observed.mean(0)) if share == 0]
     if never:

@@ -93,28 +93,28 @@ def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
         DataError: If a target is missing or of a class that the task does not have, with the ids of the rows.
     """
     column = as_array(target)
-    n_axes = 2 if task.kind == "multilabel" else 1
-    expected = (len(ids), len(task.classes)) if n_axes == 2 else (len(ids),)
+    traits = task.traits
+    expected = (len(ids), *traits.target_shape(task.n_outputs))
     if column.shape != expected:
         raise ShapeError(f"the target {task.name!r} has another shape", expected=expected, got=column.shape)
-    if task.is_classification:
+    if traits.one_class:
         return _positions(column, task, ids)
     try:
         numbers = np.asarray(column, dtype=np.float64)
     except (TypeError, ValueError):
         raise DataError(f"the target {task.name!r} is not numeric", expected="numbers", got=column.dtype) from None
-    if task.kind == "multilabel":
-        bad = ~(np.isnan(numbers) | (numbers == 0) | (numbers == 1))
-        if bad.any():
-            row, label = np.argwhere(bad)[0]
-            raise DataError(
-                f"label {task.classes[label]!r} of row {ids[row]} is not usable",
-                expected="0, 1 or NaN (unknown)",
-                got=numbers[row, label],
-            )
-    elif not np.isfinite(numbers).all():
+    bad = traits.unusable(numbers)
+    if bad.any() and traits.many_labels:
+        row, label = np.argwhere(bad)[0]
         raise DataError(
-            f"the target {task.name!r} is missing or infinite in rows: {name_rows(~np.isfinite(numbers), ids)}",
+            f"label {task.classes[label]!r} of row {ids[row]} is not usable",
+            expected="0, 1 or NaN (unknown)",
+            got=numbers[row, label],
+        )
+    if bad.any():
+        rows = np.asarray(bad.reshape(len(ids), -1).any(1))
+        raise DataError(
+            f"the target {task.name!r} is missing or infinite in rows: {name_rows(rows, ids)}",
             hint="Leave these rows out.",
         )
     return numbers.astype(np.float32)

@@ -107,30 +107,14 @@ def inspect_cohort(cohort: Cohort, *, rows: int = _ROWS) -> Inspection:
 def _labels(cohort: Cohort) -> dict[str, np.ndarray]:
     """One bool (N,) for each class or label; none for regression."""
     task, target = cohort.schema.task, cohort.target
-    if target is None or task.kind == "regression":
-        return {}
-    if task.kind == "multilabel":
-        return {str(name): target[:, k] == 1 for k, name in enumerate(task.classes)}
-    if task.kind == "binary":
-        return {str(task.classes[1]): target == 1}
-    return {str(name): target == k for k, name in enumerate(task.classes)}
+    return {} if target is None else task.traits.outcomes(target, task.classes)
 
 
 def _rates(cohort: Cohort) -> dict[str, np.ndarray]:
     task, target = cohort.schema.task, cohort.target
-    rates = {"all": cohort.observed.mean(0)}
-    if target is None:
-        return rates
-    if task.kind == "regression":
-        edges = np.unique(np.quantile(target, [1 / 3, 2 / 3]))
-        place = np.searchsorted(edges, target, side="right")
-        names = ("lowest third", "middle third", "highest third")
-        return rates | {names[k]: cohort.observed[place == k].mean(0) for k in range(3) if (place == k).any()}
-    if task.kind == "multilabel":
-        groups = {str(name): target[:, k] == 1 for k, name in enumerate(task.classes)}
-    else:
-        groups = {str(name): target == k for k, name in enumerate(task.classes)}
-    return rates | {name: cohort.observed[rows].mean(0) for name, rows in groups.items() if rows.any()}
+    groups = {} if target is None else task.traits.groups(target, task.classes)
+    of_groups = {name: cohort.observed[rows].mean(0) for name, rows in groups.items() if rows.any()}
+    return {"all": cohort.observed.mean(0), **of_groups}
 
 
 def _row_values(cohort: Cohort, modality: Modality) -> np.ndarray:

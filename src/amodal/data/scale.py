@@ -74,7 +74,7 @@ class Scaling:
             for part, vector in ((means, mean), (scales, scale)):
                 part[modality.name] = modality.traits.as_features(torch.from_numpy(vector.astype(np.float32)))
         target_mean, target_scale = 0.0, 1.0
-        if cohort.schema.task.kind == "regression" and cohort.target is not None:
+        if cohort.schema.task.traits.scales_target and cohort.target is not None:
             target = cohort.target.astype(np.float64)
             target_mean = float(target.mean())
             target_scale = float(usable(target.std(keepdims=True), np.array(target_mean))[0])

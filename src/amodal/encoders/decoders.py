@@ -163,7 +163,7 @@ class WordDecoder(Decoder):
         return torch.where(kept, each, 0.0).sum(-1) / kept.sum(1).clamp_min(1)
 
 
-DECODERS: dict[str, Callable[..., Decoder]] = {"cells": CellDecoder, "image": ImageDecoder, "words": WordDecoder}
+DECODERS: dict[str, Callable[..., Decoder]] = {"cells": CellDecoder, "pixels": ImageDecoder, "words": WordDecoder}
 """Decoders by the name that a kind of modality gives."""
 
 
@@ -212,19 +212,12 @@ def reconstruction_nats(decoders: PerModality, batch: Batch, z: Tensor, counted:
 
 def target_width(task: Task) -> int:
     """Width of `target_features`."""
-    return {"multilabel": 2 * task.n_outputs, "regression": 1}.get(task.kind, task.n_outputs)
+    return task.traits.n_features(task.n_outputs)
 
 
 def target_features(target: Tensor, task: Task) -> Tensor:
     """A target as an input of a network: one-hot classes, labels and which are known, or the value; float, (B, T)."""
-    if task.kind == "regression":
-        return target[:, None].float()
-    if task.kind == "multilabel":
-        known = ~target.isnan()
-        return torch.cat([torch.where(known, target, 0.0), known.to(target.dtype)], dim=1).float()
-    if target.is_floating_point():
-        return target.float()
-    return nn.functional.one_hot(target, task.n_outputs).float()
+    return task.traits.features(target, task.n_outputs).float()
 
 
 def _normal_cells(mean: Tensor, values: Tensor, kept: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from amodal.encoders.backbone import Source, load_backbone, load_config, load_tokenizer
 from amodal.encoders.encoder import Encoder, Tokens
-from amodal.errors import ConfigurationError, RunError
+from amodal.errors import RunError
+from amodal.options import Share, Size
 from amodal.schema import Modality
 
 __all__ = ["PretrainedEncoder", "PretrainedText", "portable_choices"]
@@ -44,11 +45,9 @@ class PretrainedEncoder(Encoder):
         architecture: str | None,
         frozen: bool,
         pool: Literal["mean", "first"],
-        dropout: float,
+        dropout: Share,
     ):
         super().__init__(modality, width=width)
-        if pool not in ("mean", "first"):
-            raise ConfigurationError("unknown pooling", expected="mean or first", got=repr(pool))
         self.config = load_config(model, tower, architecture)
         self.backbone = load_backbone(model, self.config)
         self.frozen = frozen
@@ -113,10 +112,10 @@ class PretrainedText(PretrainedEncoder):
         model: Source,
         tokenizer: str | None = None,
         architecture: str | None = None,
-        max_tokens: int = 512,
+        max_tokens: Size = 512,
         frozen: bool = False,
         pool: Literal["mean", "first"] = "first",
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
     ):
         super().__init__(
             modality,

@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from amodal.options import OptionsChecked
+
 __all__ = ["Fusion"]
 
 
-class Fusion(nn.Module, ABC):
+class Fusion(OptionsChecked, nn.Module, ABC):
     """Features of the modalities, some absent, to one vector; absent features are never read.
 
     Args:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from amodal.errors import ShapeError
-from amodal.schema import TaskKind
+from amodal.kinds import task_kind
 
 __all__ = ["average_predictions"]
 
 
-def average_predictions(outputs: Tensor, observed: Tensor, kind: TaskKind) -> Tensor:
+def average_predictions(outputs: Tensor, observed: Tensor, kind: str) -> Tensor:
     r"""Outputs whose prediction is the mean of the observed modalities' predictions.
 
     With :math:`p_m` the probabilities that the outputs of modality m stand for,
@@ -49,17 +46,4 @@ def average_predictions(outputs: Tensor, observed: Tensor, kind: TaskKind) -> Te
             expected="outputs (B, M, C) and bool (B, M)",
             got=f"{tuple(outputs.shape)} and {observed.dtype} {tuple(observed.shape)}",
         )
-    keep = observed[..., None]
-    outputs = torch.where(keep, outputs, 0.0)
-    if kind == "regression":
-        return outputs.sum(1) / observed.sum(1, keepdim=True).clamp(min=1)
-    if kind == "multilabel":
-        return _log_mean(functional.logsigmoid(outputs), keep) - _log_mean(functional.logsigmoid(-outputs), keep)
-    return _log_mean(outputs.log_softmax(2), keep)
-
-
-def _log_mean(logs: Tensor, keep: Tensor) -> Tensor:
-    """Logarithm of the mean of exp(logs) over the kept modalities: (B, M, C) to (B, C)."""
-    some = keep.any(1, keepdim=True)
-    total = torch.where(keep | ~some, logs, -math.inf).logsumexp(1)
-    return torch.where(some[:, 0], total - keep.sum(1).clamp(min=1).to(logs.dtype).log(), 0.0)
+    return task_kind(kind).average(torch.where(observed[..., None], outputs, 0.0), observed)

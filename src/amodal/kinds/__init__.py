@@ -7,12 +7,19 @@ registry here, and an encoder and a decoder in theirs.
 from __future__ import annotations
 
 from amodal.errors import UnknownNameError
+from amodal.kinds.classes import Binary, Multiclass
+from amodal.kinds.labels import Multilabel
 from amodal.kinds.modality import Image, ModalityKind, Series, Tabular, Text
+from amodal.kinds.task import TaskKind
+from amodal.kinds.value import Regression
 
-__all__ = ["MODALITY_KINDS", "ModalityKind", "modality_kind"]
+__all__ = ["MODALITY_KINDS", "TASK_KINDS", "ModalityKind", "TaskKind", "modality_kind", "task_kind"]
 
-MODALITY_KINDS: dict[str, ModalityKind] = {"tabular": Tabular(), "series": Series(), "image": Image(), "text": Text()}
-"""Kinds of modality by the name that a schema gives them."""
+MODALITY_KINDS: dict[str, ModalityKind] = {kind.name: kind for kind in (Tabular(), Series(), Image(), Text())}
+"""Kinds of modality by name."""
+
+TASK_KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (Binary(), Multiclass(), Multilabel(), Regression())}
+"""Kinds of task by name."""
 
 
 def modality_kind(name: str) -> ModalityKind:
@@ -24,3 +31,14 @@ def modality_kind(name: str) -> ModalityKind:
     if name not in MODALITY_KINDS:
         raise UnknownNameError("kind of modality", name, MODALITY_KINDS)
     return MODALITY_KINDS[name]
+
+
+def task_kind(name: str) -> TaskKind:
+    """A kind of task by its name.
+
+    Raises:
+        UnknownNameError: If there is no such kind.
+    """
+    if name not in TASK_KINDS:
+        raise UnknownNameError("kind of task", name, TASK_KINDS)
+    return TASK_KINDS[name]

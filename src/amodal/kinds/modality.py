@@ -24,6 +24,7 @@ class ModalityKind(ABC):
     """Everything that depends on the kind of a modality. Subclass it for a new kind.
 
     Attributes:
+        name: Its name in schemas.
         axes: Names of the axes of one sample, without the batch's.
         plural: The noun for several samples, for messages and pages.
         encoder: Name of the default encoder, in `amodal.encoders.ENCODERS`.
@@ -38,6 +39,7 @@ class ModalityKind(ABC):
             and tokens lie on a grid.
     """
 
+    name: ClassVar[str]
     axes: ClassVar[tuple[str, ...]]
     plural: ClassVar[str]
     encoder: ClassVar[str]
@@ -158,8 +160,8 @@ class ModalityKind(ABC):
 class Tabular(ModalityKind):
     """Tables: one number a feature, (D,)."""
 
+    name, plural = "tabular", "tables"
     axes = ("D",)
-    plural = "tables"
     encoder, decoder, picture = "mlp", "cells", "values"
     feature_axis = 0
     takes_measured = True
@@ -174,8 +176,8 @@ class Tabular(ModalityKind):
 class Series(ModalityKind):
     """Series on a regular grid of times: (T, D), each row up to its own length."""
 
+    name, plural = "series", "series"
     axes = ("T", "D")
-    plural = "series"
     encoder, decoder, picture = "gru", "cells", "curves"
     feature_axis = 1
     takes_measured = takes_lengths = True
@@ -201,9 +203,9 @@ class Series(ModalityKind):
 class Image(ModalityKind):
     """Images: (C, H, W)."""
 
+    name, plural = "image", "images"
     axes = ("C", "H", "W")
-    plural = "images"
-    encoder, decoder, picture = "convnet", "image", "picture"
+    encoder, decoder, picture = "convnet", "pixels", "picture"
     feature_axis = 0
     on_grid = True
 
@@ -224,8 +226,8 @@ class Image(ModalityKind):
 class Text(ModalityKind):
     """Texts: strings of any length, (), as UTF-8 bytes (B, L) with lengths in a batch."""
 
+    name, plural = "text", "texts"
     axes = ()
-    plural = "texts"
     encoder, decoder, picture = "hashing", "words", "text"
     feature_axis = None
     holds_texts = True

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from amodal.losses.task import task_loss
-from amodal.schema import TaskKind
+from amodal.kinds import task_kind
 
 __all__ = ["target_nats"]
 
 
-def target_nats(outputs: Tensor, target: Tensor, kind: TaskKind) -> Tensor:
+def target_nats(outputs: Tensor, target: Tensor, kind: str) -> Tensor:
     """Negative log-likelihood of targets under several outputs for each row.
 
     Args:
@@ -31,5 +31,7 @@ def target_nats(outputs: Tensor, target: Tensor, kind: TaskKind) -> Tensor:
     """
     draws, n = outputs.shape[:2]
     repeated = target.repeat(draws, *[1] * (target.ndim - 1))
-    loss = task_loss(outputs.flatten(0, 1), repeated, kind, over_labels="sum").view(draws, n)
-    return 0.5 * loss if kind == "regression" else loss
+    flat = outputs.flatten(0, 1)  # (K * B, C)
+    traits = task_kind(kind)
+    traits.check(flat, repeated)
+    return traits.nats(flat.to(torch.promote_types(flat.dtype, torch.float32)), repeated).view(draws, n)

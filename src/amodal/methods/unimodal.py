@@ -13,6 +13,7 @@ from amodal.fusion.network import Head
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
+from amodal.options import Count, Share
 from amodal.schema import Schema
 
 __all__ = ["Unimodal"]
@@ -49,8 +50,8 @@ class Unimodal(Method):
         encoders: PerModality | None = None,
         *,
         modality: str | None = None,
-        hidden: int = 128,
-        dropout: float = 0.1,
+        hidden: Count = 128,
+        dropout: Share = 0.1,
     ):
         super().__init__(schema)
         self.modality = schema.names[0] if modality is None else modality
@@ -64,7 +65,7 @@ class Unimodal(Method):
 
         They are log odds of each label, logarithms of the class frequencies (half a case added to each), or the mean.
         """
-        kind, n_outputs = self.schema.task.kind, self.schema.task.n_outputs
+        n_outputs = self.schema.task.n_outputs
         total = torch.zeros(n_outputs, dtype=torch.float64)
         count = torch.zeros(n_outputs, dtype=torch.float64)
         for batch in batches:
@@ -77,13 +78,7 @@ class Unimodal(Method):
             known = ~target.isnan()
             total += torch.where(known, target, 0.0).sum(0)
             count += known.sum(0)
-        if kind == "regression":
-            prior = total / count.clamp(min=1)
-        elif kind == "multilabel":
-            prior = torch.log((total + 0.5) / (count - total + 0.5))
-        else:
-            prior = torch.log((total + 0.5) / (count + 0.5 * n_outputs))
-        self.prior.copy_(prior)
+        self.prior.copy_(self.schema.task.traits.constant_outputs(total, count))
 
     def outputs(self, batch: Batch) -> Tensor:
         """The network's outputs, and the prior's for rows without the modality (B, C)."""

@@ -15,14 +15,18 @@ from amodal.metrics.calibration import (
     negative_log_likelihood,
     reliability_curve,
 )
-from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy
+from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy, counted_labels
 from amodal.metrics.intervals import Difference, Interval, bootstrap, paired_difference
-from amodal.metrics.registry import HEADLINES, METRICS, Metric, metrics_for
+from amodal.metrics.registry import METRICS, Metric, metrics_for
 from amodal.metrics.resampling import resample_counts
-from amodal.metrics.significance import BootstrapTTest, paired_bootstrap_p_value, two_sample_bootstrap_t_test
+from amodal.metrics.significance import (
+    BootstrapTTest,
+    adjust_p_values,
+    paired_bootstrap_p_value,
+    two_sample_bootstrap_t_test,
+)
 
 __all__ = [
-    "HEADLINES",
     "LENGTH_OF_STAY_DAYS",
     "METRICS",
     "BootstrapTTest",
@@ -31,12 +35,14 @@ __all__ = [
     "Metric",
     "ReliabilityCurve",
     "accuracy",
+    "adjust_p_values",
     "auprc",
     "auroc",
     "balanced_accuracy",
     "bootstrap",
     "brier_score",
     "cohen_kappa",
+    "counted_labels",
     "expected_calibration_error",
     "mean_absolute_error",
     "metrics_for",

@@ -20,6 +20,7 @@ __all__ = [
     "Binning",
     "ReliabilityCurve",
     "brier_score",
+    "calibration_error_deviation",
     "expected_calibration_error",
     "negative_log_likelihood",
     "reliability_curve",
@@ -58,7 +59,7 @@ def negative_log_likelihood(probabilities: ArrayLike, target: ArrayLike, *, weig
     """
     checked = check_classified(probabilities, target)
     p, y = checked.probabilities, checked.target
-    if checked.kind == "multilabel":
+    if checked.many_labels:
         of_truth = np.where(y, p, 1 - p)  # (N, K)
     else:
         of_truth = np.take_along_axis(p, y[:, None], axis=1)  # (N, 1)
@@ -91,9 +92,9 @@ def brier_score(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLik
     """
     checked = check_classified(probabilities, target)
     p, y = checked.probabilities, checked.target
-    if checked.kind == "binary":
+    if checked.two_classes:
         return weighted_mean((p[:, 1] - y) ** 2, weight)
-    if checked.kind == "multilabel":
+    if checked.many_labels:
         return weighted_mean(((p - y) ** 2).mean(1), weight)
     return weighted_mean(((p - (y[:, None] == np.arange(p.shape[1]))) ** 2).sum(1), weight)
 
@@ -104,6 +105,7 @@ def expected_calibration_error(
     *,
     bins: int = 15,
     binning: Binning = "width",
+    debiased: bool = False,
     weight: ArrayLike | None = None,
 ) -> Value:
     r"""Mean absolute gap between stated and realised frequency, over bins of the stated one.
@@ -117,15 +119,17 @@ def expected_calibration_error(
     mass have their edges at the quantiles of c over the unweighted cases, and the same edges serve every resample.
 
     The estimate is biased upwards: a perfectly calibrated model has about
-    :math:`\sum_b \sqrt{2 W_b p_b (1 - p_b) / \pi} / W`, not zero, and a resample of it more, because resampling adds
-    its own noise. Its percentile interval therefore lies too high (with 1,000 calibrated cases the estimate itself lies
-    below its own interval in one sample of four); compare methods by their paired difference.
+    :math:`\sum_b \sqrt{2 W_b p_b (1 - p_b) / \pi} / W`, not zero, and the more the fewer cases there are. `debiased`
+    subtracts what chance adds to each gap :math:`g_b` with standard error :math:`s_b`,
+    :math:`\mathrm{E}|N(g_b, s_b^2)| - |g_b|`, and stops at zero. Percentiles of resamples are no interval for it,
+    because resampling adds its own noise; `calibration_error_deviation` makes one.
 
     Args:
         probabilities: Of shape (N, C), (N,) or (N, K).
         target: Of shape (N,) or (N, K).
         bins: Number of bins B.
         binning: "width" or "mass".
+        debiased: Whether to subtract what chance adds.
         weight: Counts or weights of shape (N,) or (R, N).
 
     Returns:
@@ -136,7 +140,8 @@ def expected_calibration_error(
         ConfigurationError, UnknownNameError: If the bins are no positive integer, or the binning is not known.
 
     Source:
-        :cite:`naeini2015calibrated` and, for 15 bins of the top class, :cite:`guo2017calibration`.
+        :cite:`naeini2015calibrated` and, for 15 bins of the top class, :cite:`guo2017calibration`; the correction is
+        that of :cite:`kumar2019verified`, section 4, with the standard errors of the bins at hand.
 
     Example:
         >>> expected_calibration_error([0.25, 0.25, 0.25, 0.25], [0, 0, 0, 1])
@@ -145,9 +150,49 @@ def expected_calibration_error(
         0.3...
     """
     checked = check_classified(probabilities, target)
-    problems = checked.one_versus_rest if checked.kind == "multilabel" else [_stated(checked)]
-    errors = [_calibration_error(stated, true, bins, binning, weight) for stated, true in problems]
+    errors = [_calibration_error(*one, bins, binning, debiased, weight) for one in _problems(checked)]
     return as_value(np.mean(errors, axis=0))
+
+
+def calibration_error_deviation(
+    probabilities: ArrayLike,
+    target: ArrayLike,
+    *,
+    bins: int = 15,
+    binning: Binning = "width",
+    weight: ArrayLike | None = None,
+) -> Value:
+    r"""How far the gaps of resamples are from those of the cases: a bound on the error of the calibration error.
+
+    .. math:: \sum_b |g^*_b - g_b| \ge \Bigl| \sum_b |g^*_b| - \sum_b |g_b| \Bigr|
+
+    As the gaps of resamples vary around those of the cases, so do these around the true ones. The calibration error
+    plus and minus the 95 % quantile of this bound is therefore an interval that covers in 95 % of samples or more, also
+    for a calibrated model, where percentiles of resamples never reach zero.
+
+    Args:
+        probabilities, target, bins, binning: As for `expected_calibration_error`.
+        weight: Counts of shape (R, N).
+
+    Returns:
+        Of shape (R,); 0 without weights.
+
+    Example:
+        >>> calibration_error_deviation([0.5, 0.5], [0, 1], weight=[[1, 1], [2, 0]])
+        array([0. , 0.5])
+    """
+    checked = check_classified(probabilities, target)
+    deviations = []
+    for stated, true in _problems(checked):
+        gaps = _membership(stated, _edges(stated, bins, binning)) * (stated - true)[:, None]  # (N, bins)
+        with_mass = np.concatenate([gaps, np.ones((len(stated), 1))], axis=1)
+        own, drawn = weighted_sums(with_mass, None), weighted_sums(with_mass, weight)
+        deviations.append(np.abs(ratio(drawn[..., :-1], drawn[..., -1:]) - ratio(own[:-1], own[-1:])).sum(-1))
+    return as_value(np.mean(deviations, axis=0))
+
+
+def _problems(checked: Classified) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    return checked.one_versus_rest if checked.many_labels else [_stated(checked)]
 
 
 @dataclass(frozen=True)
@@ -213,17 +258,17 @@ def reliability_curve(
 
 def _columns(checked: Classified, column: int | None) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
     if column is None:
-        return checked.one_versus_rest if checked.kind == "multilabel" else [_stated(checked)]
+        return checked.one_versus_rest if checked.many_labels else [_stated(checked)]
     width = checked.probabilities.shape[1]
     if not isinstance(column, int | np.integer) or not 0 <= column < width:
         raise ConfigurationError("there is no such column", expected=f"0 to {width - 1}", got=column)
-    true = checked.target[:, column] if checked.kind == "multilabel" else checked.target == column
+    true = checked.target[:, column] if checked.many_labels else checked.target == column
     return [(checked.probabilities[:, column], true)]
 
 
 def _stated(checked: Classified) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """What a prediction of one class states, and whether it came true."""
-    if checked.kind == "binary":
+    if checked.two_classes:
         return checked.one_versus_rest[0]
     return checked.probabilities.max(1), checked.predicted == checked.target
 
@@ -254,8 +299,24 @@ def _bin_sums(
 
 
 def _calibration_error(
-    stated: NDArray[np.float64], true: NDArray[np.bool_], bins: int, binning: str, weight: ArrayLike | None
+    stated: NDArray[np.float64],
+    true: NDArray[np.bool_],
+    bins: int,
+    binning: str,
+    debiased: bool,
+    weight: ArrayLike | None,
 ) -> NDArray[np.float64]:
     gaps = _membership(stated, _edges(stated, bins, binning)) * (stated - true)[:, None]  # (N, bins)
-    sums = weighted_sums(np.concatenate([gaps, np.ones((len(stated), 1))], axis=1), weight)
-    return ratio(np.abs(sums[..., :-1]).sum(-1), sums[..., -1])
+    columns = [gaps, np.ones((len(stated), 1)), *([gaps**2] if debiased else [])]
+    sums = weighted_sums(np.concatenate(columns, axis=1), weight)
+    n = gaps.shape[1]
+    total, mass = sums[..., :n], sums[..., n : n + 1]
+    if not debiased:
+        return ratio(np.abs(total).sum(-1), mass[..., 0])
+    from scipy.special import erf
+
+    gap = ratio(total, mass)
+    error = np.sqrt(np.maximum(ratio(sums[..., n + 1 :], mass) - gap**2, 0) / max(len(stated), 1))
+    scaled = np.divide(np.abs(gap), error, out=np.full(gap.shape, np.inf), where=error > 0)
+    by_chance = error * np.sqrt(2 / np.pi) * np.exp(-(scaled**2) / 2) + np.abs(gap) * (erf(scaled / np.sqrt(2)) - 1)
+    return np.maximum((np.abs(gap) - by_chance).sum(-1), 0.0)

@@ -3,9 +3,10 @@
 Every function takes probabilities (N, C), (N, K) or (N,) and a target (N,) or (N, K), as `predictions` describes, and a
 `weight`: None, (N,), or (R, N) counts of R resamples, which gives R values in one pass. What is undefined is NaN.
 
-**Macro averages** run over the classes (multiclass, one versus the rest) or labels (multilabel) for which the quantity
-is defined in the very resample, with equal weight; a class that does not occur is left out, as in scikit-learn's
-balanced accuracy (scikit-learn refuses the others). NaN only if no class is left.
+**Macro averages** run over the classes (multiclass, one versus the rest) or labels (multilabel) that have both
+positive and negative cases, with equal weight; `counted_labels` says how many these are. They are the same in every
+resample: one in which a label of them loses its last positive or negative case is undefined (NaN), instead of being
+about other labels. A class that does not occur is left out of balanced accuracy, as in scikit-learn.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from amodal.metrics.predictions import check_classified
+from amodal.metrics.predictions import Classified, check_classified
 from amodal.metrics.resampling import Value, as_value, ratio, weighted, weighted_mean, weighted_sums
 
-__all__ = ["accuracy", "auprc", "auroc", "balanced_accuracy"]
+__all__ = ["accuracy", "auprc", "auroc", "balanced_accuracy", "counted_labels"]
 
 
 def accuracy(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
@@ -62,7 +63,7 @@ def balanced_accuracy(probabilities: ArrayLike, target: ArrayLike, *, weight: Ar
         (1.0, 0.5)
     """
     checked = check_classified(probabilities, target)
-    if checked.kind != "multilabel":
+    if not checked.many_labels:
         n_classes = checked.probabilities.shape[1]
         return as_value(_mean_recall(checked.predicted, checked.target, n_classes, weight))
     return _macro([_mean_recall(p, y, 2, weight) for p, y in zip(checked.predicted.T, checked.target.T)])
@@ -98,7 +99,7 @@ def auroc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | No
         array([0.875, 0.5  ,   nan])
     """
     checked = check_classified(probabilities, target)
-    return _macro([_area_under_roc(*problem, weight) for problem in checked.one_versus_rest])
+    return _macro([_area_under_roc(*problem, weight) for problem in _two_sided(checked)])
 
 
 def auprc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
@@ -116,7 +117,7 @@ def auprc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | No
         weight: Counts or weights of shape (N,) or (R, N).
 
     Returns:
-        A value in [0, 1], or (R,) of them; NaN where no positive case occurs.
+        A value in [0, 1], or (R,) of them; NaN where only one class occurs: where all are positive, every score has 1.
 
     Raises:
         ShapeError, DataError: For predictions, targets or weights that do not fit.
@@ -129,7 +130,24 @@ def auprc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | No
         0.8333
     """
     checked = check_classified(probabilities, target)
-    return _macro([_average_precision(*problem, weight) for problem in checked.one_versus_rest])
+    return _macro([_average_precision(*problem, weight) for problem in _two_sided(checked)])
+
+
+def counted_labels(probabilities: ArrayLike, target: ArrayLike) -> tuple[int, int]:
+    """Over how many classes or labels a macro AUROC or AUPRC runs, and how many there are; (1, 1) for two classes.
+
+    Example:
+        >>> counted_labels([[0.1, 0.9], [0.2, 0.8], [0.9, 0.7]], [[0, 1], [1, 1], [0, 1]])
+        (1, 2)
+    """
+    checked = check_classified(probabilities, target)
+    return sum(bool(yes.any() and not yes.all()) for _, yes in checked.one_versus_rest), len(checked.one_versus_rest)
+
+
+def _two_sided(checked: Classified) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """The binary problems that have positive and negative cases; all of them if none has."""
+    problems = checked.one_versus_rest
+    return [(scores, yes) for scores, yes in problems if yes.any() and not yes.all()] or problems
 
 
 def _mean_recall(predicted: NDArray, target: NDArray, n_classes: int, weight: ArrayLike | None) -> NDArray[np.float64]:
@@ -176,7 +194,8 @@ def _average_precision(
         called = true + np.take(_running_sum(block, no), through_no, axis=1)
         precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
         own = np.take(block, yes, axis=1).astype(np.float64)
-        return ratio(np.einsum("rn,rn->r", own, precision), running[:, -1])
+        area = ratio(np.einsum("rn,rn->r", own, precision), running[:, -1])
+        return np.where(np.take(block, no, axis=1).any(1), area, np.nan)
 
     return weighted(statistic, weight, len(scores))
 
@@ -190,7 +209,8 @@ def _running_sum(block: NDArray, order: NDArray[np.intp]) -> NDArray:
 
 
 def _macro(values: list[NDArray[np.float64]]) -> Value:
-    return as_value(_mean_of_defined(np.stack(values), axis=0))
+    """Mean over labels; undefined where one of them is."""
+    return as_value(np.mean(np.stack(values), axis=0))
 
 
 def _mean_of_defined(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amodal.errors import ConfigurationError, ShapeError
 from amodal.metrics.registry import Metric
-from amodal.metrics.resampling import Value, count_blocks
+from amodal.metrics.resampling import FEWEST_GROUPS, Value, count_blocks, too_few_groups
 from amodal.metrics.significance import paired_bootstrap_p_value
 
 __all__ = ["Difference", "Interval", "bootstrap", "paired_difference"]
@@ -31,6 +31,7 @@ class Interval:
         resamples: Number of resamples drawn.
         undefined: How many of them left the metric undefined; the interval is that of the others.
         reason: Why the estimate or the interval is NaN.
+        note: Over how many of the labels a mean runs, where not over all.
 
     Example:
         >>> str(Interval(0.8123, 0.79, 0.8349, 1000, 0))
@@ -43,6 +44,7 @@ class Interval:
     resamples: int
     undefined: int
     reason: str | None = None
+    note: str | None = None
 
     @classmethod
     def from_values(
@@ -62,10 +64,40 @@ class Interval:
 
         Example:
             >>> Interval.from_values(2.0, [1.0, 2.0, 3.0, float("nan")], level=0.5)
-            Interval(estimate=2.0, low=1.5, high=2.5, resamples=4, undefined=1, reason=None)
+            Interval(estimate=2.0, low=1.5, high=2.5, resamples=4, undefined=1, reason=None, note=None)
         """
         low, high, undefined, problem = _percentiles(values, level)
         return cls(float(estimate), low, high, np.size(values), undefined, reason or problem)
+
+    @classmethod
+    def from_deviations(
+        cls,
+        estimate: float,
+        deviations: ArrayLike,
+        *,
+        bounds: tuple[float, float] = (-np.inf, np.inf),
+        level: float = 0.95,
+        reason: str | None = None,
+    ) -> Interval:
+        """The estimate plus and minus a quantile of how far resamples are from it, inside the statistic's bounds.
+
+        Args:
+            estimate: Value on the cases themselves.
+            deviations: Of shape (R,), not negative; NaN where undefined.
+            bounds: Smallest and largest possible value.
+            level: Coverage aimed at.
+            reason: Why the estimate is NaN, if it is.
+
+        Example:
+            >>> Interval.from_deviations(0.1, [0.0, 0.1, 0.2], bounds=(0, 1), level=0.5)
+            Interval(estimate=0.1, low=0.0, high=0.2, resamples=3, undefined=0, reason=None, note=None)
+        """
+        _, _, undefined, problem = _percentiles(values := np.asarray(deviations, dtype=np.float64), level)
+        reach = float(np.nanquantile(values, level)) if undefined < len(values) else float("nan")
+        low, high = float(max(bounds[0], estimate - reach)), float(min(bounds[1], estimate + reach))
+        if np.isnan(reach) or np.isnan(estimate):
+            low = high = float("nan")
+        return cls(float(estimate), low, high, len(values), undefined, reason or problem)
 
     def __str__(self) -> str:
         return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
@@ -99,7 +131,7 @@ class Difference:
     ) -> Difference:
         """From bootstrap differences of shape (R,); see `Interval.from_values`."""
         low, high, undefined, problem = _percentiles(values, level)
-        p_value = paired_bootstrap_p_value(values) if np.isfinite(low) else float("nan")
+        p_value = paired_bootstrap_p_value(estimate, values) if np.isfinite(low) else float("nan")
         return cls(float(estimate), low, high, p_value, np.size(values), undefined, reason or problem)
 
     def __str__(self) -> str:
@@ -116,6 +148,7 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
     generator: np.random.Generator | None = None,
+    fewest: int = FEWEST_GROUPS,
 ) -> Interval:
     """A metric with its percentile bootstrap interval, whole groups being resampled.
 
@@ -129,11 +162,11 @@ def bootstrap(
         resamples: Number of resamples R.
         level: Coverage aimed at.
         generator: Source of the resamples.
+        fewest: Groups below which no interval is given: percentile intervals are far too narrow for few.
 
     Returns:
-        The interval. It needs at least two groups and one defined resample, else its ends are NaN with a reason.
-        Percentile intervals are too narrow for few groups, and of no use at a metric's bound (twenty of twenty right
-        gives 1 to 1).
+        The interval. Its ends are NaN with a reason where there are too few groups, no resample is defined, or all
+        resamples agree (at a metric's bound: twenty of twenty right say nothing about 1 to 1).
 
     Raises:
         ConfigurationError: If there is neither a generator nor counts, or there are counts and groups, or the level is
@@ -145,17 +178,33 @@ def bootstrap(
 
     Example:
         >>> from amodal.metrics import METRICS
-        >>> bootstrap(METRICS["accuracy"], [0.2, 0.7, 0.6, 0.1], [0, 1, 0, 0], generator=np.random.default_rng(0))
-        Interval(estimate=0.75, low=0.25, high=1.0, resamples=1000, undefined=0, reason=None)
+        >>> interval = bootstrap(METRICS["mae"], np.zeros(20), np.arange(20), generator=np.random.default_rng(0))
+        >>> interval.low < interval.estimate == 9.5 < interval.high
+        True
     """
     _check_level(level)
     estimate = _number(metric(predictions, target))
     reason = _why_undefined(metric, predictions, target, estimate)
+    deviation = metric.deviation if isinstance(metric, Metric) else None
     values, problem = _resampled(
-        lambda weight: metric(predictions, target, weight=weight),
+        lambda weight: (deviation or metric)(predictions, target, weight=weight),
         _blocks(len(np.asarray(target)), groups, counts, resamples, generator),
+        _too_few(len(np.asarray(target)), groups, counts, fewest),
     )
-    return Interval.from_values(estimate, values, level=level, reason=reason or problem)
+    reason = reason or problem
+    if isinstance(metric, Metric) and deviation is not None:
+        found = Interval.from_deviations(estimate, values, bounds=metric.bounds, level=level, reason=reason)
+    else:
+        found = without_agreement(Interval.from_values(estimate, values, level=level, reason=reason))
+    return replace(found, note=metric.of_how_many(predictions, target) if isinstance(metric, Metric) else None)
+
+
+def without_agreement(interval: Interval) -> Interval:
+    """An interval without ends where all resamples agree, which says nothing about other cases."""
+    if interval.low < interval.high or np.isnan(interval.low):
+        return interval
+    nan = float("nan")
+    return replace(interval, low=nan, high=nan, reason=interval.reason or "All resamples agree.")
 
 
 def paired_difference(
@@ -169,6 +218,7 @@ def paired_difference(
     resamples: int = 1000,
     level: float = 0.95,
     generator: np.random.Generator | None = None,
+    fewest: int = FEWEST_GROUPS,
 ) -> Difference:
     """The difference in a metric between two runs on the same cases, both measured on the same resamples.
 
@@ -180,7 +230,7 @@ def paired_difference(
         first: Predictions of the first run, (N, …).
         second: Predictions of the second run for the same cases in the same order.
         target: Their common target.
-        groups, counts, resamples, level, generator: As for `bootstrap`.
+        groups, counts, resamples, level, generator, fewest: As for `bootstrap`.
 
     Returns:
         The difference, first less second.
@@ -205,22 +255,24 @@ def paired_difference(
     values, problem = _resampled(
         lambda weight: np.subtract(metric(first, target, weight=weight), metric(second, target, weight=weight)),
         _blocks(len(np.asarray(target)), groups, counts, resamples, generator),
+        _too_few(len(np.asarray(target)), groups, counts, fewest),
     )
     return Difference.from_values(a - b, values, level=level, reason=reason or problem)
 
 
 def _resampled(
-    statistic: Callable[[NDArray[np.integer]], Value], blocks: Iterable[NDArray[np.integer]]
+    statistic: Callable[[NDArray[np.integer]], Value], blocks: Iterable[NDArray[np.integer]], problem: str | None
 ) -> tuple[NDArray[np.float64], str | None]:
     """A statistic of every resample, (R,), and why no interval can be made of it."""
-    values, single = [], True
-    for block in blocks:
-        values.append(np.atleast_1d(statistic(block)))
-        single = single and all((row == row[:1]).all() for row in block)  # all cases equally often in every resample
-    values = np.concatenate(values)
-    if single:
-        return np.full(len(values), np.nan), "An interval needs at least two groups."
-    return values, None
+    drawn = np.concatenate([np.atleast_1d(statistic(block)) for block in blocks])
+    return (drawn, None) if problem is None else (np.full(len(drawn), np.nan), problem)
+
+
+def _too_few(n_cases: int, groups: ArrayLike | None, counts: NDArray[np.integer] | None, fewest: int) -> str | None:
+    if counts is not None:
+        return too_few_groups(np.asarray(counts), fewest)
+    n_groups = n_cases if groups is None else len(set(np.asarray(groups).astype(str).tolist()))
+    return None if n_groups >= fewest else f"An interval needs at least {fewest} groups, and there are {n_groups}."
 
 
 def _blocks(

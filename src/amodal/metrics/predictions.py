@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amodal.errors import DataError, ShapeError
-from amodal.schema import TaskKind
 
 __all__ = ["Classified", "check_classified", "check_regressed"]
 
@@ -25,14 +24,22 @@ class Classified:
     """Checked probabilities and targets of a classification task.
 
     Args:
-        kind: "binary", "multiclass" or "multilabel".
         probabilities: Of shape (N, C), float64; binary: C = 2; multilabel: (N, K).
         target: Positions of the classes, (N,) integers; multilabel: (N, K) bool.
     """
 
-    kind: TaskKind
     probabilities: NDArray[np.float64]
     target: NDArray
+
+    @property
+    def many_labels(self) -> bool:
+        """Whether the target is K labels, each true or false."""
+        return self.target.ndim == 2
+
+    @property
+    def two_classes(self) -> bool:
+        """Whether there are two classes, of which the second is the positive one."""
+        return not self.many_labels and self.probabilities.shape[1] == 2
 
     @property
     def n_cases(self) -> int:
@@ -42,7 +49,7 @@ class Classified:
     @property
     def predicted(self) -> NDArray:
         """The most probable class, (N,), the first of equals; multilabel: probability above one half, (N, K)."""
-        if self.kind == "multilabel":
+        if self.many_labels:
             return self.probabilities > 0.5
         return self.probabilities.argmax(1)
 
@@ -52,12 +59,12 @@ class Classified:
 
         One for a binary task (its second column), C for a multiclass one, K for a multilabel one.
         """
-        if self.kind == "binary":
+        if self.two_classes:
             return [(self.probabilities[:, 1], self.target == 1)]
         columns = range(self.probabilities.shape[1])
-        if self.kind == "multiclass":
-            return [(self.probabilities[:, c], self.target == c) for c in columns]
-        return [(self.probabilities[:, c], self.target[:, c]) for c in columns]
+        if self.many_labels:
+            return [(self.probabilities[:, c], self.target[:, c]) for c in columns]
+        return [(self.probabilities[:, c], self.target == c) for c in columns]
 
 
 def check_classified(probabilities: ArrayLike, target: ArrayLike) -> Classified:
@@ -69,7 +76,7 @@ def check_classified(probabilities: ArrayLike, target: ArrayLike) -> Classified:
         target: Positions of classes, (N,), or labels that are true or false, (N, K).
 
     Returns:
-        The two, checked, and the kind of task.
+        The two, checked.
 
     Raises:
         ShapeError: If the shapes do not fit each other.
@@ -77,8 +84,8 @@ def check_classified(probabilities: ArrayLike, target: ArrayLike) -> Classified:
             integer, or of a class without a column.
 
     Example:
-        >>> check_classified([[0.9, 0.1], [0.2, 0.8]], [0, 1]).kind
-        'binary'
+        >>> check_classified([[0.9, 0.1], [0.2, 0.8]], [0, 1]).two_classes
+        True
     """
     p, y = _numbers("probabilities", probabilities), _numbers("target", target)
     if p.ndim not in (1, 2) or y.ndim not in (1, 2) or (p.ndim == 1 and y.ndim == 2):
@@ -97,7 +104,7 @@ def check_classified(probabilities: ArrayLike, target: ArrayLike) -> Classified:
     if p.ndim == 1:
         p = np.stack([1 - p, p], axis=1)  # (N, 2)
     if y.ndim == 2:
-        return Classified("multilabel", p, _positions(y, 2).astype(bool))
+        return Classified(p, _positions(y, 2).astype(bool))
     if p.shape[1] < 2:
         raise ShapeError(
             "one column is not enough for a class each",
@@ -106,7 +113,7 @@ def check_classified(probabilities: ArrayLike, target: ArrayLike) -> Classified:
             hint="Give the second class of two as (N,), or one label with a target of shape (N, 1).",
         )
     _check_sums(p)
-    return Classified("binary" if p.shape[1] == 2 else "multiclass", p, _positions(y, p.shape[1]))
+    return Classified(p, _positions(y, p.shape[1]))
 
 
 def check_regressed(predictions: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

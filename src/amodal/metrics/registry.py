@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.errors import ConfigurationError
 from amodal.metrics.agreement import cohen_kappa, mean_absolute_error, root_mean_squared_error
-from amodal.metrics.calibration import brier_score, expected_calibration_error, negative_log_likelihood
-from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy
+from amodal.metrics.calibration import (
+    brier_score,
+    calibration_error_deviation,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
+from amodal.metrics.discrimination import accuracy, auprc, auroc, balanced_accuracy, counted_labels
 from amodal.metrics.resampling import Value
-from amodal.schema import TaskKind
 
-__all__ = ["HEADLINES", "METRICS", "Metric", "metrics_for"]
+__all__ = ["METRICS", "Metric", "metrics_for"]
 
-_CLASSES: tuple[TaskKind, ...] = ("binary", "multiclass", "multilabel")
+_CLASSES = ("one_class", "many_labels")
 _INFINITY = float("inf")
 
 
@@ -31,12 +34,14 @@ class Metric:
         name: Key in `METRICS`, in files and in columns.
         label: As a person reads it.
         function: ``function(predictions, target, *, weight=None)``.
-        kinds: Kinds of task it applies to.
+        forms: Forms of target it applies to: attributes of `amodal.kinds.TaskKind`, one of which must be true.
         higher_is_better: Whether more is better.
         requires: What must be among the cases for it to be defined, as a noun.
         bounds: Smallest and largest possible value, for axes.
-        in_target_units: Whether its value carries the units of the target.
         needs_bins: Whether it can only be called after `metrics_for` has given it the task's bins.
+        deviation: For a metric that resampling biases, ``deviation(predictions, target, *, weight)``: how far it can be
+            from the truth, on each resample; its interval is made of this instead of percentiles.
+        over_labels: Whether it is a mean over those classes or labels that have positive and negative cases.
 
     Example:
         >>> METRICS["auroc"]([0.1, 0.9], [0, 1])
@@ -46,12 +51,13 @@ class Metric:
     name: str
     label: str
     function: Callable[..., Value]
-    kinds: tuple[TaskKind, ...]
+    forms: tuple[str, ...]
     higher_is_better: bool
     requires: str = "at least one case"
     bounds: tuple[float, float] = (0.0, 1.0)
-    in_target_units: bool = False
     needs_bins: bool = False
+    deviation: Callable[..., Value] | None = None
+    over_labels: bool = False
 
     def __call__(self, predictions: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
         """Value for predictions and a target, or (R,) values for weights of shape (R, N).
@@ -81,40 +87,58 @@ class Metric:
             found = f"all {len(y)} cases have the target {y[0]:g}"
         return f"{self.label} needs {self.requires}, and {found}."
 
+    def of_how_many(self, predictions: ArrayLike, target: ArrayLike) -> str | None:
+        """That it is a mean over some of the labels only, in words; None if it is over all, or no mean over labels.
+
+        Example:
+            >>> METRICS["auroc"].of_how_many([[0.1, 0.9], [0.2, 0.8]], [[0, 1], [1, 1]])
+            '1 of 2 labels'
+        """
+        if not self.over_labels:
+            return None
+        counted, labels = counted_labels(predictions, target)
+        what = "labels" if np.ndim(target) == 2 else "classes"
+        return f"{counted} of {labels} {what}" if 0 < counted < labels else None
+
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", "Accuracy", accuracy, _CLASSES, True),
         Metric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, _CLASSES, True),
-        Metric("auroc", "AUROC", auroc, _CLASSES, True, requires="cases of at least two classes"),
-        Metric("auprc", "AUPRC", auprc, _CLASSES, True, requires="at least one positive case"),
+        Metric("auroc", "AUROC", auroc, _CLASSES, True, requires="cases of at least two classes", over_labels=True),
+        Metric("auprc", "AUPRC", auprc, _CLASSES, True, requires="cases of at least two classes", over_labels=True),
         Metric("nll", "NLL (nats)", negative_log_likelihood, _CLASSES, False, bounds=(0.0, _INFINITY)),
         Metric("brier", "Brier", brier_score, _CLASSES, False, bounds=(0.0, 2.0)),
-        Metric("ece", "Calibration error", expected_calibration_error, _CLASSES, False),
+        Metric(
+            "ece",
+            "Calibration error",
+            partial(expected_calibration_error, debiased=True),
+            _CLASSES,
+            False,
+            deviation=calibration_error_deviation,
+        ),
         Metric(
             "mae",
             "MAE",
             mean_absolute_error,
-            ("regression",),
+            ("one_value",),
             False,
             bounds=(0.0, _INFINITY),
-            in_target_units=True,
         ),
         Metric(
             "rmse",
             "RMSE",
             root_mean_squared_error,
-            ("regression",),
+            ("one_value",),
             False,
             bounds=(0.0, _INFINITY),
-            in_target_units=True,
         ),
         Metric(
             "kappa",
             "Kappa (linear)",
             cohen_kappa,
-            ("regression",),
+            ("one_value",),
             True,
             requires="targets or predictions in more than one bin",
             bounds=(-1.0, 1.0),
@@ -124,20 +148,12 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric by its name."""
 
-HEADLINES: dict[TaskKind, tuple[str, ...]] = {
-    "binary": ("auroc", "auprc"),
-    "multiclass": ("accuracy", "auroc"),
-    "multilabel": ("auroc", "auprc"),
-    "regression": ("mae", "kappa"),
-}
-"""What a table shows first for a kind of task, the one to rank by in front; kappa only if the task has bins."""
 
-
-def metrics_for(kind: TaskKind, *, bins: Sequence[float] = ()) -> dict[str, Metric]:
+def metrics_for(kind: str, *, bins: Sequence[float] = ()) -> dict[str, Metric]:
     """The metrics of a kind of task, headlines first, ready to be called.
 
     Args:
-        kind: "binary", "multiclass", "multilabel" or "regression".
+        kind: A name of `amodal.kinds.TASK_KINDS`.
         bins: Inner edges of a regression target's bins (`Task.bins`); without them kappa is left out.
 
     Returns:
@@ -150,10 +166,13 @@ def metrics_for(kind: TaskKind, *, bins: Sequence[float] = ()) -> dict[str, Metr
         >>> list(metrics_for("regression", bins=(24.0, 48.0)))
         ['mae', 'kappa', 'rmse']
     """
-    if kind not in get_args(TaskKind):
-        raise UnknownNameError("kind of task", kind, get_args(TaskKind))
-    names = [*HEADLINES[kind], *(name for name in METRICS if name not in HEADLINES[kind])]
-    chosen = {name: METRICS[name] for name in names if kind in METRICS[name].kinds}
+    from amodal.kinds import task_kind  # brings torch
+
+    traits = task_kind(kind)
+    names = [*traits.headlines, *(name for name in METRICS if name not in traits.headlines)]
+    chosen = {
+        name: METRICS[name] for name in names if any(getattr(traits, form, False) for form in METRICS[name].forms)
+    }
     return {
         name: replace(metric, function=partial(metric.function, bins=tuple(bins)), needs_bins=False)
         if metric.needs_bins

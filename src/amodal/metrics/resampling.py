@@ -13,7 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from amodal.errors import ConfigurationError, DataError, ShapeError
 
-__all__ = ["Value", "as_value", "ratio", "resample_counts", "weighted", "weighted_mean", "weighted_sums"]
+__all__ = [
+    "FEWEST_GROUPS",
+    "Value",
+    "as_value",
+    "ratio",
+    "resample_counts",
+    "too_few_groups",
+    "weighted",
+    "weighted_mean",
+    "weighted_sums",
+]
 
 Value = float | NDArray[np.float64]
 """One number, or one for each of R resamples, of shape (R,)."""
@@ -115,6 +125,26 @@ def _draw_groups(n_groups: int, rows: int, generator: np.random.Generator) -> ND
         assert block.max() <= 255, "a count is Binomial(G, 1/G): above 255 has a probability below 1e-500"
         counts[start : start + size] = block.reshape(size, n_groups)
     return counts
+
+
+FEWEST_GROUPS = 10
+"""Independent groups (patients) below which no percentile interval is given: it would be far too narrow."""
+
+
+def too_few_groups(counts: NDArray, fewest: int = FEWEST_GROUPS) -> str | None:
+    """Why resamples are of too few independent groups for an interval, in a sentence; None if there are enough.
+
+    Args:
+        counts: Counts of shape (R, N); cases of one group have the same ones.
+        fewest: Groups needed.
+
+    Example:
+        >>> too_few_groups(resample_counts(["ann", "ann", "bob"], 20, np.random.default_rng(0)))
+        'An interval needs at least 10 groups, and there are 2.'
+    """
+    few = counts[:256, :4096]  # enough to tell groups apart, and cheap
+    n_groups = len(np.unique(few.T, axis=0)) if few.size else 0
+    return None if n_groups >= fewest else f"An interval needs at least {fewest} groups, and there are {n_groups}."
 
 
 def weighted(

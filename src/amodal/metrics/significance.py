@@ -9,20 +9,24 @@ from numpy.typing import ArrayLike, NDArray
 
 from amodal.errors import DataError, ShapeError
 
-__all__ = ["BootstrapTTest", "paired_bootstrap_p_value", "two_sample_bootstrap_t_test"]
+__all__ = ["BootstrapTTest", "adjust_p_values", "paired_bootstrap_p_value", "two_sample_bootstrap_t_test"]
 
 
-def paired_bootstrap_p_value(differences: ArrayLike) -> float:
+def paired_bootstrap_p_value(estimate: float, differences: ArrayLike) -> float:
     r"""Two-sided p-value of no difference, from differences within the same resamples.
 
     .. math::
-        p = \min\left(1,\; 2 \, \frac{1 + \min(\#\{d_r \le 0\}, \#\{d_r \ge 0\})}{R + 1}\right)
+        p = \frac{1 + \#\{r : |d_r - \hat d| \ge |\hat d|\}}{R + 1}
 
-    This inverts the percentile interval: p falls below 0.05 where the 95 % interval of the same differences leaves zero
-    out (up to one resample). More resamples make it more precise and not smaller; its smallest value is 2 / (R + 1).
+    The resamples vary around the estimate as the estimate varies around the truth; p is the share in which they are as
+    far from it as it is from zero. It is `adjust_p_values` of one comparison: the same statistic, so that an adjusted
+    p-value is never below its own. More resamples make it more precise and not smaller; its smallest value is
+    1 / (R + 1).
 
     Args:
-        differences: One difference for each resample, of shape (R,); NaN ones (undefined in a run) do not count.
+        estimate: The difference :math:`\hat d` on the cases themselves.
+        differences: One difference :math:`d_r` for each resample, of shape (R,); NaN ones (undefined in a run) do not
+            count.
 
     Returns:
         The p-value; NaN if no difference is defined.
@@ -34,14 +38,61 @@ def paired_bootstrap_p_value(differences: ArrayLike) -> float:
         :cite:`davison1997bootstrap`, chapters 4 and 5.
 
     Example:
-        >>> paired_bootstrap_p_value([0.1, 0.2, 0.3, -0.1] + [0.2] * 35)
-        0.1
+        >>> paired_bootstrap_p_value(0.2, [0.1, 0.2, 0.3, -0.1] + [0.2] * 35)
+        0.05
     """
     values = _defined("differences", differences)
-    if not len(values):
+    if not len(values) or np.isnan(estimate):
         return float("nan")
-    rarer = min((values <= 0).sum(), (values >= 0).sum())
-    return float(min(1.0, 2 * (1 + rarer) / (len(values) + 1)))
+    return float(adjust_p_values([estimate], values[None])[0])
+
+
+def adjust_p_values(estimates: ArrayLike, drawn: ArrayLike) -> NDArray[np.float64]:
+    r"""P-values of several estimates being zero, adjusted for their number: Romano and Wolf's step-down method.
+
+    With :math:`t_k = |\hat d_k| / s_k`, s the standard deviation of the bootstrap values, and
+    :math:`t^*_{rk} = |d_{rk} - \hat d_k| / s_k`, the largest t has
+
+    .. math:: p = \frac{1 + \#\{r : \max_k t^*_{rk} \ge t\}}{R + 1}
+
+    the next one the same without the first, and so on; none is below that of a larger t, and none below the p-value of
+    its estimate alone (`paired_bootstrap_p_value`). As all estimates are resampled together, what they have in common
+    costs nothing. Resamples that leave an estimate undefined do not count for it.
+
+    Args:
+        estimates: Of shape (K,).
+        drawn: Their bootstrap values on common resamples, of shape (K, R); NaN where undefined.
+
+    Returns:
+        Of shape (K,); NaN where an estimate or its spread is not defined.
+
+    Source:
+        :cite:`romano2005exact`.
+
+    Example:
+        >>> drawn = np.random.default_rng(0).normal([[0.0], [2.0]], 1.0, (2, 4999))
+        >>> adjust_p_values([0.0, 2.0], drawn).round(2)
+        array([1.  , 0.09])
+    """
+    values, resampled = np.asarray(estimates, dtype=np.float64), np.asarray(drawn, dtype=np.float64)
+    adjusted = np.full(values.shape, np.nan)
+    known = [k for k in range(len(values)) if not np.isnan(values[k]) and not np.isnan(resampled[k]).all()]
+    if not known:
+        return adjusted
+    spread = np.array([np.nanstd(resampled[k]) for k in known])
+    scale = np.where(spread > 0, spread, np.finfo(np.float64).tiny)
+    t = np.abs(values[known]) / scale
+    with np.errstate(over="ignore"):
+        noise = np.abs(resampled[known] - values[known][:, None]) / scale[:, None]  # (known, R), NaN where undefined
+    order = np.argsort(-t, kind="stable")
+    smallest = 0.0
+    for place, k in enumerate(order):
+        defined = ~np.isnan(noise[k])
+        largest = np.fmax.reduce(noise[order[place:]][:, defined], axis=0)
+        beyond = (largest >= t[k] * (1 - 1e-9)).sum()  # a difference that is exactly that of the cases counts
+        smallest = max(smallest, (1 + beyond) / (defined.sum() + 1))
+        adjusted[known[k]] = smallest
+    return adjusted
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,8 +108,8 @@ def choose_cases(
     hidden = np.asarray((natural & ~observed).any(axis=1))
     if task.is_classification:
         return _of_classes(seen, whole, target, observed, hidden, each)
-    difference = whole - seen if task.kind == "regression" else np.abs(whole - seen).max(axis=1)
-    if task.kind == "multilabel":
+    difference = whole - seen if task.traits.one_value else np.abs(whole - seen).max(axis=1)
+    if task.traits.many_labels:
         known = np.where(np.isnan(target), seen, target)
         errors, better = np.abs(seen - known).mean(1), np.abs(whole - known).mean(1)
     else:
@@ -215,8 +214,9 @@ def _case(run: FinishedRun, batch: Batch, place: int, row: int, seen: NDArray, w
     visible = run.test.observed[row]
     names = tuple(name for name, present in zip(run.schema.names, visible) if present)
     exhibits = exhibit_case(run.schema, batch, place, visible)
-    truth, show = _SHOW["regression" if run.task.kind == "regression" else "classes"](run.task, run.target[row])
-    if run.task.kind == "regression":
+    describe = _true_value if run.task.traits.one_value else _true_classes
+    truth, show = describe(run.task, run.target[row])
+    if run.task.traits.one_value:
         units = f" {run.task.units}" if run.task.units else ""
         values = (
             ("as seen", f"{format_value(float(seen))}{units}"),
@@ -238,6 +238,3 @@ def _true_classes(task: Task, target: NDArray) -> tuple[str, NDArray]:
 
 def _true_value(task: Task, target: NDArray) -> tuple[str, NDArray]:
     return f"{format_value(float(target))} {task.units}".strip(), np.zeros(0)
-
-
-_SHOW: dict[str, Callable[[Task, NDArray], tuple[str, NDArray]]] = {"classes": _true_classes, "regression": _true_value}

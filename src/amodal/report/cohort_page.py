@@ -36,6 +36,8 @@ def cohort_page(cohort: Cohort, inspection: Inspection | None = None) -> str:
         Section("suspicions", "What to check", _suspicions(found)),
         Section("ranges", "Values", _ranges(found)),
     ]
+    if "preparation" in (cohort.source or {}):
+        sections.append(Section("losses", "How it was read, and what was left out", _losses(cohort)))
     kicker = f"amodal data describe · {len(cohort):,} cases · {len(cohort.schema.names)} modalities"
     return fill_page(cohort.name or "A cohort", kicker, sections)
 
@@ -81,7 +83,7 @@ def _cases(cohort: Cohort) -> Markup:
         if target is not None and task.is_classification:
             counts = np.bincount(target[inside], minlength=task.n_outputs)
             row += [f"{n:,} ({percent(n / max(1, inside.sum()))})" for n in counts]
-        elif target is not None and task.kind == "multilabel":
+        elif target is not None and task.traits.many_labels:
             row += [f"{int((target[inside, k] == 1).sum()):,}" for k in range(task.n_outputs)]
         elif target is not None:
             row += [f"{q:g}" for q in np.quantile(target[inside], [0.05, 0.5, 0.95])]
@@ -133,6 +135,27 @@ def _presence(cohort: Cohort, found: Inspection) -> Markup:
 def _suspicions(found: Inspection) -> Markup:
     table = Table(["where", "what was seen"], [[s.where, s.detail] for s in found.suspicions])
     return render("cohort_suspicions.html", {"table": table, "n": len(found.suspicions), "rows": found.rows})
+
+
+def _losses(cohort: Cohort) -> Markup:
+    """What a preparation from tables counted, with the first rows of each kind."""
+    record = (cohort.source or {})["preparation"]
+    counts = sorted(record["counts"].items(), key=lambda pair: -pair[1])
+    problems = Table(
+        ["count", "what", "first"],
+        [[f"{n:,}", what, ", ".join(record["first"].get(what, [])[:3])] for what, n in counts],
+    )
+    cells = Table(
+        ["rows or cells of", "read", "measured", "empty", "left out"],
+        [
+            [place, *(f"{c[key]:,}" for key in ("in", "measured", "empty", "lost"))]
+            for place, c in record["cells"].items()
+        ],
+        caption="Every row and cell that was read: measured, empty, or left out for a reason above",
+    )
+    return render(
+        "cohort_losses.html", {"taken": record["taken"], "problems": problems, "cells": cells, "n": len(counts)}
+    )
 
 
 def _ranges(found: Inspection) -> Markup:

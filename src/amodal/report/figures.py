@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,15 @@ __all__ = [
     "draw_history",
     "draw_presence",
     "draw_reliability",
+    "mark_id",
     "save_presence",
 ]
+
+
+def mark_id(name: str) -> str:
+    """The id, in an SVG, of what is drawn under a name."""
+    return "drawn-" + re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+
 
 GROUP_MARKS = tuple(Mark(colour, marker) for colour, marker in zip(COLOURS, MARKERS))
 """How the groups of a reliability panel look, in order."""
@@ -144,7 +152,7 @@ def draw_forest(
             if zero:
                 axes.axvline(0, color=MUTED, linewidth=1.2)
             for y, row in enumerate(rows):
-                _interval(axes, row.intervals[i], y, row.mark)
+                _interval(axes, row.name, row.intervals[i], y, row.mark)
             axes.set_title(title, color=INK)
             axes.set_xlabel(label)
             axes.tick_params(axis="y", length=0)
@@ -180,7 +188,8 @@ def draw_heat(
     n_patterns, n_names = patterns.shape
     values = np.stack([one.column("estimate") for one in series], axis=1)  # (P, methods)
     sign = 1 if metric.higher_is_better else -1
-    shade = _shades(sign * values)
+    widths = np.stack([one.column("high") - one.column("low") for one in series], axis=1)
+    shade = _shades(sign * values, float(np.nanmedian(widths)) if not np.isnan(widths).all() else 0.0)
     longest = max(len(short(name)) for name in (*names, *(one.name for one in series)))
     with drawing(500, 26 + 25 * n_patterns + 5.2 * longest) as figure:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[max(n_names, 3), 2.2 * len(series)])
@@ -246,7 +255,7 @@ def draw_curves(
         for shift, one in zip(shifts, series):
             middle, low, high = (one.column(part) for part in ("estimate", "low", "high"))
             style: dict[str, Any] = {"color": one.mark.colour, "linestyle": one.mark.line}
-            axes.plot(positions + shift, middle, marker=one.mark.marker, **style)
+            axes.plot(positions + shift, middle, marker=one.mark.marker, gid=mark_id(one.name), **style)
             if whole:
                 axes.vlines(positions + shift, low, high, color=one.mark.colour, linewidth=1.1)
             else:
@@ -259,7 +268,7 @@ def draw_curves(
 
 
 def draw_reliability(
-    curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    curves: Mapping[str, tuple[Mark, tuple[NDArray[np.float64], NDArray[np.float64]]]],
     *,
     key: str,
     alt: str,
@@ -270,7 +279,7 @@ def draw_reliability(
     """Stated against realised, one line a group of cases; on the diagonal what is said comes true.
 
     Args:
-        curves: Stated and realised values, bin by bin, by the name of the group; at most six groups.
+        curves: Mark, and stated and realised values bin by bin, by the name of the group.
         key: Begins the ids.
         alt: For a person who cannot see it.
         title: Above the panel.
@@ -283,7 +292,7 @@ def draw_reliability(
     with drawing(290, 300) as figure:
         axes = figure.subplots()
         axes.plot(diagonal, diagonal, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        for mark, (stated, realised) in zip(GROUP_MARKS, curves.values()):
+        for name, (mark, (stated, realised)) in curves.items():
             known = ~np.isnan(stated)
             axes.plot(
                 stated[known],
@@ -292,6 +301,7 @@ def draw_reliability(
                 marker=mark.marker,
                 markersize=4.5,
                 linewidth=1.5,
+                gid=mark_id(name),
             )
         margin = 0.02 * (diagonal[1] - diagonal[0])
         axes.set_xlim(diagonal[0] - margin, diagonal[1] + margin)
@@ -365,11 +375,15 @@ def _names_on_top(axes: Axes) -> None:
         label.set_rotation_mode("anchor")
 
 
-def _shades(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values from the lowest to the highest as [0, 1]; NaN stays."""
+def _shades(values: NDArray[np.float64], noise: float = 0.0) -> NDArray[np.float64]:
+    """Values from the lowest to the highest as [0, 1]; NaN stays.
+
+    Differences smaller than the usual width of an interval do not span the whole range, so that noise looks like noise.
+    """
     known = values[~np.isnan(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    return (values - low) / ((high - low) or 1.0)
+    spare = max(0.0, noise - (high - low)) / 2
+    return (values - low + spare) / ((high - low + 2 * spare) or 1.0)
 
 
 def _ramp(shade: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -387,13 +401,24 @@ def _cell(value: float, metric: Metric) -> str:
     return f"{value:.2f}" if np.isfinite(metric.bounds[1]) else format_value(value, metric)
 
 
-def _interval(axes: Axes, interval: Interval, y: float, mark: Mark, *, size: float = 6.5, width: float = 1.8) -> None:
+def _interval(
+    axes: Axes, name: str, interval: Interval, y: float, mark: Mark, *, size: float = 6.5, width: float = 1.8
+) -> None:
     if np.isnan(interval.estimate):
         return
     if not np.isnan(interval.low):
         axes.plot([interval.low, interval.high], [y, y], color=mark.colour, linewidth=width, solid_capstyle="round")
     face = PAPER if mark.dashed else mark.colour
-    axes.plot([interval.estimate], [y], mark.marker, color=mark.colour, markerfacecolor=face, markersize=size, zorder=3)
+    axes.plot(
+        [interval.estimate],
+        [y],
+        mark.marker,
+        color=mark.colour,
+        markerfacecolor=face,
+        markersize=size,
+        zorder=3,
+        gid=mark_id(name),
+    )
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from amodal.benchmark import Comparison, FinishedRun
 from amodal.benchmark.experiment import describe_mechanism
-from amodal.metrics import HEADLINES, Interval, Metric
+from amodal.metrics import Interval, Metric
 from amodal.missingness import Mechanism, Natural, mechanism_from_json
 from amodal.report import figures
 from amodal.report.figures import Series
@@ -42,13 +42,11 @@ __all__ = [
     "shown_metrics",
 ]
 
-_BESIDE = {"regression": ("rmse",)}  # shown beside the headlines; other tasks: log likelihood and calibration
-
 
 def shown_metrics(subject: Subject) -> list[Metric]:
     """The metrics of the main table: headlines, and one or two that see what they do not."""
-    kind = subject.results.task.kind
-    names = [*HEADLINES[kind], *_BESIDE.get(kind, ("nll", "ece"))]
+    traits = subject.results.task.traits
+    names = [*traits.headlines, *traits.second_metrics]
     return [subject.results.metrics[name] for name in names if name in subject.results.metrics]
 
 
@@ -127,13 +125,17 @@ def against(subject: Subject, name: str, reference: str, metric: Metric) -> str 
 
 def findings(subject: Subject) -> list[Markup]:
     """What there is to say in short, in sentences."""
-    results, metric, best = subject.results, subject.results.headline, subject.best
-    value = format_interval(results.summary(best, metric.name).interval, metric)
+    results, metric, best, top = subject.results, subject.results.headline, subject.best, subject.ranked[0]
+    value = format_interval(results.summary(top, metric.name).interval, metric)
     said = [
         Markup("<b>{}</b> reaches {} {} on {:,} test cases {}.").format(
-            best, label(metric), value, len(subject.first.ids), lacking(subject.first.experiment.test_missingness)
+            top, label(metric), value, len(subject.first.ids), lacking(subject.first.experiment.test_missingness)
         )
     ]
+    if top in subject.references and top != best:
+        said.insert(0, Markup("Nothing here beats <b>{}</b>.").format(top))
+        value = format_interval(results.summary(best, metric.name).interval, metric)
+        said.append(Markup("Of the others <b>{}</b> comes next: {}.").format(best, value))
     others = [name for name in compared(subject) if name != best] or [n for n in subject.ranked if n != best][:1]
     for other in others:
         found = next(one for one in results.compare(other, metric.name) if one.name == best)

@@ -10,7 +10,7 @@ from amodal.metrics import expected_calibration_error, reliability_curve
 from amodal.report import figures
 from amodal.report.parts import Drawing, Section, Table, section
 from amodal.report.subject import Subject
-from amodal.report.svg import legend_key
+from amodal.report.svg import Mark, legend_key
 from amodal.report.words import format_value
 from amodal.schema import Task
 
@@ -22,57 +22,62 @@ _BINS = 10
 Pooled = dict[int, tuple[NDArray[np.float64], NDArray]]
 """Predictions and targets by the number of modalities present."""
 
+Curves = dict[str, tuple[Mark, tuple[NDArray[np.float64], NDArray[np.float64]]]]
+"""Mark, stated and realised values, by the name of a group of cases."""
+
 
 def calibration(subject: Subject) -> Section | None:
     """One panel a method, one curve for each number of modalities present; None if there are too few cases."""
-    drawings, rows = [], []
     counts = sorted({int(k) for k in subject.patterns.sum(1)})
-    for i, name in enumerate(subject.results.names):
-        pooled = _pool(subject.results.runs_of(name), subject)
-        curves = {
-            f"{k} present": _curve(subject.results.task, *pooled[k], _range(subject))
-            for k in _spread_out(counts)
-            if k in pooled
-        }
-        if not curves:
+    pooled = {name: _pool(subject.results.runs_of(name), subject) for name in subject.results.names}
+    marks = dict(zip(_spread_out(sorted({k for parts in pooled.values() for k in parts})), figures.GROUP_MARKS))
+    drawings, rows = [], []
+    for i, (name, parts) in enumerate(pooled.items()):
+        if not parts:
             continue
-        rows.append([name, *(_error(subject.results.task, *pooled[k]) if k in pooled else "–" for k in counts)])
-        drawings.append(_panel(subject, i, name, curves))
+        rows.append([name, *(_error(subject.results.task, *parts[k]) if k in parts else "–" for k in counts)])
+        curves = {
+            f"{k} present": (mark, _curve(subject.results.task, *parts[k], _range(subject)))
+            for k, mark in marks.items()
+            if k in parts
+        }
+        if curves:
+            drawings.append(_panel(subject, i, name, curves))
     if not drawings:
         return None
-    regression = subject.results.task.kind == "regression"
-    kind = "mean absolute gap" if regression else "calibration error"
+    traits = subject.results.task.traits
+    kind = "mean absolute gap" if traits.one_value else "calibration error"
     table = Table(["method", *(f"{k} present" for k in counts)], rows, kind)
     return section(
         "calibration",
         "Can the numbers be believed?",
         drawings=drawings,
-        legend=[legend_key(f"{k} present", m) for k, m in zip(_spread_out(counts), figures.GROUP_MARKS)],
+        legend=[legend_key(f"{k} present", mark) for k, mark in marks.items()],
         table=table,
-        kind=subject.results.task.kind,
+        traits=traits,
         imposed=subject.imposes_patterns,
     )
 
 
-def _panel(subject: Subject, i: int, name: str, curves: dict[str, tuple[NDArray, NDArray]]) -> Drawing:
+def _panel(subject: Subject, i: int, name: str, curves: Curves) -> Drawing:
     task = subject.results.task
     low, high = _range(subject)
-    labels = ("predicted", "observed") if task.kind == "regression" else ("stated", "came true")
+    labels = task.traits.reliability_axes
     key = f"reliability-{i}"
-    told = [f"{len(curve[0][~np.isnan(curve[0])])} bins with {group}" for group, curve in curves.items()]
+    bins = [f"{len(curve[0][~np.isnan(curve[0])])} bins with {group}" for group, (_, curve) in curves.items()]
     svg = figures.draw_reliability(
         curves,
         key=key,
         title=name,
         labels=labels,
         diagonal=(low, high),
-        alt=f"Reliability of {name}: {labels[0]} against {labels[1]}, {', '.join(told)}.",
+        alt=f"Reliability of {name}: {labels[0]} against {labels[1]}, {', '.join(bins)}.",
     )
     numbers = Table(
         ["cases", *labels],
         [
             [group, format_value(float(a)), format_value(float(b))]
-            for group, (stated, realised) in curves.items()
+            for group, (_, (stated, realised)) in curves.items()
             for a, b in zip(stated, realised)
             if not np.isnan(a)
         ],
@@ -98,7 +103,7 @@ def _curve(
     task: Task, predictions: NDArray, target: NDArray, limits: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Stated and realised values of bins with as many cases each."""
-    if task.kind != "regression":
+    if not task.traits.one_value:
         curve = reliability_curve(predictions, target, bins=_BINS, binning="mass")
         return curve.stated, curve.realised
     chunks = np.array_split(np.argsort(predictions, kind="stable"), min(_BINS, max(1, len(predictions) // 5)))
@@ -107,14 +112,14 @@ def _curve(
 
 
 def _error(task: Task, predictions: NDArray, target: NDArray) -> str:
-    if task.kind != "regression":
-        return format_value(float(expected_calibration_error(predictions, target)))
+    if not task.traits.one_value:
+        return format_value(float(expected_calibration_error(predictions, target, debiased=True)))
     stated, realised = _curve(task, predictions, target, (-np.inf, np.inf))
     return format_value(float(np.abs(stated - realised).mean()))
 
 
 def _range(subject: Subject) -> tuple[float, float]:
-    if subject.results.task.kind != "regression":
+    if not subject.results.task.traits.one_value:
         return 0.0, 1.0
     low, high = np.quantile(subject.first.target, [0.01, 0.99])
     return float(low), float(high) if high > low else float(low) + 1.0

@@ -138,7 +138,7 @@ def comparison(subject: Subject) -> Section:
             ]
             for name in ranked
         ],
-        strong=[ranked.index(subject.best)],
+        strong=[0],
     )
     drawings = [method_forest(subject, metric)]
     if subject.references and len(results.names) > 1:
@@ -146,11 +146,12 @@ def comparison(subject: Subject) -> Section:
     verdicts = [sort_verdicts(results.compare(reference, metric.name)) for reference in compared(subject)]
     return section(
         "comparison",
-        "The methods compared",
+        "The methods compared" if len(results.names) > 1 else "How well it predicts",
         table=table,
         drawings=drawings,
         verdicts=verdicts,
         metric=metric,
+        n_methods=len(results.names),
         n_seeds=len(results.seeds),
         n_resamples=len(results.counts),
         spread=[(name, results.summary(name, metric.name).spread) for name in ranked],

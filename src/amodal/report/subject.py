@@ -154,10 +154,17 @@ def subject_of(folders: Sequence[str | Path], *, title: str = "", data: str | Pa
     names = " ".join(shlex.quote(str(folder)) for folder in folders)
     return Subject(
         results,
-        title=title or f"{results.task.name.capitalize()}: {len(results.names)} methods compared",
+        title=title or _title(results),
         cohort=load_cohort(data) if data else _open_cohort(runs[0]),
         commands=[f"amodal report {names}"],
     )
+
+
+def _title(results: Results) -> str:
+    name = results.task.name
+    name = name.capitalize() if name.islower() else name
+    methods = f"{len(results.names)} methods compared" if len(results.names) > 1 else results.names[0]
+    return f"{name}: {methods}"
 
 
 def _open_cohort(run: FinishedRun) -> Cohort | None:

@@ -99,11 +99,11 @@ class Service:
 
     def _prediction(self, value: Any) -> dict[str, Any]:
         task = self.model.schema.task
-        if task.kind == "regression":
+        if task.traits.one_value:
             return {"name": task.name, "value": float(value), "units": task.units}
         numbers = np.asarray(value, dtype=float)
         shares = {str(label): float(share) for label, share in zip(task.classes, numbers)}
-        if task.kind == "multilabel":
+        if task.traits.many_labels:
             return {"name": task.name, "probabilities": shares}
         return {"name": task.name, "probabilities": shares, "predicted": str(task.classes[int(numbers.argmax())])}
 

@@ -51,7 +51,7 @@ def prediction_response(task: Task) -> dict[str, Any]:
         "required": [str(label) for label in task.classes],
     }
     parts: dict[str, Any] = {"name": {"type": "string"}}
-    if task.kind == "regression":
+    if task.traits.one_value:
         parts |= {"value": number, "units": {"type": "string"}}
     else:
         parts["probabilities"] = shares

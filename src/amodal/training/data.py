@@ -11,8 +11,8 @@ from amodal.batch import Batch
 from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.missingness import Mechanism, Natural, Presence
-from amodal.removal import draw_presence
-from amodal.training.settings import TrainingSettings
+from amodal.presence import draw_presence
+from amodal.settings import TrainingSettings
 
 __all__ = ["TrainingData", "training_prior"]
 
@@ -21,11 +21,7 @@ def training_prior(train: Cohort) -> np.ndarray:
     """Prediction where nothing is known: class frequencies, label frequencies, or the mean target (1,)."""
     task, target = train.schema.task, train.target
     assert target is not None
-    if task.is_classification:
-        return np.bincount(target, minlength=task.n_outputs) / len(target)
-    if task.kind == "multilabel":
-        return np.nan_to_num(np.nanmean(target, axis=0), nan=0.5)
-    return np.array([target.mean()], dtype=np.float64)
+    return task.traits.frequencies(target, task.n_outputs)
 
 
 @dataclass

@@ -143,7 +143,7 @@ class TrainingLoop:
         if not bad or all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
             return  # a loss alone may overflow in half precision; its step is then left out
         raise RunError(
-            f"training has diverged in epoch {epoch}",
+            f"training has diverged in epoch {epoch + 1}",
             expected="finite losses and weights",
             got=f"not finite: {', '.join(sorted(bad))}",
             hint="Lower learning_rate, set clip, or use precision '32-true'. What earlier epochs stored is kept.",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.method import Method
-from amodal.training.settings import TrainingSettings
+from amodal.settings import TrainingSettings
 
 __all__ = ["Optimisers", "learning_rate_factor"]
 

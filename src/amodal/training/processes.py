@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from amodal.errors import ConfigurationError
-from amodal.training.settings import TrainingSettings
+from amodal.settings import TrainingSettings
 
 __all__ = ["Processes", "expected_rank", "start_processes"]
 

@@ -15,12 +15,12 @@ from amodal.checkpoint import TrainedModel
 from amodal.data.loader import make_loader
 from amodal.method import EstimatedMethod, Method
 from amodal.seeds import mix_seed
+from amodal.settings import TrainingSettings
 from amodal.training.data import TrainingData
 from amodal.training.loggers import Logger, open_loggers
 from amodal.training.loop import TrainingLoop
 from amodal.training.optimisers import Optimisers
 from amodal.training.processes import Processes
-from amodal.training.settings import TrainingSettings
 from amodal.training.state import STATE_FILE, TrainingState
 from amodal.training.validation import monitored, part_validation_losses, validation_losses, warn_of_collapse
 

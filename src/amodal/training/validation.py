@@ -12,7 +12,6 @@ from amodal.checkpoint import TrainedModel
 from amodal.losses.task import prediction_error, prediction_loss
 from amodal.method import inference
 from amodal.metrics.monitor import representation_numbers, signs_of_collapse
-from amodal.schema import TaskKind
 from amodal.training.data import TrainingData
 
 __all__ = ["monitored", "part_validation_losses", "validation_losses", "warn_of_collapse"]
@@ -30,7 +29,7 @@ def validation_losses(model: TrainedModel, data: TrainingData) -> dict[str, floa
     """
     rows = data.valid_rows
     seen = np.flatnonzero(rows.observed.any(axis=1)) if not model.method.accepts_empty else None
-    judges: dict[str, Callable[[Tensor, Tensor, TaskKind], Tensor]] = {"valid_loss": prediction_loss}
+    judges: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {"valid_loss": prediction_loss}
     if data.settings.best_by == "error":
         judges["valid_error"] = prediction_error
     totals, count = dict.fromkeys(judges, 0.0), 0
@@ -75,4 +74,4 @@ def warn_of_collapse(history: list[dict[str, float]]) -> None:
     if signs_of_collapse(history[:-1]):
         return
     for sign in signs_of_collapse(history):
-        warnings.warn(f"epoch {len(history) - 1}: {sign}", UserWarning, stacklevel=2)
+        warnings.warn(f"epoch {len(history)}: {sign}", UserWarning, stacklevel=2)

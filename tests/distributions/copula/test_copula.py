@@ -1,5 +1,6 @@
 """Every family against other libraries, exact derivatives, integrals and the axioms of a copula."""
 
+import copy
 import math
 
 import mpmath as mp
@@ -379,6 +380,10 @@ def test_the_distribution_function_is_no_substitute_for_the_density():
         (lambda: Rotated(Clayton(2.0), 45), "90, 180 or 270 degrees, got 45"),
         (lambda: Gumbel.from_kendall_tau(-0.2), "no Gumbel copula of 2 margins has this Kendall's tau .*Rotated"),
         (lambda: GaussianCopula.from_kendall_tau(1.0), "Kendall's tau is out of range"),
+        (lambda: Gumbel("two"), "theta is not a number .*got 'two'"),
+        (lambda: Frank.from_kendall_tau(None), "tau is not a number .*got None"),
+        (lambda: GaussianCopula([[1.0, "a"], ["a", 1.0]]), "correlation is not a number"),
+        (lambda: StudentTCopula(R2, df="4"), "df of StudentTCopula is out of range .*got df = 4"),
     ],
 )
 def test_parameters_outside_their_domain(build, words):
@@ -407,6 +412,8 @@ def test_wrong_shapes_and_names():
         Gumbel(2.0).log_density(some(2, 4), torch.ones(4, 2))
     with pytest.raises(ShapeError, match="no such margin"):
         Gumbel(2.0).conditional_cdf(some(2, 4), 2)
+    with pytest.raises(ShapeError, match=r"w does not fit u \(expected \(4,\), got \(3,\)"):
+        Gumbel(2.0).conditional_quantile(torch.tensor([0.1, 0.2, 0.3]), some(2, 4), 0)
     with pytest.raises(DataError, match="w has a value that is not a probability"):
         Gumbel(2.0).conditional_quantile(torch.tensor(1.0), some(2, 1), 0)
     with pytest.raises(UnknownNameError, match="unknown copula family 'gumble'.*Did you mean 'gumbel'"):
@@ -511,3 +518,37 @@ def test_gumbel_given_one_margin_is_inverted_from_end_to_end(theta, dim):
     shift = torch.tensor([[step, 0.0]], dtype=F64)
     up, down = (Gumbel(theta + 0.1).conditional_quantile(0.7, u + s * shift, 1) for s in (1, -1))
     assert slopes[1][0, 0].item() == pytest.approx(((up - down) / (2 * step)).item(), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("family", "theta"), [(Frank, -8.0), (Frank, -0.01), (Frank, 0.01), (Frank, 5.0), (Gumbel, 1.5)]
+)
+def test_gradients_of_the_fast_inverses_by_finite_differences(family, theta):
+    w = torch.tensor([0.02, 0.5, 0.99], dtype=F64, requires_grad=True)
+    u = torch.tensor([0.6, 0.1, 0.95], dtype=F64, requires_grad=True)
+    parameter = torch.tensor(theta, dtype=F64, requires_grad=True)
+
+    def inverse(w, u, theta):
+        return family(theta).conditional_quantile(w, torch.stack([u, torch.full_like(u, 0.5)], -1), 1)
+
+    assert torch.autograd.gradcheck(inverse, (w, u, parameter))
+
+
+@pytest.mark.parametrize(
+    "copula", [Frank(5.0), Frank(-5.0), Frank(0.0), Frank(1e4), Gumbel(1.0), Gumbel(2.0), Gumbel(1e4)]
+)
+def test_fast_inverses_in_single_precision_are_finite_and_precise_at_both_ends(copula):
+    far = torch.tensor([1e-6, 0.5, 16.0, 70.0])
+    log_u, log_1mu = torch.cat([-far, torch.log1p(-torch.exp(-far))]), torch.cat([torch.log(-torch.expm1(-far)), -far])
+    log_u, log_1mu = log_u.clamp(max=-1e-38), log_1mu.clamp(max=-1e-38)
+    observed = torch.tensor([[True], [False]])
+    half = torch.full_like(log_u, math.log(0.5))
+    results = {}
+    for dtype in (torch.float32, F64):
+        logs = [torch.stack([part.to(dtype), half.to(dtype)]).requires_grad_() for part in (log_u, log_1mu)]
+        same = copy.deepcopy(copula).to(dtype).requires_grad_()
+        drawn = same.complete_margins_first(*logs, observed, torch.full((2, 8), 0.3, dtype=dtype))
+        gradients = torch.autograd.grad(sum(d[1].sum() for d in drawn), [*logs, *same.parameters()])
+        assert all(bool(torch.isfinite(x).all()) for x in (drawn[0][1], drawn[1][1], *gradients))
+        results[dtype] = torch.stack([d[1] for d in drawn]).detach().double()
+    torch.testing.assert_close(results[torch.float32], results[F64], rtol=2e-3, atol=1e-6)

@@ -87,6 +87,11 @@ def test_only_what_is_asked_for_is_compared():
         select_family(draws(GaussianCopula(-0.6)), ["clayton", "independence"], rotations=False)
     with pytest.raises(ConfigurationError, match="a family to choose from"):
         select_family(noise(50), [])
+    for level in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ConfigurationError, match="level is not a probability"):
+            select_family(noise(50), level=level)
+        with pytest.raises(ConfigurationError, match="level is not a probability"):
+            parameter_intervals(Gumbel(2.0), noise(50), level=level)
     with pytest.raises(ConfigurationError, match="expected 'aic' or 'bic', got 'caic'"):
         select_family(noise(50), criterion="caic")
 

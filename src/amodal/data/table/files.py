@@ -6,6 +6,7 @@ import json
 import os
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,12 +92,15 @@ def read_files(
         return [None] * n, np.zeros(n, bool)
     cells = texts(rows.columns[rule.column], place.missing)
     folders = _Folders()
+    spot = f"{name}: cells of {rule.column}"
     found = place.side_by_side(lambda cell: _read_cell(place, rule, cell, decode, folders), cells)
     outside = [i for i, (state, _) in enumerate(found) if state == "outside"]
     lacking = [i for i, (state, _) in enumerate(found) if state == "missing"]
     broken = [i for i, (state, _) in enumerate(found) if state == "unreadable"]
     if outside and place.problems.strict:
         raise found[outside[0]][1]
+    states = Counter(state for state, _ in found)
+    place.problems.enter(spot, n, empty=states["empty"], measured=states["read"])
     _tell(place, rows, rule, cells, outside, f"{name}: file outside the data folder", found)
     _tell(place, rows, rule, cells, lacking, f"{name}: file not there", found)
     _tell(place, rows, rule, cells, broken, f"{name}: file unreadable", found)
@@ -210,7 +214,8 @@ def _tell(
     got = [str(cells[i]) + (f" ({error})" if error else "") for i, error in zip(bad, errors)]
     key = "unreadable_file" if errors[0] else "missing_file"
     if getattr(rule, key) == "absent" or not place.problems.strict:
-        place.problems.add(what, ids, got)
+        lost = f"{what.partition(':')[0]}: cells of {rule.column}"
+        place.problems.add(what, ids, got, lost=lost)
         return
     shown = f"{str(cells[bad[0]])!r} in row {ids[0]}" + (f": {errors[0]}" if errors[0] else "")
     near = "" if errors[0] else f"{found[bad[0]][1]} "

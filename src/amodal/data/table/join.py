@@ -173,7 +173,7 @@ class Joined:
         if different.any() or (rule == "error" and self.place.problems.strict):
             row = int(different.argmax())
             raise DataError(
-                f"{self.where}: {self.file} has several rows for the id {rows.ids[row]!r}",
+                f"{self.where}: {self.file} has several rows for the id {str(rows.ids[row])!r}",
                 expected="one row for an id",
                 hint="Measurements at several times belong into a modality of kind `events`."
                 if different.any()

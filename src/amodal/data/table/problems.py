@@ -138,7 +138,7 @@ class Problems:
         limit = accept.get(key, LIMITS[key])
         if not self.strict or of < _LEAST or n <= limit * of:
             return
-        enough = math.ceil(n / of * 100 + 1e-9) / 100
+        enough = min(1.0, math.ceil(n / of * 100) / 100)
         raise DataError(
             f"{what}: {n:,} of {of:,} ({n / of:.0%})",
             expected=f"at most {limit:.0%}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def _few(shown: Any, rows: np.ndarray) -> list[str]:
 
 def _hint(cells: Sequence[str]) -> str:
     word = cells[0]
-    if any("-" in cell[1:] or "/" in cell for cell in cells):
+    if any(re.match(r"[0-9.,]+ ?[-/–] ?[0-9]", cell) for cell in cells):
         return f"A range or a pair is not one number: map it with `values` ({{{word!r}: …}}), or correct it."
     if any(cell[:1].isdigit() and cell[-1:] in "*+!?#)" for cell in cells):
         return (

@@ -17,6 +17,7 @@ from amodal.data.table.section import Section, nearest
 from amodal.data.table.survey import survey
 from amodal.data.table.words import NO, YES, near_pairs, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
+from amodal.kinds import TASK_KINDS
 from amodal.schema import Task
 
 __all__ = ["LabelColumn", "TaskColumns"]
@@ -109,13 +110,13 @@ class TaskColumns:
             SchemaError: If a key is unknown or lacking, or classes do not fit the kind.
         """
         _check_time_to_event(section)
-        kind = section.choice("kind", ("binary", "multiclass", "multilabel", "regression"))
-        if kind in ("binary", "regression") and "columns" in section:
+        kind = section.choice("kind", tuple(TASK_KINDS))
+        number, labels = TASK_KINDS[kind].one_value, TASK_KINDS[kind].many_labels
+        if (number or not TASK_KINDS[kind].takes_classes(3)) and "columns" in section:
             raise _several_columns(section, kind)
         columns = cls._columns(section) if "columns" in section else None
         column = "" if columns else section.text("column")
-        words_ = None if kind == "regression" or columns else _classes(section)
-        number, labels = kind == "regression", kind == "multilabel"
+        words_ = None if number or columns else _classes(section)
         found = cls(
             Task(
                 kind,
@@ -161,10 +162,10 @@ class TaskColumns:
             record["column"] = self.column
         if self.words:
             record["classes"] = {label: list(words) for label, words in self.words.items()}
-        if self.task.kind == "regression":
+        if self.task.traits.one_value:
             record |= {"units": self.task.units, "bins": list(self.task.bins)} | self.rule.to_json()
             record |= {key: getattr(self, key) for key in ("min", "max") if getattr(self, key) is not None}
-        if self.task.kind == "multilabel":
+        if self.task.traits.many_labels:
             record |= {"none": list(self.none)} if self.none else {}
             record |= {"empty": self.empty, "exclusive": self.exclusive}
         if self.separator is not None:
@@ -182,7 +183,7 @@ class TaskColumns:
 
     def surveyed(self, table: Table, reading: Reading, problems: Problems) -> TaskColumns:
         """Itself with how a regression target is written."""
-        if self.task.kind != "regression":
+        if not self.task.traits.one_value:
             return self
         found = survey(table, {self.column: self.rule}, {}, reading, problems, {self.column: "task"})
         return replace(self, rule=found.rules[self.column])
@@ -203,12 +204,12 @@ class TaskColumns:
         """
         case = reading.ignore_case
         missing = reading.missing | set(self.unknown)
-        if self.task.kind == "regression":
+        if self.task.traits.one_value:
             return self._numbers(columns[self.column], ids, reading, missing)
         if self.columns:
             parts = [self._yes(columns[c.column], c, ids, missing) for c in self.columns.values()]
             labels = np.stack(parts, axis=1)
-            return labels if self.task.kind == "multilabel" else self._one_hot(labels, ids)
+            return labels if self.task.traits.many_labels else self._one_hot(labels, ids)
         places = {
             spelled(word, ignore_case=case): i for i, said in enumerate((self.words or {}).values()) for word in said
         }
@@ -347,7 +348,7 @@ class TaskColumns:
         Raises:
             DataError: If so, and the schema does not say `exclusive: false`.
         """
-        if self.task.kind != "multilabel" or not self.exclusive or target.shape[1] < 3:
+        if not self.task.traits.many_labels or not self.exclusive or target.shape[1] < 3:
             return
         known = target[~np.isnan(target).any(1)]
         if len(known) >= _LEAST and (known.sum(1) == 1).all():
@@ -388,7 +389,7 @@ def _is_fraction(word: str) -> bool:
 
 
 def _several_columns(section: Section, kind: str) -> SchemaError:
-    if kind == "regression":
+    if TASK_KINDS[kind].one_value:
         return SchemaError(
             f"{section.place('columns')}: a regression has one column",
             expected="column: one column of numbers",

@@ -113,6 +113,9 @@ class _TextReader(Reader):
             found = ["\n\n".join(part) if isinstance(part, list) else part for part in found]
         elif source.column in rows.columns:
             found = texts(rows.columns[source.column], place.missing)
+            empty = sum(text is None for text in found)
+            spot = f"{source.name}: cells of {source.column}"
+            place.problems.enter(spot, len(found), empty=empty, measured=len(found) - empty)
         else:
             found = [None] * len(rows.ids)
         contents = [b"" if text is None else text.encode("utf-8", "replace") for text in found]

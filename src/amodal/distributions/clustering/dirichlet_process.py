@@ -262,7 +262,7 @@ class _Ascent:
                 try:
                     entering = self._enter(waiting.popleft())
                     work = entering if work is None else work.join(entering)
-                except IndexError:  # nobody waits (other threads take from the same queue)
+                except IndexError:  # none is waiting: other threads take from the same queue
                     if work is None:
                         return
             room = room or Room(work.white, self.components, self.form, most=size)

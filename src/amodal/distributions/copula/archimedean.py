@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.distributions.copula.abstract import Copula
+from amodal.distributions.copula.points import as_parameter
 from amodal.distributions.inversion import solve_increasing
 from amodal.distributions.log_space import log1mexp, log_complement, log_neg_log, logaddexp, softplus_and_log
 from amodal.errors import ConfigurationError
@@ -72,8 +73,7 @@ class Archimedean(Copula):
     def __init__(self, theta: Any, dim: int = 2, *, learnable: bool = False):
         super().__init__(dim)
         attached = isinstance(theta, Tensor) and theta.requires_grad
-        value = theta if isinstance(theta, Tensor) else torch.as_tensor(theta, dtype=torch.float64)
-        value = value if value.is_floating_point() else value.double()
+        value = as_parameter(theta, "theta")
         self._require_domain(value.detach())
         self._given: Tensor | None = value if attached else None
         if not attached:
@@ -156,8 +156,7 @@ class Archimedean(Copula):
             >>> Gumbel.from_kendall_tau(0.5).theta.item()
             2.0
         """
-        value = tau.detach() if isinstance(tau, Tensor) else torch.as_tensor(tau, dtype=torch.float64)
-        value = value if value.is_floating_point() else value.double()
+        value = as_parameter(tau, "tau").detach()
         signed = cls._signed_pair and dim == 2
         fine = ((value > -1) if signed else (value >= 0)) & (value < 1)
         if not bool(fine.all()):

@@ -1,4 +1,4 @@
-r"""Densities, distribution functions and conditional laws of copulas: checks, and what the families fill in.
+r"""Densities, distribution functions and conditional laws of copulas, margins first inside.
 
 Points are tensors whose **last** axis holds the margins, ``u`` of shape (…, M); every result has the shape of the
 leading axes. Inside, tensors are *margins first*, (M, …): reductions over a short last axis are slow.
@@ -188,6 +188,10 @@ class CopulaLaw(nn.Module, ABC):
         needed = self._conditioned(u, observed, target)
         require_inside(u, needed, closed=False)
         w = torch.as_tensor(w, dtype=u.dtype, device=u.device)
+        try:
+            torch.broadcast_shapes(w.shape, u.shape[:-1])
+        except RuntimeError:
+            raise ShapeError("w does not fit u", expected=tuple(u.shape[:-1]), got=tuple(w.shape)) from None
         if not bool(((w > 0) & (w < 1)).all()):
             raise DataError("w has a value that is not a probability inside (0, 1)", expected="0 < w < 1")
         u = blank(u, needed)

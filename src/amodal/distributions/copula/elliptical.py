@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from amodal.distributions.copula.abstract import Copula
 from amodal.distributions.copula.elliptical_cdf import separated_log_cdf
 from amodal.distributions.copula.fit import nearest_correlation, pairwise_kendall_tau, require_fittable
+from amodal.distributions.copula.points import as_parameter
 from amodal.errors import ConfigurationError, ShapeError
 
 __all__ = ["Elliptical", "Factor"]
@@ -62,8 +63,7 @@ class Elliptical(Copula):
 
     def __init__(self, correlation: Any, *, learnable: bool = False):
         attached = isinstance(correlation, Tensor) and correlation.requires_grad
-        value = correlation if isinstance(correlation, Tensor) else torch.as_tensor(correlation, dtype=torch.float64)
-        value = value if value.is_floating_point() else value.double()
+        value = as_parameter(correlation, "correlation")
         if value.ndim == 0:  # two margins by their correlation
             value = torch.stack([torch.ones_like(value), value, value, torch.ones_like(value)]).reshape(2, 2)
         if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
@@ -154,8 +154,7 @@ class Elliptical(Copula):
             dim: Number of margins.
             learnable: Whether the correlation requires a gradient.
         """
-        value = tau.detach() if isinstance(tau, Tensor) else torch.as_tensor(tau, dtype=torch.float64)
-        value = value if value.is_floating_point() else value.double()
+        value = as_parameter(tau, "tau").detach()
         if not bool((value.abs() < 1).all()):
             raise ConfigurationError("Kendall's tau is out of range", expected="-1 < tau < 1", got=f"tau = {tau}")
         rho = torch.sin(value * (math.pi / 2))[..., None, None]

@@ -33,7 +33,7 @@ def complete_presence(u: Any, observed: Any) -> tuple[Tensor, Tensor]:
         ShapeError: If ``u`` is not (N, M), or ``observed`` of another shape or not bool.
         DataError: If an observed entry is not strictly inside (0, 1), or too few rows have two observed margins.
     """
-    points = as_points(u).detach().double()
+    points = as_points(u).detach().double().cpu()
     if points.ndim != 2 or points.shape[1] < 2:
         raise ShapeError("a fit needs points by margins", expected="(N, M), M >= 2", got=tuple(points.shape))
     presence = torch.ones_like(points, dtype=torch.bool) if observed is None else as_presence(observed, points)

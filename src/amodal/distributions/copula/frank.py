@@ -183,10 +183,11 @@ class Frank(Archimedean):
         below = softplus_and_log(a + gain - logaddexp(decay, a - theta))[1] - torch.log(theta)
         rise = b + theta * torch.exp(log_1mu[other]) + gain
         above = softplus_and_log(rise - logaddexp(decay, a))[1] - torch.log(theta)
+        smaller, larger = with_complement(torch.minimum(below, above))  # the larger from the smaller: it is exact
+        below, above = torch.where(below < above, smaller, larger), torch.where(below < above, larger, smaller)
         known = observed[other]
         log_v = torch.where(known, torch.where(negative, above, below), log_w)
-        log_1mv = torch.where(known, torch.where(negative, below, above), log_1mw)
-        return log_v.clamp(max=0.0), log_1mv.clamp(max=0.0)
+        return log_v, torch.where(known, torch.where(negative, below, above), log_1mw)
 
     def _sample_logs(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return Copula._sample_logs(self, n, generator) if self.dim == 2 else super()._sample_logs(n, generator)

@@ -13,6 +13,7 @@ from torch import Tensor
 from amodal.errors import ConfigurationError, DataError, ShapeError
 
 __all__ = [
+    "as_parameter",
     "as_points",
     "as_presence",
     "blank",
@@ -37,6 +38,15 @@ def as_points(u: Any) -> Tensor:
     if not points.is_floating_point():
         raise ShapeError("u must hold numbers between 0 and 1", expected="floating point", got=points.dtype)
     return full_precision(points)
+
+
+def as_parameter(value: Any, name: str) -> Tensor:
+    """A floating-point tensor from a tensor (in its graph) or from numbers (then float64)."""
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigurationError(f"{name} is not a number", expected="a number, or a tensor", got=repr(value)) from None
+    return tensor if tensor.is_floating_point() else tensor.double()
 
 
 def as_presence(observed: Any, u: Tensor) -> Tensor:

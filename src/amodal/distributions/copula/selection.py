@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FamilySelection", "parameter_intervals", "select_family"]
 
+_MOST_DOUBLINGS = 40
+
 
 @dataclass(frozen=True)
 class FamilySelection:
@@ -83,6 +85,7 @@ def select_family(
     names = [name for name in FAMILIES if name != "student_t"] if families is None else list(families)
     if not names:
         raise ConfigurationError("select_family needs a family to choose from", expected="at least one name")
+    _require_level(level, 0.0 <= level <= 1.0)
     if criterion not in ("aic", "bic"):
         raise ConfigurationError("unknown criterion", expected="'aic' or 'bic'", got=repr(criterion))
     test = independence_test(points, observed=presence)
@@ -118,6 +121,11 @@ def _candidates(names: Sequence[str], u: Tensor, observed: Tensor, tau: float | 
     if unsuitable is not None and all(isinstance(copula, Independence) for _, copula in candidates):
         raise unsuitable
     return candidates
+
+
+def _require_level(level: float, fine: bool) -> None:
+    if not fine:
+        raise ConfigurationError("level is not a probability", expected="between 0 and 1, such as 0.95", got=level)
 
 
 def _row(name: str, copula: Copula, u: Tensor, observed: Tensor) -> dict[str, Any]:
@@ -163,6 +171,7 @@ def parameter_intervals(copula: Copula, u: Any, *, observed: Any = None, level: 
         >>> [round(end, 2) for end in parameter_intervals(Gumbel.fit(u), u)["theta"].tolist()]
         [1.01, 1.14]
     """
+    _require_level(level, 0.0 < level < 1.0)
     points, presence = complete_presence(u, observed)
     if isinstance(copula, Rotated):
         flips = torch.tensor(copula._FLIPS[copula.degrees])
@@ -194,13 +203,14 @@ def _ratio_interval(copula: Archimedean, u: Tensor, observed: Tensor, level: flo
 
     def crossing(direction: int) -> float:
         step = 0.1 * max(1.0, abs(centre))
-        while True:
+        for _ in range(_MOST_DOUBLINGS):
             end = max(centre + direction * step, lowest + 1e-12)
             if excess(end) > 0:
                 return float(brentq(excess, centre, end, rtol=1e-10))
             if end == lowest + 1e-12:
                 return lowest
             step *= 2
+        return direction * math.inf  # the likelihood does not fall any more
 
     return torch.tensor([crossing(-1), crossing(1)], dtype=torch.float64)
 

@@ -44,7 +44,7 @@ class StudentTCopula(Elliptical):
     """
 
     def __init__(self, correlation: Any, df: float = 4.0, *, learnable: bool = False):
-        if not _LEAST_DF <= float(df) <= _MOST_DF:
+        if not isinstance(df, (int, float)) or not _LEAST_DF <= df <= _MOST_DF:
             raise ConfigurationError(
                 "df of StudentTCopula is out of range",
                 expected=f"{_LEAST_DF:g} <= df <= {_MOST_DF:g}",

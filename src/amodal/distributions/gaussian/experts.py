@@ -1,4 +1,4 @@
-"""Several Gaussian opinions on one latent, of which some are absent: their product, and their mixture."""
+"""Products and mixtures of Gaussian experts on one latent, some of them absent."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def log_uniform_mixture_nats(
     observed: Tensor,
     log_density: Callable[[Tensor, DiagonalGaussian], Tensor] = log_normal_nats,
 ) -> Tensor:
-    r"""Log density of the uniform mixture of the experts that are there.
+    r"""Log density of the uniform mixture of the observed experts.
 
     .. math:: \log \frac{1}{|O|} \sum_{m \in O} N(z; \mu_m, \sigma_m^2)
 

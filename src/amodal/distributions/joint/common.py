@@ -1,4 +1,4 @@
-r"""A joint law whose modalities share the component: what ties coordinates of one completion to one another.
+r"""The joint law with one mixture component for all modalities of a case.
 
 In :class:`~amodal.distributions.joint.variants.CoordinatewiseLaw` the coordinates of an absent modality are independent
 given what is observed, so that a completion may take one coordinate from one kind of case and the next from another.

@@ -305,22 +305,22 @@ class JointLaw(nn.Module, ABC):
     def describe(self) -> dict[str, float]:
         """What is worth watching: mean Kendall's tau over pairs, its mean size, the parameter, how far components are
         apart (least distance of two means of a mixture, over the mean scale, for each coordinate)."""
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         mixture = self.mixture
         if mixture.components > 1:
             pairs = torch.triu_indices(mixture.components, mixture.components, 1)
             apart = (mixture.means[:, pairs[0]] - mixture.means[:, pairs[1]]).norm(dim=-1)
-            found["components_apart"] = float(apart.min() / mixture.scales.mean() / math.sqrt(self.dim))
+            values["components_apart"] = float(apart.min() / mixture.scales.mean() / math.sqrt(self.dim))
         if self.copula is None:
-            return {"tau": 0.0, "tau_size": 0.0} | found
+            return {"tau": 0.0, "tau_size": 0.0} | values
         tau = self.copula.kendall_tau()
         if isinstance(self.copula, Elliptical):
             above = torch.triu_indices(self.modalities, self.modalities, 1)
             tau = tau[..., above[0], above[1]]
-            found["correlation"] = float(self.copula.correlation[..., above[0], above[1]].mean())
+            values["correlation"] = float(self.copula.correlation[..., above[0], above[1]].mean())
         elif isinstance(self.copula, Archimedean):
-            found["theta"] = float(self.copula.theta.mean())
-        return {"tau": float(tau.mean()), "tau_size": float(tau.abs().mean())} | found
+            values["theta"] = float(self.copula.theta.mean())
+        return {"tau": float(tau.mean()), "tau_size": float(tau.abs().mean())} | values
 
 
 def choose_relaxed(perturbed: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Expectation maximisation for mixtures of Gaussians with diagonal covariance, and where it starts."""
+"""Expectation maximisation for mixtures of Gaussians with diagonal covariance, and its starting points."""
 
 from __future__ import annotations
 

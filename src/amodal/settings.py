@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 from amodal.errors import ConfigurationError, UnknownNameError
 
@@ -48,11 +48,11 @@ class TrainingSettings:
     batch_size: int | None = None
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    optimiser: str = "adamw"
-    schedule: str = "cosine"
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.05
     patience: int | None = 12
-    best_by: str = "loss"
+    best_by: Literal["loss", "error"] = "loss"
     clip: float | None = 1.0
     precision: str = "32-true"
     device: str = "auto"
