@@ -62,7 +62,7 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training is; all counts from 0.
+    """Position of the training: step, epoch and their totals, counted from 0.
 
     Attributes:
         step: Steps taken before this one, over all epochs.
@@ -318,9 +318,12 @@ class SamplingMethod(Method):
 
     Attributes:
         prediction_draws: Number of draws that `predict` averages over.
+        draws_mean: What the draws are: "completions" of modalities, each of which can vary by itself, or the width of
+            "one latent" for all modalities, which says nothing about a modality by itself.
     """
 
     prediction_draws: int = 64
+    draws_mean: ClassVar[Literal["completions", "one latent"]] = "completions"
 
     @abstractmethod
     def draw_outputs(

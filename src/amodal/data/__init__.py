@@ -9,7 +9,9 @@ from typing import Any
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.loader import make_loader
 from amodal.data.scale import Scaling
+from amodal.data.sources.cube import context_cube_cohort, cube_cohort
 from amodal.data.sources.digits import digit_quadrants
+from amodal.data.sources.interaction import interaction_cohort
 from amodal.data.sources.ring import ring_cohort
 from amodal.data.sources.synthetic import gaussian_cohort
 from amodal.data.sources.xor import xor_cohort
@@ -29,7 +31,10 @@ __all__ = [
 ]
 
 COHORTS: dict[str, Callable[..., Cohort]] = {
+    "context_cube": context_cube_cohort,
+    "cube": cube_cohort,
     "digits": digit_quadrants,
+    "interaction": interaction_cohort,
     "ring": ring_cohort,
     "synthetic": gaussian_cohort,
     "xor": xor_cohort,

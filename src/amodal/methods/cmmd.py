@@ -72,6 +72,7 @@ class CMMD(OneLatent):
 
     summary = "a classifier of what is always there, taught by what only training has"
     references = ("mancisidor2024cmmd",)
+    draws_mean = "one latent"
     couples_rows = True
 
     def __init__(

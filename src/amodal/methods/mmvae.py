@@ -70,6 +70,7 @@ class MMVAE(OneLatent):
 
     summary = "a variational autoencoder whose posterior is a mixture of the observed modalities' experts"
     references = ("shi2019mmvae",)
+    draws_mean = "one latent"
     accepts_empty = True
 
     def __init__(

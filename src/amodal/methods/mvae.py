@@ -70,6 +70,7 @@ class MVAE(OneLatent):
 
     summary = "a variational autoencoder whose posterior is a product of the observed modalities' experts"
     references = ("wu2018mvae", "liang2021multibench")
+    draws_mean = "one latent"
     accepts_empty = True
 
     def __init__(
