@@ -293,7 +293,7 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
 
 
 def _print_preparation(record: dict[str, Any]) -> None:
-    """How the tables of a cohort were read, and what was left out."""
+    """Prints how the tables of a cohort were read, and what was left out."""
     for line in record.get("taken", []):
         print(f"read: {line}")
     for what, count in sorted(record.get("counts", {}).items(), key=lambda pair: -pair[1]):
