@@ -71,6 +71,7 @@ def _ids(manifest: Table, schema: TableSchema, lenient: bool) -> np.ndarray:
             f"the id column {column!r} of {manifest.path.name} is empty in {int(empty.sum())} rows, first in row "
             f"{int(empty.argmax()) + 2}",
             expected="an id for every case",
+            hint="A line of units beneath the names, or of sums at the end, is no case: delete it.",
         )
     return ids.astype(str)
 
