@@ -1,4 +1,4 @@
-"""From a cohort to batches, cut by whole index arrays: never sample by sample."""
+"""Loader: batches of a cohort, cut by whole index arrays, never sample by sample."""
 
 from __future__ import annotations
 

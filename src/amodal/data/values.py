@@ -1,4 +1,4 @@
-"""A user's arrays and texts of one modality to a store and presence, or what is wrong with them."""
+"""Reading a user's arrays and texts of one modality into a store and presence, with errors by row."""
 
 from __future__ import annotations
 
