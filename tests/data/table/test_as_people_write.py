@@ -237,6 +237,8 @@ def test_events_are_read(name: str, rows: list[str], change: dict, variable: int
 
 
 EVENTS_REFUSED = [
+    ("two units of which the schema knows nothing", [*MANY, "p0,1,T,37,C", "p1,1,T,98,F"], {"units_column": "u"},
+     ("'T' stands there in 'C' and 'F'", "units: C, other_units: {F:")),
     ("a variable that is not there", MANY, {"variables": ["HR", "HF"]}, ("not one measured cell in 'HF'",)),
     ("most ids match nobody", [*MANY[:2], *[f"q{i},1,HR,5," for i in range(N)]], {},
      ("rows whose id the manifest does not have: 12 of 14 (86%)", "accept: {unmatched: 0.86}", "modalities.s")),
@@ -311,6 +313,8 @@ TARGETS_READ = [
     ("a word for none of the labels", {"d": ["A|B", "keine", "B"]},
      {"kind": "multilabel", "column": "d", "classes": ["A", "B"], "separator": "|", "none": "keine"},
      [[1, 1], [0, 0], [0, 1]]),
+    ("lists as programs print them", {"d": ["['A', 'B']", "[]", '["B"]']},
+     {"kind": "multilabel", "column": "d", "classes": ["A", "B"], "separator": ","}, [[1, 1], [0, 0], [0, 1]]),
     ("an empty cell for none of the labels", {"d": ["A|B", "", "B"]},
      {"kind": "multilabel", "column": "d", "classes": ["A", "B"], "separator": "|", "empty": "no"},
      [[1, 1], [0, 0], [0, 1]]),
@@ -403,3 +407,14 @@ def test_the_same_row_of_a_second_table_counts_once(tmp_path: Path):
     (tmp_path / "l.csv").write_text((tmp_path / "l.csv").read_text() + "3,4\n")
     with pytest.raises(AmodalError, match="several rows for the id '3'"):
         prepare(tmp_path / "m.csv", schema, tmp_path / "out", overwrite=True)
+
+
+def test_splits_are_not_told_apart_by_case(tmp_path: Path):
+    (tmp_path / "m.csv").write_text(
+        "y,x,s\n" + "".join(f"{'ab'[i % 2]},{i},{['train', 'Train'][i % 2]}\n" for i in range(N))
+    )
+    schema = {"task": TASK, "split": "s", "modalities": {"t": {"kind": "tabular", "columns": ["x"]}}}
+    with pytest.raises(AmodalError, match=r"'Train' and 'train'.*differ in case only.*ignore_case: true"):
+        prepare(tmp_path / "m.csv", schema, tmp_path / "out")
+    cohort = prepare(tmp_path / "m.csv", schema | {"ignore_case": True}, tmp_path / "out").cohort
+    assert set(cohort.splits) == {"train"}

@@ -19,8 +19,9 @@ __all__ = ["check_clocks", "read_moments", "tell_limits", "tell_numbers"]
 
 
 def tell_numbers(
-    problems: Problems, found: Numbers, cells: Any, ids: np.ndarray, what: str, lost: str, units: str = ""
-) -> None:
+    problems: Problems, found: Numbers, cells: Any, ids: np.ndarray, what: str, lost: str, units: str = "",
+    advice: str = "",
+) -> None:  # fmt: skip
     """Refuses or counts the cells that are no numbers, and counts those that are read in a certain way.
 
     Args:
@@ -31,6 +32,7 @@ def tell_numbers(
         what: The column, in words.
         lost: The place whose cells are lost.
         units: The column's units, for messages.
+        advice: What else could be done about words.
     """
 
     def shown(rows: np.ndarray) -> list[str]:
@@ -51,7 +53,7 @@ def tell_numbers(
     if bad.any():
         words = shown(bad)
         problems.grave(
-            f"{what}: not a number", ids[bad], words, expected=expected, hint=_hint(words[:5]), lost=lost
+            f"{what}: not a number", ids[bad], words, expected=expected, hint=_hint(words[:5], advice), lost=lost
         )  # fmt: skip
     if found.mixed.any():
         problems.add(f"{what}: with the other decimal mark than the column", ids[found.mixed], shown(found.mixed))
@@ -95,7 +97,7 @@ def _listed(cells: Any) -> list[Any]:
     return cells.tolist() if isinstance(cells, np.ndarray) else cells.to_pylist()
 
 
-def _hint(cells: Sequence[str]) -> str:
+def _hint(cells: Sequence[str], advice: str) -> str:
     word = cells[0]
     if any(re.match(r"[0-9.,]+ ?[-/–] ?[0-9]", cell) for cell in cells):
         return f"A range or a pair is not one number: map it with `values` ({{{word!r}: …}}), or correct it."
@@ -104,12 +106,13 @@ def _hint(cells: Sequence[str]) -> str:
             f"If the mark says nothing about the value, write `flags: [{word[-1:]!r}]`; or map the cells with `values`."
         )
     if any(":" in cell for cell in cells):
-        return "If it is a span of time, write `type: duration`; if it is a date, `type: date`; a ratio is mapped with `values`."
+        return (
+            "If it is a span, write `type: duration`; if it is a date, `type: date`; a ratio is mapped with `values`."
+        )
     mark = re.match(r"^([^0-9\s<>]{1,4})\s*[0-9]", word)
     if mark:
         return f"If {mark[1]!r} says nothing about the value, write `flags: [{mark[1]!r}]`; or map cells with `values`."
-    return "Correct them, map them with `values`, list words for an empty cell under `missing`, or take it as " \
-        "`type: category`."  # fmt: skip
+    return f"Correct them, map them with `values`, or list words for an empty cell under `missing`{advice}."
 
 
 def read_moments(

@@ -213,7 +213,8 @@ class Column:
             cells = pa.array(replaced(texts(cells, place.missing), self.values), pa.string())
         found = numbers(cells, place.missing, self.rule.over(place.reading.numbers))
         problems.enter(spot, 0, empty=int(found.empty.sum()))
-        tell_numbers(problems, found, cells, rows.ids, f"column {self.name!r}", spot, self.units)
+        advice = "; or take it as `type: category`"
+        tell_numbers(problems, found, cells, rows.ids, f"column {self.name!r}", spot, self.units, advice)
         values = found.values
         if found.units is not None:
             values = self._in_units(values, found.units, rows.ids, cells, problems, spot)
