@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,87 +34,96 @@ from amodal.benchmark.inference import resample_seeds
 from amodal.benchmark.recipe import recipe_parser, run_cells
 from amodal.files import replace_file
 from amodal.metrics import Interval, resample_counts
-from amodal.predictive_impact import acquisition_curve, advise, change_curve, rank_correlation, realised_change
+from amodal.predictive_impact import (
+    acquisition_curve,
+    advise,
+    area_under,
+    change_curve,
+    fixed_order,
+    random_start,
+    rank_correlation,
+    realised_change,
+)
 
 MODELS = ("primo", "modality_dropout")
-# order of acquisition, and whether plausible values come from training cases (else: the method's latents)
-ORDERS = {"random": ("random", True), "advised": ("advised", True), "oracle": ("oracle", True)}
-BY_LATENTS = {"advised, latents": ("advised", False)}
+ORDERS: tuple[Literal["random", "fixed", "advised", "surest"], ...] = ("random", "fixed", "advised", "surest")
+OWN = "advised, own draws"
 SETTINGS = {"batch_size": 64}
 WHOLE = "everything"
 
 
 def curves(
-    model: amodal.TrainedModel, train: amodal.Cohort, cases: amodal.Cohort, seed: int, draws: int
+    model: amodal.TrainedModel, train: amodal.Cohort, valid: amodal.Cohort, cases: amodal.Cohort, seed: int, draws: int
 ) -> pd.DataFrame:
-    """One row a case, step and order: which quadrant was looked at, and whether the prediction is right then.
+    """One row a case, step and order: which quadrant was looked at, and what the prediction is worth then.
 
     Args:
         model: A trained model.
         train: Training cases.
+        valid: Validation cases, on which the one fixed order is chosen.
         cases: Cases of which everything can be revealed; all orders begin with the same random quadrant of each.
         seed: Seed of start and draws.
-        draws: Plausible values of each quadrant.
+        draws: Plausible values of each quadrant, where a method draws them.
     """
-    able = "primo" in model.experiment["spec"]["method"]
-    parts = []
-    for name, (order, from_training) in (ORDERS | (BY_LATENTS if able else {})).items():
-        found = acquisition_curve(
-            model,
-            cases,
-            order=order,  # type: ignore[arg-type]
-            train=train if from_training else None,
-            seed=seed,
-            draws=draws,
-        )
-        parts.append(found.assign(order=name))
+    sequence, start = fixed_order(model, valid, seed=seed), random_start(cases, seed)
+    common: dict[str, Any] = {"start": start, "seed": seed, "sequence": sequence}
+    parts = [acquisition_curve(model, cases, order=order, train=train, **common) for order in ORDERS]
+    if "primo" in model.experiment["spec"]["method"]:
+        own = acquisition_curve(model, cases, completions="own", draws=draws, **common)
+        parts.append(own.assign(order=OWN))
     return pd.concat(parts, ignore_index=True)
 
 
 def changes(
     model: amodal.TrainedModel, train: amodal.Cohort, cases: amodal.Cohort, seed: int, draws: int
 ) -> pd.DataFrame:
-    """One row a case and withheld quadrant (or `WHOLE`): V, the change it promises, and what really happens.
+    """One row a case and withheld quadrant (or `WHOLE`): what is promised, and what really happens.
 
     Args:
         model: A trained model.
         train: Training cases.
         cases: Complete cases; all but one random quadrant of each are withheld.
         seed: Seed of the start and the draws.
-        draws: Plausible values of each quadrant.
+        draws: Plausible values of each quadrant, where a method draws them.
 
     Returns:
-        Columns id, revealed, V (of this quadrant, or in total), expected (change of the prediction by advice; NaN for
-        `WHOLE`), realised, started_right, ended_right.
+        Columns id, revealed, change and gain (promised; of `WHOLE` V and the gain of everything), own (V by the
+        method's own draws; NaN if it draws none), realised and realised_gain, evpi (the bound of the gain), gap.
     """
-    start = np.eye(cases.observed.shape[1], dtype=bool)[np.random.default_rng(seed).integers(0, 4, len(cases))]
+    start = random_start(cases, seed)
     withheld = cases.with_observed(start)
-    result = amodal.impact(model, withheld, draws=2 * draws, seed=seed, train=train, plausible=False)
+    result = amodal.impact(model, withheld, seed=seed, train=train, plausible=False, vary=[])
     advice = advise(model, withheld, draws=draws, seed=seed, train=train)
     before, whole = model.predict(withheld), model.predict(cases)
-    parts = [_changed(cases, np.arange(len(cases)), WHOLE, result.variability, np.nan, result.prediction, whole)]
+    own = np.full(len(cases), np.nan)
+    if "primo" in model.experiment["spec"]["method"]:
+        own = amodal.impact(
+            model, withheld, completions="own", draws=2 * draws, seed=seed, plausible=False, vary=[]
+        ).variability
+    assert advice.everything is not None
+    assert advice.evpi is not None
+    assert advice.gap is not None
+    every = np.arange(len(cases))
+    promised = {"change": result.variability, "gain": advice.everything, "own": own, "gap": result.gap}
+    parts = [_changed(cases, every, WHOLE, before, whole, promised | {"evpi": advice.evpi})]
     for m, name in enumerate(cases.schema.names):
         rows = np.flatnonzero(~start[:, m])
         after = model.predict(cases.take(rows).with_observed((start | np.eye(4, dtype=bool)[m])[rows]))
-        value, expected = result.per_modality[name][rows], advice.change[rows, m]
-        parts.append(_changed(cases, rows, name, value, expected, before[rows], after))
+        promised = {"change": advice.change[rows, m], "gain": advice.gain[rows, m], "evpi": advice.evpi[rows]}
+        promised |= {"gap": advice.gap[rows, m], "own": np.full(len(rows), np.nan)}
+        parts.append(_changed(cases, rows, name, before[rows], after, promised))
     return pd.concat(parts, ignore_index=True)
 
 
 def _changed(
-    cases: amodal.Cohort, rows: np.ndarray, name: str, value: np.ndarray, expected: Any, before: Any, after: Any
+    cases: amodal.Cohort, rows: np.ndarray, name: str, before: Any, after: Any, promised: dict[str, np.ndarray]
 ) -> pd.DataFrame:
     assert cases.target is not None
+    target, at = cases.target[rows], np.arange(len(rows))
+    ratio = np.maximum(after[at, target], 1e-12) / np.maximum(before[at, target], 1e-12)
+    realised = {"realised": realised_change(np.asarray(before, dtype=float), np.asarray(after, dtype=float))}
     return pd.DataFrame(
-        {
-            "id": cases.ids[rows],
-            "revealed": name,
-            "V": value,
-            "expected": expected,
-            "realised": realised_change(np.asarray(before, dtype=float), np.asarray(after, dtype=float)),
-            "started_right": before.argmax(1) == cases.target[rows],
-            "ended_right": after.argmax(1) == cases.target[rows],
-        }
+        {"id": cases.ids[rows], "revealed": name, **promised, **realised, "realised_gain": np.log(ratio)}
     )
 
 
@@ -123,49 +132,88 @@ def train_and_measure(cell: Cell, cohort: amodal.Cohort, folder: Path) -> dict[s
     train, valid, test = (cohort.split(name) for name in ("train", "valid", "test"))
     test = test if cell["cases"] is None else test.take(np.arange(cell["cases"]))
     model = fit_cell(cell, train, valid)
-    return {what: measure(model, train, test, cell["seed"], cell["draws"]) for what, measure in MEASURES.items()}
-
-
-MEASURES = {"curves": curves, "changes": changes}
+    seed, draws = cell["seed"], cell["draws"]
+    return {
+        "curves": curves(model, train, valid, test, seed, draws),
+        "changes": changes(model, train, test, seed, draws),
+    }
 
 
 def accuracy_table(frame: pd.DataFrame, step: int) -> pd.DataFrame:
-    """Accuracy after a number of further quadrants, by model and order, and the paired difference to random order.
+    """Accuracy after a number of further quadrants, by model and order, with paired differences to two yardsticks.
 
     Intervals are 95 % bootstrap intervals for test digits and seeds together.
     """
+    part = frame[frame["step"] == step]
+    return _compared(
+        {
+            key: one.set_index("id")["correct"].astype(float)
+            for key, one in part.groupby(["model", "order", "seed"], sort=False)
+        },
+        f"accuracy after {step} more",
+    )
+
+
+def area_table(frame: pd.DataFrame, y: str) -> pd.DataFrame:
+    """Mean accuracy or log-likelihood over the number of quadrants, by model and order, compared in the same way."""
+    areas = {key: area_under(one, y=y) for key, one in frame.groupby(["model", "order", "seed"], sort=False)}
+    return _compared(areas, f"mean {y} over the looks")
+
+
+def _compared(scores: dict[Any, pd.Series], title: str) -> pd.DataFrame:
+    """One row a model and order from scores of cases by (model, order, seed)."""
     rows = []
-    for model, part in frame[frame["step"] == step].groupby("model", sort=False):
-        right = {
-            order: one.pivot(index="seed", columns="id", values="correct").to_numpy(dtype=float)
-            for order, one in part.groupby("order", sort=False)
+    for model in dict.fromkeys(key[0] for key in scores):
+        orders = [order for order in (*ORDERS, OWN) if any(key[:2] == (model, order) for key in scores)]
+        values = {
+            order: pd.DataFrame({key[2]: one for key, one in scores.items() if key[:2] == (model, order)}).to_numpy().T
+            for order in orders
         }  # (seeds, N)
-        for order, values in right.items():
-            difference = _mean(values - right["random"])
-            better = "" if order == "random" else f"{difference.estimate:+.4f} ({_ends(difference)})"
-            rows.append((model, order, f"{values.mean():.4f} ({_ends(_mean(values))})", better))
-    return pd.DataFrame(rows, columns=["model", "order", f"accuracy after {step} more", "less random"])
+        for order in orders:
+            against = [
+                "" if order == other or other not in values else f"{_mean(values[order] - values[other])}"
+                for other in ("random", "fixed")
+            ]
+            rows.append((model, order, str(_mean(values[order])), *against))
+    return pd.DataFrame(rows, columns=["model", "order", title, "less random", "less fixed"])
 
 
 def reliability_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation of predicted with realised change, and the mean of both, by model and prediction."""
+    """Rank correlation of what is promised with what is realised, and the means of both, by model and promise."""
     rows = []
     for model, part in frame.groupby("model", sort=False):
-        for label, column, chosen in _predictions_of_change(part):
+        for label, promised, realised, chosen in _promises(part):
             found = rank_correlation(
-                chosen[column], chosen["realised"], generator=np.random.default_rng(0), groups=chosen["id"]
+                chosen[promised], chosen[realised], generator=np.random.default_rng(0), groups=chosen["id"]
             )
-            text = f"{found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"
-            rows.append((model, label, text, chosen[column].mean(), chosen["realised"].mean()))
-    return pd.DataFrame(rows, columns=["model", "predicted by", "rank correlation", "predicted", "realised"])
+            rows.append((model, label, str(found), chosen[promised].mean(), chosen[realised].mean()))
+    return pd.DataFrame(rows, columns=["model", "promised", "rank correlation", "mean promised", "mean realised"])
+
+
+def bounds_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Share of looks whose promised gain is above the entropy of the prediction, and the gap, by model."""
+    rows = [
+        (model, len(part), float((part["gain"] > part["evpi"] + 1e-6).mean()), part["gap"].mean(), part["gap"].max())
+        for model, part in frame.groupby("model", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["model", "looks", "gain above entropy", "mean gap", "largest gap"])
+
+
+def quarters_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Promised and realised gain of one look in nats, in four parts of equally many looks by rising promise."""
+    parts = []
+    for model, part in frame[frame["revealed"] != WHOLE].groupby("model", sort=False):
+        curve = change_curve(part["gain"], part["realised_gain"], bins=4)
+        parts.append(curve.assign(model=model)[["model", "cases", "predicted", "realised", "standard_error", "excess"]])
+    return pd.concat(parts, ignore_index=True)
 
 
 def reliability_curves(frame: pd.DataFrame, bins: int = 6) -> pd.DataFrame:
-    """Mean predicted and realised change in bins of as many cases each."""
+    """Mean promised and realised change in bins of as many cases each."""
     parts = []
     for model, part in frame.groupby("model", sort=False):
-        for label, column, chosen in _predictions_of_change(part):
-            curve = change_curve(chosen[column], chosen["realised"], bins=bins)
+        for label, promised, realised, chosen in _promises(part):
+            curve = change_curve(chosen[promised], chosen[realised], bins=bins)
             parts.append(curve.assign(model=model, by=label)[["model", "by", "cases", "predicted", "realised"]])
     return pd.concat(parts, ignore_index=True)
 
@@ -184,7 +232,9 @@ def draw_figure(acquired: pd.DataFrame, changed: pd.DataFrame, file: Path) -> No
             left.plot(1 + line.index.get_level_values("step"), line, marker="o", ms=4, label=order)
         left.set(title=model, xlabel="quadrants known", ylabel="accuracy", xticks=range(1, 5))
         left.legend()
-        for by, curve in curves[curves["model"] == model].groupby("by", sort=False):
+        for by, curve in curves[(curves["model"] == model) & ~curves["by"].str.startswith("gain")].groupby(
+            "by", sort=False
+        ):
             right.plot(curve["predicted"], curve["realised"], marker="o", ms=4, label=by)
         right.axline((0, 0), slope=1, color="grey", lw=0.7)
         right.set(title=model, xlabel="predicted change", ylabel="realised change", xlim=(0, 0.9), ylim=(0, 0.9))
@@ -192,13 +242,16 @@ def draw_figure(acquired: pd.DataFrame, changed: pd.DataFrame, file: Path) -> No
     replace_file(file, figure.savefig)
 
 
-def _predictions_of_change(part: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+def _promises(part: pd.DataFrame) -> list[tuple[str, str, str, pd.DataFrame]]:
     whole = part["revealed"] == WHOLE
-    return [
-        ("V, everything revealed", "V", part[whole]),
-        ("V of one quadrant", "V", part[~whole]),
-        ("advice, one quadrant", "expected", part[~whole]),
+    promises = [
+        ("V, everything revealed", "change", "realised", part[whole]),
+        ("change, one quadrant", "change", "realised", part[~whole]),
+        ("gain, one quadrant", "gain", "realised_gain", part[~whole]),
     ]
+    if part["own"].notna().any():
+        promises.append(("V by own draws, everything revealed", "own", "realised", part[whole]))
+    return promises
 
 
 def _mean(values: np.ndarray) -> Interval:
@@ -207,10 +260,6 @@ def _mean(values: np.ndarray) -> Interval:
     counts = resample_counts(n, 2000, np.random.default_rng(0)).astype(float)
     drawn = values @ counts.T / n  # (seeds, resamples)
     return Interval.from_values(float(values.mean()), resample_seeds(drawn, np.random.default_rng(1)))
-
-
-def _ends(interval: Interval) -> str:
-    return f"{interval.low:.4f} to {interval.high:.4f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
@@ -228,10 +277,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     done = run_cells(cells, train_and_measure, given, amodal.load_cohort("digits")).done
     acquired, changed = (
         pd.concat([one.frame(what).assign(model=one.cell["method"], seed=one.cell["seed"]) for one in done])
-        for what in MEASURES
+        for what in ("curves", "changes")
     )
     tables = {f"step {step}": accuracy_table(acquired, step) for step in sorted(acquired["step"].unique())}
-    tables |= {"reliability": reliability_table(changed), "curves": reliability_curves(changed)}
+    tables |= {f"area {y}": area_table(acquired, y) for y in ("correct", "log_likelihood")}
+    tables |= {"reliability": reliability_table(changed), "bounds": bounds_table(changed)}
+    tables |= {"quarters": quarters_table(changed), "curves": reliability_curves(changed)}
     for table in tables.values():
         print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"), end="\n\n")
     draw_figure(acquired, changed, given.out / "figure.svg")

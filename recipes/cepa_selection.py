@@ -36,10 +36,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "modality_dropout, longer": {"m": "modality_dropout", "times": 4},
     "cepa": {"m": "cepa"},
     "cepa, task only": {"m": "cepa", "observed_weight": 0.0, "cross_weight": 0.0, "cf_weight": 0.0},
-    "one, tokens as they are": {**ONE, "normalise_tokens": False},
+    "one, tokens as they are": {**ONE, "targets": "detached"},
     "one, tokens as they are, 0.001": {
         **ONE,
-        "normalise_tokens": False,
+        "targets": "detached",
         "observed_weight": 0.001,
         "cross_weight": 0.001,
     },

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.distributions.copula import Archimedean, Copula, Elliptical, copula_family
+from amodal.distributions.joint.variants import joint_law
 from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
 from amodal.encoders import Encoder, PerModality, Tokens
 from amodal.files import replace_file
@@ -105,9 +106,9 @@ def fit(family: str, batch: Batch, maps: Tensor, steps: int) -> CM2:
     """CM2 whose encoders are known; only its law learns, by the likelihood term of its objective."""
     encoders = PerModality({m.name: KnownEncoder(m, torch.linalg.inv(a)) for m, a in zip(SCHEMA.modalities, maps)})
     method = CM2(
-        SCHEMA, encoders, family=family, components=2, shared=True, latent=DIM, normalise="none", removal=False,
-        completion="none",
-    )  # fmt: skip
+        SCHEMA, encoders, family=family, components=2, latent=DIM, normalise="none", removal=False, completion="none"
+    )
+    method.law = joint_law("coordinatewise", len(maps), DIM, components=2, family=family, shared=True)
     for projection in method.projections:
         assert isinstance(projection, nn.Linear)
         nn.init.eye_(projection.weight)

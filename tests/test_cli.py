@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -140,17 +141,32 @@ def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     asked = ["impact", str(run), *common, "--draws", "20", "--missingness", "pattern:a"]
     assert main([*asked, "--out", str(tmp_path / "new" / "v.csv")]) == 0
     printed = capsys.readouterr().out
-    source = "40 most similar of 40 training cases" if method == "fusion" else "drawn by the method itself"
-    assert source in printed.partition("Where to look next")[0]
+    assert "40 most similar of 40 training cases" in printed.partition("Where to look next")[0]
     assert "Where to look next: completions taken from the 40 most similar" in printed
     assert "V, something missing: mean" in printed
     frame = pd.read_csv(tmp_path / "new" / "v.csv")
     assert len(frame) == 40
     assert (frame["observed"] == "a").all()
-    assert frame["variability"].is_monotonic_decreasing
-    assert {"predicted", "plausible", "variability[b]"} <= set(frame)
-    assert set(frame["next"]) == {"b"}  # nothing else is missing
-    assert frame["gain"].min() > -1e-6
+    assert frame["net"].is_monotonic_decreasing
+    assert "those with the largest net gain of the next look first" in printed
+    assert {"predicted", "plausible", "change[b]", "if_last[b]", "gain[b]", "evpi"} <= set(frame)
+    assert set(frame["next"].fillna("")) <= {"b", ""}  # nothing else is missing
+    np.testing.assert_allclose(frame["change[b]"], frame["variability"])
+    assert (frame["gain[b]"] <= frame["evpi"] + 1e-6).all()
+    costs = ["--costs", '{"b": 5.0}', "--worth", "10", "--cohort_budget", "20", "--utility", "accuracy", "--drivers"]
+    assert main([*asked, *costs]) == 0
+    printed = capsys.readouterr().out
+    assert "No price is given for" in printed
+    assert re.search(r"For \d+ of 40 cases that lack something no look pays: look at nothing", printed)
+    assert "A budget of 20 buys" in printed
+    assert "Which present modalities drove the predictions" in printed
+    assert main([*asked, "--costs", '{"b": -5}']) == 2
+    assert "the price of 'b' cannot be used (expected a number of 0 or more, got -5)" in capsys.readouterr().err
+    assert main([*asked, "--costs", '{"b": ']) == 2
+    assert "costs cannot be read (expected JSON, or a file .json" in capsys.readouterr().err
+    if method == "primo":
+        assert main([*asked, "--completions", "own", "--advice_draws", "0"]) == 0
+        assert "drawn by the method itself" in capsys.readouterr().out
     assert main([*asked[:-2], "--out", str(tmp_path / "v.txt")]) == 2
     assert ".csv or .parquet, got v.txt" in capsys.readouterr().err
     assert main([*asked, "--draws", "0"]) == 2

@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +20,7 @@ from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
 from amodal.method import Clock, Method, inference
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
 from amodal.schema import Schema, check_schema, feature_order
@@ -39,8 +38,9 @@ def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
     """Builds an untrained method from its JSON description.
 
     Args:
-        spec: "method" (a name in `amodal.METHODS`), "options" (its keyword arguments) and "encoders" (keyword arguments
-            of `amodal.encoders.build_encoders`).
+        spec: "method" (a name in `amodal.METHODS`), "options" (see `amodal.methods.method_options`), in a run's record
+            also "resolved" (all options as they were when it was trained), and "encoders" (keyword arguments of
+            `amodal.encoders.build_encoders`).
         schema: The modalities and the task.
 
     Returns:
@@ -48,20 +48,12 @@ def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
 
     Raises:
         UnknownNameError: If the method is not known, or does not have one of the options.
-        ConfigurationError: If an option's value is of the wrong type.
+        ConfigurationError: If an option's value is of the wrong type or out of range.
     """
     name = spec["method"]
-    if name not in METHODS:
-        raise UnknownNameError("method", name, METHODS)
+    options = method_options(name, spec.get("resolved", spec.get("options")))
     encoders = build_encoders(schema, **spec.get("encoders", {}))
-    try:
-        return cast(Callable[..., Method], METHODS[name])(schema, encoders, **spec.get("options", {}))
-    except TypeError as error:
-        taken = [option for option in signature(METHODS[name]).parameters if option not in ("schema", "encoders")]
-        for option in spec.get("options", {}):
-            if option not in taken:
-                raise UnknownNameError(f"option of {name}", option, taken) from error
-        raise ConfigurationError(f"method {name!r} does not take these options: {error}") from error
+    return cast(Callable[..., Method], METHODS[name])(schema, encoders, **options)
 
 
 def encoder_choices(method: str, schema: Schema, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +118,7 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next((p.device for p in self.method.parameters()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> TrainedModel:

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from amodal.commands import command, convert_list, switches
 from amodal.data_commands import DATA_COMMANDS, prepare_commands
 from amodal.errors import AmodalError, ConfigurationError, RunError, UnknownNameError
+from amodal.impact_command import impact_command
 from amodal.prediction_commands import predict_command, serve_command
 from amodal.settings import TrainingSettings
 
@@ -244,70 +244,6 @@ def run_command(
         )
 
 
-def impact_command(
-    run: Path,
-    *,
-    data: str | None = None,
-    split: str = "test",
-    missingness: str = "natural",
-    draws: int = 500,
-    advice_draws: int = 50,
-    train_split: str = "train",
-    seed: int = 0,
-    out: Path | None = None,
-    device: str = "cpu",
-) -> None:
-    """Say how much what is missing could still change, which labels stay plausible, and where to look next.
-
-    Args:
-        run: Folder of the run.
-        data: A cohort's folder or name; null: the built-in cohort that the run was trained on.
-        split: Split to look at; "" takes all cases.
-        missingness: Further removal: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or pattern:A+B.
-        draws: Plausible completions of each case.
-        advice_draws: Plausible values of each missing modality behind the advice where to look next; 0: no advice.
-        train_split: Split of the same data whose cases lend plausible values: for the advice, and for completions if
-            the method cannot draw any; "": none.
-        seed: Seed of removal and draws.
-        out: File to write, .csv or .parquet, a row a case; null writes none.
-        device: cpu or cuda.
-    """
-    from amodal.files import replace_file
-    from amodal.missingness import Natural
-    from amodal.predictive_impact.model import impact as impact_of
-    from amodal.removal import draw_presence
-
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
-    if advice_draws < 0:  # said before the work, not after
-        raise ConfigurationError("advice_draws is out of range", expected="0 or more", got=advice_draws)
-    model = _trained(run, device)
-    data = _trained_on(model, run) if data is None else data
-    cohort = _cohort(data, split)
-    mechanism = parse_mechanism(missingness)
-    if not isinstance(mechanism, Natural):
-        cohort = cohort.with_observed(draw_presence(mechanism, cohort, seed).observed)
-    train = _lenders(model, data, train_split)
-    result = impact_of(model, cohort, draws=draws, seed=seed, train=train)
-    print(result)
-    frame = result.table()
-    if advice_draws and not result.complete.all():
-        from amodal.predictive_impact.acquisition import advise
-
-        advice = advise(model, cohort, draws=advice_draws, seed=seed, train=train)
-        frame["next"], frame["gain"] = advice.next()
-        gained = model.schema.task.traits.gain_words
-        print(f"Where to look next: {advice.how}; the gain is in {gained}.")
-    frame = frame.sort_values("variability", ascending=False, kind="stable")
-    columns = ("id", "observed", "predicted", "variability", "plausible", "mass", "next", "gain")
-    print(_frame(frame[[name for name in columns if name in frame]].head(10)))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write = frame.to_csv if out.suffix == ".csv" else frame.to_parquet
-        replace_file(out, lambda path: write(path, index=False))
-        print(f"{len(frame)} cases, those with most to gain first, are in {out}")
-
-
 def methods_command() -> None:
     """List the methods."""
     from rich.console import Console
@@ -335,65 +271,16 @@ def cite_command(run: Path) -> None:
 
 
 def parse_mechanism(text: str) -> Any:
-    """Reads a missingness mechanism as the command line writes it.
+    """Reads a missingness mechanism as the command line writes it; see `amodal.missingness.words`."""
+    from amodal.missingness.words import parse_mechanism as parse
 
-    Args:
-        text: "natural", "balanced", "mcar:RATE", "mar:RATE", "mnar:RATE", "count:K" or "pattern:A+B".
-
-    Returns:
-        The mechanism.
-
-    Raises:
-        UnknownNameError: If there is no such mechanism.
-        ConfigurationError: If its argument is missing or not a number.
-
-    Example:
-        >>> parse_mechanism("mcar:0.5").rate
-        0.5
-    """
-    from amodal import missingness
-
-    name, _, argument = text.partition(":")
-    kinds: dict[str, tuple[Callable[..., Any], Callable[[str], Any] | None]] = {
-        "natural": (missingness.Natural, None),
-        "balanced": (missingness.BalancedCounts, None),
-        "mcar": (missingness.MCAR, float),
-        "mar": (missingness.MAR, float),
-        "mnar": (missingness.MNAR, float),
-        "count": (missingness.FixedCount, int),
-        "pattern": (missingness.Pattern, lambda kept: kept.split("+")),
-    }
-    if name not in kinds:
-        raise UnknownNameError("missingness mechanism", name, kinds)
-    kind, convert = kinds[name]
-    if convert is None:
-        return kind()
-    try:
-        return kind(convert(argument))
-    except ValueError as error:
-        if isinstance(error, AmodalError):
-            raise
-        raise ConfigurationError(
-            f"mechanism {name!r} needs an argument", expected=f"{name}:NUMBER", got=repr(text)
-        ) from error
+    return parse(text)
 
 
 def _trained(run: Path, device: str) -> Any:
     from amodal.checkpoint import TrainedModel
 
     return TrainedModel.load(run, device=device)
-
-
-def _trained_on(model: Any, run: Path) -> str:
-    """Name of the built-in cohort that a run was trained on."""
-    from amodal.data import COHORTS
-
-    name = model.experiment.get("data", {}).get("cohort", "")
-    if name not in COHORTS:
-        raise ConfigurationError(
-            f"{run} was trained on {name or 'data without a name'}, which is not built in", hint="Pass --data DIR."
-        )
-    return name
 
 
 def _cohort(data: str, split: str) -> Any:
@@ -413,20 +300,6 @@ def _validation(cohort: Any, split: str) -> Any:
         raise ConfigurationError(
             str(error), hint="To hold a tenth of training back instead: --valid_split ''."
         ) from error
-
-
-def _lenders(model: Any, data: str, train_split: str) -> Any:
-    """The cases that lend plausible values; None where there are none and the method can do without."""
-    from amodal.method import SamplingMethod
-
-    if not train_split:
-        return None
-    try:
-        return _cohort(data, train_split)
-    except UnknownNameError:
-        if isinstance(model.method, SamplingMethod):
-            return None
-        raise
 
 
 def _frame(frame: Any) -> str:

@@ -223,7 +223,7 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
 
 
 def _print_preparation(record: dict[str, Any]) -> None:
-    """How the tables of a cohort were read, and what was left out."""
+    """Prints how the tables of a cohort were read, and what was left out."""
     for line in record.get("taken", []):
         print(f"read: {line}")
     for what, count in sorted(record.get("counts", {}).items(), key=lambda pair: -pair[1]):
@@ -235,7 +235,7 @@ def describe_cohort(cohort: Any) -> str:
     import numpy as np
 
     from amodal.missingness import Natural
-    from amodal.removal import draw_presence
+    from amodal.presence import draw_presence
 
     task = cohort.schema.task
     lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]

@@ -275,26 +275,15 @@ class _Estimator(BaseEstimator):
 
     # What is missing -------------------------------------------------------------------------------------------------
 
-    def impact(
-        self,
-        X: Any,
-        observed: Any = None,
-        *,
-        draws: int = 200,
-        seed: int = 0,
-        vary: Any = "missing",
-        train: Any = None,
-    ) -> Impact:
+    def impact(self, X: Any, observed: Any = None, *, train: Any = None, **options: Any) -> Impact:
         """How much what is missing could still change each prediction; see `amodal.impact`.
 
         Args:
             X: Cases as for `predict`.
-            observed: For some modalities, presence, bool (N,); the others are judged by their NaN.
-            draws: Number of plausible completions of each case.
-            seed: Seed of all draws.
-            vary: Modalities that get a V of their own: "missing", "all", or names.
-            train: The cases that `fit` was given, for methods that cannot draw completions themselves; not needed
-                with `keep_training`.
+            observed: As for `predict`.
+            train: The cases that `fit` was given, to take completions from; needed only where the method cannot draw
+                completions itself, and not with `keep_training`.
+            **options: Of `amodal.impact`: `draws`, `seed`, `vary`, `completions`, `neighbours`, `plausible`, …
 
         Returns:
             V with its standard error, by case and by modality, and the plausible labels.
@@ -303,7 +292,8 @@ class _Estimator(BaseEstimator):
             ConfigurationError: If there are no draws, or the method cannot draw and there are no training cases.
         """
         cohort = self._cohort(X, observed)
-        return self.model_.impact(cohort, draws=draws, seed=seed, vary=vary, train=self._donors(train))
+        lenders = self._donors(train)
+        return self.model_.impact(cohort, train=None if train is None else lenders, **options)
 
     def advise(self, X: Any, observed: Any = None, *, train: Any = None, **options: Any) -> Advice:
         """Which missing modality of each case to look at next; see `amodal.predictive_impact.advise`.

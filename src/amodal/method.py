@@ -16,6 +16,7 @@ from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.options import OptionsChecked
 from amodal.schema import Schema
 
 __all__ = [
@@ -61,7 +62,7 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training is; all counts from 0.
+    """Position of the training: step, epoch and their totals, counted from 0.
 
     Attributes:
         step: Steps taken before this one, over all epochs.
@@ -100,7 +101,7 @@ class OptimiserSettings:
     momentum: float = 0.0
 
 
-class Method(nn.Module, ABC):
+class Method(OptionsChecked, nn.Module, ABC):
     """A way to learn from several modalities of which some are absent: a network with objectives and a prediction.
 
     It never owns a training loop: what it needs beyond one optimiser is declared by the hooks below, which `amodal.fit`
@@ -124,6 +125,7 @@ class Method(nn.Module, ABC):
         alternates: Each optimiser steps on an objective of its own, computed after the step of the one before
             (`objective_of`), at the cost of a forward pass each. Otherwise all step on the `objectives` of one pass.
         clock: Where training is; set before every epoch and every step. After training it stands at the end.
+        PRESETS: Named sets of option values, each a difference from the constructor's defaults; see `amodal.options`.
     """
 
     summary: ClassVar[str] = ""
@@ -134,6 +136,7 @@ class Method(nn.Module, ABC):
     meets_all_patterns: bool = False
     optimisers: ClassVar[Mapping[str, OptimiserSettings]] = {"main": OptimiserSettings()}
     alternates: ClassVar[bool] = False
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
         super().__init__()
@@ -315,9 +318,12 @@ class SamplingMethod(Method):
 
     Attributes:
         prediction_draws: Number of draws that `predict` averages over.
+        draws_mean: What the draws are: "completions" of modalities, each of which can vary by itself, or the width of
+            "one latent" for all modalities, which says nothing about a modality by itself.
     """
 
     prediction_draws: int = 64
+    draws_mean: ClassVar[Literal["completions", "one latent"]] = "completions"
 
     @abstractmethod
     def draw_outputs(

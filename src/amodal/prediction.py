@@ -1,4 +1,4 @@
-"""Predicting new cases from a table, with what each row should be told."""
+"""Prediction of new cases from a table, with notes on each row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Predictions", "predict_cases", "predict_table", "row_notes"]
 
 
 class Predictions(NamedTuple):
-    """Cases predicted, each with what it should be told.
+    """Predictions of cases, with notes on each.
 
     Attributes:
         ids: Str (N,).
@@ -107,7 +107,7 @@ def predict_table(
 
 
 def row_notes(model: TrainedModel, cohort: Cohort, ranges: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What a model should tell each case: beyond training's values, never met together, nothing there.
+    """Notes on each case: values beyond training's, modalities never met together, nothing observed.
 
     Args:
         model: The model.

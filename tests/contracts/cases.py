@@ -18,7 +18,7 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, build_encoders
 from amodal.method import Clock, EstimatedMethod, LossTerms, Method, SamplingMethod
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 from amodal.schema import Modality, Schema, Task
 from amodal.settings import TrainingSettings
 from amodal.training.optimisers import Optimisers, learning_rate_factor
@@ -29,7 +29,7 @@ SMALL: dict[str, dict] = {
     "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
     "per_pattern": {"min_rows": 1},
     "primo": {"hidden": 32, "latent": 4},
-    "cepa": {"directions": 8, "frequencies": 4, "layers": 1},
+    "cepa": {"layers": 1},
     "cm2": {"hidden": 32, "latent": 6, "components": 2, "prediction_draws": 4, "training_draws": 2},
     "fills": {"drop": 0.35, "form": "radial"},
     "mvae": {"hidden": 32, "latent": 4},
@@ -72,7 +72,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "fusion, learned fill": ("fusion", {"fill": "learned"}),
     # Without the clean prediction the paper's fusion sees other predictions in training than afterwards: see the log.
     "cepa, paper": ("cepa", {"preset": "paper", "dropout": 0.0, "heads": 2, "clean_prediction": True}),
-    "cepa, block masks": ("cepa", {"masking": "block", "context": "transformer", "context_to_fusion": True}),
+    "cepa, block masks": ("cepa", {"masking": "block", "context": "transformer"}),
     "fusion, transformer": ("fusion", {"fusion": {"name": "transformer", "dropout": 0.0}}),
     "cm2, paper": ("cm2", {"preset": "paper", "fusion": {"name": "lstm", "layers": 2}, "w_alignment": 0.01}),
     "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 1, "fusion": "lstm"}),
@@ -212,7 +212,7 @@ def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoders = make_encoders(schema, dropout=dropout) if encoders is None else encoders
-        return method_of(name)(schema, encoders, **options_of(name, dropout=dropout))
+        return method_of(name)(schema, encoders, **method_options(CASES[name][0], options_of(name, dropout=dropout)))
 
 
 def make_method(

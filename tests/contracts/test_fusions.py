@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load, save
 
 from amodal.citation import bibliography
-from amodal.fusion import FUSIONS, Concatenate, Fusion
-from amodal.fusion.network import build_fusion
+from amodal.fusion import FUSIONS, Concatenate, Fusion, build_fusion
 
 N, D = 3, 8
 CHOICES = [

@@ -22,7 +22,7 @@ from amodal.encoders import PerModality
 from amodal.encoders.encoder import Encoder, Tokens
 from amodal.errors import AmodalError
 from amodal.method import EstimatedMethod, LatentMethod, LossTerms, Method
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 
 every_method = pytest.mark.parametrize("name", cases.NAMES)
 every_gradient_method = pytest.mark.parametrize("name", cases.BY_GRADIENTS)
@@ -452,7 +452,7 @@ def test_a_state_with_a_part_missing_is_refused(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_options_are_plain_json(name):
     defaults = {k: p.default for k, p in _parameters(METHODS[name]).items() if k not in ("schema", "encoders")}
-    assert json.loads(json.dumps(defaults)) == defaults
+    assert method_options(name, json.loads(json.dumps(defaults))) == defaults
 
 
 @every_method

@@ -76,5 +76,5 @@ def test_choices_that_do_not_fit_are_refused_by_name(choices, error, message):
 
 @pytest.mark.parametrize("width", [0, -3, 2.5])
 def test_width_must_be_positive(width):
-    with pytest.raises(ConfigurationError, match=f"width is out of range .*got {width}"):
+    with pytest.raises(ConfigurationError, match=f"width of the encoders is out of range .*got {width}"):
         build_encoders(SCHEMA, width=width)

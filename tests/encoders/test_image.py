@@ -95,7 +95,7 @@ def test_lenet_refuses_images_that_are_too_small():
         LeNet(Modality("v", "image", (1, 1, 9)), width=4)
     with pytest.raises(ConfigurationError, match=r"expected sides of 64 or more, got 28×28.*convnet"):
         LeNet(VISION, width=4, additional_layers=5)
-    with pytest.raises(ConfigurationError, match=r"additional layers is out of range .*got -1"):
+    with pytest.raises(ConfigurationError, match=r"additional_layers of LeNet is out of range .*got -1"):
         LeNet(VISION, width=4, additional_layers=-1)
 
 
@@ -124,5 +124,5 @@ def test_convnet_works_on_few_cells_of_large_images(side, cells):
 
 
 def test_convnet_refuses_no_channels():
-    with pytest.raises(ConfigurationError, match=r"number of channels is out of range .*got 0"):
+    with pytest.raises(ConfigurationError, match=r"channels of ConvNet is out of range .*got 0"):
         ConvNet(VISION, width=8, channels=0)

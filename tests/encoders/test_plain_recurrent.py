@@ -38,7 +38,7 @@ def test_lstm_starts_orthogonal_with_zero_biases():
 
 
 def test_lstm_needs_a_layer():
-    with pytest.raises(ConfigurationError, match=r"number of layers is out of range .*got 0"):
+    with pytest.raises(ConfigurationError, match=r"layers of PlainLSTM is out of range .*got 0"):
         PlainLSTM(Modality("ehr", "series", (6, 3)), width=5, layers=0)
 
 

@@ -116,7 +116,7 @@ def test_a_measurement_is_seen_by_all_later_states_only():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 0}, "the window is out of range"),
+        ({"window": 0}, "window of LSTMEncoder is out of range"),
         ({"window": 11}, "1 … 10 steps, got 11"),
         ({"layers": 0}, "layers"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.errors import ConfigurationError
+from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion import Concatenate, GatedFusion, MeanOfPresent
 
 FEATURES = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
@@ -73,9 +73,9 @@ def test_mean_fill_of_a_row_does_not_depend_on_its_batch():
 
 
 def test_unknown_fill_and_memory_are_refused():
-    with pytest.raises(ConfigurationError, match=r"unknown fill .*zero, mean or learned, got 'median'"):
+    with pytest.raises(UnknownNameError, match=r"unknown fill of Concatenate 'median' .*learned, mean, zero"):
         Concatenate(2, 2, fill="median")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="memory is out of range"):
+    with pytest.raises(ConfigurationError, match="memory of Concatenate is out of range"):
         Concatenate(2, 2, fill="mean", memory=0.5)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from amodal.errors import ConfigurationError
+from amodal.errors import UnknownNameError
 from amodal.fusion import FusionTransformer, ModalityLSTM
 
 PATTERNS = torch.tensor(list(product([False, True], repeat=3)))
@@ -50,5 +50,5 @@ def test_learned_stand_ins_are_read_in_place_of_absent_features():
 
 
 def test_unknown_treatment_of_absent_modalities_is_refused():
-    with pytest.raises(ConfigurationError, match=r"unknown treatment of absent modalities .*pad or learned"):
+    with pytest.raises(UnknownNameError, match=r"unknown absent of FusionTransformer .*learned, pad"):
         FusionTransformer(3, 8, absent="zero")  # type: ignore[arg-type]

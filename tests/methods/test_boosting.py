@@ -270,10 +270,10 @@ def test_a_single_class_or_no_target_is_an_error():
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ({"steps": 0}, "steps is out of range .expected 1 or more, got 0"),
-        ({"leaves": 1}, "leaves is out of range .expected 2 or more, got 1"),
-        ({"learning_rate": 0.0}, "learning_rate is out of range .expected more than 0, got 0.0"),
-        ({"l2": -1.0}, "l2 is out of range .expected 0 or more, got -1.0"),
+        ({"steps": 0}, "steps of Boosting is out of range.*1 or more, got 0"),
+        ({"leaves": 1}, "leaves of Boosting.*2 or more, got 1"),
+        ({"learning_rate": 0.0}, "learning_rate of Boosting.*more than 0, got 0.0"),
+        ({"l2": -1.0}, "l2 of Boosting.*0 or more, got -1.0"),
     ],
 )
 def test_options_out_of_range(option, expected):

@@ -9,7 +9,8 @@ from contracts import cases
 from amodal.encoders import build_encoders, encode_all
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.losses.characteristic_function.loss import conditional_cf_loss
-from amodal.methods.cepa import CEPA, PRESETS
+from amodal.methods import cepa, method_options
+from amodal.methods.cepa import CEPA
 from amodal.patterns import draw_removal
 from amodal.tokens.hiding import embed_present, encode_passes
 from amodal.tokens.latent_prediction import MovingAverage
@@ -21,7 +22,7 @@ SMALL = {"preset": "one_pattern", "layers": 1, "heads": 2, "dropout": 0.0, "form
 def method_of(schema=SCHEMA, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return CEPA(schema, cases.make_encoders(schema), **SMALL | options)
+        return CEPA(schema, cases.make_encoders(schema), **method_options("cepa", SMALL | options))
 
 
 def generator(seed=0):
@@ -120,25 +121,16 @@ def test_reconstruction_is_zero_at_the_target_and_ignores_what_was_not_hidden():
     assert not method._reconstruction(perfect, passes, passes.hidden)[0].any()
 
 
-@pytest.mark.parametrize("leave_target_out", [False, True])
-def test_alignment_is_equation_12_averaged_over_queries_then_modalities(leave_target_out):
-    method = method_of(leave_target_out=leave_target_out, distance="raw")
+def test_alignment_is_equation_12_averaged_over_queries_then_modalities():
+    method = method_of(bandwidth=1.0)
     observed = cases.mixed_presence(SCHEMA)
     features = torch.randn(len(observed), 4, 8)
+    context = torch.stack([f[o].mean(0) for f, o in zip(features, observed)])
     means = []
     for m in range(4):
         has = observed[:, m]
-        others = observed.clone()
-        others[:, m] = False
-        mean = torch.stack([f[o].mean(0) if o.any() else torch.zeros(8) for f, o in zip(features, observed)])
-        without = torch.stack([f[o].mean(0) if o.any() else torch.zeros(8) for f, o in zip(features, others)])
-        reference = has & others.any(1) if leave_target_out else has
-        own = without if leave_target_out else mean
-        means.append(
-            conditional_cf_loss(
-                features[reference, m], features[~has, m], own[reference], mean[~has], form="radial"
-            ).mean()
-        )
+        sides = (features[has, m], features[~has, m], context[has], context[~has])
+        means.append(conditional_cf_loss(*sides, form="radial").mean())
     torch.testing.assert_close(method._alignment(features, observed, generator()), torch.stack(means).mean())
 
 
@@ -178,9 +170,8 @@ def test_complete_rows_are_encoded_pooled_and_fused_only():
     torch.testing.assert_close(method.head(state.flatten(1)).softmax(1), method.predict(batch_of(ALL)))
 
 
-@pytest.mark.parametrize(("decay", "share"), [(0.996, 0.996), (0.0, 0.0), (1.0, 1.0)])
-def test_the_moving_average_follows_exactly_and_is_never_trained(decay, share):
-    method = method_of(ema_decay=decay)
+def test_the_moving_average_follows_exactly_and_is_never_trained():
+    method, share = method_of(), 0.996
     before = [p.clone() for p in method.masks.average.network.parameters()]
     optimiser = torch.optim.SGD(list(method.parameters_of("main")), lr=0.1)
     method.objective(batch_of(), generator()).total.backward()
@@ -237,50 +228,32 @@ def test_masks_do_not_depend_on_absent_slots():
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in SCHEMA.names)
 
 
-@pytest.mark.parametrize("detach", [True, False])
-def test_targets_of_the_reconstruction(detach):
-    method, batch = method_of(detach_targets=detach, masking="random"), batch_of()
+@pytest.mark.parametrize("targets", ["standardised", "detached", "free"])
+def test_targets_of_the_reconstruction(targets):
+    method, batch = method_of(targets=targets, masking="random"), batch_of()
     passes = method._passes(batch, generator())
     predicted = {name: torch.zeros_like(tokens) for name, (tokens, _) in passes.clean.items()}
     value, _ = method._reconstruction(predicted, passes, passes.hidden)
-    assert value.requires_grad != detach
+    assert value.requires_grad == (targets == "free")
+    assert method.alignment.detach_observed == (targets != "free")
 
 
-def test_the_context_encoder_is_fixed_unless_it_feeds_the_fusion():
-    fixed, trained = method_of(context="transformer"), method_of(context="transformer", context_to_fusion=True)
+def test_the_context_encoder_is_fixed():
+    fixed = method_of(context="transformer").train()
     assert not any(p.requires_grad for p in fixed.context.parameters())
-    trained.objective(batch_of(), generator()).total.backward()
-    assert trained.context.query.grad.any()
-
-
-def test_the_bank_remembers_rows_that_have_a_modality_in_training_only():
-    method = method_of(bank=5).train()
-    method.objective(batch_of(), generator())
-    first = method.banks["table"].rows()[0]
-    assert len(first) == 5
-    method.eval().objective(batch_of(seed=1), generator())
-    assert torch.equal(method.banks["table"].rows()[0], first)
+    assert not fixed.context.training
 
 
 def test_presets_set_what_is_not_given():
-    literal, mixed = method_of(preset="paper"), method_of(preset="paper", detach_targets=True, distance="per_dimension")
-    assert (literal.masks.objective, literal.detach_targets, literal.alignment.distance) == (
-        "cooperative",
-        False,
-        "raw",
-    )
-    assert (mixed.masks.objective, mixed.detach_targets, mixed.alignment.distance) == (
-        "cooperative",
-        True,
-        "per_dimension",
-    )
-    assert set(PRESETS["paper"]) == set(PRESETS["default"])
+    literal, mixed = method_of(preset="paper"), method_of(preset="paper", targets="detached", bandwidth="per_dimension")
+    for method, targets, distance in ((literal, "free", "raw"), (mixed, "detached", "per_dimension")):
+        assert (method.masks.objective, method.targets, method.alignment.distance) == ("cooperative", targets, distance)
 
 
-@pytest.mark.parametrize("options", [{"pooling": "mean"}, {"pooling": "attention"}, {"stand_in_tokens": 1}])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_other_poolings_and_lengths_are_finite_on_every_pattern(preset, options):
-    method = method_of(preset=preset, mask_in_loss=True, **options)
+@pytest.mark.parametrize("preset", ["default", *CEPA.PRESETS])
+def test_every_pattern_is_finite_under_every_preset(preset, monkeypatch):
+    monkeypatch.setattr(cepa, "STAND_IN_TOKENS", 1)
+    method = method_of(preset=preset)
     for observed in (cases.patterns(4), cases.patterns(4)[:1], cases.patterns(4)[5:6]):
         total = method.objective(batch_of(observed), generator()).total
         gradients = torch.autograd.grad(total, list(method.parameters_of("main")), allow_unused=True)
@@ -291,7 +264,7 @@ def test_other_poolings_and_lengths_are_finite_on_every_pattern(preset, options)
 @pytest.mark.parametrize("masking", ["random", "block", "cross_modal"])
 @pytest.mark.parametrize("ratio", [1e-6, 1 - 1e-6])
 def test_ratios_that_would_hide_nothing_or_everything_hide_one_token_or_leave_one(masking, ratio):
-    method = method_of(masking=masking, observed_ratio=ratio, cross_ratio=ratio)
+    method = method_of(masking=masking, mask_ratios=(ratio, ratio))
     batch = batch_of()
     passes = method._passes(batch, generator())
     several = {name: own.sum(1) > 1 for name, own in passes.own.items()}
@@ -353,18 +326,12 @@ def test_errors_say_what_was_expected():
     with pytest.raises(UnknownNameError, match=r"masking of cepa 'blocks'.*Did you mean 'block'"):
         method_of(masking="blocks")
     for ratios in ((0.0, 0.5), (0.3, 1.0), (0.6, 0.3)):
-        with pytest.raises(ConfigurationError, match=r"0 < observed_ratio <= cross_ratio < 1.*masking='none'"):
-            method_of(observed_ratio=ratios[0], cross_ratio=ratios[1])
-    with pytest.raises(ConfigurationError, match="weight of cepa"):
+        with pytest.raises(ConfigurationError, match=r"mask_ratios of cepa .*0 < the first <= the second < 1"):
+            method_of(mask_ratios=ratios)
+    with pytest.raises(ConfigurationError, match="cf_weight of cepa is out of range"):
         method_of(cf_weight=-1.0)
-    with pytest.raises(ConfigurationError, match="unknown pooling of tokens"):
-        method_of(pooling="max")
-    with pytest.raises(ConfigurationError, match="bank >= 0"):
-        method_of(bank=-1)
-    with pytest.raises(ConfigurationError, match="patterns >= 1"):
+    with pytest.raises(ConfigurationError, match="patterns of cepa.*1 or more"):
         method_of(patterns=0)
-    with pytest.raises(UnknownNameError, match="preset of cepa"):
-        method_of(preset="papr")
 
 
 @pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
@@ -385,11 +352,12 @@ def test_several_patterns_are_one_pattern_each(masking):
     assert set(found.terms) == {"task"}
 
 
-def test_an_instance_says_whether_it_removes_modalities_itself():
+def test_who_removes_modalities_follows_from_the_options():
     """`amodal.fit` removes further unless the method draws several patterns itself."""
     cases_ = [({}, True), ({"preset": "one_pattern"}, False), ({"preset": "paper"}, False), ({"patterns": 1}, False)]
     for options, expected in [*cases_, ({"preset": "paper", "patterns": 2}, True)]:
-        assert CEPA(SCHEMA, cases.make_encoders(SCHEMA), **options).meets_all_patterns == expected
+        resolved = method_options("cepa", options)
+        assert CEPA(SCHEMA, cases.make_encoders(SCHEMA), **resolved).meets_all_patterns == expected
 
 
 def test_the_other_losses_of_several_patterns_are_those_of_the_first():
@@ -403,8 +371,9 @@ def test_the_other_losses_of_several_patterns_are_those_of_the_first():
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
-def test_a_sequence_without_a_modality_is_that_of_rows_that_never_had_it():
-    method, batch = method_of(stand_in_tokens=1).eval(), batch_of()
+def test_a_sequence_without_a_modality_is_that_of_rows_that_never_had_it(monkeypatch):
+    monkeypatch.setattr(cepa, "STAND_IN_TOKENS", 1)
+    method, batch = method_of().eval(), batch_of()
     kept = draw_removal(batch.presence, generator(2))
     patterns = dict(zip(batch.modalities, kept.unbind(1)))
     (whole,) = method.sequences(method.encoders, method.sequences.embed(method.encoders, batch), len(batch), None)

@@ -97,7 +97,7 @@ def test_options_that_cannot_be():
     schema = cases.make_schema()
     with pytest.raises(ConfigurationError, match="needs a modality that is always observed"):
         CMMD(schema, always_observed=[])
-    with pytest.raises(UnknownNameError, match="value of rows 'some'"):
+    with pytest.raises(UnknownNameError, match="rows of CMMD 'some'"):
         CMMD(schema, rows="some")
-    with pytest.raises(ConfigurationError, match=r"omega is out of range.*0 to 1, got 1\.5"):
+    with pytest.raises(ConfigurationError, match=r"omega of CMMD is out of range.*0 or more and at most 1, got 1\.5"):
         CMMD(schema, omega=1.5)

@@ -136,7 +136,7 @@ def test_mse_targets_are_constants():
 
 def test_cf_with_an_infinite_bandwidth_is_ep():
     losses = [
-        method_of(strategy, bandwidth=float("inf")).objective(batch_of(SOME), generator(2)).terms[strategy]
+        method_of(strategy, bandwidth=1e12).objective(batch_of(SOME), generator(2)).terms[strategy]
         for strategy in ("cf", "ep")
     ]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
@@ -224,13 +224,13 @@ def test_embeddings_fused_vectors_and_predictions_are_watched():
 
 
 def test_errors_say_what_was_expected():
-    with pytest.raises(UnknownNameError, match=r"strategy of fills 'median'.*zero"):
+    with pytest.raises(UnknownNameError, match=r"strategy of Fills 'median'.*zero"):
         method_of("median")
-    with pytest.raises(ConfigurationError, match=r"drop is out of range.*0 <= drop < 1, got 1"):
+    with pytest.raises(ConfigurationError, match=r"drop of Fills is out of range.*less than 1, or 'balanced', got 1"):
         method_of("cf", drop=1)
-    with pytest.raises(UnknownNameError, match="drop of fills"):
+    with pytest.raises(ConfigurationError, match="drop of Fills.*or 'balanced', got 'even'"):
         method_of("cf", drop="even")
-    with pytest.raises(ConfigurationError, match="auxiliary weight.*got -1"):
+    with pytest.raises(ConfigurationError, match="weight of Fills.*got -1"):
         method_of("cf", weight=-1)
 
 

@@ -92,7 +92,7 @@ def test_first_steps_train_every_expert_by_itself():
 
 def test_options_that_cannot_be():
     schema = cases.make_schema()
-    with pytest.raises(UnknownNameError, match="value of joint 'all'"):
+    with pytest.raises(UnknownNameError, match="joint of I2M2 'all'"):
         I2M2(schema, joint="all")
-    with pytest.raises(ConfigurationError, match="pretrain_steps is out of range"):
+    with pytest.raises(ConfigurationError, match="pretrain_steps of I2M2 is out of range"):
         I2M2(schema, pretrain_steps=-1)

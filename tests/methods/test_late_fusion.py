@@ -75,5 +75,5 @@ def test_a_modality_learns_alone_as_much_from_rows_where_others_are_present():
 
 
 def test_a_negative_weight_is_an_error():
-    with pytest.raises(ConfigurationError, match="own_weight is out of range .expected 0 or more, got -1"):
+    with pytest.raises(ConfigurationError, match="own_weight of LateFusion is out of range.*0 or more, got -1"):
         LateFusion(cases.make_schema(), own_weight=-1.0)

@@ -165,7 +165,7 @@ def test_options_that_cannot_be():
         LVAE(schema, always_observed=list(schema.names))
     with pytest.raises(UnknownNameError, match="modality 'x'"):
         LVAE(schema, always_observed=["x"])
-    with pytest.raises(ConfigurationError, match="imputer_components is out of range"):
+    with pytest.raises(ConfigurationError, match="imputer_components of LVAE is out of range"):
         LVAE(schema, imputer_components=0)
-    with pytest.raises(ConfigurationError, match="imputation is out of range"):
+    with pytest.raises(ConfigurationError, match="imputation of LVAE is out of range"):
         LVAE(schema, imputation=-1.0)

@@ -179,9 +179,9 @@ def test_draws_are_spread_evenly_over_what_is_observed():
 
 def test_options_that_cannot_be():
     schema = cases.make_schema()
-    with pytest.raises(UnknownNameError, match="law of mmvae 'cauchy'"):
+    with pytest.raises(UnknownNameError, match="law of MMVAE 'cauchy'"):
         MMVAE(schema, law="cauchy")
-    with pytest.raises(UnknownNameError, match="bound of mmvae 'loose'"):
+    with pytest.raises(UnknownNameError, match="bound of MMVAE 'loose'"):
         MMVAE(schema, bound="loose")
-    with pytest.raises(ConfigurationError, match="training_draws is out of range"):
+    with pytest.raises(ConfigurationError, match="training_draws of MMVAE is out of range"):
         MMVAE(schema, training_draws=0)

@@ -129,9 +129,9 @@ def test_the_label_as_one_more_modality():
 
 def test_options_that_cannot_be():
     schema = cases.make_schema()
-    with pytest.raises(UnknownNameError, match="value of label 'heads'.*Did you mean 'head'"):
+    with pytest.raises(UnknownNameError, match="label of MVAE 'heads'.*Did you mean 'head'"):
         MVAE(schema, label="heads")
-    with pytest.raises(ConfigurationError, match="latent is out of range.*1 or more, got 0"):
+    with pytest.raises(ConfigurationError, match="latent of MVAE is out of range.*1 or more, got 0"):
         MVAE(schema, latent=0)
-    with pytest.raises(ConfigurationError, match="kl is out of range"):
+    with pytest.raises(ConfigurationError, match="kl of MVAE is out of range"):
         MVAE(schema, kl=-1.0)

@@ -208,5 +208,5 @@ def test_names_that_are_no_patterns_are_refused(bits):
 
 
 def test_min_rows_below_one_is_an_error():
-    with pytest.raises(ConfigurationError, match="min_rows is out of range .expected 1 or more, got 0"):
+    with pytest.raises(ConfigurationError, match="min_rows of PerPattern is out of range.*1 or more, got 0"):
         PerPattern(cases.make_schema(), min_rows=0)

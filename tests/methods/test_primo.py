@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from amodal.errors import AmodalError, ConfigurationError, UnknownNameError
 from amodal.method import Clock
-from amodal.methods import primo
+from amodal.methods import method_options, primo
 from amodal.methods.primo import PRIMO
 from amodal.predictive_impact import variability
 from amodal.schema import Modality, Schema, Task
@@ -25,7 +25,7 @@ def pair(task="multiclass"):
 def make(schema, *, seed=0, **options):
     torch.manual_seed(seed)
     options = {"latent": 2, "hidden": 8} | options
-    return PRIMO(schema, cases.identities(schema), **options).double()
+    return PRIMO(schema, cases.identities(schema), **method_options("primo", options)).double()
 
 
 def rows(schema, n=12, *, absent=(), seed=0):
@@ -59,9 +59,14 @@ def kl(mean_1, log_var_1, mean_2, log_var_2):
 
 
 def equations_2_to_7(method, x_o, x_m, a, y, noise):
-    """The paper's objective, as a loss, from the weights of a method; nothing else of the method is used."""
+    """The paper's objective, as a loss, from the weights of a method; nothing else of the method is used.
+
+    Each feature stands beside a bit that says whether it is there.
+    """
     nothing = torch.zeros_like(x_m)
     x_m = torch.where(a[:, None], x_m, nothing)
+    yes, no = torch.ones_like(x_o[:, :1]), torch.zeros_like(x_o[:, :1])
+    x_o, x_m, nothing = (torch.cat(part, 1) for part in ([x_o, yes], [x_m, a[:, None]], [nothing, no]))
     p = gaussian_of(method.prior, torch.cat([x_o, x_m], 1))
     p_o = gaussian_of(method.prior, torch.cat([x_o, nothing], 1))
     one_hot = torch.eye(3, dtype=torch.float64)[y]
@@ -120,13 +125,21 @@ def test_the_predictive_preset_is_the_options_it_names():
     assert by_preset.terms == by_hand.terms  # what is given wins over the preset
 
 
-def test_the_weight_of_the_tie_rises_over_its_warm_up():
-    method, batch = make(pair(), tie_warmup=4, w_tie=0.8), rows(pair())
+def test_the_weight_of_the_one_sided_tie_rises(monkeypatch):
+    monkeypatch.setattr(primo, "TIE_WARMUP", 4)
+    method, batch = make(pair(), w_tie=0.8), rows(pair())
     found = []
     for step in range(6):
         found.append(method.objective(batch, torch.Generator()).weights["tie"])
         method.clock = Clock(step + 1)
     assert found == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.8])
+    assert make(pair(), w_tie=0.8, tie_moves="both").objective(batch, torch.Generator()).weights["tie"] == 0.8
+
+
+def beside(x, kept):
+    """Features of four numbers, zero unless kept, each beside its bit."""
+    blank = torch.zeros(4, dtype=torch.float64)
+    return torch.cat([torch.cat([x[m] if m in kept else blank, blank.new_tensor([m in kept])]) for m in range(len(x))])
 
 
 def test_several_maskable_modalities_by_hand():
@@ -145,13 +158,11 @@ def test_several_maskable_modalities_by_hand():
         x = [batch.values[name][i] for name in schema.names]
 
         def prior(kept, x=x):
-            inputs = torch.cat([x[m] if m in kept else torch.zeros(4).double() for m in range(3)])[None]
-            return [part.view(3, 2) for part in gaussian_of(method.prior, inputs)]
+            return [part.view(3, 2) for part in gaussian_of(method.prior, beside(x, kept)[None])]
 
         p, fewer, none = prior(there), prior([m for m in there if m not in taken]), prior([])
         encoded = functional.one_hot(batch.target[i], 2).double()
-        seen = torch.cat([x[m] if m in there else torch.zeros(4).double() for m in range(3)])
-        q = [part.view(3, 2) for part in gaussian_of(method.posterior, torch.cat([seen, encoded])[None])]
+        q = [part.view(3, 2) for part in gaussian_of(method.posterior, torch.cat([beside(x, there), encoded])[None])]
         z = (q[0] + (0.5 * q[1]).exp() * noise[i]).flatten()
         logits = two_layers(z, method.decoder.latents, method.decoder.out)
         task.append(-logits.log_softmax(0)[batch.target[i]])
@@ -285,8 +296,8 @@ def test_draws_are_those_of_a_plain_decoder_whatever_the_chunk(monkeypatch):
         monkeypatch.setattr(primo, "CHUNK", 90)
         torch.testing.assert_close(method.draw_outputs(batch, 5, torch.Generator().manual_seed(2)), whole)
         noise = torch.randn(5, 1, 1, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[:, 0, 0]
-        x_o = batch.values["o"]
-        mean, log_var = gaussian_of(method.prior, torch.cat([x_o, batch.values["m"]], 1))
+        x_o, x_m = (torch.cat([batch.values[n], batch.observed[n][:, None]], 1) for n in ("o", "m"))
+        mean, log_var = gaussian_of(method.prior, torch.cat([x_o, x_m], 1))
         weight = torch.cat([method.decoder.condition.weight, method.decoder.latents.weight], 1)
         for s in range(5):
             inputs = torch.cat([x_o, mean + (0.5 * log_var).exp() * noise[s]], 1)
@@ -372,11 +383,11 @@ def test_a_regression_learns_the_noise_of_its_target():
         ({"preset": "best"}, UnknownNameError, "preset of primo 'best'.*default.*paper"),
         ({"always_observed": ["o", "m"]}, ConfigurationError, "nothing to do: every modality is always observed"),
         ({"always_observed": ["x"]}, UnknownNameError, "'x'"),
-        ({"gamma": 0.0}, ConfigurationError, "gamma is out of range.*more than 0, or None"),
-        ({"w_tie": -1.0}, ConfigurationError, "w_tie is out of range.*0 or more"),
-        ({"w_predict_missing": -1.0}, ConfigurationError, "w_predict_missing is out of range.*0 or more"),
-        ({"components": 0}, ConfigurationError, "components is out of range.*1 or more, got 0"),
-        ({"tie_moves": "one"}, UnknownNameError, "tie_moves 'one'"),
+        ({"gamma": 0.0}, ConfigurationError, "gamma of primo is out of range.*more than 0, or None"),
+        ({"w_tie": -1.0}, ConfigurationError, "w_tie of primo is out of range.*0 or more"),
+        ({"w_predict_missing": -1.0}, ConfigurationError, "w_predict_missing of primo is out of range.*0 or more"),
+        ({"components": 0}, ConfigurationError, "components of primo is out of range.*1 or more, got 0"),
+        ({"tie_moves": "one"}, UnknownNameError, "tie_moves of primo 'one'"),
     ],
 )
 def test_bad_options(options, kind, words):

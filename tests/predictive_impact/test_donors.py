@@ -12,6 +12,8 @@ from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.errors import DataError
 from amodal.method import Method
+from amodal.predictive_impact import donors
+from amodal.predictive_impact.donor_weights import class_weights, tilt, weighted_mean
 from amodal.predictive_impact.donors import DonorCompletions, summarise
 from amodal.schema import Modality, Task
 
@@ -29,15 +31,15 @@ class Third(Method):
         raise NotImplementedError
 
     def predict(self, batch):
-        assert batch.presence.all()
         return batch.values["b"][:, 0] + 100 * batch.values["c"][:, 0]
 
 
-def cohort_of(n, observed=None, seed=0):
+def cohort_of(n, observed=None, seed=0, ids=None, groups=None):
     draw = np.random.default_rng(seed)
     values = {"a": draw.normal(size=(n, 3)), "b": np.arange(n)[:, None], "c": np.arange(n)[:, None]}
     values = {name: np.asarray(value, dtype=np.float32) for name, value in values.items()}
-    return Cohort.from_arrays(values, task=Task("regression"), target=np.zeros(n), observed=observed)
+    return Cohort.from_arrays(values, task=Task("regression"), target=np.zeros(n), observed=observed,
+                              ids=ids, groups=groups)  # fmt: skip
 
 
 def model_of(cohort):
@@ -50,12 +52,26 @@ def model_of(cohort):
     return TrainedModel(Third(cohort.schema), cohort.schema, scaling, np.zeros(1), {}, pd.DataFrame())
 
 
-def outputs(train, cases, draws=400, *, neighbours=5, vary=None, seed=0):
+def law_of(train, cases, names, *, neighbours=5, draws=400, seed=0):
     model = model_of(cases)
-    source = DonorCompletions(model, train, neighbours=neighbours)
-    generator = torch.Generator().manual_seed(seed)
+    source = DonorCompletions(model, train, cases=cases, neighbours=neighbours, draws=draws, seed=seed)
+    batch = next(model.batches(cases))
     with torch.no_grad():
-        return source.outputs(next(model.batches(cases)), draws, generator, vary=vary).numpy()[..., 0]
+        return source.law(batch, names, torch.full((len(batch), 1), float("nan")))
+
+
+@pytest.fixture(autouse=True)
+def no_tilt(monkeypatch):
+    """Donors count alike: what is looked at is where they come from."""
+    monkeypatch.setattr(donors, "tilt", lambda predictions, weights, present: weights)
+
+
+def values(law, i):
+    """Distinct predictions of a case, and the weight of each."""
+    counts = {}
+    for value, weight in zip(law.whole[:, i, 0].tolist(), law.weights[:, i].tolist()):
+        counts[value] = counts.get(value, 0.0) + weight
+    return {value: weight for value, weight in counts.items() if weight > 0}
 
 
 def without(n, *lacking):
@@ -66,22 +82,20 @@ def without(n, *lacking):
 
 
 def test_donors_are_the_nearest_of_scikit_learn_and_come_whole_and_equally_often():
-    train, cases = cohort_of(60), cohort_of(7, without(7, "b", "c"), seed=1)
-    found = outputs(train, cases, 2000)
+    train, cases = cohort_of(60), cohort_of(7, without(7, "b", "c"), seed=1, ids=range(100, 107))
+    law = law_of(train, cases, ["b", "c"])
     standard = [c.batch(np.arange(len(c))).values["a"].numpy() for c in (train, cases)]
     scale = standard[0].std(0, ddof=1)
     nearest = NearestNeighbors(n_neighbors=5).fit(standard[0] / scale).kneighbors(standard[1] / scale)[1]
-    for i in range(7):
-        donors, counts = np.unique(found[:, i], return_counts=True)
-        assert sorted(donors) == sorted(101.0 * j for j in nearest[i])  # b and c of the same case
-        assert counts.min() > 320
+    for i in range(7):  # b and c of the same case
+        assert values(law, i) == {101.0 * j: pytest.approx(0.2) for j in nearest[i]}
 
 
 def test_distance_is_the_mean_over_shared_modalities():
     presence = np.ones((40, 3), dtype=bool)
     presence[::2, 0] = False  # every other training case shares b only
-    train, cases = cohort_of(40, presence), cohort_of(3, without(3, "c"), seed=2)
-    found = outputs(train, cases, 300, neighbours=4)
+    train, cases = cohort_of(40, presence), cohort_of(3, without(3, "c"), seed=2, ids=range(100, 103))
+    law = law_of(train, cases, ["c"], neighbours=4)
     a, b = (train.batch(np.arange(40)).values[name].numpy().astype(float) for name in ("a", "b"))
     scale_a, scale_b = a[1::2].std(0, ddof=1), b.std(ddof=1)
     mine = cases.batch(np.arange(3))
@@ -90,39 +104,93 @@ def test_distance_is_the_mean_over_shared_modalities():
         to_a = (((mine.values["a"][i].numpy() - a) / scale_a) ** 2).mean(1)
         distance = np.where(presence[:, 0], (to_a + to_b) / 2, to_b)
         own_b = float(mine.values["b"][i, 0])
-        assert set(found[:, i]) == {own_b + 100.0 * j for j in np.argsort(distance)[:4]}
+        assert set(values(law, i)) == {own_b + 100.0 * j for j in np.argsort(distance)[:4]}
 
 
-def test_only_the_named_modality_varies_and_the_others_are_held():
-    train, cases = cohort_of(60), cohort_of(2, without(2, "b", "c"), seed=1)
-    found = outputs(train, cases, 300, vary=["b"])
-    c, b = np.divmod(found, 100)
-    assert (c == c[:1]).all()
-    assert (np.array([len(np.unique(b[:, i])) for i in range(2)]) == 5).all()
-    assert (outputs(train, cases, 20, vary=[]) == outputs(train, cases, 20, vary=[])[:1]).all()
-
-
-def test_without_enough_joint_donors_each_modality_comes_from_its_own():
+def test_without_enough_joint_donors_each_modality_comes_from_its_own_and_it_is_said():
     presence = np.ones((40, 3), dtype=bool)
     presence[:20, 1] = False
     presence[20:, 2] = False  # nobody has b and c
-    train, cases = cohort_of(40, presence), cohort_of(1, without(1, "b", "c"), seed=1)
-    found = outputs(train, cases, 2000)
-    b, c = found[:, 0] % 100, found[:, 0] // 100
-    assert b.min() >= 20
-    assert c.max() < 20
-    assert len(np.unique(np.stack([b, c]), axis=1).T) == 25  # independent
+    train, cases = cohort_of(40, presence), cohort_of(1, without(1, "b", "c"), seed=1, ids=[100])
+    law = law_of(train, cases, ["b", "c"], draws=2000)
+    found = np.array(list(values(law, 0)))
+    assert (found % 100).min() >= 20
+    assert (found // 100).max() < 20
+    assert len(found) == 25  # independent
+    assert any("0 training cases have 'b' and 'c' together: too few" in note for note in law.notes)
+    presence[:12] = True
+    law = law_of(cohort_of(40, presence), cases, ["b", "c"], neighbours=20)
+    assert len(values(law, 0)) == 12
+    assert law.notes == ("Only 12 training cases have 'b' and 'c' together: completions come from these.",)
+
+
+def test_modalities_never_seen_together_are_said_and_their_donors_are_anybodys():
+    """b was never seen with a: the nearest are all equal, and which are taken hangs on no order of the file."""
+    presence = np.ones((200, 3), dtype=bool)
+    presence[:100, 1], presence[100:, 0], presence[:, 2] = False, False, True
+    train, cases = cohort_of(200, presence), cohort_of(1, without(1, "b", "c"), ids=[999])
+    law = law_of(train, cases, ["b"], neighbours=20)
+    assert any("No training case has 'b' together with 'a': nothing in the data" in note for note in law.notes)
+    donors_of = lambda law: sorted(map(int, law.source.train.ids[law.donors[:, 0, 0].numpy()]))  # noqa: E731
+    chosen = donors_of(law)
+    assert min(chosen) < 120 < 180 < max(chosen)  # not the first rows, nor the last
+    shuffled = train.take(np.random.default_rng(0).permutation(200))
+    assert donors_of(law_of(shuffled, cases, ["b"], neighbours=20)) == chosen
+
+
+def test_nobody_is_his_own_donor_nor_anybody_of_his_group():
+    train = cohort_of(30, groups=np.arange(30) // 3)
+    law = law_of(train, train.take(np.arange(6)).with_observed(without(6, "c")), ["c"], neighbours=27)
+    for i in range(6):
+        assert {int(value // 100) for value in values(law, i)} == set(range(30)) - {*range(i // 3 * 3, i // 3 * 3 + 3)}
+    alone = cohort_of(3, groups=["x"] * 3)
+    with pytest.raises(DataError, match="no training case but their own has what these cases lack: 0"):
+        law_of(alone, alone.with_observed(without(3, "c")), ["c"])
 
 
 def test_no_donor_is_an_error_that_names_the_modality():
     train, cases = cohort_of(10, without(10, "c")), cohort_of(2, without(2, "c"))
     with pytest.raises(DataError, match=r"no training case has 'c'.*missing in cases to complete"):
-        outputs(train, cases)
+        law_of(train, cases, ["c"])
 
 
-def test_complete_cases_are_left_alone():
-    cases = cohort_of(3, seed=5)
-    assert (outputs(cohort_of(20), cases, 4) == 101.0 * np.arange(3)).all()
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_by_class_are_bayes_rule():
+    """Two binary features given the class: weighted donors of the second are its law given the first."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(2, (20_000,), generator=generator)
+    x = (torch.rand(20_000, generator=generator) < torch.where(y == 1, 0.9, 0.3)).double()
+    present = torch.tensor([[0.25, 0.75]], dtype=torch.float64)  # what another feature said of the class
+    classes = torch.nn.functional.one_hot(y, 2).double()[:, None]
+    weights = class_weights(torch.ones(20_000, 1, dtype=torch.float64), classes, present)
+    assert (weights[:, 0] * x).sum().item() == pytest.approx(0.25 * 0.3 + 0.75 * 0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [1, 3, 9])
+def test_tilting_reaches_the_present_prediction_by_the_closest_weights(size):
+    generator = torch.Generator().manual_seed(1)
+    predictions = torch.rand(40, 6, size, generator=generator, dtype=torch.float64)
+    weights = torch.rand(40, 6, generator=generator, dtype=torch.float64)
+    weights /= weights.sum(0)
+    goal = torch.rand(40, 6, generator=generator, dtype=torch.float64).softmax(0)  # some other mean of the same
+    present = weighted_mean(predictions, goal)
+    found = tilt(predictions, weights, present)
+    torch.testing.assert_close(found.sum(0), torch.ones(6, dtype=torch.float64))
+    torch.testing.assert_close(weighted_mean(predictions, found), present, atol=2e-3, rtol=0)
+    log_ratio = (found / weights).log()  # exponential in the predictions: an affine function of them
+    for i in range(6):
+        design = torch.cat([predictions[:, i], torch.ones(40, 1, dtype=torch.float64)], dim=1)
+        fitted = design @ torch.linalg.lstsq(design, log_ratio[:, i]).solution
+        torch.testing.assert_close(fitted, log_ratio[:, i], atol=1e-6, rtol=0)
+
+
+def test_tilting_ends_where_no_weights_can_reach():
+    predictions = torch.tensor([0.2, 0.4])[:, None, None]
+    found = tilt(predictions, torch.full((2, 1), 0.5), torch.tensor([[0.9]]))
+    assert found[1, 0] > 0.95
+    assert torch.isfinite(found).all()
 
 
 # Summaries -----------------------------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ def test_the_section_says_what_the_model_says(subject: Subject):
     rows = np.flatnonzero((test.observed & ~run.test.observed).any(axis=1))
     withheld = test.take(rows).with_observed(run.test.observed[rows])
     model = TrainedModel.load(run.folder)
-    result = impact_of(model, withheld, draws=200, seed=0)
+    assert subject.cohort is not None
+    result = impact_of(model, withheld, seed=0, train=subject.cohort.split("train"))
     assert f"{len(rows)} test cases lacked something" in made.body
     most = int(result.variability.argmax())
     assert f"V {result.variability[most]:.3f}, of at most" in made.body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,15 @@ from typing import Any
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.loader import make_loader
 from amodal.data.scale import Scaling
+from amodal.data.sources.cube import context_cube_cohort, cube_cohort
 from amodal.data.sources.digits import digit_quadrants
+from amodal.data.sources.interaction import interaction_cohort
 from amodal.data.sources.ring import ring_cohort
 from amodal.data.sources.synthetic import gaussian_cohort
 from amodal.data.sources.xor import xor_cohort
 from amodal.data.split import folds, split_groups
 from amodal.errors import DataError, UnknownNameError
+from amodal.options import resolve_options
 
 __all__ = [
     "COHORTS",
@@ -29,7 +31,10 @@ __all__ = [
 ]
 
 COHORTS: dict[str, Callable[..., Cohort]] = {
+    "context_cube": context_cube_cohort,
+    "cube": cube_cohort,
     "digits": digit_quadrants,
+    "interaction": interaction_cohort,
     "ring": ring_cohort,
     "synthetic": gaussian_cohort,
     "xor": xor_cohort,
@@ -46,6 +51,7 @@ def load_cohort(name_or_folder: str | Path, **options: Any) -> Cohort:
 
     Raises:
         UnknownNameError: If it is neither, or an option is not known.
+        ConfigurationError: If an option has a value that cannot be used.
         DataError: If a folder is meant that is not there or cannot be read.
 
     Example:
@@ -59,8 +65,5 @@ def load_cohort(name_or_folder: str | Path, **options: Any) -> Cohort:
         if isinstance(name_or_folder, Path) or Path(name).name != name:
             raise DataError(f"there is no cohort folder {name}")
         raise UnknownNameError("cohort (and there is no folder of this name)", name, COHORTS)
-    parameters = [key for key in inspect.signature(load).parameters if key != "folder"]
-    for option in options:
-        if option not in parameters:
-            raise UnknownNameError(f"option of cohort {name!r}", option, parameters)
-    return load(**options) if known else load(name_or_folder, **options)
+    checked = resolve_options(load, options, owner=f"cohort {name!r}", outside=("folder",))
+    return load(**checked) if known else load(name_or_folder, **checked)

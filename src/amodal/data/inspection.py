@@ -1,4 +1,4 @@
-"""What is in a cohort, and what in it looks suspicious: before a model finds out by itself."""
+"""Inspection of a cohort: presence, ranges, and suspicious features before a model is trained."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def _auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def _suspect_presence(cohort: Cohort, labels: dict[str, np.ndarray]) -> Iterator[Suspicion]:
-    """Whether modalities, or features within them, are there for one class and not for the others."""
+    """Modalities, and features within them, that are present for one class and absent for the others."""
     columns = {name: cohort.observed[:, m] for m, name in enumerate(cohort.schema.names)}
     for modality in cohort.schema.modalities:
         if modality.traits.takes_measured and not modality.traits.takes_lengths:

@@ -6,7 +6,6 @@ the modality, and only on them (`encode_present`).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +29,8 @@ from amodal.encoders.series import GRUEncoder, LSTMEncoder, SeriesTransformer
 from amodal.encoders.summary import SeriesSummary
 from amodal.encoders.tabular import FeatureTokens, LinearEmbedding, TabularMLP
 from amodal.encoders.text import HashingTransformer
-from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.errors import ConfigurationError
+from amodal.options import Choice, Share, Size, check_options, resolve_choice
 from amodal.schema import Modality, Schema
 
 __all__ = [
@@ -67,13 +67,15 @@ ENCODERS: dict[str, type[Encoder]] = {
     "pretrained_text": PretrainedText,
 }
 
+_ENCODER = Choice("encoder", ENCODERS, outside=("modality", "width"))
+
 
 def build_encoders(
     schema: Schema,
     *,
-    width: int = 64,
+    width: Size = 64,
     choices: Mapping[str, str | Mapping[str, Any]] | None = None,
-    dropout: float | None = None,
+    dropout: Share | None = None,
 ) -> PerModality:
     """One encoder for each modality of a schema.
 
@@ -101,10 +103,10 @@ def build_encoders(
     """
     choices = dict(choices or {})
     schema.check_names(list(choices))
-    if not isinstance(width, int) or width < 1:
-        raise ConfigurationError("the encoders' width is out of range", expected="1 or more", got=width)
+    width = check_options(build_encoders, {"width": width}, owner="the encoders")["width"]
+    chosen = {m.name: _chosen(m, choices.get(m.name, m.traits.encoder), dropout) for m in schema.modalities}
     return PerModality(
-        {m.name: _build(m, choices.get(m.name, m.traits.encoder), width, dropout) for m in schema.modalities}
+        {name: encoder(schema[name], width=width, **options) for name, (encoder, options) in chosen.items()}
     )
 
 
@@ -132,7 +134,8 @@ def encoders_for(schema: Schema, encoders: PerModality | None) -> PerModality:
     return PerModality({name: ordered[name] for name in schema.names})
 
 
-def _build(modality: Modality, choice: str | Mapping[str, Any], width: int, dropout: float | None) -> Encoder:
+def _chosen(modality: Modality, choice: Any, dropout: float | None) -> tuple[type[Encoder], dict[str, Any]]:
+    """The encoder of a modality and all its options."""
     if not isinstance(choice, str | Mapping):
         raise ConfigurationError(
             f"the choice of an encoder for modality {modality.name!r} cannot be read",
@@ -140,22 +143,15 @@ def _build(modality: Modality, choice: str | Mapping[str, Any], width: int, drop
             got=repr(choice),
         )
     options: dict[str, Any] = {"name": choice} if isinstance(choice, str) else dict(choice)
-    name = options.pop("name", modality.traits.encoder)
-    if name not in ENCODERS:
-        raise UnknownNameError("encoder", name, ENCODERS)
-    encoder = ENCODERS[name]
+    encoder, checked = resolve_choice(options, _ENCODER, default=modality.traits.encoder)
     if modality.kind not in encoder.kinds:
         fitting = (other for other, taker in ENCODERS.items() if modality.kind in taker.kinds)
         raise ConfigurationError(
-            f"encoder {name!r} cannot take modality {modality.name!r}",
+            f"encoder {options['name']!r} cannot take modality {modality.name!r}",
             expected=f"a modality of kind {' or '.join(encoder.kinds)}",
             got=modality.kind,
             hint=f"Encoders for {modality.kind}: {', '.join(fitting)}.",
         )
-    known = set(inspect.signature(encoder).parameters) - {"modality", "width"}
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of encoder {name!r}", option, known)
-    if dropout is not None and "dropout" in known:
-        options.setdefault("dropout", dropout)
-    return encoder(modality, width=width, **options)
+    if dropout is not None and "dropout" in checked and "dropout" not in options:
+        checked["dropout"] = dropout
+    return encoder, checked

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.errors import UnknownNameError
+from amodal.options import OptionsChecked
 from amodal.schema import Modality, Schema
 
 __all__ = [
@@ -53,7 +54,7 @@ class Encoded(NamedTuple):
     pooled: Tensor
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(OptionsChecked, nn.Module, ABC):
     """One modality to tokens and a pooled vector: embed, trunk, pool.
 
     An encoder only ever receives rows that have its modality (see `encode_present`), P rows in what follows; P = 1 must

@@ -10,6 +10,7 @@ from amodal.encoders.encoder import Encoded, Encoder, Tokens
 from amodal.encoders.pooled_norm import ConvolutionBlock
 from amodal.encoders.tabular import ResidualBlock
 from amodal.errors import ConfigurationError
+from amodal.options import Count, Share, Size
 from amodal.schema import Modality
 
 __all__ = ["ConvNet", "LeNet"]
@@ -34,10 +35,8 @@ class ConvNet(Encoder):
 
     kinds = ("image",)
 
-    def __init__(self, modality: Modality, *, width: int, channels: int = 32, dropout: float = 0.1):
+    def __init__(self, modality: Modality, *, width: int, channels: Size = 32, dropout: Share = 0.1):
         super().__init__(modality, width=width)
-        if channels < 1:
-            raise ConfigurationError("the number of channels is out of range", expected="1 or more", got=channels)
         n, *sides = modality.shape
         stride = 2 ** max(0, (max(sides) // 28).bit_length() - 1)
         channels = min(channels, width)
@@ -114,18 +113,14 @@ class LeNet(Encoder):
         modality: Modality,
         *,
         width: int,
-        channels: int = 6,
-        additional_layers: int | None = None,
-        dropout: float = 0.0,
+        channels: Size = 6,
+        additional_layers: Count | None = None,
+        dropout: Share = 0.0,
     ):
         super().__init__(modality, width=width)
         n, *sides = modality.shape
         most = min(sides).bit_length() - 2  # as often can the smaller side be halved after the first time
         layers = max(most, 0) if additional_layers is None else additional_layers
-        if layers < 0:
-            raise ConfigurationError(
-                "the number of additional layers is out of range", expected="0 or more", got=additional_layers
-            )
         if layers > most:
             raise ConfigurationError(
                 f"images of modality {modality.name!r} are too small for LeNet",
@@ -179,5 +174,5 @@ class LeNet(Encoder):
         return Tokens(tokens, valid)
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Nothing is left to do."""
+        """The tokens as they are."""
         return tokens

@@ -1,4 +1,4 @@
-"""Recurrent encoders as published with two benchmarks: bare values in, nothing beside the sequence."""
+"""Recurrent encoders as published with two benchmarks: values only, without summary statistics."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from amodal.encoders.encoder import Encoded, Encoder, Tokens
 from amodal.encoders.series import RecurrentLayer, last_valid
-from amodal.errors import ConfigurationError
 from amodal.kinds.statistics import read_cells
+from amodal.options import Share, Size
 from amodal.schema import Modality
 
 __all__ = ["FlattenedGRU", "PlainLSTM"]
@@ -36,10 +36,8 @@ class PlainLSTM(Encoder):
     kinds = ("series",)
     references = ("hochreiter1997lstm", "hayat2022medfuse", "wu2025cm2")
 
-    def __init__(self, modality: Modality, *, width: int, layers: int = 2, dropout: float = 0.3):
+    def __init__(self, modality: Modality, *, width: int, layers: Size = 2, dropout: Share = 0.3):
         super().__init__(modality, width=width)
-        if layers < 1:
-            raise ConfigurationError("the number of layers is out of range", expected="1 or more", got=layers)
         sizes = [modality.n_features] + [width] * layers
         self.layers = nn.ModuleList(
             RecurrentLayer(nn.LSTM(n_in, n_out, batch_first=True)) for n_in, n_out in pairwise(sizes)
@@ -114,7 +112,7 @@ class FlattenedGRU(Encoder):
     kinds = ("series",)
     references = ("liang2021multibench", "cho2014gru")
 
-    def __init__(self, modality: Modality, *, width: int, hidden: int = 30, dropout: float = 0.0):
+    def __init__(self, modality: Modality, *, width: int, hidden: Size = 30, dropout: Share = 0.0):
         super().__init__(modality, width=width)
         self.hidden = hidden
         self.layer = RecurrentLayer(nn.GRU(modality.n_features, hidden, batch_first=True))

@@ -1,4 +1,4 @@
-"""Pretrained encoders: what they share, and any text network of the `transformers` library."""
+"""Pretrained encoders: their base class, and text networks of the `transformers` library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from amodal.encoders.backbone import Source, load_backbone, load_config, load_tokenizer
 from amodal.encoders.encoder import Encoder, Tokens
-from amodal.errors import ConfigurationError, RunError
+from amodal.errors import RunError
+from amodal.options import Share, Size
 from amodal.schema import Modality
 
 __all__ = ["PretrainedEncoder", "PretrainedText", "portable_choices"]
@@ -21,7 +22,7 @@ _CACHED_TEXTS = 100_000
 
 
 class PretrainedEncoder(Encoder):
-    """What pretrained encoders share: a backbone, whether it learns, and the projection to the common width.
+    """Base of the pretrained encoders: a backbone, whether it learns, and the projection to the common width.
 
     Args:
         modality: What is encoded.
@@ -44,11 +45,9 @@ class PretrainedEncoder(Encoder):
         architecture: str | None,
         frozen: bool,
         pool: Literal["mean", "first"],
-        dropout: float,
+        dropout: Share,
     ):
         super().__init__(modality, width=width)
-        if pool not in ("mean", "first"):
-            raise ConfigurationError("unknown pooling", expected="mean or first", got=repr(pool))
         self.config = load_config(model, tower, architecture)
         self.backbone = load_backbone(model, self.config)
         self.frozen = frozen
@@ -113,10 +112,10 @@ class PretrainedText(PretrainedEncoder):
         model: Source,
         tokenizer: str | None = None,
         architecture: str | None = None,
-        max_tokens: int = 512,
+        max_tokens: Size = 512,
         frozen: bool = False,
         pool: Literal["mean", "first"] = "first",
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
     ):
         super().__init__(
             modality,
@@ -144,7 +143,7 @@ class PretrainedText(PretrainedEncoder):
 
     @property
     def n_tokens(self) -> int:
-        """As many as may be read."""
+        """The most tokens that are read."""
         return self._n_tokens
 
     @property

@@ -14,13 +14,14 @@ from amodal.encoders.backbone import Source
 from amodal.encoders.encoder import Encoded, Tokens
 from amodal.encoders.pretrained import PretrainedEncoder
 from amodal.errors import ConfigurationError
+from amodal.options import Share, Size
 from amodal.schema import Modality
 
 __all__ = ["PretrainedResNet", "PretrainedVision", "resnet_configuration"]
 
 
 class _VisionEncoder(PretrainedEncoder):
-    """What vision networks share: channels and size of the images they take."""
+    """Base of the vision networks: channels and size of the images they take."""
 
     kinds = ("image",)
 
@@ -87,10 +88,10 @@ class PretrainedVision(_VisionEncoder):
         width: int,
         model: Source,
         architecture: str | None = None,
-        image_size: int | None = None,
+        image_size: Size | None = None,
         frozen: bool = False,
         pool: Literal["mean", "first"] = "mean",
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
     ):
         super().__init__(
             modality,
@@ -193,9 +194,9 @@ class PretrainedResNet(_VisionEncoder):
         *,
         width: int,
         model: Source | int = 34,
-        image_size: int | None = None,
+        image_size: Size | None = None,
         frozen: bool = False,
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
     ):
         super().__init__(
             modality,
@@ -248,7 +249,7 @@ class PretrainedResNet(_VisionEncoder):
         return Tokens(tokens, valid)
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Nothing is left to do."""
+        """The tokens as they are."""
         return tokens
 
 

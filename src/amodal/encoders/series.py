@@ -1,4 +1,4 @@
-"""Encoders of series: LSTM, GRU and transformer over windows of steps, with summary statistics beside the sequence."""
+"""Encoders of series: LSTM, GRU and transformer over windows of steps, with summary statistics."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from amodal.encoders.squash import soft_clip
 from amodal.encoders.summary import SummaryToken
 from amodal.errors import ConfigurationError
 from amodal.kinds.statistics import read_cells
+from amodal.options import Count, Positive, Share, Size
 from amodal.schema import Modality
 
 __all__ = ["GRUEncoder", "LSTMEncoder", "RecurrentLayer", "SeriesTransformer", "carry_forward", "last_valid"]
@@ -48,7 +49,7 @@ def carry_forward(values: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SeriesEncoder(Encoder):
-    """What the sequence encoders share: windows of steps as tokens, and the summary's token in front of them.
+    """Base of the sequence encoders: windows of steps as tokens, and the summary's token in front of them.
 
     The channels of a step are each feature's value (softly clipped, forward filled), whether it was measured, and the
     logarithm of the time since it was; a window's token is a linear map of the channels of all its steps. The pooled
@@ -63,16 +64,16 @@ class _SeriesEncoder(Encoder):
         modality: Modality,
         *,
         width: int,
-        window: int | None,
+        window: Size | None,
         summary: bool,
         forward_fill: bool,
-        dropout: float,
-        clip: float,
+        dropout: Share,
+        clip: Positive,
     ):
         super().__init__(modality, width=width)
         self.horizon, n = modality.shape
         self.window = -(-self.horizon // _MOST_WINDOWS) if window is None else window
-        if not 1 <= self.window <= self.horizon:
+        if self.window > self.horizon:
             raise ConfigurationError("the window is out of range", expected=f"1 … {self.horizon} steps", got=window)
         self.forward_fill = forward_fill
         self.clip = clip
@@ -112,7 +113,7 @@ class _SeriesEncoder(Encoder):
         return tokens
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """What the network made of the windows, or, with the summary, a linear map of both."""
+        """The network's vector of the windows or, with the summary, a linear map of both."""
         if self.join is None:
             return self._of_windows(tokens, valid)
         windows = self._of_windows(tokens[:, 1:], valid[:, 1:])
@@ -132,7 +133,7 @@ class RecurrentLayer(nn.Module):
         dropout: Dropout of the states.
     """
 
-    def __init__(self, cell: nn.LSTM | nn.GRU, *, skip: int = 0, dropout: float = 0.0):
+    def __init__(self, cell: nn.LSTM | nn.GRU, *, skip: int = 0, dropout: Share = 0.0):
         super().__init__()
         self.cell = cell
         self.skip = skip
@@ -169,12 +170,12 @@ class _RecurrentEncoder(_SeriesEncoder):
         modality: Modality,
         *,
         width: int,
-        layers: int = 1,
-        window: int | None = None,
+        layers: Size = 1,
+        window: Size | None = None,
         summary: bool = True,
         forward_fill: bool = True,
-        dropout: float = 0.3,
-        clip: float = 3.0,
+        dropout: Share = 0.3,
+        clip: Positive = 3.0,
     ):
         super().__init__(
             modality,
@@ -185,8 +186,6 @@ class _RecurrentEncoder(_SeriesEncoder):
             dropout=dropout,
             clip=clip,
         )
-        if layers < 1:
-            raise ConfigurationError("the number of layers is out of range", expected="1 or more", got=layers)
         self.layers = nn.ModuleList(
             RecurrentLayer(self._cell(width, width, batch_first=True), skip=int(summary), dropout=dropout)
             for _ in range(layers)
@@ -219,7 +218,7 @@ class _RecurrentEncoder(_SeriesEncoder):
 
 
 class LSTMEncoder(_RecurrentEncoder):
-    """An LSTM over windows of steps, with summary statistics beside it.
+    """An LSTM over windows of steps, with summary statistics.
 
     Args:
         modality: A series modality (T, D).
@@ -244,7 +243,7 @@ class LSTMEncoder(_RecurrentEncoder):
 
 
 class GRUEncoder(_RecurrentEncoder):
-    """A GRU over windows of steps, with summary statistics beside it.
+    """A GRU over windows of steps, with summary statistics.
 
     Args:
         modality: A series modality (T, D).
@@ -296,13 +295,13 @@ class SeriesTransformer(_SeriesEncoder):
         modality: Modality,
         *,
         width: int,
-        layers: int = 1,
-        heads: int | None = None,
-        window: int | None = None,
+        layers: Count = 1,
+        heads: Size | None = None,
+        window: Size | None = None,
         summary: bool = True,
         forward_fill: bool = True,
-        dropout: float = 0.3,
-        clip: float = 3.0,
+        dropout: Share = 0.3,
+        clip: Positive = 3.0,
     ):
         super().__init__(
             modality,

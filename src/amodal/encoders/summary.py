@@ -9,6 +9,7 @@ from amodal.encoders.encoder import Encoder, Tokens
 from amodal.encoders.squash import SOFT_STEP_CUTS, soft_clip, soft_steps
 from amodal.encoders.tabular import ResidualBlock
 from amodal.kinds.statistics import STATISTICS, read_cells, series_statistics
+from amodal.options import Count, Positive, Share
 from amodal.schema import Modality
 
 __all__ = ["SeriesSummary", "SummaryToken"]
@@ -25,7 +26,7 @@ class SummaryToken(nn.Module):
         steps: Whether the statistics stand beside soft steps of themselves; see `soft_steps`.
     """
 
-    def __init__(self, modality: Modality, width: int, *, layers: int = 1, dropout: float = 0.1, steps: bool = True):
+    def __init__(self, modality: Modality, width: int, *, layers: Count = 1, dropout: Share = 0.1, steps: bool = True):
         super().__init__()
         self.horizon = modality.shape[0]
         self.steps = steps
@@ -63,9 +64,9 @@ class SeriesSummary(Encoder):
         modality: Modality,
         *,
         width: int,
-        layers: int = 1,
-        dropout: float = 0.3,
-        clip: float = 3.0,
+        layers: Count = 1,
+        dropout: Share = 0.3,
+        clip: Positive = 3.0,
         steps: bool = True,
     ):
         super().__init__(modality, width=width)
@@ -84,5 +85,5 @@ class SeriesSummary(Encoder):
         return Tokens(token[:, None], torch.ones(len(values), 1, dtype=torch.bool, device=values.device))
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Nothing is left to do."""
+        """The token as it is."""
         return tokens

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk
 from amodal.encoders.encoder import Encoder, Tokens
 from amodal.encoders.squash import SOFT_STEP_CUTS, soft_clip, soft_steps
+from amodal.options import Count, Positive, Share, Size
 from amodal.schema import Modality
 
 __all__ = ["FeatureTokens", "LinearEmbedding", "TabularMLP"]
@@ -43,10 +44,10 @@ class FeatureTokens(Encoder):
         modality: Modality,
         *,
         width: int,
-        layers: int = 1,
-        heads: int | None = None,
-        dropout: float = 0.1,
-        clip: float = 3.0,
+        layers: Count = 1,
+        heads: Size | None = None,
+        dropout: Share = 0.1,
+        clip: Positive = 3.0,
         steps: bool = True,
     ):
         super().__init__(modality, width=width)
@@ -105,9 +106,9 @@ class TabularMLP(Encoder):
         modality: Modality,
         *,
         width: int,
-        layers: int = 1,
-        dropout: float = 0.1,
-        clip: float = 3.0,
+        layers: Count = 1,
+        dropout: Share = 0.1,
+        clip: Positive = 3.0,
         steps: bool = True,
     ):
         super().__init__(modality, width=width)
@@ -154,7 +155,7 @@ class LinearEmbedding(Encoder):
     kinds = ("tabular",)
     references = ("choi2025cepa",)
 
-    def __init__(self, modality: Modality, *, width: int, dropout: float = 0.0, clip: float | None = 3.0):
+    def __init__(self, modality: Modality, *, width: int, dropout: Share = 0.0, clip: Positive | None = 3.0):
         super().__init__(modality, width=width)
         self.clip = clip
         self.linear = nn.Linear(2 * modality.n_features, width)
@@ -175,14 +176,14 @@ class LinearEmbedding(Encoder):
         return Tokens(token[:, None], torch.ones(len(values), 1, dtype=torch.bool, device=values.device))
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Nothing is left to do."""
+        """The token as it is."""
         return tokens
 
 
 class ResidualBlock(nn.Module):
     """x + Linear(dropout(GELU(Linear(LayerNorm(x))))) with a hidden layer of twice the width."""
 
-    def __init__(self, width: int, *, dropout: float):
+    def __init__(self, width: int, *, dropout: Share):
         super().__init__()
         self.body = nn.Sequential(
             nn.LayerNorm(width),

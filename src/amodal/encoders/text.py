@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk, sinusoidal_positions
 from amodal.encoders.encoder import Encoder, Tokens
 from amodal.kinds.words import hash_words
+from amodal.options import Count, Share, Size
 from amodal.schema import Modality
 
 __all__ = ["HashingTransformer"]
@@ -34,11 +35,11 @@ class HashingTransformer(Encoder):
         modality: Modality,
         *,
         width: int,
-        buckets: int = 4096,
-        max_words: int = 128,
-        layers: int = 1,
-        heads: int | None = None,
-        dropout: float = 0.1,
+        buckets: Size = 4096,
+        max_words: Size = 128,
+        layers: Count = 1,
+        heads: Size | None = None,
+        dropout: Share = 0.1,
     ):
         super().__init__(modality, width=width)
         self.buckets, self.max_words = buckets, max_words

@@ -1,4 +1,4 @@
-"""What every fusion promises."""
+"""Fusion: the base class of all fusions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from amodal.options import OptionsChecked
+
 __all__ = ["Fusion"]
 
 
-class Fusion(nn.Module, ABC):
+class Fusion(OptionsChecked, nn.Module, ABC):
     """Features of the modalities, some absent, to one vector; absent features are never read.
 
     Args:

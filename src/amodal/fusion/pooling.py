@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
-from amodal.errors import ConfigurationError
 from amodal.fusion.fusion import Fusion
+from amodal.options import at_least
 
 __all__ = ["Concatenate", "GatedFusion", "MeanOfPresent"]
 
@@ -24,9 +24,6 @@ class Concatenate(Fusion):
             modality.
         memory: Number of training batches over which the running mean forgets. The fill is what was tracked before the
             batch at hand, so that a row's result does not depend on its neighbours.
-
-    Raises:
-        ConfigurationError: If the fill is not one of these, or the memory less than one batch.
     """
 
     running_sum: Tensor
@@ -38,13 +35,9 @@ class Concatenate(Fusion):
         width: int,
         *,
         fill: Literal["zero", "mean", "learned"] = "zero",
-        memory: float = 20.0,
+        memory: Annotated[float, at_least(1)] = 20.0,
     ):
         super().__init__(n_modalities, width)
-        if fill not in ("zero", "mean", "learned"):
-            raise ConfigurationError("unknown fill", expected="zero, mean or learned", got=repr(fill))
-        if memory < 1:
-            raise ConfigurationError("the memory is out of range", expected="1 or more batches", got=memory)
         self.fill = fill
         self.decay = 1.0 - 1.0 / memory
         self.learned = nn.Parameter(0.02 * torch.randn(n_modalities, width)) if fill == "learned" else None

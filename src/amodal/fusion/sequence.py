@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from amodal.attention import TransformerTrunk
-from amodal.errors import ConfigurationError
 from amodal.fusion.fusion import Fusion
+from amodal.options import Count, Share, Size
 
 __all__ = ["FusionTransformer", "ModalityLSTM"]
 
@@ -24,9 +24,6 @@ class FusionTransformer(Fusion):
         heads: Attention heads; None: chosen from the width.
         absent: "pad", absent modalities are not attended to; or "learned", a learned vector stands in for each.
         dropout: Dropout of the transformer.
-
-    Raises:
-        ConfigurationError: If `absent` is not one of these.
     """
 
     references = ("vaswani2017attention",)
@@ -36,14 +33,12 @@ class FusionTransformer(Fusion):
         n_modalities: int,
         width: int,
         *,
-        layers: int = 1,
-        heads: int | None = None,
+        layers: Count = 1,
+        heads: Size | None = None,
         absent: Literal["pad", "learned"] = "pad",
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
     ):
         super().__init__(n_modalities, width)
-        if absent not in ("pad", "learned"):
-            raise ConfigurationError("unknown treatment of absent modalities", expected="pad or learned", got=absent)
         self.summary = nn.Parameter(0.02 * torch.randn(width))
         self.modality = nn.Parameter(0.02 * torch.randn(n_modalities, width))
         self.stand_in = nn.Parameter(0.02 * torch.randn(n_modalities, width)) if absent == "learned" else None
@@ -84,7 +79,7 @@ class ModalityLSTM(Fusion):
 
     references = ("hochreiter1997lstm",)
 
-    def __init__(self, n_modalities: int, width: int, *, hidden: int | None = None, layers: int = 1):
+    def __init__(self, n_modalities: int, width: int, *, hidden: Size | None = None, layers: Size = 1):
         super().__init__(n_modalities, width)
         self.lstm = nn.LSTM(width, hidden or width, num_layers=layers, batch_first=True)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from amodal.errors import UnknownNameError
 from amodal.method import Method
 from amodal.methods.boosting import Boosting
 from amodal.methods.cepa import CEPA
@@ -18,8 +22,9 @@ from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
 from amodal.methods.unimodal import Unimodal
+from amodal.options import resolve_options
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "method_options"]
 
 METHODS: dict[str, type[Method]] = {
     "unimodal": Unimodal,
@@ -38,3 +43,26 @@ METHODS: dict[str, type[Method]] = {
     "lvae": LVAE,
     "cm2": CM2,
 }
+
+
+def method_options(name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All options of a method: those given, checked; those of the preset they name; and the defaults.
+
+    Args:
+        name: A name in `METHODS`.
+        options: Its options, "preset" among them.
+
+    Returns:
+        What the method is built with; see `amodal.options.resolve_options`.
+
+    Raises:
+        UnknownNameError: If the method, the preset, an option, or one of an option's known values is not known.
+        ConfigurationError: If a value has another type than its annotation says, or is out of range.
+
+    Example:
+        >>> method_options("cepa", {"preset": "paper", "layers": 3})["dropout"]
+        0.3
+    """
+    if name not in METHODS:
+        raise UnknownNameError("method", name, METHODS)
+    return resolve_options(METHODS[name], options or {}, owner=name, outside=("schema", "encoders"))

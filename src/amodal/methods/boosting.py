@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from amodal.batch import Batch, Present
 from amodal.encoders import PerModality, scatter
-from amodal.errors import ConfigurationError, DataError
+from amodal.errors import DataError
 from amodal.losses.task import logits_to_predictions
 from amodal.method import EstimatedMethod
+from amodal.options import Positive, Size, Weight, at_least
 from amodal.schema import Modality, Schema
 from amodal.trees import BoostedTrees
 
@@ -45,9 +47,6 @@ class Boosting(EstimatedMethod):
         image_cells: Most features of an image; larger ones are averaged over blocks.
         buckets: Number of hashed-word counts of a text.
 
-    Raises:
-        ConfigurationError: If an option is out of range.
-
     Source:
         :cite:`friedman2001gradient`, in the histogram form of :cite:`ke2017lightgbm` that scikit-learn implements
         (:cite:`pedregosa2011scikit`); scikit-learn's defaults but for 300 steps of 0.04 and no early stopping, which
@@ -62,29 +61,16 @@ class Boosting(EstimatedMethod):
         schema: Schema,
         encoders: PerModality | None = None,
         *,
-        steps: int = 300,
-        learning_rate: float = 0.04,
-        leaves: int = 31,
-        min_rows: int = 20,
-        l2: float = 0.0,
-        redraws: int = 10,
-        image_cells: int = 256,
-        buckets: int = 256,
+        steps: Size = 300,
+        learning_rate: Positive = 0.04,
+        leaves: Annotated[int, at_least(2)] = 31,
+        min_rows: Size = 20,
+        l2: Weight = 0.0,
+        redraws: Size = 10,
+        image_cells: Size = 256,
+        buckets: Size = 256,
     ):
         super().__init__(schema)
-        for name, value, low in (
-            ("steps", steps, 1),
-            ("leaves", leaves, 2),
-            ("min_rows", min_rows, 1),
-            ("l2", l2, 0),
-            ("redraws", redraws, 1),
-            ("image_cells", image_cells, 1),
-            ("buckets", buckets, 1),
-        ):
-            if value < low:
-                raise ConfigurationError(f"{name} is out of range", expected=f"{low} or more", got=value)
-        if learning_rate <= 0:
-            raise ConfigurationError("learning_rate is out of range", expected="more than 0", got=learning_rate)
         self.steps, self.learning_rate, self.leaves, self.min_rows, self.l2 = steps, learning_rate, leaves, min_rows, l2
         self.redraws, self.image_cells, self.buckets = redraws, image_cells, buckets
         n_features = sum(self._n_features(modality) for modality in schema.modalities)

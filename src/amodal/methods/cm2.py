@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +11,19 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from amodal.batch import Batch
+from amodal.distributions.copula import FAMILIES
 from amodal.distributions.joint.law import CompletionNoise, JointLaw
-from amodal.distributions.joint.variants import joint_law
+from amodal.distributions.joint.variants import JOINT_LAWS, joint_law
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.errors import ConfigurationError
+from amodal.fusion import FusionChoice, build_fusion
 from amodal.fusion.late import average_predictions
-from amodal.fusion.network import FusionNetwork, build_fusion
+from amodal.fusion.network import FusionNetwork
 from amodal.losses.alignment import cosine_alignment, kl_alignment
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import task_loss
 from amodal.method import LossTerms, SamplingMethod
+from amodal.options import Count, Share, Size, Weight, at_least, one_of
 from amodal.patterns import draw_removal
 from amodal.schema import Schema
 
@@ -30,63 +32,21 @@ __all__ = ["CM2"]
 CHUNK = 2**22
 """Numbers of completions in work at a time (16 MiB in single precision)."""
 
+Variant = Annotated[str, one_of(JOINT_LAWS)]
+Family = Annotated[str, one_of((*FAMILIES, "independence"))]
+
 START_ROWS = 2000
 """Training rows that the components are placed by."""
 
 
-class _Preset(NamedTuple):
-    variant: str
-    family: str
-    latent: int
-    normalise: str
-    scale_floor: float
-    completion: str
-    alignment: str
-    w_alignment: float
-    warmup: int
-    fusion: str | Mapping[str, Any]
-    hidden: int
-    removal: bool
-    training_draws: int
-    law_rate: float
+SCALE_FLOORS = {"layer": 0.05, "sphere": 1e-3, "none": 0.05}
+"""Least standard deviation of a component, by `normalise`: the likelihood is unbounded as one goes to zero."""
 
+WARMUP = 100
+"""Steps over which the weight of an alignment that moves the encoders alone rises from zero."""
 
-_PRESETS = {
-    "default": _Preset(
-        variant="coordinatewise",
-        family="gaussian",
-        latent=32,
-        normalise="layer",
-        scale_floor=0.05,
-        completion="conditional",
-        alignment="copula",
-        w_alignment=0.01,
-        warmup=100,
-        fusion="concatenate",
-        hidden=128,
-        removal=True,
-        training_draws=1,
-        law_rate=5.0,
-    ),
-    "paper": _Preset(
-        variant="printed",
-        family="gumbel",
-        latent=256,
-        normalise="sphere",
-        scale_floor=1e-3,
-        completion="marginal",
-        alignment="likelihood",
-        w_alignment=256e-6,
-        warmup=0,
-        fusion={"name": "lstm", "layers": 2, "hidden": 512},
-        hidden=0,
-        removal=False,
-        training_draws=1,
-        law_rate=1.0,
-    ),
-}
-_COMPLETIONS = ("conditional", "marginal", "none")
-_ALIGNMENTS = ("copula", "likelihood", "cosine", "kl", "none")
+LAW_RATE = 5.0
+"""Factor on the learning rate of the law's parameters, which have to keep up with the encoders."""
 
 
 class CM2(SamplingMethod):
@@ -115,38 +75,28 @@ class CM2(SamplingMethod):
     Args:
         schema: The modalities and the task.
         encoders: An encoder for each modality; None: the defaults.
-        preset: "default", or "paper": variant "printed", family "gumbel", latent 256 on the unit sphere, completion
-            "marginal", alignment "likelihood" with weight 256e-6 (1e-6 a vector), fusion by a two-layer LSTM with a
-            linear head, one draw, no removal (pass `missingness` to `amodal.fit`). An option that is given wins.
         variant: What the copula joins: "coordinatewise", "common", "kendall", "projection" or "printed"; see
             `amodal.distributions.joint.variants`.
         family: "gaussian", "student_t", "gumbel", "clayton", "frank", "joe", or "independence" for no copula.
         components: Gaussians K in each modality's mixture.
-        shared: Whether all coordinates share one copula (variant "coordinatewise").
         latent: Width D of the vectors.
         normalise: "layer" (mean 0 and variance 1 over a vector's coordinates), "sphere" (length 1) or "none".
-        scale_floor: Least standard deviation of a component: the likelihood is unbounded as one goes to zero.
         completion: "conditional" (given what is observed), "marginal" (from the modality's own mixture), or "none":
             the fusion is told what is absent and fills it in its own way.
         sample_gradient: Whether gradients of the task reach the law through completions: "reparameterised", as the
             paper says, or "detached", as its code does.
         alignment: What moves the encoders beside the task: "copula" (the term above), "likelihood" (the whole log
-            likelihood, margins included, as in the paper), "cosine", "kl" or "none".
-        w_alignment: Weight w of the alignment.
-        warmup: Steps over which w rises from zero.
-        decay: w is multiplied by exp(-decay) every 1000 steps (the paper's temperature: it raises the task's
-            weight instead).
+            likelihood, margins included, as in the paper, with one learning rate for all), "cosine", "kl" or "none".
+        w_alignment: Weight w of the alignment. It rises from zero over 100 steps, but not that of "likelihood".
         fusion: A name in `amodal.fusion.FUSIONS`, or {"name": …, option: …}.
         hidden: Width of the head's hidden layer; 0: a linear head.
         dropout: Dropout of the head.
         removal: Whether random further modalities are removed in the task's term.
         training_draws: Completions S that the likelihood of the target is averaged over.
         prediction_draws: Completions that a prediction averages over.
-        law_rate: Factor on the learning rate of the law's parameters, which have to keep up with the encoders.
 
     Raises:
-        UnknownNameError: If a name is not known.
-        ConfigurationError: If a number is out of range, or completions are asked for that the variant does not have.
+        ConfigurationError: If completions are asked for that the variant does not have.
 
     Source:
         :cite:`wu2025cm2`. Deviations of the default: proper densities; completions given what is observed; loss per
@@ -158,74 +108,65 @@ class CM2(SamplingMethod):
     summary = "mixtures joined by a copula; absent modalities are drawn given the present ones"
     references = ("wu2025cm2",)
     accepts_empty = True
-    meets_all_patterns = True
+
+    PRESETS: ClassVar = {
+        "paper": {
+            "variant": "printed",
+            "family": "gumbel",
+            "latent": 256,
+            "normalise": "sphere",
+            "completion": "marginal",
+            "alignment": "likelihood",
+            "w_alignment": 256e-6,  # 1e-6 a vector
+            "fusion": {"name": "lstm", "layers": 2, "hidden": 512},
+            "hidden": 0,
+            "removal": False,
+        },
+    }
 
     def __init__(
         self,
         schema: Schema,
         encoders: PerModality | None = None,
         *,
-        preset: Literal["default", "paper"] = "default",
-        variant: str | None = None,
-        family: str | None = None,
-        components: int = 3,
-        shared: bool = False,
-        latent: int | None = None,
-        normalise: Literal["layer", "sphere", "none"] | None = None,
-        scale_floor: float | None = None,
-        completion: Literal["conditional", "marginal", "none"] | None = None,
+        variant: Variant = "coordinatewise",
+        family: Family = "gaussian",
+        components: Size = 3,
+        latent: Annotated[int, at_least(2)] = 32,
+        normalise: Literal["layer", "sphere", "none"] = "layer",
+        completion: Literal["conditional", "marginal", "none"] = "conditional",
         sample_gradient: Literal["reparameterised", "detached"] = "reparameterised",
-        alignment: Literal["copula", "likelihood", "cosine", "kl", "none"] | None = None,
-        w_alignment: float | None = None,
-        warmup: int | None = None,
-        decay: float = 0.0,
-        fusion: str | Mapping[str, Any] | None = None,
-        hidden: int | None = None,
-        dropout: float = 0.1,
-        removal: bool | None = None,
-        training_draws: int | None = None,
-        prediction_draws: int = 16,
-        law_rate: float | None = None,
+        alignment: Literal["copula", "likelihood", "cosine", "kl", "none"] = "copula",
+        w_alignment: Weight = 0.01,
+        fusion: FusionChoice = "concatenate",
+        hidden: Count = 128,
+        dropout: Share = 0.1,
+        removal: bool = True,
+        training_draws: Size = 1,
+        prediction_draws: Size = 16,
     ):
         super().__init__(schema)
-        if preset not in _PRESETS:
-            raise UnknownNameError("preset", preset, _PRESETS)
-        given = {name: value for name, value in locals().items() if name in _Preset._fields and value is not None}
-        chosen = _PRESETS[preset]._replace(**given)
-        _check_options(chosen, sample_gradient, decay, prediction_draws)
-        self.completion, self.alignment, self.normalise = chosen.completion, chosen.alignment, chosen.normalise
-        self.sample_gradient, self.removal = sample_gradient, chosen.removal
-        self.w_alignment, self.warmup, self.decay = float(chosen.w_alignment), chosen.warmup, float(decay)
-        self.training_draws, self.prediction_draws = chosen.training_draws, prediction_draws
-        self.law_rate = float(chosen.law_rate)
+        self.completion, self.alignment, self.normalise = completion, alignment, normalise
+        self.sample_gradient, self.removal, self.w_alignment = sample_gradient, removal, w_alignment
+        self.meets_all_patterns = removal
+        self.training_draws, self.prediction_draws = training_draws, prediction_draws
 
         self.encoders = encoders_for(schema, encoders)
-        n, width, latent = len(schema.names), width_of(self.encoders), chosen.latent
+        n, width = len(schema.names), width_of(self.encoders)
         self.projections = nn.ModuleList(nn.Linear(width, latent) for _ in range(n))
         self.law: JointLaw | None = None
-        if chosen.completion != "none" or chosen.alignment in ("copula", "likelihood"):
-            self.law = joint_law(
-                chosen.variant,
-                n,
-                latent,
-                components=components,
-                family=chosen.family,
-                shared=shared,
-                scale_floor=chosen.scale_floor,
-            )
-            if chosen.completion == "conditional" and not self.law.conditional:
+        if completion != "none" or alignment in ("copula", "likelihood"):
+            settings = {"components": components, "family": family, "scale_floor": SCALE_FLOORS[normalise]}
+            self.law = joint_law(variant, n, latent, **settings)
+            if completion == "conditional" and not self.law.conditional:
                 raise ConfigurationError(
-                    f'the variant "{chosen.variant}" has no conditional law to draw completions from',
+                    f'the variant "{variant}" has no conditional law to draw completions from',
                     expected='completion="marginal" or "none"',
                     got='completion="conditional"',
                 )
-        fused = build_fusion(chosen.fusion, n, latent)
-        self.network = FusionNetwork(fused, schema.task.n_outputs, hidden=chosen.hidden, dropout=dropout)
-
-    @staticmethod
-    def family_of(options: Mapping[str, Any]) -> str:
-        """The copula's family that some options choose."""
-        return options.get("family") or _PRESETS[options.get("preset", "default")].family
+        self.network = FusionNetwork(
+            build_fusion(fusion, n, latent), schema.task.n_outputs, hidden=hidden, dropout=dropout
+        )
 
     # Training ----------------------------------------------------------------------------------------------------
 
@@ -264,15 +205,16 @@ class CM2(SamplingMethod):
             whole = self.alignment == "likelihood"
             log_density = self.law.log_density(first if whole else first.detach(), seen)
             terms["likelihood"] = mean_over_rows(-log_density / self.law.dim)
-            weights["likelihood"] = self._weight() if whole else 1.0
+            weights["likelihood"] = self.w_alignment if whole else 1.0
         if self.alignment in ("copula", "cosine", "kl") and len(self.schema.names) > 1:
             terms["alignment"] = mean_over_rows(self._alignment(z, observed))
             weights["alignment"] = self._weight()
         return LossTerms(terms, weights)
 
     def learning_rate_scale(self, parameter_name: str) -> float:
-        """The law's parameters learn faster than the others."""
-        return self.law_rate if parameter_name.startswith("law.") else 1.0
+        """The law's parameters learn faster than the others, unless one likelihood moves law and encoders."""
+        faster = parameter_name.startswith("law.") and self.alignment != "likelihood"
+        return LAW_RATE if faster else 1.0
 
     def monitor(self, batch: Batch) -> dict[str, float]:
         """Kendall's tau, the parameter and the spread of the components, and the correlation of the vectors."""
@@ -284,9 +226,7 @@ class CM2(SamplingMethod):
 
     def _weight(self) -> float:
         """The alignment's weight at this step."""
-        steps = self.clock.step
-        rise = min(1.0, steps / self.warmup) if self.warmup else 1.0
-        return self.w_alignment * rise * math.exp(-self.decay * steps / 1000)
+        return self.w_alignment * min(1.0, self.clock.step / WARMUP)
 
     def _alignment(self, z: Tensor, observed: Tensor) -> Tensor:
         """What moves the encoders, (B,)."""
@@ -365,26 +305,3 @@ def _mean_correlation(z: Tensor, observed: Tensor) -> float:
             a, b = (z[both, i] - z[both, i].mean(0) for i in (m, n))
             found.append(functional.cosine_similarity(a, b, dim=0).mean())
     return float(torch.stack(found).mean()) if found else 0.0
-
-
-def _check_options(chosen: _Preset, sample_gradient: str, decay: float, prediction_draws: int) -> None:
-    for name, value, known in (
-        ("completion", chosen.completion, _COMPLETIONS),
-        ("alignment", chosen.alignment, _ALIGNMENTS),
-        ("normalise", chosen.normalise, ("layer", "sphere", "none")),
-        ("sample_gradient", sample_gradient, ("reparameterised", "detached")),
-    ):
-        if value not in known:
-            raise UnknownNameError(f"value of {name}", value, known)
-    for name, value, least in (
-        ("latent", chosen.latent, 2),
-        ("training_draws", chosen.training_draws, 1),
-        ("prediction_draws", prediction_draws, 1),
-        ("w_alignment", chosen.w_alignment, 0),
-        ("warmup", chosen.warmup, 0),
-        ("decay", decay, 0),
-    ):
-        if not value >= least:
-            raise ConfigurationError(f"{name} is out of range", expected=f"{least} or more", got=value)
-    if not chosen.law_rate > 0:
-        raise ConfigurationError("law_rate is out of range", expected="more than 0", got=chosen.law_rate)

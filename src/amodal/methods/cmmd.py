@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -18,12 +18,13 @@ from amodal.encoders.decoders import (
     target_features,
     target_width,
 )
-from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.errors import ConfigurationError
 from amodal.fusion.network import Head
 from amodal.losses.kernel_discrepancy import maximum_mean_discrepancy
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
 from amodal.method import LatentMethod, LossTerms
+from amodal.options import Share, Size, Weight, at_least, at_most
 from amodal.schema import Schema
 
 __all__ = ["CMMD"]
@@ -61,8 +62,8 @@ class CMMD(LatentMethod):
         reconstruction: Weight :math:`\lambda_x` of the modalities' log-likelihoods, averages over their cells.
 
     Raises:
-        UnknownNameError: If a modality is not known, or `rows` is neither.
-        ConfigurationError: If O is empty or a number is out of range.
+        UnknownNameError: If a modality is not known.
+        ConfigurationError: If O is empty.
 
     Source:
         :cite:`mancisidor2024cmmd`. Deviations: the divergence has the factor ½ that the paper's code lacks in its
@@ -71,6 +72,7 @@ class CMMD(LatentMethod):
 
     summary = "a classifier of what is always there, taught by what only training has"
     references = ("mancisidor2024cmmd",)
+    draws_mean = "one latent"
     couples_rows = True
 
     def __init__(
@@ -80,30 +82,19 @@ class CMMD(LatentMethod):
         *,
         always_observed: Sequence[str] | None = None,
         rows: Literal["all", "complete"] = "all",
-        latent: int = 16,
-        hidden: int = 128,
-        dropout: float = 0.0,
-        omega: float = 0.5,
-        mmd: float = 10.0,
-        label_weight: float = 10.0,
-        reconstruction: float = 1.0,
+        latent: Size = 16,
+        hidden: Size = 128,
+        dropout: Share = 0.0,
+        omega: Annotated[float, at_least(0), at_most(1)] = 0.5,
+        mmd: Weight = 10.0,
+        label_weight: Weight = 10.0,
+        reconstruction: Weight = 1.0,
     ):
         super().__init__(schema)
         kept = list(schema.names[:1] if always_observed is None else always_observed)
         schema.check_names(kept)
         if not kept:
             raise ConfigurationError("cmmd needs a modality that is always observed", got="always_observed=[]")
-        if rows not in ("all", "complete"):
-            raise UnknownNameError("value of rows", rows, ("all", "complete"))
-        for name, size in (("latent", latent), ("hidden", hidden)):
-            if size < 1:
-                raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
-        if not 0 <= omega <= 1:
-            raise ConfigurationError("omega is out of range", expected="0 to 1", got=omega)
-        weights = {"mmd": mmd, "label_weight": label_weight, "reconstruction": reconstruction}
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=weight)
         self.weights = {"task": label_weight, "reconstruction": reconstruction, "kl": omega, "mmd": (1 - omega) * mmd}
         self.rows, self.latent = rows, latent
         self._kept = [m for m, name in enumerate(schema.names) if name in kept]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from amodal.attention import TransformerTrunk
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.errors import ConfigurationError
 from amodal.fusion import Concatenate, MeanOfPresent
-from amodal.losses.characteristic_function.context_alignment import ContextAlignment
-from amodal.losses.characteristic_function.kernel_weights import Distance
+from amodal.losses.characteristic_function.context_alignment import ContextAlignment, KernelWidth, kernel_settings
 from amodal.losses.characteristic_function.loss import Form
 from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
+from amodal.options import Count, Share, Size, Weight
 from amodal.patterns import draw_removal
 from amodal.schema import Schema
 
@@ -65,19 +65,14 @@ class Fills(Method):
         hidden: Width of the predictor's hidden layer.
         layers: Layers of the transformer over the slots.
         dropout: Dropout of the transformer.
-        bandwidth: Width of the kernel on contexts ("cf"), or "median".
-        distance: "raw", or "per_dimension" to divide squared distances of contexts by their width.
+        bandwidth: Width of the kernel on contexts as they are ("cf"), "per_dimension" for one that grows with the
+            square root of their number of dimensions, or "median" for the median distance.
         detach_weights: Whether the kernel's weights are constants.
         detach_observed: Whether present embeddings are constant targets of "mse", "ep" and "cf".
         form: How "ep" and "cf" average over directions and frequencies: "products" and "gram" take a sample of them for
             each batch, "radial" the expectation (slower).
         directions: Number of random directions, unless the form is "radial".
         frequencies: Number of random frequencies, unless the form is "radial".
-        max_frequency: Largest frequency.
-
-    Raises:
-        UnknownNameError: If the strategy is not known.
-        ConfigurationError: If a probability or a weight is out of range.
 
     Source:
         :cite:`choi2025cepa`, section 3.1 and appendix C.4. Additions and deviations: the strategy "predictor"; the mean
@@ -97,42 +92,30 @@ class Fills(Method):
         encoders: PerModality | None = None,
         *,
         strategy: Strategy = "cf",
-        weight: float = 1.0,
-        drop: float | Literal["balanced"] = 0.5,
-        context_width: int = 64,
-        hidden: int = 128,
-        layers: int = 2,
-        dropout: float = 0.1,
-        bandwidth: float | Literal["median"] = 1.0,
-        distance: Distance = "raw",
+        weight: Weight = 1.0,
+        drop: Share | Literal["balanced"] = 0.5,
+        context_width: Size = 64,
+        hidden: Size = 128,
+        layers: Count = 2,
+        dropout: Share = 0.1,
+        bandwidth: KernelWidth = 1.0,
         detach_weights: bool = True,
         detach_observed: bool = True,
         form: Form = "products",
-        directions: int = 128,
-        frequencies: int = 64,
-        max_frequency: float = 5.0,
+        directions: Size = 128,
+        frequencies: Size = 64,
     ):
         super().__init__(schema)
-        if strategy not in get_args(Strategy):
-            raise UnknownNameError("strategy of fills", strategy, get_args(Strategy))
-        if isinstance(drop, str) and drop != "balanced":
-            raise UnknownNameError("drop of fills", drop, ("balanced",))
-        if not isinstance(drop, str) and not 0 <= drop < 1:
-            raise ConfigurationError("drop is out of range", expected="0 <= drop < 1", got=drop)
-        if not weight >= 0:
-            raise ConfigurationError("the auxiliary weight is out of range", expected="0 or more", got=weight)
         self.encoders = encoders_for(schema, encoders)
         self.strategy, self.weight, self.drop = strategy, weight, drop
         self.detach_observed = detach_observed
         self.alignment = ContextAlignment(
-            bandwidth=bandwidth,
-            distance=distance,
+            **kernel_settings(bandwidth),
             detach_weights=detach_weights,
             detach_observed=detach_observed,
             form=form,
             directions=directions,
             frequencies=frequencies,
-            max_frequency=max_frequency,
             conditional=strategy != "ep",
         )
         m, d = len(self.encoders), width_of(self.encoders)

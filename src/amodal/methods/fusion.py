@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.fusion.network import FusionNetwork, build_fusion
+from amodal.fusion import FusionChoice, build_fusion
+from amodal.fusion.network import FusionNetwork
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
+from amodal.options import Count, Share
 from amodal.schema import Schema
 
 __all__ = ["JointFusion"]
@@ -34,9 +35,6 @@ class JointFusion(Method):
         hidden: Width of the head's hidden layer; 0: a linear head.
         dropout: Dropout of the head.
 
-    Raises:
-        UnknownNameError: If the fusion, or one of its options, is not known.
-
     Source:
         The concatenation and transformer baselines of :cite:`liang2021multibench`.
     """
@@ -49,10 +47,10 @@ class JointFusion(Method):
         schema: Schema,
         encoders: PerModality | None = None,
         *,
-        fusion: str | Mapping[str, Any] = "concatenate",
+        fusion: FusionChoice = "concatenate",
         fill: Literal["zero", "mean", "learned"] | None = None,
-        hidden: int = 128,
-        dropout: float = 0.1,
+        hidden: Count = 128,
+        dropout: Share = 0.1,
     ):
         super().__init__(schema)
         self.encoders = encoders_for(schema, encoders)

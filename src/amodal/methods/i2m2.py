@@ -10,12 +10,12 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.network import Head
 from amodal.kinds import task_kind
 from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
+from amodal.options import Count, Share
 from amodal.schema import Schema
 
 __all__ = ["I2M2"]
@@ -41,10 +41,6 @@ class I2M2(Method):
         dropout: Dropout of the heads.
         pretrain_steps: So many first steps train every expert by itself instead of their product.
 
-    Raises:
-        UnknownNameError: If `joint` is neither.
-        ConfigurationError: If the number of steps is negative.
-
     Source:
         :cite:`madaan2024i2m2`. Deviations: dropping experts under absence is an extension; pretraining counts steps of
         the same optimiser instead of training apart with learning rates of their own.
@@ -59,15 +55,11 @@ class I2M2(Method):
         encoders: PerModality | None = None,
         *,
         joint: Literal["complete", "any"] = "complete",
-        hidden: int = 128,
-        dropout: float = 0.1,
-        pretrain_steps: int = 0,
+        hidden: Count = 128,
+        dropout: Share = 0.1,
+        pretrain_steps: Count = 0,
     ):
         super().__init__(schema)
-        if joint not in ("complete", "any"):
-            raise UnknownNameError("value of joint", joint, ("complete", "any"))
-        if pretrain_steps < 0:
-            raise ConfigurationError("pretrain_steps is out of range", expected="0 or more", got=pretrain_steps)
         self.joint, self.pretrain_steps = joint, pretrain_steps
         self.encoders = encoders_for(schema, encoders)
         self.joint_encoders = copy.deepcopy(self.encoders)

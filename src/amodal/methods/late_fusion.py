@@ -7,12 +7,12 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.errors import ConfigurationError
 from amodal.fusion.late import average_predictions
 from amodal.fusion.network import Head
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
+from amodal.options import Count, Share, Weight
 from amodal.schema import Schema
 
 __all__ = ["LateFusion"]
@@ -36,9 +36,6 @@ class LateFusion(Method):
         hidden: Width of each head's hidden layer; 0: linear heads.
         dropout: Dropout of the heads.
 
-    Raises:
-        ConfigurationError: If the weight is negative.
-
     Source:
         The sum rule of :cite:`kittler1998combining`. Deviation: the paper combines classifiers that were trained apart,
         which here is the second term alone.
@@ -53,13 +50,11 @@ class LateFusion(Method):
         schema: Schema,
         encoders: PerModality | None = None,
         *,
-        own_weight: float = 1.0,
-        hidden: int = 128,
-        dropout: float = 0.1,
+        own_weight: Weight = 1.0,
+        hidden: Count = 128,
+        dropout: Share = 0.1,
     ):
         super().__init__(schema)
-        if own_weight < 0:
-            raise ConfigurationError("own_weight is out of range", expected="0 or more", got=own_weight)
         self.own_weight = own_weight
         self.encoders = encoders_for(schema, encoders)
         width, n_outputs = width_of(self.encoders), schema.task.n_outputs

@@ -23,6 +23,7 @@ from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
 from amodal.method import LatentMethod, LossTerms
+from amodal.options import Share, Size, Weight
 from amodal.patterns import draw_subset
 from amodal.schema import Schema
 
@@ -72,7 +73,7 @@ class LVAE(LatentMethod):
 
     Raises:
         UnknownNameError: If a modality is not known.
-        ConfigurationError: If a number is out of range.
+        ConfigurationError: If every modality is always observed.
 
     Source:
         :cite:`ramchandran2024lvae`, turned to the prediction of a target as :cite:`madaan2026primo` use it: the target
@@ -90,20 +91,14 @@ class LVAE(LatentMethod):
         encoders: PerModality | None = None,
         *,
         always_observed: Sequence[str] | None = None,
-        latent: int = 8,
-        hidden: int = 128,
-        dropout: float = 0.0,
-        imputer_components: int = 1,
-        imputation: float = 1.0,
-        prediction_draws: int = 64,
+        latent: Size = 8,
+        hidden: Size = 128,
+        dropout: Share = 0.0,
+        imputer_components: Size = 1,
+        imputation: Weight = 1.0,
+        prediction_draws: Size = 64,
     ):
         super().__init__(schema)
-        sizes = {"latent": latent, "hidden": hidden, "imputer_components": imputer_components}
-        for name, size in (sizes | {"prediction_draws": prediction_draws}).items():
-            if size < 1:
-                raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
-        if not imputation >= 0:
-            raise ConfigurationError("imputation is out of range", expected="0 or more", got=imputation)
         schema.check_names(list(always_observed or ()))
         maskable = [m for m, name in enumerate(schema.names) if name not in (always_observed or ())]
         if not maskable:

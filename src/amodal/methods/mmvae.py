@@ -19,11 +19,11 @@ from amodal.distributions.gaussian.experts import (
 )
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import GaussianNetwork, build_decoders, reconstruction_nats
-from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
 from amodal.method import LatentMethod, LossTerms
+from amodal.options import Share, Size, Weight
 from amodal.schema import Schema
 
 __all__ = ["MMVAE"]
@@ -63,10 +63,6 @@ class MMVAE(LatentMethod):
         reconstruction: Exponent :math:`\lambda_x` of the modalities' likelihoods.
         prediction_draws: Draws of z that a prediction averages over, spread evenly over the observed modalities.
 
-    Raises:
-        UnknownNameError: If `bound`, `gradient` or `law` is neither.
-        ConfigurationError: If a number is out of range.
-
     Source:
         :cite:`shi2019mmvae`, equations 3 and 4. Deviations: the target is decoded from z and has no expert of its own;
         normal distributions and the plain reparameterised gradient by default, a fixed prior; likelihoods are
@@ -75,6 +71,7 @@ class MMVAE(LatentMethod):
 
     summary = "a variational autoencoder whose posterior is a mixture of the observed modalities' experts"
     references = ("shi2019mmvae",)
+    draws_mean = "one latent"
     accepts_empty = True
 
     def __init__(
@@ -85,28 +82,15 @@ class MMVAE(LatentMethod):
         bound: Literal["looser", "tight"] = "looser",
         gradient: Literal["plain", "dreg"] = "plain",
         law: Literal["normal", "laplace"] = "normal",
-        latent: int = 16,
-        hidden: int = 128,
-        dropout: float = 0.0,
-        training_draws: int = 1,
-        label_weight: float = 10.0,
-        reconstruction: float = 1.0,
-        prediction_draws: int = 64,
+        latent: Size = 16,
+        hidden: Size = 128,
+        dropout: Share = 0.0,
+        training_draws: Size = 1,
+        label_weight: Weight = 10.0,
+        reconstruction: Weight = 1.0,
+        prediction_draws: Size = 64,
     ):
         super().__init__(schema)
-        if bound not in ("looser", "tight"):
-            raise UnknownNameError("bound of mmvae", bound, ("looser", "tight"))
-        if gradient not in ("plain", "dreg"):
-            raise UnknownNameError("gradient of mmvae", gradient, ("plain", "dreg"))
-        if law not in ("normal", "laplace"):
-            raise UnknownNameError("law of mmvae", law, ("normal", "laplace"))
-        sizes = {"latent": latent, "hidden": hidden, "training_draws": training_draws}
-        for name, size in (sizes | {"prediction_draws": prediction_draws}).items():
-            if size < 1:
-                raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
-        for name, weight in (("label_weight", label_weight), ("reconstruction", reconstruction)):
-            if not weight >= 0:
-                raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=weight)
         self.bound, self.gradient, self.law = bound, gradient, law
         self.latent, self.training_draws = latent, training_draws
         self.label_weight, self.reconstruction = label_weight, reconstruction

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.errors import ConfigurationError
-from amodal.fusion.network import FusionNetwork, build_fusion
+from amodal.fusion import FusionChoice, build_fusion
+from amodal.fusion.network import FusionNetwork
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
+from amodal.options import Count, Share, Size
 from amodal.patterns import draw_removal
 from amodal.schema import Schema
 
@@ -39,10 +39,6 @@ class ModalityDropout(Method):
             beside its encoders; with few epochs and many patterns they are worth more than a point of accuracy
             (docs/log.md, 2026-11-21).
 
-    Raises:
-        UnknownNameError: If the fusion, or one of its options, is not known.
-        ConfigurationError: If there is no pattern.
-
     Source:
         After :cite:`neverova2016moddrop`, section 3.4. Deviations: the paper removes each modality by itself with one
         rate, which may remove all of them; here the number removed is uniform, so that small patterns are met as often
@@ -58,15 +54,13 @@ class ModalityDropout(Method):
         schema: Schema,
         encoders: PerModality | None = None,
         *,
-        fusion: str | Mapping[str, Any] = "concatenate",
+        fusion: FusionChoice = "concatenate",
         fill: Literal["zero", "mean", "learned"] | None = None,
-        hidden: int = 128,
-        dropout: float = 0.1,
-        patterns: int = 1,
+        hidden: Count = 128,
+        dropout: Share = 0.1,
+        patterns: Size = 1,
     ):
         super().__init__(schema)
-        if patterns < 1:
-            raise ConfigurationError("the number of patterns is out of range", expected="1 or more", got=patterns)
         self.patterns = patterns
         self.encoders = encoders_for(schema, encoders)
         fused = build_fusion(fusion, len(self.encoders), width_of(self.encoders), fill=fill)

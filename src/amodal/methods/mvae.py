@@ -19,11 +19,11 @@ from amodal.encoders.decoders import (
     target_features,
     target_width,
 )
-from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows, select
 from amodal.method import LatentMethod, LossTerms
+from amodal.options import Count, Share, Size, Weight
 from amodal.schema import Schema
 
 __all__ = ["MVAE"]
@@ -64,10 +64,6 @@ class MVAE(LatentMethod):
         kl: Weight :math:`\beta` of the divergence.
         prediction_draws: Draws of z that a prediction averages over.
 
-    Raises:
-        UnknownNameError: If `label` is neither.
-        ConfigurationError: If a number is out of range.
-
     Source:
         :cite:`wu2018mvae`. Deviations: `label="head"`, after :cite:`liang2021multibench`; no annealing; likelihoods
         are averaged over cells; a row with one modality counts its one set once.
@@ -75,6 +71,7 @@ class MVAE(LatentMethod):
 
     summary = "a variational autoencoder whose posterior is a product of the observed modalities' experts"
     references = ("wu2018mvae", "liang2021multibench")
+    draws_mean = "one latent"
     accepts_empty = True
 
     def __init__(
@@ -83,26 +80,16 @@ class MVAE(LatentMethod):
         encoders: PerModality | None = None,
         *,
         label: Literal["head", "modality"] = "head",
-        latent: int = 16,
-        hidden: int = 128,
-        dropout: float = 0.0,
-        random_sets: int = 1,
-        label_weight: float = 10.0,
-        reconstruction: float = 1.0,
-        kl: float = 1.0,
-        prediction_draws: int = 64,
+        latent: Size = 16,
+        hidden: Size = 128,
+        dropout: Share = 0.0,
+        random_sets: Count = 1,
+        label_weight: Weight = 10.0,
+        reconstruction: Weight = 1.0,
+        kl: Weight = 1.0,
+        prediction_draws: Size = 64,
     ):
         super().__init__(schema)
-        if label not in ("head", "modality"):
-            raise UnknownNameError("value of label", label, ("head", "modality"))
-        sizes = {"latent": latent, "hidden": hidden, "prediction_draws": prediction_draws}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
-        weights = {"label_weight": label_weight, "reconstruction": reconstruction, "kl": kl}
-        for name, number in (weights | {"random_sets": random_sets}).items():
-            if not number >= 0:
-                raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=number)
         self.weights = {"task": label_weight, "reconstruction": reconstruction, "kl": kl}
         self.label, self.latent, self.random_sets = label, latent, random_sets
         self.prediction_draws = prediction_draws

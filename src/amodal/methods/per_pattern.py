@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.errors import ConfigurationError, DataError
+from amodal.errors import DataError
 from amodal.fusion import Concatenate
 from amodal.fusion.network import Head
 from amodal.losses.masked import connected_zero
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
+from amodal.options import Count, Share, Size
 from amodal.schema import Schema
 
 __all__ = ["PerPattern"]
@@ -47,9 +48,6 @@ class PerPattern(Method):
         hidden: Width of each head's hidden layer; 0: linear heads.
         dropout: Dropout of the heads.
 
-    Raises:
-        ConfigurationError: If `min_rows` is below one.
-
     Source:
         The reduced-feature models of :cite:`saartsechansky2007handling`, section 2.3.
     """
@@ -63,13 +61,11 @@ class PerPattern(Method):
         schema: Schema,
         encoders: PerModality | None = None,
         *,
-        min_rows: int = 32,
-        hidden: int = 128,
-        dropout: float = 0.1,
+        min_rows: Size = 32,
+        hidden: Count = 128,
+        dropout: Share = 0.1,
     ):
         super().__init__(schema)
-        if min_rows < 1:
-            raise ConfigurationError("min_rows is out of range", expected="1 or more", got=min_rows)
         self.min_rows, self.hidden, self.dropout = min_rows, hidden, dropout
         self._originals = (encoders_for(schema, encoders),)  # in a tuple: copied from, not trained, not saved
         self.models = nn.ModuleDict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,12 @@ from amodal.distributions.gaussian.diagonal import (
     kl_to_mixture_nats,
 )
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.errors import ConfigurationError
 from amodal.fusion.latent import LatentDecoder, MixturePrior, NormalisedPosterior
 from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import task_loss
 from amodal.method import LatentMethod, LossTerms
+from amodal.options import Positive, Share, Size, Weight
 from amodal.patterns import draw_subset
 from amodal.schema import Schema
 
@@ -33,26 +34,9 @@ CHUNK = 2**22
 """Numbers of a layer in work at a time when draws are decoded (16 MiB in single precision)."""
 
 
-class _Preset(NamedTuple):
-    w_kl: float
-    w_anchor: float
-    w_tie: float
-    w_predict: float
-    tie_moves: str
-    components: int
-    availability: bool
-    tie_warmup: int
-    w_predict_missing: float = 0.0
-    also_masked: bool = False
-    training_draws: int = 1
-
-
-_DEFAULT = _Preset(0.25, 0.01, 0.1, 1.0, "missing", 4, True, 500)
-_PRESETS = {
-    "default": _DEFAULT,
-    "paper": _Preset(1.0, 1.0, 1.0, 0.0, "both", 1, False, 0),
-    "predictive": _DEFAULT._replace(w_predict_missing=3.0, components=10, also_masked=True, training_draws=4),
-}
+TIE_WARMUP = 500
+"""Steps over which the weight of the one-sided tie rises from zero: strong before the priors have learnt anything, it
+makes them agree on being the same everywhere."""
 
 
 class PRIMO(LatentMethod):
@@ -89,11 +73,6 @@ class PRIMO(LatentMethod):
         encoders: An encoder for each modality; None: the defaults.
         always_observed: Modalities that get no latent and go to the decoder; None: all are maskable. A row that lacks
             one all the same is treated as if its features were zero.
-        preset: What the weights, `tie_moves`, `tie_warmup`, `components`, `availability`, `also_masked` and
-            `training_draws` are unless given: "default" (0.25, 0.01, 0.1, 1, missing, 500, 4, True, False, 1); "paper"
-            (1, 1, 1, 0, both, 0, 1, False, False, 1); or "predictive", the default with `w_predict_missing` 3, ten
-            components, `also_masked` and four training draws: slower, and where there are many classes closer to
-            a network of what is there.
         latent: Width of each latent.
         hidden: Width of the hidden layers of prior, posterior and decoder.
         dropout: Dropout of these hidden layers.
@@ -103,11 +82,9 @@ class PRIMO(LatentMethod):
         w_tie: Weight of the tie between priors of a row.
         w_predict: Weight of the predictive term.
         w_predict_missing: What is added to this weight where a maskable modality is absent.
-        tie_moves: Which prior the tie trains: "both", or the one with more "missing".
-        tie_warmup: Steps over which the tie's weight rises from zero. A tie that is strong before the priors have
-            learnt anything keeps them from it: they agree on being the same everywhere.
+        tie_moves: Which prior the tie trains: "both", as published, or only the one with more "missing", at a weight
+            that rises over the first 500 steps.
         components: Gaussians in each prior.
-        availability: Whether the networks are told what is present, beside zeros where it is not.
         also_masked: Whether each row adds a second bound and predictive term, without the modalities W.
         training_draws: Draws of each row in training that the likelihood is averaged over; the predictive term has
             eight times as many.
@@ -115,8 +92,8 @@ class PRIMO(LatentMethod):
             large few draws cost accuracy: docs/log.md, 2026-11-21.
 
     Raises:
-        UnknownNameError: If a modality, the preset or what the tie moves is not known.
-        ConfigurationError: If nothing is maskable, or a number is out of range.
+        UnknownNameError: If a modality is not known.
+        ConfigurationError: If nothing is maskable.
 
     Source:
         :cite:`madaan2026primo`, for several modalities as it suggests; the normalised posterior is that of
@@ -129,6 +106,17 @@ class PRIMO(LatentMethod):
     references = ("madaan2026primo", "zhu2020batch", "sohn2015learning", "hershey2007approximating")
     couples_rows = True
     accepts_empty = True
+    PRESETS: ClassVar = {
+        "paper": {
+            "w_kl": 1.0,
+            "w_anchor": 1.0,
+            "w_tie": 1.0,
+            "w_predict": 0.0,
+            "tie_moves": "both",
+            "components": 1,
+        },
+        "predictive": {"w_predict_missing": 3.0, "components": 10, "also_masked": True, "training_draws": 4},
+    }
 
     def __init__(
         self,
@@ -136,49 +124,36 @@ class PRIMO(LatentMethod):
         encoders: PerModality | None = None,
         *,
         always_observed: Sequence[str] | None = None,
-        preset: Literal["default", "paper", "predictive"] = "default",
-        latent: int = 8,
-        hidden: int = 128,
-        dropout: float = 0.0,
-        gamma: float | None = 0.6,
-        w_kl: float | None = None,
-        w_anchor: float | None = None,
-        w_tie: float | None = None,
-        w_predict: float | None = None,
-        w_predict_missing: float | None = None,
-        tie_moves: Literal["both", "missing"] | None = None,
-        tie_warmup: int | None = None,
-        components: int | None = None,
-        availability: bool | None = None,
-        also_masked: bool | None = None,
-        training_draws: int | None = None,
-        prediction_draws: int = 256,
+        latent: Size = 8,
+        hidden: Size = 128,
+        dropout: Share = 0.0,
+        gamma: Positive | None = 0.6,
+        w_kl: Weight = 0.25,
+        w_anchor: Weight = 0.01,
+        w_tie: Weight = 0.1,
+        w_predict: Weight = 1.0,
+        w_predict_missing: Weight = 0.0,
+        tie_moves: Literal["both", "missing"] = "missing",
+        components: Size = 4,
+        also_masked: bool = False,
+        training_draws: Size = 1,
+        prediction_draws: Size = 256,
     ):
         super().__init__(schema)
-        if preset not in _PRESETS:
-            raise UnknownNameError("preset of primo", preset, _PRESETS)
-        given = {"w_kl": w_kl, "w_anchor": w_anchor, "w_tie": w_tie, "w_predict": w_predict, "tie_moves": tie_moves}
-        given |= {"components": components, "availability": availability, "tie_warmup": tie_warmup}
-        given |= {"also_masked": also_masked, "training_draws": training_draws, "w_predict_missing": w_predict_missing}
-        chosen = _PRESETS[preset]._replace(**{name: value for name, value in given.items() if value is not None})
-        sizes = {"latent": latent, "hidden": hidden, "components": chosen.components}
-        sizes |= {"training_draws": chosen.training_draws, "prediction_draws": prediction_draws}
-        _check_options(chosen, sizes, gamma)
-        self.weights = {"kl": chosen.w_kl, "anchor": chosen.w_anchor, "tie": chosen.w_tie}
-        self.weights |= {"predict": chosen.w_predict, "predict_missing": chosen.w_predict_missing}
-        self.tie_moves, self.availability, self.also_masked = chosen.tie_moves, chosen.availability, chosen.also_masked
-        self.tie_warmup = chosen.tie_warmup
-        self.training_draws, self.prediction_draws = chosen.training_draws, prediction_draws
+        self.weights = {"kl": w_kl, "anchor": w_anchor, "tie": w_tie}
+        self.weights |= {"predict": w_predict, "predict_missing": w_predict_missing}
+        self.tie_moves, self.also_masked = tie_moves, also_masked
+        self.training_draws, self.prediction_draws = training_draws, prediction_draws
         self.maskable = _maskable(schema, always_observed or ())
         self._columns = [schema.names.index(name) for name in self.maskable]
         self._rest = [m for m in range(len(schema.names)) if m not in self._columns]
 
         self.encoders = encoders_for(schema, encoders)
-        width = width_of(self.encoders) + self.availability
+        width = width_of(self.encoders) + 1
         n, task = len(schema.names), schema.task
         target_width = task.traits.n_features(task.n_outputs)
         self.latent_shape = (len(self.maskable), latent)
-        prior_shape = (len(self.maskable), chosen.components, latent)
+        prior_shape = (len(self.maskable), components, latent)
         self.prior = MixturePrior(n * width, prior_shape, hidden=hidden, dropout=dropout)
         self.posterior = NormalisedPosterior(
             n * width + target_width, self.latent_shape, gamma, hidden=hidden, dropout=dropout
@@ -224,8 +199,8 @@ class PRIMO(LatentMethod):
         tie = torch.where(taken, kl_of_mixtures_nats(more, p_fewer), 0.0).sum(1)
         terms = bound | {"anchor": kl_from_standard_nats(p_none).sum(1), "tie": tie}
         weights = {name: weight for name, weight in self.weights.items() if name in terms}
-        if self.tie_warmup:
-            weights["tie"] *= min(1.0, self.clock.step / self.tie_warmup)
+        if self.tie_moves == "missing":
+            weights["tie"] *= min(1.0, self.clock.step / TIE_WARMUP)
         return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, weights)
 
     def _predictive_loss(
@@ -319,11 +294,9 @@ class PRIMO(LatentMethod):
         return features.to(self.decoder.out.weight.dtype), observed
 
     def _fuse(self, features: Tensor, seen: Tensor) -> Tensor:
-        """Features (B, M, H) of the modalities that may be seen (B, M), zero elsewhere, side by side."""
+        """Features (B, M, H) of the modalities that may be seen (B, M), zero elsewhere, and that, side by side."""
         fused = torch.where(seen[..., None], features, 0.0)
-        if self.availability:
-            fused = torch.cat([fused, seen[..., None].to(fused.dtype)], dim=2)
-        return fused.flatten(1)
+        return torch.cat([fused, seen[..., None].to(fused.dtype)], dim=2).flatten(1)
 
     def _condition(self, features: Tensor, observed: Tensor) -> Tensor:
         """What the decoder may see beside the latents: (B, O)."""
@@ -343,16 +316,3 @@ def _maskable(schema: Schema, always_observed: Sequence[str]) -> tuple[str, ...]
             "primo has nothing to do: every modality is always observed", hint="Leave one out of always_observed."
         )
     return maskable
-
-
-def _check_options(chosen: _Preset, sizes: dict[str, int], gamma: float | None) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ConfigurationError(f"{name} is out of range", expected="1 or more", got=size)
-    for name in ("w_kl", "w_anchor", "w_tie", "w_predict", "w_predict_missing", "tie_warmup"):
-        if not getattr(chosen, name) >= 0:
-            raise ConfigurationError(f"{name} is out of range", expected="0 or more", got=getattr(chosen, name))
-    if gamma is not None and not gamma > 0:
-        raise ConfigurationError("gamma is out of range", expected="more than 0, or None", got=gamma)
-    if chosen.tie_moves not in ("both", "missing"):
-        raise UnknownNameError("value of tie_moves", chosen.tie_moves, ("both", "missing"))

@@ -13,6 +13,7 @@ from amodal.fusion.network import Head
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.method import LossTerms, Method
+from amodal.options import Count, Share
 from amodal.schema import Schema
 
 __all__ = ["Unimodal"]
@@ -49,8 +50,8 @@ class Unimodal(Method):
         encoders: PerModality | None = None,
         *,
         modality: str | None = None,
-        hidden: int = 128,
-        dropout: float = 0.1,
+        hidden: Count = 128,
+        dropout: Share = 0.1,
     ):
         super().__init__(schema)
         self.modality = schema.names[0] if modality is None else modality

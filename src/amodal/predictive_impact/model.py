@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,53 +12,26 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError
-from amodal.losses.task import logits_to_predictions
-from amodal.method import SamplingMethod, inference
-from amodal.predictive_impact.donors import DonorCompletions
+from amodal.errors import DataError, UnknownNameError
+from amodal.method import inference
+from amodal.predictive_impact.completions import Completions, CompletionsFrom, Law, completions_of
+from amodal.predictive_impact.conformal import conformal_labels, conformal_threshold
+from amodal.predictive_impact.donor_weights import effective_number, weighted_mean
 from amodal.predictive_impact.draws import check_count
-from amodal.predictive_impact.plausible import PlausibleLabels, plausible_labels
-from amodal.predictive_impact.predictor import Predictor, check_inputs, refuse_empty
+from amodal.predictive_impact.looks import by_label, by_pattern, chunk_of, expected_change, looks_at, to_numpy
+from amodal.predictive_impact.notes import notes_on_cohort, notes_on_donors, notes_on_gap, notes_on_task
+from amodal.predictive_impact.own import OwnCompletions
+from amodal.predictive_impact.plausible import PlausibleLabels, labels_by_share, plausible_labels
+from amodal.predictive_impact.predictor import Predictor, check_inputs, distance, predictions_of, refuse_empty
 from amodal.predictive_impact.result import Impact
-from amodal.predictive_impact.variability import (
-    modality_standard_error,
-    modality_variability,
-    standard_error,
-    variability,
-    variability_bound,
-)
-from amodal.schema import Task
+from amodal.predictive_impact.sensitivity import check_odds_ratio, sensitivity_range
+from amodal.predictive_impact.shapley import shapley_shares, subsets
+from amodal.progress import progress_bar
 
-__all__ = ["Completions", "completions_of", "impact"]
+__all__ = ["impact"]
 
-_NUMBERS = 2**24  # outputs in work at a time
-_INNER = 20  # draws of one modality for each draw of the others: V of so many is 2.5 % low
-_ROWS = 1024
-
-
-class Completions(Protocol):
-    """Where outputs under plausible completions come from."""
-
-    @property
-    def how(self) -> str:
-        """The same in words."""
-        ...
-
-    def outputs(
-        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
-    ) -> Tensor:
-        """Outputs (S, B, C); see `SamplingMethod.draw_outputs`."""
-        ...
-
-
-class _OwnCompletions(NamedTuple):
-    method: SamplingMethod
-    how: str = "completions drawn by the method itself"
-
-    def outputs(
-        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
-    ) -> Tensor:
-        return self.method.draw_outputs(batch, draws, generator, vary=vary)
+_MOST_SHARED = 4  # missing modalities of which every subset is looked at
+_TINY = 1e-30
 
 
 def impact(
@@ -66,44 +40,59 @@ def impact(
     *,
     draws: int = 200,
     seed: int = 0,
-    vary: Literal["missing", "all"] | Sequence[str] = "missing",
+    vary: Literal["missing"] | Sequence[str] = "missing",
+    completions: CompletionsFrom | None = None,
     train: Cohort | None = None,
     neighbours: int = 50,
-    plausible: bool = True,
+    plausible: bool | Literal["share", "paper"] = True,
+    odds_ratio: float | None = None,
+    calibration: Cohort | None = None,
+    coverage: float = 0.9,
+    progress: bool = False,
 ) -> Impact:
     r"""How much what is missing could still change each prediction.
 
-    Predictions are drawn under plausible completions of each case: by the method itself if it can, or with the missing
-    modalities of similar training cases (`DonorCompletions`; the result says which). The spread of these predictions
-    is V (eq. 9 of the paper). A modality's own V is from nested draws: the others are held while it varies.
+    Each case is completed in many plausible ways, by the method itself if it draws completions of modalities, or with
+    the missing modalities of similar training cases (`DonorCompletions`; the result says which). The spread of the
+    predictions under them is V (eq. 9 of the paper), and a part of the completion alone gives what looking at a
+    modality next, or last, is expected to change.
 
-    A method with latents, such as PRIMO, also varies what it leaves open about modalities that are there, so that a
-    complete case has a V too, V_complete; completions from training cases leave nothing open. To compare the two V of
-    a case, ask twice: ``impact(model, cohort)`` and ``impact(model, cohort.with_observed(...))``. All cases
-    are given the same random numbers, so that such a difference has little noise, and a case's V does not
-    depend on the other cases.
+    A method with latents, such as PRIMO, leaves something open about modalities that are present too. In a case that
+    lacks something that is averaged over, so that V is about what is missing; a complete case has V_complete, over
+    everything the method leaves open. Completions from training cases leave nothing open in a complete case. All cases
+    are given the same random numbers, and a case's numbers do not depend on the other cases.
+
+    No number is above what bounds it: V at most :math:`1 - \sum_c p_c^2`, the change by one look at most V.
 
     Args:
         model: A trained model.
         cohort: N cases, whatever they lack.
-        draws: Number of completions of each case.
+        draws: Number of completions of each case, where they are drawn.
         seed: Seed of all draws.
-        vary: Modalities that get a V of their own: "missing" (for each case those it lacks), "all", or names.
-        train: Training cases, for methods that cannot draw completions themselves; others do not look at them.
-        neighbours: Number of similar training cases to choose from.
-        plausible: Whether to find the plausible labels (classification only).
+        vary: Modalities that get numbers of their own: "missing" (for each case those it lacks), or names.
+        completions: "own" (the method's draws) or "training_cases"; None: training cases if they are passed, else the
+            method's own if it draws completions, else the training cases the model remembers.
+        train: Training cases; None: those the model remembers.
+        neighbours: Number of similar training cases.
+        plausible: Whether to find the plausible labels (classification only): True or "share" by the share of
+            completions under which each class is the most probable, "paper" by a mixture of their logits.
+        odds_ratio: Also give the range of V if those who lack a modality differ from those who have it by this odds
+            ratio.
+        calibration: Cases with target that lack modalities as the N cases do; they give labels with a coverage promise.
+        coverage: Share of cases whose true label is to be in its set.
+        progress: Whether to show a progress bar.
 
     Returns:
-        V with its standard error, by case and by modality, the mean predictions and the plausible labels.
+        V with its standard error, by case and by modality, the predictions and the plausible labels.
 
     Raises:
-        ConfigurationError: If there are no draws, or the method cannot draw and there are no training cases.
-        UnknownNameError: If `vary` names a modality that the model does not have.
+        ConfigurationError: If a number is out of range, or the method cannot draw and there are no training cases.
+        UnknownNameError: If `vary` names a modality that the model does not have, or another option is not known.
         DataError: If there are no cases, a case has nothing observed and the method cannot take it, or no
             training case has what a case lacks.
 
     Source:
-        :cite:`madaan2026primo`, section 2.2; V by modality, for other tasks and for other methods is this library's.
+        :cite:`madaan2026primo`, section 2.2; the parts by modality, other tasks and other methods are this library's.
 
     Example:
         >>> import amodal
@@ -111,27 +100,34 @@ def impact(
         >>> train, test = cohort.split("train"), cohort.split("test").take(np.arange(8))
         >>> model = amodal.fit("fusion", train, epochs=1)
         >>> without = test.with_observed(np.array([[True, True, False, False]] * 8))
-        >>> result = amodal.impact(model, without, draws=20, train=train)
+        >>> result = amodal.impact(model, without)
         >>> result.variability.shape, sorted(result.per_modality)
         ((8,), ['bottom_left', 'bottom_right', 'top_left', 'top_right'])
     """
     check_count("draws", draws)
+    check_count("neighbours", neighbours)
+    check_odds_ratio(odds_ratio)
     check_inputs(model, cohort)
     if not len(cohort):
         raise DataError("there are no cases to take the impact of", expected="at least one")
+    if plausible not in (True, False, "share", "paper"):
+        raise UnknownNameError("kind of plausible labels", str(plausible), ("share", "paper"))
     names = model.schema.names
-    if vary not in ("missing", "all"):
-        model.schema.check_names([vary] if isinstance(vary, str) else list(vary))
-        vary = [vary] if isinstance(vary, str) else list(vary)
-    source = completions_of(model, train, neighbours)
-    rows = min(_ROWS, max(1, _NUMBERS // (draws * model.schema.task.n_outputs)))
+    asked = names if vary == "missing" else ([vary] if isinstance(vary, str) else list(vary))
+    model.schema.check_names(list(asked))
+    source = completions_of(
+        model, cohort, completions=completions, train=train, neighbours=neighbours, draws=draws, seed=seed
+    )
+    kind = "share" if plausible is True else plausible
+    work = _Work(model, source, tuple(asked), kind if model.schema.task.is_classification else False, odds_ratio)
     parts = []
-    with inference(model.method):
-        for batch in model.batches(cohort, rows):
+    with inference(model.method), progress_bar("impact", quiet=not progress) as tell:
+        for batch in model.batches(cohort, chunk_of(model, draws)):
             refuse_empty(model, batch)
-            parts.append(_impact_of_batch(model, source, batch, draws, seed, vary, plausible))
+            parts.append(work.of_batch(batch))
+            if tell is not None:
+                tell(sum(len(part.columns["variability"]) for part in parts), len(cohort))
     columns = {key: np.concatenate([part.columns[key] for part in parts]) for key in parts[0].columns}
-    labels = None if parts[0].labels is None else _joined([part.labels for part in parts if part.labels is not None])
     observed = columns["observed"]
     return Impact(
         ids=cohort.ids,
@@ -140,126 +136,201 @@ def impact(
         task=model.schema.task,
         prediction=columns["prediction"],
         variability=columns["variability"],
-        standard_error=columns["standard_error"],
+        standard_error=columns["error"],
         normalised=columns["normalised"],
-        per_modality={name: columns[f"V {name}"] for name in names},
-        per_modality_error={name: columns[f"error {name}"] for name in names},
-        plausible_labels=labels,
-        draws=draws,
+        per_modality={name: columns[f"next {name}"] for name in names},
+        per_modality_error={name: columns[f"next error {name}"] for name in names},
+        if_last={name: columns[f"last {name}"] for name in names},
+        shares={name: columns[f"share {name}"] for name in names},
+        gap=columns["gap"],
+        by_label=columns.get("by label"),
+        interval=columns.get("interval"),
+        sensitivity=columns.get("sensitivity"),
+        plausible_labels=_joined([part.labels for part in parts if part.labels is not None]),
+        promised_labels=_promised(model, columns["prediction"], calibration, coverage),
+        draws=source.number,
         how=source.how,
-        notes=_notes(model, cohort, observed, isinstance(source, DonorCompletions), draws),
+        notes=(
+            *notes_on_cohort(model.schema, cohort, observed),
+            *notes_on_donors(source, observed),
+            *notes_on_gap(columns["gap"], model, source),
+            *dict.fromkeys(note for part in parts for note in part.notes),
+            *notes_on_task(model.schema.task, draws, source, odds_ratio),
+        ),
     )
 
 
-def completions_of(model: Predictor, train: Cohort | None = None, neighbours: int = 50) -> Completions:
-    """Where the completions of a model's cases come from: its method, or similar training cases.
-
-    Args:
-        model: A trained model.
-        train: Training cases, needed if the method cannot draw.
-        neighbours: Number of similar training cases to choose from.
-
-    Raises:
-        ConfigurationError: If the method cannot draw and there are no training cases.
-    """
-    train = model.training_cases if train is None else train
-    if isinstance(model.method, SamplingMethod):
-        return _OwnCompletions(model.method)
-    if train is None:
-        raise ConfigurationError(
-            f"{type(model.method).__name__} cannot draw completions of what is missing, and there are no training "
-            "cases to take them from",
-            hint="Pass train=<the training cohort> (on the command line --train_split), or train a method that draws "
-            "itself (`amodal methods` lists them).",
-        )
-    return DonorCompletions(model, train, neighbours=neighbours)
-
-
-class _Part(NamedTuple):
+@dataclass
+class _Part:
     columns: dict[str, np.ndarray]
     labels: PlausibleLabels | None
+    notes: list[str] = field(default_factory=list)
 
 
-def _impact_of_batch(
-    model: Predictor,
-    source: Completions,
-    batch: Batch,
-    draws: int,
-    seed: int,
-    vary: str | list[str],
-    plausible: bool,
-) -> _Part:
-    task, scale = model.schema.task, model.scaling.target_scale
-    outputs = source.outputs(batch, draws, _generator(seed, batch))
-    predictions = logits_to_predictions(outputs, task.kind).double()
-    mean = predictions.mean(0)
-    value, error = _value_and_error(predictions, task)
-    normalised = torch.full_like(value, torch.nan)
-    if task.is_classification:
-        bound = variability_bound(mean)
-        normalised = torch.where(bound > 1e-9, value / bound.clamp(min=1e-9), 0.0).clamp(max=1.0)
-    elif task.traits.scales_target:
-        mean, value, error = model.scaling.unscale(mean), value * scale, error * scale
-    found = {"prediction": mean, "variability": value, "standard_error": error, "normalised": normalised}
-    columns = {key: column.cpu().numpy() for key, column in found.items()} | {"observed": batch.presence.cpu().numpy()}
-    for m, name in enumerate(model.schema.names):
-        asked = ~batch.observed[name] if vary == "missing" else torch.full_like(batch.observed[name], True)
-        if isinstance(vary, list) and name not in vary:
-            asked = torch.zeros_like(asked)
-        own = torch.full((2, len(batch)), torch.nan, dtype=torch.float64, device=batch.device)
-        rows = asked.nonzero().squeeze(1)
-        if len(rows):
-            nested = _nested(source, batch.take(rows), name, draws, (seed + 1) * 1009 + m, task.kind)
-            own[:, rows] = torch.stack(_nested_value_and_error(nested, task)) * scale
-        columns[f"V {name}"], columns[f"error {name}"] = own.cpu().numpy()
-    labels = plausible_labels(outputs.cpu().numpy()) if plausible and task.is_classification else None
-    return _Part(columns, labels)
+@dataclass
+class _Work:
+    """Impact of one batch at a time."""
+
+    model: Predictor
+    source: Completions
+    asked: tuple[str, ...]
+    plausible: bool | str
+    odds_ratio: float | None
+
+    def of_batch(self, batch: Batch) -> _Part:
+        """All columns of a batch, pattern by pattern."""
+        task, notes = self.model.schema.task, []
+        columns = {
+            "observed": batch.presence.cpu().numpy(),
+            **{key: np.zeros(len(batch)) for key in ("variability", "error", "gap")},
+            "normalised": np.full(len(batch), np.nan),
+            **{f"{what} {name}": np.full(len(batch), np.nan) for name in batch.modalities
+               for what in ("next", "next error", "last", "share")},
+        }  # fmt: skip
+        labels: list[tuple[Tensor, PlausibleLabels]] = []
+        for rows, part, missing in by_pattern(batch):
+            found, law = self._of_pattern(part, missing)
+            notes += law.notes if law is not None else ()
+            predictions, weights = found.pop("whole"), found.pop("weights")
+            found |= self._further(predictions, weights, found["present"])
+            present = found.pop("present")
+            found["prediction"] = present[:, 0] if task.traits.one_value else present
+            for key, value in found.items():
+                array = to_numpy(value)
+                columns.setdefault(key, np.full((len(batch), *array.shape[1:]), np.nan))[rows.cpu().numpy()] = array
+            if self.plausible:
+                labels.append((rows, self._labels(predictions, weights, present)))
+        return _Part(columns, _in_order(labels, len(batch)), notes)
+
+    def _of_pattern(self, batch: Batch, missing: tuple[str, ...]) -> tuple[dict[str, Tensor], Law | None]:
+        """Numbers of cases that lack the same modalities."""
+        kind, present = self.model.schema.task.traits, predictions_of(self.model, batch)
+        if not missing:
+            if isinstance(self.source, OwnCompletions):
+                whole = self.source.predictions(self.source.everything(batch))
+            else:
+                whole = present[None]
+            weights = torch.full_like(whole[..., 0], 1.0 / len(whole))
+            value, error = expected_change(whole, weights, kind)
+            error = torch.zeros_like(error) if not isinstance(self.source, OwnCompletions) else error
+            gap = distance(weighted_mean(whole, weights), present, kind)
+            found = {"present": present, "whole": whole, "weights": weights, "error": error, "gap": gap}
+            return found | self._bounded(value, present), None
+        law = self.source.law(batch, missing, present)
+        whole, weights = law.after(missing)
+        value, error = expected_change(whole, weights, kind)
+        found = {"present": present, "whole": whole, "weights": weights, "error": error, "gap": law.gap}
+        found |= self._bounded(value, present)
+        if not isinstance(self.source, OwnCompletions) or self.source.by_modality:
+            found |= self._by_modality(batch, missing, law, found)
+        return found, law
+
+    def _bounded(self, value: Tensor, present: Tensor) -> dict[str, Tensor]:
+        """V and V over its bound."""
+        if not self.model.schema.task.is_classification:
+            return {"variability": value}
+        bound = (1.0 - present.double().square().sum(-1)).clamp(min=0.0)
+        value = torch.minimum(value.double(), bound)
+        return {"variability": value, "normalised": torch.where(bound > 1e-9, value / bound.clamp(min=_TINY), 0.0)}
+
+    def _by_modality(
+        self, batch: Batch, missing: tuple[str, ...], whole: Law, found: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Expected change by each modality if it is looked at next, and last, and its share of V."""
+        kind, total, present = self.model.schema.task.traits, found["variability"], found["present"]
+        wanted = [name for name in missing if name in self.asked]
+        if not wanted:
+            return {}
+        if len(missing) == 1:
+            name, error = missing[0], found["error"]
+            return {f"{what} {name}": total for what in ("next", "last", "share")} | {f"next error {name}": error}
+        values, columns = {(): torch.zeros_like(total), missing: total}, {}
+        for name, law in looks_at(self.source, batch, missing if len(wanted) > 1 else wanted, present):
+            change, error = expected_change(*law.after([name]), kind)
+            values[(name,)] = torch.minimum(change.to(total), total)
+            if name in wanted:
+                columns[f"next {name}"], columns[f"next error {name}"] = values[(name,)], error
+                columns[f"last {name}"] = whole.last(name)[0]
+        if len(missing) <= _MOST_SHARED and len(wanted) == len(missing):
+            for chosen in subsets(missing):
+                if chosen not in values:
+                    change = expected_change(*whole.after(chosen), kind)[0]
+                    values[chosen] = torch.minimum(change.to(total), total)
+            shares = shapley_shares({key: to_numpy(value) for key, value in values.items()}, missing)
+            columns |= {f"share {name}": torch.from_numpy(share) for name, share in shares.items()}
+        return columns
+
+    def _further(self, predictions: Tensor, weights: Tensor, present: Tensor) -> dict[str, Tensor]:
+        """Numbers of some tasks, and the range of V under an odds ratio."""
+        kind, found = self.model.schema.task.traits, {}
+        if kind.many_labels:
+            found["by label"] = by_label(predictions, weights)
+        if kind.one_value:
+            found["interval"] = _quantiles(predictions[..., 0], weights, (0.05, 0.95))
+        if self.odds_ratio is not None:
+
+            def value(tilted: Tensor) -> Tensor:
+                return expected_change(predictions, tilted, kind)[0]
+
+            scale = self.model.scaling.target_scale
+            ends = sensitivity_range(value, predictions, weights, self.odds_ratio, kind=kind, scale=scale)
+            found["sensitivity"] = torch.stack(ends, dim=1)
+        return found
+
+    def _labels(self, predictions: Tensor, weights: Tensor, present: Tensor) -> PlausibleLabels:
+        if self.plausible == "share":
+            return labels_by_share(predictions, weights, present=present)
+        logits = predictions.clamp(min=torch.finfo(torch.float32).tiny).log()
+        if float(effective_number(weights).min()) < len(weights) - 0.5:  # the mixture knows no weights: even draws
+            even = (torch.arange(len(weights), device=weights.device) + 0.5) / len(weights)
+            places = torch.searchsorted(
+                weights.T.cumsum(1).contiguous(), even.expand(weights.shape[1], -1).contiguous()
+            )
+            index = places.clamp(max=len(weights) - 1).T[..., None].expand(-1, -1, logits.shape[-1])
+            logits = logits.gather(0, index)
+        return plausible_labels(logits)
 
 
-def _nested(source: Completions, batch: Batch, name: str, draws: int, seed: int, kind: str) -> Tensor:
-    """Predictions (K_out, K_in, B, …): for each draw of the others, draws of one modality."""
-    inner = min(draws, _INNER)
-    generators = (_generator(seed * 10_007 + k, batch) for k in range(-(-draws // inner)))
-    outputs = [source.outputs(batch, inner, generator, vary=[name]) for generator in generators]
-    return logits_to_predictions(torch.stack(outputs), kind).double()
+def _quantiles(values: Tensor, weights: Tensor, at: tuple[float, ...]) -> Tensor:
+    """Quantiles (B, q) of values (S, B) with weights (S, B)."""
+    ordered, order = values.sort(0)
+    reached = weights.gather(0, order).cumsum(0)
+    places = [(reached < q - 1e-6).sum(0).clamp(max=len(values) - 1) for q in at]
+    return torch.stack([ordered.gather(0, place[None])[0] for place in places], dim=1)
 
 
-def _value_and_error(predictions: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """V and its standard error, each (B,), of predictions (S, B, …)."""
-    distributions, spread = task.traits.distributions(predictions)
-    return variability(distributions) * spread, standard_error(distributions) * spread
+def _in_order(found: list[tuple[Tensor, PlausibleLabels]], n: int) -> PlausibleLabels | None:
+    """Plausible labels of the parts of a batch, in the batch's order."""
+    if not found:
+        return None
+    rows = np.concatenate([rows.cpu().numpy() for rows, _ in found])
+    order = np.argsort(rows)
+    joined = _joined([labels for _, labels in found])
+    assert joined is not None
+    assert len(rows) == n
+    return PlausibleLabels([joined.labels[i] for i in order], joined.mass[order], joined.fraction[order])
 
 
-def _nested_value_and_error(predictions: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """V of one modality and its standard error, each (B,), of predictions (K_out, K_in, B, …)."""
-    distributions, spread = task.traits.distributions(predictions.flatten(0, 1))
-    nested = distributions.view(*predictions.shape[:3], -1)
-    return modality_variability(nested) * spread, modality_standard_error(nested) * spread
-
-
-def _generator(seed: int, batch: Batch) -> torch.Generator:
-    return torch.Generator(batch.device).manual_seed(seed)
-
-
-def _joined(parts: list[PlausibleLabels]) -> PlausibleLabels:
+def _joined(parts: list[PlausibleLabels]) -> PlausibleLabels | None:
+    if not parts:
+        return None
     labels = [labels for part in parts for labels in part.labels]
-    return PlausibleLabels(
-        labels, np.concatenate([part.mass for part in parts]), np.concatenate([part.fraction for part in parts])
-    )
+    mass, fraction = (np.concatenate([np.asarray(column) for column in columns]) for columns in
+                      zip(*((part.mass, part.fraction) for part in parts)))  # fmt: skip
+    return PlausibleLabels(labels, mass, fraction)
 
 
-def _notes(model: Predictor, cohort: Cohort, observed: np.ndarray, donors: bool, draws: int) -> tuple[str, ...]:
-    notes, known, given = [], model.schema.names, cohort.schema.names
-    if unknown := [repr(name) for name in given if name not in known]:
-        notes.append(f"The model does not know {', '.join(unknown)}: not used.")
-    if lacking := [repr(name) for name in known if name not in given]:
-        notes.append(f"The data have no {', '.join(lacking)}: missing in every case.")
-    if observed.all():
-        notes.append("Nothing is missing in any case: this is V_complete only. Remove modalities to see V_missing.")
-    if donors and observed.all(axis=1).any():
-        notes.append("Completions from training cases leave nothing open in complete cases: their V is 0.")
-    if draws == 1:
-        notes.append("V of a single draw is 0; its error is unknown.")
-    if model.schema.task.traits.impact_note:
-        notes.append(model.schema.task.traits.impact_note)
-    return tuple(notes)
+def _promised(
+    model: Predictor, prediction: np.ndarray, calibration: Cohort | None, coverage: float
+) -> list[tuple[int, ...]] | None:
+    if calibration is None:
+        return None
+    check_inputs(model, calibration, "calibration cases")
+    if not model.schema.task.is_classification:
+        raise DataError(
+            "sets of labels need classes", expected="a binary or multiclass task", got=model.schema.task.kind
+        )
+    if calibration.target is None:
+        raise DataError("the calibration cases have no target")
+    of_calibration = model.predict(calibration, on_empty="silent")
+    return conformal_labels(prediction, conformal_threshold(of_calibration, calibration.target, coverage))

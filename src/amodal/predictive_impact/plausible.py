@@ -1,16 +1,18 @@
 r"""The labels that remain plausible for a case while something is missing.
 
-A case's logits under many completions form a cloud. A Dirichlet-process mixture divides it into clusters, and each
-cluster is labelled by the class its members predict on average. The cloud is clustered as logits, not as probabilities,
-because a mixture of Gaussians does not suit the corners of a simplex; softmax ignores what is common to all classes, so
-that is removed first.
+Two answers. `labels_by_share` counts, for each class, the share of the completions under which it is the most probable
+one: the same whenever it is asked, and in the order of the mean prediction. `plausible_labels` is the paper's: a
+case's logits under many completions form a cloud, a Dirichlet-process mixture divides it into clusters, and each
+cluster is labelled by the class its members predict on average. The cloud is clustered as logits, not as
+probabilities, because a mixture of Gaussians does not suit the corners of a simplex; softmax ignores what is common to
+all classes, so that is removed first. How a mixture divides a broad cloud hangs on its start and on the draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +20,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from amodal.distributions.clustering.dirichlet_process import DirichletProcessMixture, fit_dirichlet_process_mixture
-from amodal.errors import ConfigurationError, DataError, ShapeError
+from amodal.errors import ConfigurationError, DataError
 from amodal.predictive_impact.draws import ArrayOrTensor, case_slices, check_draws, like, take_cases
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
-__all__ = ["PlausibleLabels", "plausible_labels"]
+__all__ = ["PlausibleLabels", "labels_by_share", "plausible_labels"]
 
 SMALLEST_SPREAD = 1e-3
 """Logits that differ by less than this over all draws are one cluster."""
@@ -37,13 +39,15 @@ IMPOSSIBLE = 104.0
 
 
 class PlausibleLabels(NamedTuple, Generic[ArrayOrTensor]):
-    """What :func:`plausible_labels` gives for N cases and C classes.
+    """The plausible labels of N cases of C classes.
 
     Attributes:
-        labels: For each case its plausible labels (class indices), those with most mass first.
-        mass: Share of the draws in clusters of each label, of shape (N, C); rows sum to one.
+        labels: For each case its plausible labels (class indices): by :func:`labels_by_share` in the order of the mean
+            prediction, by :func:`plausible_labels` those with most mass first.
+        mass: Share of the draws of each label, of shape (N, C); rows sum to one. It is no probability of the label.
         fraction: Share of the clusters with each label, of shape (N, C); rows sum to one. This is what the paper's
-            figures show. It over-represents small clusters, and a cloud that is not Gaussian takes several.
+            figures show. It over-represents small clusters, and a cloud that is not Gaussian takes several. Without
+            clusters it is `mass`.
     """
 
     labels: list[tuple[int, ...]]
@@ -55,38 +59,46 @@ class PlausibleLabels(NamedTuple, Generic[ArrayOrTensor]):
         """Number of distinct plausible labels of each case, of shape (N,)."""
         return np.array([len(labels) for labels in self.labels], dtype=np.int64)
 
-    def to_frame(self, *, ids: Sequence[Any] | None = None, classes: Sequence[Any] | None = None) -> pd.DataFrame:
-        """One row for each plausible label of each case.
 
-        Args:
-            ids: Names of the cases; by default their positions.
-            classes: Names of the classes; by default their indices.
+def labels_by_share(
+    probabilities: Tensor, weights: Tensor | None = None, *, present: Tensor | None = None, smallest: float = 0.05
+) -> PlausibleLabels[Tensor]:
+    """Plausible labels by the share of completions under which each class is the most probable.
 
-        Returns:
-            Columns ``case``, ``label``, ``mass``, ``fraction``; a case's labels by falling mass.
+    Args:
+        probabilities: Predictions under S completions, of shape (S, N, C).
+        weights: Weights of the completions, of shape (S, N), one in sum over S; None: equal.
+        present: Predictions whose order the labels have, and whose most probable class always is among them, of shape
+            (N, C); None: the mean over the completions.
+        smallest: Smallest share of a plausible label.
 
-        Raises:
-            ShapeError: If there are more or fewer names than cases or classes.
+    Returns:
+        Labels by falling prediction, with their shares.
 
-        Example:
-            >>> clear = plausible_labels(torch.tensor([[[2.0, 0.0]], [[3.0, 0.0]]]))
-            >>> clear.to_frame(ids=["ann"], classes=["lives", "dies"]).to_dict("records")
-            [{'case': 'ann', 'label': 'lives', 'mass': 1.0, 'fraction': 1.0}]
-        """
-        import pandas as pd
+    Raises:
+        ShapeError: If there are not three axes.
+        ConfigurationError: If there are no draws, or `smallest` is not between 0 and 1.
 
-        cases, number = self.mass.shape
-        for names, count, what in ((ids, cases, "cases"), (classes, number, "classes")):
-            if names is not None and len(names) != count:
-                raise ShapeError(f"there must be one name for each of the {what}", expected=count, got=len(names))
-        mass, fraction = np.asarray(self.mass), np.asarray(self.fraction)
-        rows = [
-            (case if ids is None else ids[case], label if classes is None else classes[label], mass[case, label],
-             fraction[case, label])
-            for case, labels in enumerate(self.labels)
-            for label in labels
-        ]  # fmt: skip
-        return pd.DataFrame(rows, columns=["case", "label", "mass", "fraction"])
+    Example:
+        >>> draws = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6]])[:, None]
+        >>> found = labels_by_share(draws)
+        >>> found.labels, found.mass
+        ([(0, 1)], tensor([[0.6667, 0.3333]]))
+    """
+    check_draws(probabilities, "probabilities", "S", "N", "C")
+    if not 0 <= smallest < 1:
+        raise ConfigurationError(
+            "the smallest share of a plausible label is out of range", expected="0 to 1", got=smallest
+        )
+    if weights is None:
+        weights = torch.full_like(probabilities[..., 0], 1.0 / len(probabilities))
+    first = one_hot(probabilities.argmax(-1), probabilities.shape[-1]).to(weights.dtype)  # (S, N, C)
+    share = (first * weights[..., None]).sum(0)
+    order = (probabilities * weights[..., None]).sum(0) if present is None else present
+    listed = (share >= max(smallest, 1e-12)) | one_hot(order.argmax(-1), share.shape[-1]).bool()
+    ranked = torch.sort(order, dim=-1, descending=True, stable=True).indices.tolist()
+    labels = [tuple(c for c in row if chosen[c]) for row, chosen in zip(ranked, listed.tolist())]
+    return PlausibleLabels(labels, share, share)
 
 
 def plausible_labels(

@@ -7,15 +7,17 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.errors import ConfigurationError, DataError
+from amodal.kinds import TaskKind
 from amodal.method import Method
 from amodal.schema import Schema, check_schema
 
-__all__ = ["Predictor", "check_inputs", "refuse_empty"]
+__all__ = ["Predictor", "check_inputs", "distance", "predictions_of", "refuse_empty"]
 
 
 @runtime_checkable
@@ -86,3 +88,24 @@ def refuse_empty(model: Predictor, batch: Batch) -> None:
         f"{len(ids)} cases have nothing observed: {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}",
         hint=f"{type(model.method).__name__} cannot take such cases; leave them out.",
     )
+
+
+def predictions_of(model: Predictor, batch: Batch) -> Tensor:
+    """Predictions (B, D) of standardised rows: D classes or labels, or one value in the target's units.
+
+    A row of which nothing is observed gets the training prior, unless the method predicts such rows itself.
+    """
+    predicted = model.method.predict(batch).float()
+    if model.schema.task.traits.one_value:
+        predicted = model.scaling.unscale(predicted)[:, None]
+    if not model.method.accepts_empty:
+        prior = torch.as_tensor(model.prior, dtype=predicted.dtype, device=predicted.device)
+        predicted = torch.where(batch.presence.any(1, keepdim=True), predicted, prior)
+    return predicted
+
+
+def distance(predictions: Tensor, others: Tensor, kind: TaskKind) -> Tensor:
+    """Distances of predictions (…, D) to others: total variation; its mean over labels; the absolute difference."""
+    if kind.one_value:
+        predictions, others = predictions[..., 0], others[..., 0]
+    return kind.distance(predictions, others)

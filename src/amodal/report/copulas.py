@@ -9,7 +9,6 @@ import numpy as np
 from markupsafe import Markup
 
 from amodal.benchmark import FinishedRun
-from amodal.methods.cm2 import CM2
 from amodal.metrics import Interval, Metric
 from amodal.report.parts import Drawing
 from amodal.report.svg import COLOURS, INK, MUTED, RULE, drawing, inline_svg, short
@@ -47,7 +46,7 @@ def copula_drawings(
     for i, (name, history) in enumerate(fitted.items()):
         best = int(history["epoch"].iloc[histories[name][1]])
         epochs = sorted({int(history["epoch"].iloc[0]), best // 2, best})
-        copulas = copulas_of_epochs(history, CM2.family_of(runs[name].record["spec"]["options"]), epochs)
+        copulas = copulas_of_epochs(history, runs[name].record["spec"]["resolved"]["family"], epochs)
         if copulas:
             said = f"{name}: the pair copula with the mean Kendall's tau of an epoch, with normal margins."
             densities = draw_copula_densities(copulas, key=f"densities-{i}")

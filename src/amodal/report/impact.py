@@ -15,7 +15,8 @@ from amodal.method import SamplingMethod
 from amodal.methods import METHODS
 from amodal.metrics import Interval, resample_counts
 from amodal.predictive_impact import change_curve, rank_correlation, realised_change, variability_bound
-from amodal.predictive_impact.acquisition import Advice, advise
+from amodal.predictive_impact.advice import Advice
+from amodal.predictive_impact.advising import advise
 from amodal.predictive_impact.model import impact as impact_of
 from amodal.predictive_impact.result import Impact
 from amodal.report import figures
@@ -59,14 +60,14 @@ class Candidate:
 
     Args:
         name: Which.
-        variability: V when only it varies.
+        change: How far looking at it is expected to move the prediction.
         gain: Expected gain in log-likelihood, in nats.
         moved: How far the prediction really moved when it was revealed; NaN where the data do not have it.
         advised: Whether it is the one to look at next.
     """
 
     name: str
-    variability: float
+    change: float
     gain: float
     moved: float
     advised: bool
@@ -224,7 +225,7 @@ def _look(run: FinishedRun, model: TrainedModel, test: Cohort, train: Cohort | N
         rows,
         seen,
         can,
-        impact_of(model, withheld, draws=_DRAWS, seed=run.seed),
+        impact_of(model, withheld, draws=_DRAWS, seed=run.seed, train=train),
         advise(model, withheld, draws=_ADVICE_DRAWS, seed=run.seed, train=train),
         one,
         model.predict(cases, on_empty="silent"),
@@ -377,9 +378,7 @@ def _case(run: FinishedRun, test: Cohort, looks: _Looks, i: int) -> ImpactCase:
     after, prediction = looks.one[m, i], looks.result.prediction[i]
     moved = looks.moved[i]
     candidates = [
-        Candidate(
-            name, float(looks.result.per_modality[name][i]), float(looks.advice.gain[i, k]), float(moved[k]), k == m
-        )
+        Candidate(name, float(looks.advice.change[i, k]), float(looks.advice.gain[i, k]), float(moved[k]), k == m)
         for k, name in enumerate(names)
         if not seen[k]
     ]

@@ -1,4 +1,4 @@
-"""What a report is about: results of one setting, the data behind them, and what to look at."""
+"""Subject of a report: results of one setting, their data, and what to show."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ YARDSTICKS = ("per_pattern", "boosting")
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report is about.
+    """The subject of a report.
 
     Args:
         results: Results of one setting.
@@ -69,7 +69,7 @@ class Subject:
 
     @cached_property
     def marks(self) -> dict[str, Mark]:
-        """How each method looks in every figure: references grey and dashed, the others in colours."""
+        """Marks of the methods in every figure: references grey and dashed, the others in colours."""
         marks, others = {}, 0
         for i, name in enumerate(self.results.names):
             if name in self.references:
@@ -131,7 +131,7 @@ class Subject:
 def subject_of(
     folders: Sequence[str | Path], *, title: str = "", data: str | Path = "", by: Sequence[str] = ()
 ) -> Subject:
-    """What a report on run folders is about.
+    """The subject of a report on run folders.
 
     Args:
         folders: Folders of trained and evaluated runs, on the same cases under the same presence. Runs of one method

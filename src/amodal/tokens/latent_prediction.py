@@ -1,10 +1,10 @@
-"""Networks that predict the tokens of all modalities from those that are there, and say which to hide."""
+"""Latent prediction: networks that predict all modalities' tokens from present ones, and score which to hide."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class LatentPredictor(nn.Module):
-    """A transformer over the tokens of all modalities side by side, each told its modality and its position.
+    """A transformer over the tokens of all modalities, with embeddings of modality and position.
 
     Args:
         names: Modalities, in order.
@@ -87,7 +87,7 @@ class LatentPredictor(nn.Module):
 
 
 class TokenScores(nn.Module):
-    """How much each token should be hidden: a transformer over all tokens, and a sigmoid.
+    """Scores of the tokens to hide: a transformer over all tokens, and a sigmoid.
 
     Args:
         width: Width D of the tokens.
@@ -155,45 +155,25 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def forward(self, *arguments: object) -> object:
-        """What the copy says."""
+        """The outputs of the copy."""
         return self.network(*arguments)
 
 
 class TokenPooling(nn.Module):
-    """Tokens to one vector of fixed scale: pooled, then a linear map and a LayerNorm.
+    """Tokens to one vector of fixed scale: pooled by the modality's encoder, then a linear map and a LayerNorm.
 
     Args:
         width: Width D of the tokens and of the vector.
-        pooling: "encoder", by the modality's encoder, "mean" of the valid tokens, or "attention", the means under four
-            learned queries side by side.
-
-    Raises:
-        ConfigurationError: If the pooling is not one of these.
     """
 
-    def __init__(self, width: int, *, pooling: Literal["encoder", "mean", "attention"] = "encoder"):
+    def __init__(self, width: int):
         super().__init__()
-        if pooling not in ("encoder", "mean", "attention"):
-            raise ConfigurationError(
-                "unknown pooling of tokens", expected="encoder, mean or attention", got=repr(pooling)
-            )
-        self.by_encoder = pooling == "encoder"
-        self.queries = nn.Linear(width, 4, bias=False) if pooling == "attention" else None
-        self.linear = nn.Linear(width * (1 if self.queries is None else 4), width)
+        self.linear = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
         """Tokens (B, L, D) with their validity (B, L) to (B, D); the padding is never read."""
-        kept = torch.where(valid[..., None], tokens, 0.0)
-        if self.by_encoder:
-            pooled = encoder.pool(kept, valid)
-        elif self.queries is None:
-            pooled = kept.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-        else:
-            readable = valid | ~valid.any(1, keepdim=True)
-            scores = torch.where(readable[..., None], self.queries(kept), float("-inf"))  # (B, L, 4)
-            pooled = torch.einsum("blq,bld->bqd", scores.softmax(1), kept).flatten(1)
-        return self.norm(self.linear(pooled))
+        return self.norm(self.linear(encoder.pool(torch.where(valid[..., None], tokens, 0.0), valid)))
 
 
 class ContextEncoder(nn.Module):

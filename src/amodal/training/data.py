@@ -11,7 +11,7 @@ from amodal.batch import Batch
 from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.missingness import Mechanism, Natural, Presence
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 from amodal.settings import TrainingSettings
 
 __all__ = ["TrainingData", "training_prior", "weighted_rows"]

@@ -19,7 +19,7 @@ from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, ShapeError, UnknownNameError
 from amodal.files import write_json
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import settings_from
@@ -94,8 +94,7 @@ def fit(
     """
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
-    if method not in METHODS:
-        raise UnknownNameError("method", method, METHODS)
+    resolved = method_options(method, options)
     if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
@@ -111,6 +110,7 @@ def fit(
     spec = {
         "method": method,
         "options": dict(options or {}),
+        "resolved": resolved,  # a later change of a preset or a default does not change this run
         "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
     }
     with forked_rng(device):

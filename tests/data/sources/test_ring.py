@@ -106,9 +106,9 @@ def test_predictions_of_a_cohort_use_its_presence():
 
 
 def test_errors_say_what_was_expected():
-    with pytest.raises(UnknownNameError, match=r"reading of the noise.*'precision'"):
+    with pytest.raises(UnknownNameError, match=r"noise of ring_cohort 'precision'"):
         ring_cohort(noise="precision")
-    with pytest.raises(ConfigurationError, match=r"0 < n_valid < n_train.*n_train=5"):
+    with pytest.raises(ConfigurationError, match=r"n_valid < n_train.*n_train=5"):
         ring_cohort(n_train=5, n_valid=5)
     with pytest.raises(ConfigurationError, match=r"noise_std of a ring.*> 0, got 0"):
         RingWorld(noise_std=0)

@@ -77,7 +77,7 @@ def test_bad_questions():
         XorClusters(labels="both")
     with pytest.raises(ConfigurationError, match="spread must be positive"):
         XorClusters(spread=0)
-    with pytest.raises(ConfigurationError, match="three clusters, or four"):
+    with pytest.raises(UnknownNameError, match="clusters of xor_cohort 5"):
         xor_cohort(n=10, clusters=5)
     with pytest.raises(ConfigurationError, match="where x_o is observed"):
         XorClusters().ideal_variability([np.nan])

@@ -100,6 +100,9 @@ READ = [
     Read("day and month told by one date", ["02/01/1970", "13/01/1970"], {"type": "date"}, [1, 12]),
     Read("months first told by one date", ["01/02/1970", "01/13/1970"], {"type": "date"}, [1, 12]),
     Read("dates of SAS", ["02JAN1970", "03JAN1970"], {"type": "date"}, [1, 2]),
+    Read("dates of Excel", ["2", "25570"], {"type": "date", "format": "excel"}, [-25567, 1]),
+    Read("seconds of Unix", ["86400", "1970-01-03"], {"type": "date", "format": "unix"}, [1, 2]),
+    Read("German months", ["1. März 1970", "2. Mai 1970"], {"type": "date"}, [59, 121]),
     Read("offsets throughout", ["1970-01-01T12:00:00+12:00", "1970-01-02T00:00:00Z"], {"type": "date"}, [0, 1]),
     Read("offsets beside clocks of a zone", ["1970-01-02T00:00:00Z", "1970-01-02 01:00"], {"type": "date"}, [1, 1],
          {"timezone": "Europe/Berlin"}),
@@ -141,6 +144,8 @@ REFUSED = [
             ("day and month cannot be told apart", "'02/03/1970' in row p2")),
     Refused("no date", ["soon", "1970-01-01"], {"type": "date"}, ("not a date: 'soon'", "`format`")),
     Refused("a day that does not exist", ["2026-02-30", "1970-01-01"], {"type": "date"}, ("not a date: '2026-02-30'",)),
+    Refused("dates that Excel counts", ["45292", "1970-01-01"], {"type": "date"}, ("not a date", "format: excel")),
+    Refused("years of two digits", ["31.01.45", "01.02.26"], {"type": "date"}, ("not a date", "'%d.%m.%y'", "1969")),
     Refused("clocks with and without offset", ["1970-01-01T00:00:00Z", "1970-01-01 00:00"], {"type": "date"},
             ("with and without an offset", "timezone: Europe/Berlin")),
     Refused("a zone that is none", ["1"], {}, ("timezone is not known", "Europe/Berlin"), {"timezone": "Berlin"}),
@@ -202,6 +207,7 @@ EVENTS_READ = [
     ("units of the cell before those of the column", ["p0,1,T,100 F,F", *[f"p{i},1,T,37,C" for i in range(1, N)]],
      {"units_column": "u", "variables": {"T": {"units": "C", "other_units": {"F": {"scale": 0.5, "offset": -13}}}}}, 0,
      [None, 37, None, None]),
+    ("words for numbers", ["p0,1,HR,neg,", *MANY[1:]], {"values": {"neg": "0"}}, 0, [None, 0, None, None]),
     ("limits", ["p0,1,HR,<5,", *MANY[1:]], {"censored": "half"}, 0, [None, 2.5, None, None]),
 ]  # fmt: skip
 

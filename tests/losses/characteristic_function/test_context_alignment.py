@@ -73,18 +73,6 @@ def test_a_batch_of_one_has_nothing_to_compare_with(rows):
         assert value == 0
 
 
-def test_remembered_rows_make_up_for_a_batch_in_which_nobody_has_the_modality(rows):
-    features, predicted, context, observed = rows
-    nobody = torch.zeros_like(observed)
-    memory = [(features[:, m], context) for m in range(3)]
-    alignment = ContextAlignment(form="radial")
-    value = alignment(features, predicted, context, nobody, generator(), remembered=memory)
-    means = [
-        conditional_cf_loss(features[:, m], predicted[:, m], context, context, form="radial").mean() for m in range(3)
-    ]
-    torch.testing.assert_close(value, torch.stack(means).mean())
-
-
 def test_contexts_that_are_not_finite_are_told_by_row(rows):
     features, predicted, context, observed = rows
     context = context.clone()

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import rbf_kernel
 
 from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownNameError
-from amodal.losses.characteristic_function.feature_bank import FeatureBank
 from amodal.losses.characteristic_function.loss import (
     conditional_cf_loss,
     conditional_cf_rows,
@@ -395,35 +394,6 @@ def test_contexts_that_leave_the_modality_out():
         case.h[kept], case.h_hat[~observed], without[kept], case.c[~observed], **case.sampled
     )
     torch.testing.assert_close(rows.value[~observed], expected)
-
-
-def test_remembered_rows_join_the_observed_side():
-    case, earlier = Case(n=6, m=6), Case(seed=1)
-    observed = torch.arange(6) < 2
-    bank = FeatureBank(5, 6, 4).double()
-    bank.push(earlier.h, earlier.c)
-    rows = conditional_cf_rows(case.h, case.h_hat, case.c, observed, remembered=bank.rows(), **case.sampled)
-    expected = conditional_cf_loss(
-        torch.cat([case.h[:2], earlier.h[-5:]]), case.h_hat[2:],
-        torch.cat([case.c[:2], earlier.c[-5:]]), case.c[2:], **case.sampled,
-    )  # fmt: skip
-    torch.testing.assert_close(rows.value[2:], expected)
-    nobody = torch.zeros(6, dtype=torch.bool)
-    alone = conditional_cf_rows(case.h, case.h_hat, case.c, nobody, remembered=bank.rows(), **case.sampled)
-    assert alone.counted.all()
-    assert (alone.value > 0).all()
-
-
-def test_no_gradient_reaches_remembered_rows():
-    """They come from earlier parameters: a gradient to them would train an encoder that is no longer there."""
-    case, observed = Case(n=6, m=6), torch.arange(6) < 2
-    features, contexts = Case(seed=1).h.clone().requires_grad_(), Case(seed=1).c.clone().requires_grad_()
-    h_hat = case.h_hat.clone().requires_grad_()
-    rows = conditional_cf_rows(case.h, h_hat, case.c, observed, remembered=(features, contexts), **case.sampled)
-    rows.value[2:].sum().backward()
-    assert h_hat.grad.abs().sum() > 0
-    assert features.grad is None
-    assert contexts.grad is None
 
 
 @FORMS

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, cut into four quadrants: the embedded cohort whose cases a person can see."""
+"""scikit-learn's handwritten digits, cut into four quadrants: an embedded cohort that can be checked by eye."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from amodal.data.cohort import Cohort
 from amodal.data.split import split_groups
+from amodal.options import Count, Weight, options_checked
 from amodal.schema import Task
 
 __all__ = ["QUADRANTS", "digit_quadrants"]
@@ -22,7 +23,8 @@ QUADRANTS: dict[str, tuple[slice, slice]] = {
 """Rows and columns of each modality in the 8 × 8 scan."""
 
 
-def digit_quadrants(*, seed: int = 0, fractions: Mapping[str, float] | None = None) -> Cohort:
+@options_checked
+def digit_quadrants(*, seed: Count = 0, fractions: Mapping[str, Weight] | None = None) -> Cohort:
     """1,797 scans of handwritten digits (8 × 8, ink 0 … 16), each cut into four modalities of 4 × 4.
 
     Args:

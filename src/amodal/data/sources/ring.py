@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, ShapeError, UnknownNameError
+from amodal.errors import ConfigurationError, ShapeError
+from amodal.options import Count, Size, options_checked
 from amodal.schema import Task
 
 __all__ = ["Reading", "RingWorld", "ring_cohort"]
@@ -64,7 +65,7 @@ class RingWorld:
 
     @property
     def directions(self) -> np.ndarray:
-        """What each sensor looks along: unit rows, of shape (M, 2)."""
+        """Directions of the sensors: unit rows, of shape (M, 2)."""
         angles = np.arange(self.sensors) * np.pi / self.sensors
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -82,7 +83,7 @@ class RingWorld:
         return self.read(points @ self.directions.T + noise), self.sector(angle), np.stack([radius, angle], axis=1)
 
     def read(self, values: np.ndarray) -> np.ndarray:
-        """What the sensors show: values rounded to the step, then clipped."""
+        """Readings of the sensors: values rounded to the step, then clipped."""
         return np.clip(np.round(values / self.step) * self.step, -self.limit, self.limit)
 
     def sector(self, angle: np.ndarray) -> np.ndarray:
@@ -194,14 +195,15 @@ class RingWorld:
         return table, prior.astype(np.float32)
 
 
+@options_checked
 def ring_cohort(
     *,
-    n_train: int = 5000,
-    n_valid: int = 500,
-    n_test: int = 2000,
+    n_train: Size = 5000,
+    n_valid: Size = 500,
+    n_test: Size = 2000,
     radius: Reading = "variance",
     noise: Reading = "variance",
-    seed: int = 0,
+    seed: Count = 0,
 ) -> Cohort:
     """Twelve sensors that look at one hidden point on a ring; the class is one of sixteen sectors.
 
@@ -233,14 +235,11 @@ def ring_cohort(
         >>> len(cohort.split("train")), len(cohort.schema.names), cohort.schema.task.n_outputs
         (90, 12, 16)
     """
-    for what, given in (("radius", radius), ("noise", noise)):
-        if given not in get_args(Reading):
-            raise UnknownNameError(f"reading of the {what}", given, get_args(Reading))
-    if not (0 < n_valid < n_train and n_test > 0):
+    if not n_valid < n_train:
         raise ConfigurationError(
             "numbers of points are out of range",
-            expected="0 < n_valid < n_train, n_test > 0",
-            got=f"n_train={n_train}, n_valid={n_valid}, n_test={n_test}",
+            expected="n_valid < n_train",
+            got=f"n_train={n_train}, n_valid={n_valid}",
         )
     world = RingWorld(0.2 if radius == "variance" else 0.04, 0.15 if noise == "variance" else 0.0225)
     readings, sectors, polar = world.sample(n_train + n_test, np.random.default_rng(seed))

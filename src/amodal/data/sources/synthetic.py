@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 
 from amodal.data.cohort import Cohort
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, ShapeError
+from amodal.options import Count, Share, Size, Weight, at_least, options_checked
 from amodal.schema import Task
 
 __all__ = ["GaussianModalities", "gaussian_cohort"]
@@ -113,7 +115,7 @@ class GaussianModalities:
         return Task("binary" if len(names) == 2 else "multiclass", name="y", classes=names)
 
     def columns(self, name: str) -> slice:
-        """Where a modality lies among the D features."""
+        """Columns of a modality among the D features."""
         start = 0
         for other, width in self.dims.items():
             if other == name:
@@ -249,17 +251,18 @@ class GaussianModalities:
         return (full @ self.weights + self.bias)[:, None]
 
 
+@options_checked
 def gaussian_cohort(
     *,
-    n: int = 2000,
-    dims: Sequence[int] | Mapping[str, int] = (4, 4, 4),
-    task: str = "multiclass",
-    n_classes: int = 3,
-    correlation: float = 0.5,
-    separation: float = 2.0,
-    noise: float = 0.5,
-    seed: int = 0,
-    fractions: Mapping[str, float] | None = None,
+    n: Size = 2000,
+    dims: tuple[Size, ...] | Mapping[str, Size] = (4, 4, 4),
+    task: Literal["binary", "multiclass", "regression"] = "multiclass",
+    n_classes: Annotated[int, at_least(2)] = 3,
+    correlation: Share = 0.5,
+    separation: Weight = 2.0,
+    noise: Weight = 0.5,
+    seed: Count = 0,
+    fractions: Mapping[str, Weight] | None = None,
 ) -> Cohort:
     """A cohort of `GaussianModalities.random` with its parameters and samples from one seed.
 

@@ -1,4 +1,4 @@
-"""XOR of two numbers: the cohort on which the impact of a missing modality is known exactly."""
+"""XOR of two numbers: a cohort with a known impact of each missing modality."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from amodal.data.cohort import Cohort
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, ShapeError, UnknownNameError
+from amodal.options import Count, Positive, Size, Weight, options_checked
 from amodal.schema import Task
 
 __all__ = ["XorClusters", "xor_cohort"]
@@ -151,14 +152,15 @@ class XorClusters:
         return ndtr(_CENTRES / self.spread)
 
 
+@options_checked
 def xor_cohort(
     *,
-    n: int = 40_000,
+    n: Size = 40_000,
     labels: Literal["drawn", "centre"] = "drawn",
     clusters: Literal[3, 4] = 3,
-    spread: float = 0.5,
-    seed: int = 0,
-    fractions: Mapping[str, float] | None = None,
+    spread: Positive = 0.5,
+    seed: Count = 0,
+    fractions: Mapping[str, Weight] | None = None,
 ) -> Cohort:
     """Two numbers, x_o and x_m, and their exclusive or: only for x_o < 0 does the label depend on x_m much.
 

@@ -20,7 +20,7 @@ from amodal.data.table.section import Section, nearest
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.data.table.survey import survey
 from amodal.data.table.times import SECONDS, Moments, durations
-from amodal.data.table.words import near_pairs, say_pairs, spelled
+from amodal.data.table.words import near_pairs, replaced, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
 
@@ -106,6 +106,7 @@ class Events(Source):
         format: How dates are written beside ISO 8601; (): found in the data.
         since_format: How the dates of `since` are written beside ISO 8601; (): found in the data.
         rule: How values are written.
+        values: What words that stand for numbers mean.
         duplicates: What becomes of an event that stands there again with the same case, time, variable and value:
             "drop" (counted, and taken once), "keep" or "error".
         accept: Shares of what may be lost, by the keys of `LIMITS`.
@@ -129,6 +130,7 @@ class Events(Source):
     format: tuple[str, ...] = ()
     since_format: tuple[str, ...] = ()
     rule: NumberRule = PLAIN
+    values: Mapping[str, str] = field(default_factory=dict)
     duplicates: str = "drop"
     accept: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
@@ -154,6 +156,7 @@ class Events(Source):
             format=section.words("format", ()),
             since_format=section.words("since_format", ()),
             rule=NumberRule.read(section),
+            values=section.mapping("values"),
             duplicates=section.choice("duplicates", ("drop", "keep", "error"), "drop"),
             accept=section.shares("accept", LIMITS),
             description=section.text("description", ""),
@@ -177,6 +180,7 @@ class Events(Source):
         record |= {k: getattr(self, k) for k in ("units_column", "since", "description") if getattr(self, k)}
         record |= {k: list(getattr(self, k)) for k in ("format", "since_format") if getattr(self, k)}
         record |= self.rule.to_json() | ({"accept": dict(self.accept)} if self.accept else {})
+        record |= {"values": dict(self.values)} if self.values else {}
         record |= {"duplicates": self.duplicates} if self.duplicates != "drop" else {}
         return record | {"variables": {v.name: v.to_json() for v in self.variables}}
 
@@ -406,8 +410,12 @@ class _EventReader(Reader):
         return times
 
     def _values(self, which: np.ndarray, rows: Rows) -> np.ndarray:
+        import pyarrow as pa
+
         source, missing = self.source, self.place.missing
         cells = rows.columns[source.value]
+        if source.values:
+            cells = pa.array(replaced(texts(cells, missing), source.values), pa.string())
         found = numbers(cells, missing, source.rule.over(self.place.reading.numbers))
         self._lose(f"no value in {source.value!r}", rows.ids[found.empty])
         what = f"column {source.value!r} of {source.file}"

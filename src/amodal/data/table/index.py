@@ -130,6 +130,8 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         start += n
     problems.enter(rows_of, len(ids))
     problems.add(f"{manifest.path.name}: the same row again, left out", ids[again], lost=rows_of)
+    if manifest.note:
+        problems.say(manifest.note)
     if manifest.blank_rows:
         problems.say(f"{manifest.path.name}: {manifest.blank_rows:,} rows are empty throughout, and left out")
     target = np.concatenate(targets)

@@ -32,6 +32,7 @@ class Table(ABC):
         names: Its columns, in order.
         delimiter: What is between the cells of a CSV file; "" for other files.
         skips_blank: Whether rows that are empty throughout are left out.
+        note: What to know about the file; "" = nothing.
         blank_rows: Rows that are empty throughout, and left out; known when all rows were read.
     """
 
@@ -39,6 +40,7 @@ class Table(ABC):
     names: tuple[str, ...]
     delimiter: str = ""
     skips_blank: bool = True
+    note: str = ""
     blank_rows: int = 0
 
     @abstractmethod
@@ -170,9 +172,10 @@ class _Csv(Table):
         rows = csv.reader(line, delimiter=self.delimiter)
         self.raw = tuple(next(rows))
         self.names = tuple(spelled(name) for name in self.raw)
-        filled = max((i + 1 for row in rows for i, cell in enumerate(row) if cell.strip()), default=0)
-        while len(self.names) > max(1, filled) and not self.names[-1]:
-            self.names = self.names[:-1]  # a separator at the end of every line
+        if not self.names[-1]:  # a separator at the end of every line
+            filled = max((i + 1 for row in rows for i, cell in enumerate(row) if cell.strip()), default=0)
+            while len(self.names) > max(1, filled) and not self.names[-1]:
+                self.names = self.names[:-1]
         self.has_blank = self.encoding != "utf-8" or self._may_have_blank()
 
     def _head(self) -> bytes:
@@ -333,6 +336,9 @@ class _Excel(Table):
             book = load_workbook(self.path, read_only=True, data_only=True)
         except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
             raise DataError(f"{self.path} cannot be read as an Excel workbook: {error}") from error
+        if len(book.worksheets) > 1:
+            sheets = book.worksheets
+            self.note = f"{self.path.name}: the first of {len(sheets)} sheets, {sheets[0].title!r}, is read, no other"
         try:
             yield from book.worksheets[0].iter_rows(values_only=True)
         finally:

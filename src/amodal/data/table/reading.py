@@ -117,13 +117,12 @@ def read_moments(
             lost=lost,
         )
         bad = found.bad & ~clash
-        like = next(iter(date_formats(words[bad])), "%d.%m.%Y")
         problems.grave(
             f"{what}: not a date",
             ids[bad],
             words[bad],
             expected=f"dates like {' or '.join(['2026-01-31 08:30', *formats])}",
-            hint=f"If that is how they are written, say `{key}: {like!r}`; `{key}` may be a list.",
+            hint=_date_hint(words[bad], key),
             lost=lost,
         )
     there = ~np.isnan(found.seconds)
@@ -136,6 +135,24 @@ def read_moments(
         )
     problems.add(f"{what}: a time at which clocks change, taken as the earlier", ids[found.clock], words[found.clock])
     return found
+
+
+def _date_hint(cells: np.ndarray, key: str) -> str:
+    """What to write for cells that are no dates as yet."""
+    some = [str(cell) for cell in cells[:20]]
+    if all(re.fullmatch(r"[0-9]+([.][0-9]+)?", cell) for cell in some):
+        form = "excel" if max(float(cell) for cell in some) < 200_000 else "unix"
+        said = "days as Excel counts them" if form == "excel" else "seconds since 1970"
+        return f"If the numbers are {said}, write `{key}: {form}`."
+    short = re.match(r"^[0-9]{1,2}([./-])[0-9]{1,2}[./-][0-9]{2}(?![0-9])", some[0])
+    if short:
+        form = f"%d{short[1]}%m{short[1]}%y"
+        return (
+            f"Years of two digits are read only if you say so: `{key}: {form!r}` takes 00 to 68 as 2000 to 2068, 69 to "
+            "99 as 1969 to 1999. Is that right for these?"
+        )
+    like = next(iter(date_formats(cells)), "%d.%m.%Y")
+    return f"If that is how they are written, say `{key}: {like!r}`; `{key}` may be a list."
 
 
 def check_clocks(at: Moments, origin: Moments, place: Place, what: str) -> None:

@@ -162,6 +162,13 @@ class Section:
             raise self.wrong(key, "a list of numbers", given)
         return tuple(float(n) for n in given)
 
+    def mapping(self, key: str) -> dict[str, str]:
+        """A mapping of words to words; an empty one may be left out."""
+        if key not in self:
+            return {}
+        inner = self.section(key)
+        return {word: inner.text(word) for word in inner.keys()}  # noqa: SIM118
+
     def section(self, key: str) -> Section:
         """A mapping inside."""
         return Section(self.place(key), self._get(key, _REQUIRED))

@@ -80,9 +80,7 @@ class Column:
         """Reads it from a schema."""
         kind = section.choice("type", ("number", "category", "date", "duration"), "number")
         column = cls(name, kind, may_be_empty=section.flag("may_be_empty", False))
-        if "values" in section:
-            inner = section.section("values")
-            column = replace(column, values={key: inner.text(key) for key in inner.keys()})  # noqa: SIM118
+        column = replace(column, values=section.mapping("values") or None)
         column = column._with_category(section) if kind == "category" else column._with_range(section)
         if kind == "number":
             column = replace(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["SECONDS", "TIME_WORDS", "DateShapes", "Moments", "durations", "moments"]
+__all__ = ["COUNTS", "SECONDS", "TIME_WORDS", "DateShapes", "Moments", "durations", "moments"]
 
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0, "weeks": 604800.0,
            "months": 365.25 * 7200.0, "years": 365.25 * 86400.0}  # fmt: skip
@@ -24,6 +24,15 @@ _ISO = (
 _OFFSET = r"[0-9]:?[0-9]{2}(?:[.,][0-9]+)? ?(?:Z|[+-][0-9]{2}:?(?:[0-9]{2})?)$"
 _TIMES = {"": "", "9:9": "%H:%M", "9:9:9": "%H:%M:%S", "9:9:9.9": "%H:%M:%S.%f", "9:9 A": "%I:%M %p",
           "9:9:9 A": "%I:%M:%S %p"}  # fmt: skip
+
+
+COUNTS = {"excel": (-2209161600.0, 86400.0), "unix": (0.0, 1.0)}
+"""Formats of dates that are numbers, each with its beginning and its unit in seconds: Excel's days, Unix's seconds."""
+
+_MONTHS = {r"(?i)\bJanuar\b": "January", r"(?i)\bFebruar\b": "February", r"(?i)\bMärz\b": "March",
+           r"(?i)\bMrz\b": "Mar", r"(?i)\bMär\b": "Mar", r"(?i)\bMai\b": "May", r"(?i)\bJuni\b": "June",
+           r"(?i)\bJuli\b": "July", r"(?i)\bOktober\b": "October", r"(?i)\bOkt\b": "Oct",
+           r"(?i)\bDezember\b": "December", r"(?i)\bDez\b": "Dec"}  # fmt: skip
 
 
 class Moments(NamedTuple):
@@ -70,10 +79,14 @@ def moments(words: np.ndarray, formats: Sequence[str] = (), timezone: str = "") 
                 parsed = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", errors="coerce", utc=utc))
                 seconds[rows], clock[rows] = _seconds(parsed, "" if utc else timezone)
     for form in formats:
-        rows = np.flatnonzero(there & ~like_iso & ~ambiguous)
+        rows = np.flatnonzero(there & ~ambiguous & (np.isnan(seconds) if form in COUNTS else ~like_iso))
         if not len(rows):
             break
-        parsed = pd.DatetimeIndex(pd.to_datetime(words[rows], format=form, errors="coerce", utc="%z" in form))
+        if form in COUNTS:
+            seconds[rows] = _counted(words[rows], form)
+            continue
+        cells = _english(words[rows]) if "%b" in form.lower() else words[rows]
+        parsed = pd.DatetimeIndex(pd.to_datetime(cells, format=form, errors="coerce", utc="%z" in form))
         found, change = _seconds(parsed, "" if "%z" in form else timezone)
         offset[rows] |= ("%z" in form) & ~np.isnan(found)
         clash = ~np.isnan(found) & ~np.isnan(seconds[rows]) & (found != seconds[rows])
@@ -82,6 +95,22 @@ def moments(words: np.ndarray, formats: Sequence[str] = (), timezone: str = "") 
         seconds[rows[new]], clock[rows[new]] = found[new], change[new]
     seconds[ambiguous] = np.nan
     return Moments(seconds, there & np.isnan(seconds), ambiguous, offset, clock)
+
+
+def _counted(words: np.ndarray, form: str) -> np.ndarray:
+    """Dates that are numbers, as seconds, NaN where there is none."""
+    import pandas as pd
+
+    start, unit = COUNTS[form]
+    return start + unit * pd.to_numeric(pd.Series(words), errors="coerce").to_numpy(np.float64)
+
+
+def _english(words: np.ndarray) -> np.ndarray:
+    """Dates with the names of months in English."""
+    import pandas as pd
+
+    cells = pd.Series(words, dtype=object).str.replace(r"(?<=[A-Za-zä])\.|(?<=^\d)\.|(?<=^\d\d)\.", "", regex=True)
+    return cells.replace(_MONTHS, regex=True).to_numpy(dtype=object)
 
 
 def _seconds(parsed: Any, timezone: str) -> tuple[np.ndarray, np.ndarray]:
@@ -175,6 +204,7 @@ def _with_names(cell: str) -> list[str]:
     """The format of a date with an English month's name."""
     from datetime import datetime
 
+    cell = str(_english(np.array([cell], dtype=object))[0])
     for day in ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d%b%Y"):
         for clock in ("", " %H:%M", " %H:%M:%S", ":%H:%M:%S"):
             try:

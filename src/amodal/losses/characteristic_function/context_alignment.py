@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +24,28 @@ from amodal.losses.characteristic_function.loss import (
 )
 from amodal.losses.characteristic_function.radial_kernel import radial_kernel
 from amodal.losses.masked import connected_zero, mean_over_terms
+from amodal.options import Positive
 
-__all__ = ["ContextAlignment"]
+__all__ = ["ContextAlignment", "KernelWidth", "kernel_settings"]
+
+KernelWidth = Positive | Literal["per_dimension", "median"]
+"""The option of methods for the kernel on contexts, see `kernel_settings`."""
+
+
+def kernel_settings(width: float | str) -> dict[str, Any]:
+    """The arguments of `ContextAlignment` for a kernel on contexts.
+
+    Args:
+        width: A width on contexts as they are, "per_dimension" for one that grows with the square root of their number
+            of dimensions, or "median" for the median distance.
+
+    Example:
+        >>> kernel_settings("per_dimension"), kernel_settings(2.0)
+        ({'bandwidth': 1.0, 'distance': 'per_dimension'}, {'bandwidth': 2.0})
+    """
+    if width == "per_dimension":
+        return {"bandwidth": 1.0, "distance": "per_dimension"}
+    return {"bandwidth": width}
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,6 @@ class ContextAlignment:
         form: How directions and frequencies are averaged; see `amodal.losses.characteristic_function.loss`.
         directions: Number of random directions drawn for each batch, unless the form is "radial".
         frequencies: Number of random frequencies drawn for each batch, unless the form is "radial".
-        max_frequency: Largest frequency.
         conditional: False compares the two samples as wholes, without a context.
 
     Source:
@@ -65,7 +83,6 @@ class ContextAlignment:
     form: Form = "products"
     directions: int = 128
     frequencies: int = 64
-    max_frequency: float = 5.0
     conditional: bool = True
 
     def __call__(
@@ -77,7 +94,6 @@ class ContextAlignment:
         generator: torch.Generator,
         *,
         contexts_without: Tensor | None = None,
-        remembered: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """The loss of a batch.
 
@@ -89,18 +105,17 @@ class ContextAlignment:
             generator: Source of directions and frequencies, on the features' device.
             contexts_without: For each modality contexts computed without it, of shape (B, M, E), to be used for the
                 rows that have it; rows that have nothing else do not count then. None: `context`.
-            remembered: For each modality features (n, D) and contexts (n, E) of earlier rows that have it.
 
         Returns:
             A scalar; zero, connected to the graph, if no modality is present for some rows and absent for others.
         """
-        if self._at_once and contexts_without is None and remembered is None:
+        if self._at_once and contexts_without is None:
             return self._of_all_modalities(features, predicted, context, observed)
-        how: dict[str, Any] = {"form": self.form, "max_frequency": self.max_frequency}
+        how: dict[str, Any] = {"form": self.form}
         if self.form != "radial":
             like = {"generator": generator, "device": features.device}
             how["directions"] = random_directions(features.shape[2], self.directions, **like)
-            how["frequencies"] = random_frequencies(self.frequencies, self.max_frequency, **like)
+            how["frequencies"] = random_frequencies(self.frequencies, **like)
         several = observed.sum(1) > 1
         values, counted = {}, {}
         for m in range(observed.shape[1]):
@@ -117,7 +132,6 @@ class ContextAlignment:
                 self.bandwidth,
                 reference_context=None if contexts_without is None else contexts_without[:, m],
                 reference=None if contexts_without is None else several,
-                remembered=None if remembered is None else remembered[m],
                 detach_observed=self.detach_observed,
                 distance=self.distance,
                 detach_weights=self.detach_weights,
@@ -145,7 +159,7 @@ class ContextAlignment:
             centred = both - both.detach().mean(1, keepdim=True)
             lengths = centred.square().sum(2)
             squared = torch.baddbmm(lengths[:, :, None] + lengths[:, None], centred, centred.mT, alpha=-2).clamp_min(0)
-            kernel = radial_kernel(squared, both.shape[2], self.max_frequency)
+            kernel = radial_kernel(squared, both.shape[2])
             values = (torch.bmm(weights, kernel) * weights).sum((1, 2))  # (M,)
         return (values / queries.sum(1).clamp_min(1)).sum() / references.sum()
 

@@ -83,9 +83,8 @@ def conditional_cf_loss(
 
     The defaults are the equations read literally. Choices that the text leaves open are the caller's: pass
     ``observed_features.detach()`` if the observed side is a target (otherwise shrinking both sides to a point is a
-    perfect match), pass contexts of the observed rows that leave the modality out if the two sides' contexts are to
-    mean the same thing, and concatenate remembered rows to the observed side
-    (:class:`~amodal.losses.characteristic_function.feature_bank.FeatureBank`) if a batch is too small.
+    perfect match), and pass contexts of the observed rows that leave the modality out if the two sides' contexts are to
+    mean the same thing.
 
     Args:
         observed_features: Features :math:`h_j` of the rows that have the modality, of shape (n, D).
@@ -209,7 +208,6 @@ def conditional_cf_rows(
     frequencies: Tensor | None = None,
     reference_context: Tensor | None = None,
     reference: Tensor | None = None,
-    remembered: tuple[Tensor, Tensor] | None = None,
     detach_observed: bool = True,
     distance: Distance = "raw",
     detach_weights: bool = True,
@@ -235,7 +233,6 @@ def conditional_cf_rows(
             context of a row that has the modality otherwise contains it.
         reference: Rows that may be references, bool, of shape (B,), to leave out those that have nothing but this
             modality and so no context without it. None allows all.
-        remembered: Features (R, D) and contexts (R, E) of earlier rows to add to the references, without a gradient.
         detach_observed: Whether the observed side is a constant target.
         distance: As in :func:`conditional_cf_loss`.
         detach_weights: As in :func:`conditional_cf_loss`.
@@ -271,9 +268,6 @@ def conditional_cf_rows(
     h, h_context = features[having], own[having]
     if detach_observed:
         h = h.detach()
-    if remembered is not None:
-        h = torch.cat([h, remembered[0].detach().to(h.dtype)])
-        h_context = torch.cat([h_context, remembered[1].detach().to(h_context.dtype)])
     _check_features(h, predicted)
     how = _Matching(directions, frequencies, form, max_frequency, chunk)
     sides = _weights(h_context, context[lacking], bandwidth, distance, detach_weights)
