@@ -57,7 +57,7 @@ def predict_cases(
         workers: Threads that read files; None chooses.
 
     Returns:
-        The predictions; see `predict_table` for what is told.
+        The predictions; see `predict_table` for the notes.
 
     Raises:
         RunError: If there is no record of a table.
@@ -67,8 +67,8 @@ def predict_cases(
     with open_cases(table, source, root=root, problems=problems, workers=workers) as cohort:
         values = model.predict(cohort, batch_size=batch_size, on_empty="silent")
         notes = row_notes(model, cohort, (source or {}).get("ranges", {}))
-        told = [[*problems.rows.get(str(row), []), *notes.get(str(row), [])] for row in cohort.ids]
-        return Predictions(cohort.ids, values, cohort.observed, told)
+        notes_of_rows = [[*problems.rows.get(str(row), []), *notes.get(str(row), [])] for row in cohort.ids]
+        return Predictions(cohort.ids, values, cohort.observed, notes_of_rows)
 
 
 def predict_table(

@@ -91,17 +91,17 @@ def inspect_cohort(cohort: Cohort, *, rows: int = _ROWS) -> Inspection:
     if len(cohort) > rows:
         thinned = cohort.take(np.linspace(0, len(cohort) - 1, rows).astype(np.int64))
     labels = _labels(thinned)
-    found: list[Suspicion] = []
+    suspicions: list[Suspicion] = []
     features: list[FeatureSummary] = []
     for column, modality in enumerate(cohort.schema.modalities):
         if modality.traits.takes_measured:
             values = _row_values(thinned, modality)  # (N, D)
             features += _summaries(thinned, modality, thinned.observed[:, column])
-            found += _suspect_features(modality, values, thinned, labels)
+            suspicions += _suspect_features(modality, values, thinned, labels)
         else:
-            found += _copies(thinned, modality)
-    found += _suspect_presence(thinned, labels)
-    return Inspection(_rates(cohort), tuple(features), tuple(found), len(thinned))
+            suspicions += _copies(thinned, modality)
+    suspicions += _suspect_presence(thinned, labels)
+    return Inspection(_rates(cohort), tuple(features), tuple(suspicions), len(thinned))
 
 
 def _labels(cohort: Cohort) -> dict[str, np.ndarray]:

@@ -94,7 +94,12 @@ def fit(
     """
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
-    resolved = method_options(method, options)
+    spec = {
+        "method": method,
+        "options": dict(options or {}),
+        "resolved": method_options(method, options),  # a later change of a default does not change this run
+        "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
+    }
     if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
@@ -107,12 +112,6 @@ def fit(
         if weights is not None:
             weights, valid_weights = weights[kept], weights[held]
     valid = valid.with_task(train.schema.task)
-    spec = {
-        "method": method,
-        "options": dict(options or {}),
-        "resolved": resolved,  # a later change of a preset or a default does not change this run
-        "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
-    }
     with forked_rng(device):
         torch.manual_seed(mix_seed(seed, 0, 0))
         built = build_method(spec, train.schema)
@@ -126,17 +125,10 @@ def fit(
             "by_objective": built.meets_all_patterns,
         },
         "seed": seed,
-        "data": {
-            "cohort": train.name,
-            "rows": {"train": len(train), "valid": len(valid)},
-            "fingerprint": train.fingerprint[:16] + valid.fingerprint[:16],
-            "digests": {"train": train.digests, "valid": valid.digests},
-        },
+        "data": _data_record(train, valid),
     }
     if weights is not None:
         plan["data"]["weight"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
-    if train.source is not None:
-        plan["data"]["source"] = dict(train.source)  # new tables are read as the training data were
     folder = None if out is None else Path(out)
     if folder is not None and expected_rank(settings_) == 0:
         _open_folder(folder, plan, resume)
@@ -146,6 +138,17 @@ def fit(
     run = Run(plan, settings_, built, data, start_processes(settings_, device), folder)
     with forked_rng(device):
         return run.train(loggers, progress=progress)
+
+
+def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
+    """The content that a run is of: rows, hashes, and how new tables are read as these were."""
+    record: dict[str, Any] = {
+        "cohort": train.name,
+        "rows": {"train": len(train), "valid": len(valid)},
+        "fingerprint": train.fingerprint[:16] + valid.fingerprint[:16],
+        "digests": {"train": train.digests, "valid": valid.digests},
+    }
+    return record if train.source is None else record | {"source": dict(train.source)}
 
 
 def _check_seed(seed: Any) -> int:
