@@ -13,6 +13,7 @@ from amodal.data.table.cells import texts, words
 from amodal.data.table.manifest import Table
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import TableSchema
+from amodal.data.table.words import spelled
 from amodal.errors import DataError
 
 __all__ = ["Index", "read_ids", "read_index"]
@@ -154,7 +155,7 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         column, task, ids
     )  # fmt: skip
     if schema.split.column:
-        splits = np.array(["" if s is None else s for s in found[schema.split.column]], dtype=str)
+        splits = _splits(found[schema.split.column], schema, ids)
     else:
         splits = split_groups(
             groups, answers, schema.split.fractions, seed=schema.split.seed, stratify=schema.split.stratify
@@ -162,6 +163,23 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
     check_groups(groups, splits)
     extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
     return Index(kept, ids, groups, splits, answers, extras, left_out)
+
+
+def _splits(column: np.ndarray, schema: TableSchema, ids: np.ndarray) -> np.ndarray:
+    """The splits that a column says, or that the schema gives to its words."""
+    said, values = np.array(["" if s is None else s for s in column], dtype=str), schema.split.values
+    if values is None:
+        return said
+    known = {spelled(word, ignore_case=schema.ignore_case): split for word, split in values.items()}
+    unknown = np.array([word != "" and word not in known for word in said], dtype=bool)
+    if unknown.any():
+        raise DataError(
+            f"the split column {schema.split.column!r} has words without a split: {str(said[unknown][0])!r} in rows "
+            f"{name_rows(unknown, ids)}",
+            expected=f"one of {', '.join(values)}",
+            hint="Add it under `split.values`.",
+        )
+    return np.array([known.get(word, "") for word in said], dtype=str)
 
 
 def _groups(column: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -49,7 +50,10 @@ class Column:
         categories: Values of a category, in order; None: those met in the data.
         values: What other words for a category (or a number) mean.
         code: "one_hot" (a feature for each category) or "ordinal" (the category's position).
-        other: Whether unlisted categories become one more, instead of an error.
+        other: Whether unlisted categories become one more, instead of an error; of more than 100 that are met in the
+            data, the most frequent are kept.
+        separator: What stands between several words of one cell; each is then 1 where it is named. "" = one
+            word a cell.
         format: How dates are written beside ISO 8601, as for `datetime.strptime`; (): found in the data.
         since: Column with the date from which days are counted; None: 1970-01-01.
         since_format: How the dates of `since` are written beside ISO 8601; (): found in the data.
@@ -70,6 +74,7 @@ class Column:
     values: Mapping[str, str] | None = None
     code: str = "one_hot"
     other: bool = False
+    separator: str = ""
     format: tuple[str, ...] = ()
     since: str | None = None
     since_format: tuple[str, ...] = ()
@@ -111,11 +116,13 @@ class Column:
             categories=section.texts("categories", None),
             code=section.choice("code", ("one_hot", "ordinal"), "one_hot"),
             other=section.flag("other", False),
+            separator=section.text("separator", ""),
         )
         if column.categories is not None and not 1 <= len(column.categories) <= MAX_CATEGORIES:
             raise too_many(section.place("categories"), len(column.categories))
-        if column.code == "ordinal" and column.other:
-            raise SchemaError(f"{section.where}: an ordinal category has no place for others", got="other: true")
+        if column.code == "ordinal" and (column.other or column.separator):
+            got = "other: true" if column.other else "separator"
+            raise SchemaError(f"{section.where}: an ordinal category has no place for others or several", got=got)
         return column
 
     def _with_range(self, section: Section) -> Column:
@@ -127,7 +134,20 @@ class Column:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values: what differs from the defaults."""
         plain, found = Column(""), {}
-        keys = ("type", "units", "min", "max", "scale", "offset", "centre", "code", "other", "since", "may_be_empty")
+        keys = (
+            "type",
+            "units",
+            "min",
+            "max",
+            "scale",
+            "offset",
+            "centre",
+            "code",
+            "other",
+            "separator",
+            "since",
+            "may_be_empty",
+        )
         for key in keys:
             if getattr(self, key) != getattr(plain, key):
                 found[key] = getattr(self, key)
@@ -290,7 +310,44 @@ class Column:
         found = words(cells, reading.missing, ignore_case=reading.ignore_case)
         return replaced(found, self.values, ignore_case=reading.ignore_case)
 
+    def parts(self, cells: Any, reading: Reading) -> list[list[str] | None]:
+        """The words of each cell, of which `separator` may part several; None where it is empty."""
+        found = words(cells, reading.missing, ignore_case=reading.ignore_case)
+        parts = [
+            None if cell is None else [p for part in cell.split(self.separator) if (p := part.strip())]
+            for cell in found
+        ]
+        flat = np.array([*(part for own in parts for part in own or ()), None], object)[:-1]
+        named = iter(replaced(flat, self.values, ignore_case=reading.ignore_case))
+        return [None if own is None else [str(next(named)) for _ in own] for own in parts]
+
+    def _many_hot(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        ignore_case = place.reading.ignore_case
+        places = {spelled(word, ignore_case=ignore_case): i for i, word in enumerate(self.categories or ())}
+        coded, unknown = np.zeros((len(rows.ids), len(self.features))), []
+        own = self.parts(cells, place.reading)
+        for i, parts in enumerate(own):
+            if parts is None:
+                coded[i] = np.nan
+            for part in parts or ():
+                at = places.get(spelled(part, ignore_case=ignore_case), len(places))
+                if at < coded.shape[1]:
+                    coded[i, at] = 1.0
+                else:
+                    unknown.append((rows.ids[i], part))
+        place.problems.enter(spot, 0, empty=sum(parts is None for parts in own))
+        place.problems.grave(
+            f"column {self.name!r}: unknown category",
+            [row for row, _ in unknown],
+            [part for _, part in unknown],
+            expected=f"one of {', '.join((self.categories or ())[:20])}",
+            hint="Add it to `categories`, map it with `values`, or write `other: true`.",
+        )
+        return coded
+
     def _coded(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        if self.separator:
+            return self._many_hot(cells, rows, place, spot)
         found, ignore_case = self.words(cells, place.reading), place.reading.ignore_case
         places = {spelled(word, ignore_case=ignore_case): i for i, word in enumerate(self.categories or ())}
         codes = np.array(
@@ -415,16 +472,19 @@ class Tabular(Source):
 
     def _categories_met(self, table: Table, reading: Reading) -> dict[str, tuple[str, ...]]:
         open_ = [f for f in self.fields if f.type == "category" and f.categories is None]
-        met: dict[str, set[str]] = {f.name: set() for f in open_}
+        met: dict[str, Counter[str]] = {f.name: Counter() for f in open_}
         for chunk in table.chunks([f.name for f in open_], 65536) if open_ else ():
             for f in open_:
-                met[f.name] |= {str(w) for w in set(f.words(chunk[f.name], reading)) if w is not None}
-                if len(met[f.name]) > 100 * MAX_CATEGORIES:
+                if f.separator:
+                    met[f.name].update(part for parts in f.parts(chunk[f.name], reading) for part in set(parts or ()))
+                else:
+                    met[f.name].update(str(w) for w in f.words(chunk[f.name], reading) if w is not None)
+                if len(met[f.name]) > 100 * MAX_CATEGORIES and not f.other:
                     break
-        for name, words_ in met.items():
-            if not 1 <= len(words_) <= MAX_CATEGORIES:
-                raise too_many(f"column {name!r}", len(words_))
-        return {name: tuple(sorted(words_)) for name, words_ in met.items()}
+        for f in open_:
+            if not met[f.name] or (len(met[f.name]) > MAX_CATEGORIES and not f.other):
+                raise too_many(f"column {f.name!r}", len(met[f.name]))
+        return {name: tuple(sorted(w for w, _ in counts.most_common(MAX_CATEGORIES))) for name, counts in met.items()}
 
     def modality(self) -> Modality:
         """Name, kind and shape."""
@@ -498,7 +558,8 @@ def too_many(where: str, count: int) -> SchemaError:
     return SchemaError(
         f"{where} has {count:,} categories",
         expected=f"1 to {MAX_CATEGORIES}",
-        hint="List the ones that matter under `categories` with `other: true`, or is it a number, an id or a text?"
+        hint=f"Write `other: true` to keep the {MAX_CATEGORIES} most frequent, or list the ones that matter under "
+        "`categories`, or is it a number, an id or a text?"
         if count
         else "The column is empty: leave it out.",
     )
