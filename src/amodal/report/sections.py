@@ -14,6 +14,7 @@ from amodal.missingness import pattern_codes, pattern_label
 from amodal.report import figures
 from amodal.report.cases import choose_cases, show_cases
 from amodal.report.copulas import copula_drawings
+from amodal.report.decisions import decisions, groups
 from amodal.report.impact import impact
 from amodal.report.panels import (
     against,
@@ -396,6 +397,8 @@ SECTIONS: tuple[Builder, ...] = (
     patterns,
     degradation,
     calibration,
+    decisions,
+    groups,
     cases,
     impact,
     training,

@@ -36,6 +36,7 @@ class Subject:
         references: Names of the methods to compare with; those of `YARDSTICKS` that are there, if none is named.
         focus: The method whose cases are shown; None: the best that is no reference.
         commands: What to type to get this page again.
+        by: Columns of the cohort (`Cohort.extras`) by which patients are grouped.
 
     Raises:
         UnknownNameError: If `references` or `focus` name no method of the results.
@@ -49,6 +50,7 @@ class Subject:
     references: Sequence[str] = ()
     focus: str | None = None
     commands: Sequence[str] = field(default_factory=tuple)
+    by: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         methods = {name: self.results.runs_of(name)[0].experiment.method for name in self.results.names}
@@ -126,7 +128,9 @@ class Subject:
         return np.array([[name in label for name in names] for label in labels], dtype=bool).reshape(-1, len(names))
 
 
-def subject_of(folders: Sequence[str | Path], *, title: str = "", data: str | Path = "") -> Subject:
+def subject_of(
+    folders: Sequence[str | Path], *, title: str = "", data: str | Path = "", by: Sequence[str] = ()
+) -> Subject:
     """The subject of a report on run folders.
 
     Args:
@@ -134,6 +138,7 @@ def subject_of(folders: Sequence[str | Path], *, title: str = "", data: str | Pa
             with different seeds are averaged; of one method and seed they are told apart by their folders' names.
         title: The page's title.
         data: Folder or name of the cohort, for pictures of cases; "": the one that the runs name, if it can be had.
+        by: Columns of the cohort by which patients are grouped.
 
     Returns:
         The subject.
@@ -157,6 +162,7 @@ def subject_of(folders: Sequence[str | Path], *, title: str = "", data: str | Pa
         title=title or _title(results),
         cohort=load_cohort(data) if data else _open_cohort(runs[0]),
         commands=[f"amodal report {names}"],
+        by=by,
     )
 
 

@@ -13,7 +13,15 @@ import numpy as np
 from amodal.data.table.cells import texts, words
 from amodal.data.table.join import Joined, second_table
 from amodal.data.table.manifest import Table, check_columns
-from amodal.data.table.numbers import PLAIN, NumberRule, in_units, numbers, read_other_units, write_other_units
+from amodal.data.table.numbers import (
+    PLAIN,
+    NumberRule,
+    in_units,
+    numbers,
+    read_other_units,
+    units_key,
+    write_other_units,
+)
 from amodal.data.table.problems import LIMITS, Problems
 from amodal.data.table.reading import check_clocks, read_moments, tell_numbers
 from amodal.data.table.section import Section, nearest
@@ -214,7 +222,38 @@ class Events(Source):
             learnt = replace(
                 learnt, format=found.formats[self.time], since_format=origin.formats.get(self.since, self.since_format)
             )
-        return learnt if self.variables else replace(learnt, variables=self._met(table, place))
+        learnt = learnt if self.variables else replace(learnt, variables=self._met(table, place))
+        return replace(learnt, variables=learnt._with_units(table, place)) if self.units_column else learnt
+
+    def _with_units(self, table: Table, place: Place) -> tuple[Variable, ...]:
+        """Its variables, with the units that stand beside all values of those for which the schema states none.
+
+        Raises:
+            DataError: If there are several: values in different units must not be averaged.
+        """
+        said: dict[str, dict[str, str]] = {}
+        case = place.reading.ignore_case
+        for chunk in table.chunks([self.variable, self.units_column], 65536) if self._lacks_units() else ():
+            names = words(chunk[self.variable], place.missing, ignore_case=case)
+            for name, units in set(zip(names, texts(chunk[self.units_column], place.missing))):
+                if name is not None and units is not None:
+                    said.setdefault(name, {}).setdefault(units_key(units), units)
+        variables = []
+        for variable in self.variables:
+            met = list(said.get(spelled(variable.name, ignore_case=case), {}).values())
+            if not variable.units and len(met) > 1 and place.problems.strict:
+                others = ", ".join(f"{units}: {{scale: …, offset: …}}" for units in met[1:])
+                raise DataError(
+                    f"{self.file}: {variable.name!r} stands there in {' and '.join(map(repr, met[:5]))}",
+                    expected="one unit, or how to convert the others",
+                    hint=f"Write `{variable.name}: {{units: {met[0]}, other_units: {{{others}}}}}` under "
+                    f"modalities.{self.name}.variables.",
+                )
+            variables.append(replace(variable, units=met[0]) if not variable.units and len(met) == 1 else variable)
+        return tuple(variables)
+
+    def _lacks_units(self) -> bool:
+        return any(not variable.units for variable in self.variables)
 
     def _met(self, table: Table, place: Place) -> tuple[Variable, ...]:
         met: set[str] = set()

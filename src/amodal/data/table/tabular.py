@@ -13,13 +13,13 @@ import numpy as np
 from amodal.data.table.cells import Reading, texts, words
 from amodal.data.table.join import Joined, second_table
 from amodal.data.table.manifest import Table, check_columns
-from amodal.data.table.numbers import PLAIN, NumberRule, in_units, numbers, read_other_units, write_other_units
+from amodal.data.table.numbers import PLAIN, NumberRule, Numbers, in_units, numbers, read_other_units, write_other_units
 from amodal.data.table.problems import LIMITS, Problems
-from amodal.data.table.reading import check_clocks, read_moments, tell_numbers
+from amodal.data.table.reading import check_clocks, read_moments, tell_limits, tell_numbers
 from amodal.data.table.section import Section
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.data.table.survey import survey
-from amodal.data.table.times import SECONDS, TIME_WORDS, durations
+from amodal.data.table.times import SECONDS, TIME_WORDS, durations, limits
 from amodal.data.table.words import near_pairs, replaced, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
@@ -99,7 +99,7 @@ class Column:
             )
             check_units(section.where, name, column.units)
         if kind == "duration":
-            column = replace(column, units=section.choice("units", SECONDS))
+            column = replace(column, units=section.choice("units", SECONDS), rule=NumberRule.read(section))
         if kind == "date":
             column = replace(
                 column,
@@ -213,7 +213,8 @@ class Column:
             cells = pa.array(replaced(texts(cells, place.missing), self.values), pa.string())
         found = numbers(cells, place.missing, self.rule.over(place.reading.numbers))
         problems.enter(spot, 0, empty=int(found.empty.sum()))
-        tell_numbers(problems, found, cells, rows.ids, f"column {self.name!r}", spot, self.units)
+        advice = "; or take it as `type: category`"
+        tell_numbers(problems, found, cells, rows.ids, f"column {self.name!r}", spot, self.units, advice)
         values = found.values
         if found.units is not None:
             values = self._in_units(values, found.units, rows.ids, cells, problems, spot)
@@ -246,8 +247,19 @@ class Column:
 
     def _spans(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
         words_ = replaced(texts(cells, place.missing), self.values)
-        found, bad = durations(words_, self.units)
+        plain, sign = limits(words_)
+        found, bad = durations(plain, self.units)
         place.problems.enter(spot, 0, empty=int(sum(word is None for word in words_)))
+        rule = self.rule.over(place.reading.numbers).censored
+        limited = (sign != 0) & ~bad
+        if rule in ("", "error"):
+            bad = bad | limited
+            found = np.where(limited, np.nan, found)
+        found = np.where(limited & (rule == "missing"), np.nan, found)
+        found = np.where(limited & (sign < 0) & (rule == "half"), found / 2, found)
+        read = Numbers(found, bad & False, bad, bad & False, sign * limited.astype(np.int8), bad & False, None)
+        tell_limits(place.problems, read, words_, rows.ids, f"column {self.name!r}", spot)
+        bad = bad & ~limited
         place.problems.grave(
             f"column {self.name!r}: not a duration",
             rows.ids[bad],
