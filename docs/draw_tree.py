@@ -1,4 +1,4 @@
-"""Draws the tree in docs/architecture.md: top-level modules and folders, by the first lines of their docstrings.
+"""Draws the map in docs/architecture.md: folders and modules by their first lines, layers by pyproject.toml.
 
 Command:  python docs/draw_tree.py
 """
@@ -6,6 +6,7 @@ Command:  python docs/draw_tree.py
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,11 +43,21 @@ def draw(folder: Path, lead: str = "") -> list[str]:
     return lines
 
 
+def layers() -> str:
+    """The layers that import-linter checks, as the page shows them."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    lines = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return "\n".join(re.sub(r"[()]", "", line).replace(" | ", " · ") for line in lines)
+
+
 def main() -> None:
-    """Replaces the tree in the page."""
+    """Replaces the tree and the layers in the page."""
     text = PAGE.read_text(encoding="utf-8")
     tree = "```\nsrc/amodal/\n" + "\n".join(draw(PACKAGE)) + "\n```"
     new = re.sub(r"```\nsrc/amodal/\n.*?```", lambda _: tree, text, count=1, flags=re.DOTALL)
+    new = re.sub(r"(## Layers\n.*?```\n).*?\n```", lambda m: f"{m[1]}{layers()}\n```", new, count=1, flags=re.DOTALL)
     PAGE.write_text(new, encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)} has {tree.count(chr(10)) - 2} lines of tree")
 

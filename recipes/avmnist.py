@@ -43,7 +43,7 @@ from amodal.metrics import resample_counts
 from amodal.missingness import MCAR, Natural
 from amodal.predictive_impact.bias import distance_table
 from amodal.predictive_impact.strata import ecdf
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 
 NAMES = ("vision", "audio")
 STATES = ("missing", "complete")

@@ -37,7 +37,7 @@ from amodal.checkpoint import TrainedModel
 from amodal.data import load_cohort
 from amodal.data.cohort import Cohort
 from amodal.missingness import MCAR, Mechanism, Natural
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 
 CORE: dict[str, tuple[str, dict[str, Any]]] = {
     "modality_dropout": ("modality_dropout", {}),

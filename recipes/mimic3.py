@@ -28,7 +28,7 @@ from amodal.files import replace_file
 from amodal.metrics import auroc
 from amodal.missingness import MCAR, Natural
 from amodal.predictive_impact.strata import ecdf, plausible_labels_by_stratum, variability_by_stratum
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 
 AGES = ((0, "under 45"), (45, "45-64"), (65, "65-79"), (80, "80 and over"))
 # method, its options, whether it learns from complete rows only

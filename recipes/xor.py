@@ -60,7 +60,7 @@ from amodal.files import replace_file
 from amodal.method import LatentMethod, SamplingMethod
 from amodal.missingness import MCAR, Natural
 from amodal.predictive_impact import distance_table
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 
 PRIMO = {"always_observed": ["x_o"], "latent": 2}
 PAPER = {"learning_rate": 1e-3, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.0, "clip": None}

@@ -132,10 +132,48 @@ def test_entries_of_dictionaries_are_set_one_by_one():
         model.set_params(setting__epochs=1)
 
 
+def test_a_case_of_weight_two_counts_as_two():
+    """Labels that contradict each other: the weights decide what is predicted, with a network and with trees."""
+    rng = np.random.default_rng(0)
+    X = {"a": rng.normal(size=(200, 2)), "b": rng.normal(size=(200, 2))}
+    y = np.arange(200) % 2
+    for method, options in (("fusion", None), ("boosting", {"steps": 30, "redraws": 2})):
+        model = MissingModalityClassifier(
+            method, options=options, epochs=8, width=8, missingness=None, settings={"device": "cpu"}
+        )
+        for share in (0.2, 0.8):
+            weight = np.where(y == 1, share, 1 - share)
+            mean = model.fit(X, y, sample_weight=weight).predict_proba(X)[:, 1].mean()
+            assert mean == pytest.approx(share, abs=0.12)
+        plain = model.fit(X, y).predict_proba(X)
+        if method == "fusion":
+            np.testing.assert_array_equal(model.fit(X, y, sample_weight=np.full(200, 3.0)).predict_proba(X), plain)
+    with pytest.raises(ValueError, match="weight cannot be used .expected finite numbers, not negative"):
+        model.fit(X, y, sample_weight=-np.ones(200))
+    with pytest.raises(ValueError, match="weight has another number of rows"):
+        model.fit(X, y, sample_weight=np.ones(3))
+
+
+def test_balanced_classes_are_predicted_as_often_as_each_other():
+    rng = np.random.default_rng(0)
+    X = {"a": rng.normal(size=(300, 2))}
+    y = np.where(rng.random(300) < 0.1, "ill", "well")
+    options = {"epochs": 8, "missingness": None}
+    plain, balanced = (
+        small(class_weight=w, **options).fit(X, y).predict_proba(X)[:, 0].mean() for w in (None, "balanced")
+    )
+    assert plain < 0.2 < 0.38 < balanced < 0.62
+    by_name = small(class_weight={"ill": 9.0, "well": 1.0}, **options).fit(X, y).predict_proba(X)[:, 0].mean()
+    assert by_name == pytest.approx(balanced, abs=0.12)
+    with pytest.raises(ValueError, match="class_weight is for classes that exclude each other"):
+        small(class_weight="balanced").fit(X, np.c_[y == "ill", np.arange(300) % 2 == 0])
+
+
 # What these checks ask for and the estimators do not do, with the reason.
 EXCEPTIONS = {
     "check_methods_sample_order_invariance": "networks compute in float32: another order of rows may move 1e-7",
     "check_methods_subset_invariance": "networks compute in float32: another batch may move 1e-7",
+    "check_sample_weight_equivalence_on_dense_data": "batches are drawn: weights hold on average, not step by step",
 }
 
 

@@ -1,4 +1,4 @@
-"""The transformer that encoders and fusion share: a trunk over sets of tokens some of which are padding."""
+"""Transformer trunk over padded sets of tokens, shared by encoders and fusion."""
 
 from __future__ import annotations
 

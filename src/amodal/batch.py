@@ -163,7 +163,7 @@ class Batch:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return next(iter(self.values.values())).device
 
     @property

@@ -118,7 +118,7 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next((p.device for p in self.method.parameters()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> TrainedModel:

@@ -1,4 +1,4 @@
-"""Which papers does a run use?"""
+"""Citations: the papers that a run uses."""
 
 from __future__ import annotations
 

@@ -159,6 +159,7 @@ def report_command(
     out: Path = Path("report.html"),
     title: str = "",
     data: str = "",
+    by: list[str] | str = "",
     tables: Path | None = None,
 ) -> None:
     """Write one page about evaluated runs: presence, comparison, patterns, calibration, cases.
@@ -168,13 +169,14 @@ def report_command(
         out: The page, one file that needs nothing beside itself.
         title: Its title.
         data: A cohort's folder or name, for pictures of cases; "" takes the one that the runs name.
+        by: Columns of the cohort by which patients are grouped, such as sex, age and site.
         tables: Folder for the tables as CSV and LaTeX (methods.csv, methods.tex, differences.csv); null writes none.
     """
     from amodal.benchmark import save_tables
     from amodal.report.page import write_page
     from amodal.report.subject import subject_of
 
-    subject = subject_of(runs, title=title, data=data)
+    subject = subject_of(runs, title=title, data=data, by=convert_list("by", by))
     print(f"The page is {write_page(subject, out)}")
     if tables is not None:
         tables.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,8 @@ def prepare_table_command(
     *,
     manifest: Path,
     schema: Path,
-    out: Path,
+    out: Path | None = None,
+    check: bool = False,
     root: Path | None = None,
     workers: int | None = None,
     overwrite: bool = False,
@@ -41,6 +42,7 @@ def prepare_table_command(
         manifest: The table of cases, a row each.
         schema: How it is read; `amodal data schema` writes a first one.
         out: Folder of the cohort.
+        check: Only read everything, write nothing, and list all that does not fit, with the lines that would solve it.
         root: Data folder that all files must lie in; null takes the manifest's.
         workers: Threads that read files; null chooses.
         overwrite: Replace a cohort that is there.
@@ -48,8 +50,14 @@ def prepare_table_command(
         quiet: No progress bar.
     """
     from amodal.data.table import prepare
+    from amodal.errors import ConfigurationError
     from amodal.progress import progress_bar
 
+    if check:
+        _check_table(manifest, schema, root, workers, quiet)
+        return
+    if out is None:
+        raise ConfigurationError("the cohort has no folder", expected="--out DIR, or --check to write nothing")
     with progress_bar("preparing", quiet=quiet) as progress:
         prepared = prepare(
             manifest,
@@ -67,6 +75,23 @@ def prepare_table_command(
     if prepared.problems.counts:
         print(f"odd, but no error (every id in {out / 'preparation.csv'}):\n{prepared.problems.describe()}")
     print(f"The cohort is {out}")
+
+
+def _check_table(manifest: Path, schema: Path, root: Path | None, workers: int | None, quiet: bool) -> None:
+    from amodal.data.table.check import check
+    from amodal.errors import DataError
+    from amodal.progress import progress_bar
+
+    with progress_bar("checking", quiet=quiet) as progress:
+        found = check(manifest, schema, root=root, workers=workers, progress=progress)
+    if found.odd.counts:
+        print(f"odd, but no error:\n{found.odd.describe()}")
+    if not found.findings:
+        print("everything fits")
+        return
+    print(found.describe())
+    n = len(found.findings)
+    raise DataError(f"{n} thing{'s do' if n > 1 else ' does'} not fit", hint="Lines to paste stand under each.")
 
 
 def _prepared(out: Path, prepare: Callable[..., Any], *given: Any, **more: Any) -> None:
@@ -183,6 +208,51 @@ def data_schema_command(
     print(f"The schema is {out}: check every line of it")
 
 
+def data_example_command(name: str, *, out: Path | None = None) -> None:
+    """Write a schema that comes with amodal: covid_cxr, heart or support2.
+
+    Args:
+        name: Name of the example.
+        out: File to write; null prints it.
+    """
+    from importlib.resources import files
+
+    from amodal.errors import ConfigurationError, UnknownNameError
+    from amodal.files import replace_file
+
+    folder = files("amodal.data.table") / "examples"
+    known = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    if name not in known:
+        raise UnknownNameError("example", name, known)
+    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise ConfigurationError(f"there is a file {out} already", hint="It may hold your corrections: choose another.")
+    replace_file(out, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"The schema is {out}")
+
+
+def data_json_schema_command(*, out: Path | None = None) -> None:
+    """Write the JSON Schema of table schemas, with which editors complete and check them.
+
+    Args:
+        out: File to write; null prints it.
+    """
+    import json
+
+    from amodal.data.table.json_schema import json_schema
+    from amodal.files import replace_file
+
+    text = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        print(text, end="")
+        return
+    replace_file(out, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"The JSON Schema is {out}; a schema's first line may name it: # yaml-language-server: $schema={out.name}")
+
+
 def _several(paths: Path | list[Path] | None) -> list[Path]:
     return [] if paths is None else [paths] if isinstance(paths, Path) else paths
 
@@ -223,7 +293,7 @@ def data_describe_command(data: str, *, out: Path | None = None) -> None:
 
 
 def _print_preparation(record: dict[str, Any]) -> None:
-    """How the tables of a cohort were read, and what was left out."""
+    """Prints how the tables of a cohort were read, and what was left out."""
     for line in record.get("taken", []):
         print(f"read: {line}")
     for what, count in sorted(record.get("counts", {}).items(), key=lambda pair: -pair[1]):
@@ -235,7 +305,7 @@ def describe_cohort(cohort: Any) -> str:
     import numpy as np
 
     from amodal.missingness import Natural
-    from amodal.removal import draw_presence
+    from amodal.presence import draw_presence
 
     task = cohort.schema.task
     lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]
@@ -318,6 +388,8 @@ def _named(line: str) -> Callable[..., Any]:
 DATA_COMMANDS: dict[str, Any] = {
     "list": data_list_command,
     "schema": data_schema_command,
+    "example": data_example_command,
+    "json_schema": data_json_schema_command,
     "prepare": prepare_commands([]),
     "describe": data_describe_command,
 }

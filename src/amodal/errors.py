@@ -1,4 +1,4 @@
-"""The few kinds of error a user of amodal can meet.
+"""Errors: every kind that amodal raises, with what was expected and what came.
 
 Every message says what was wrong, and, wherever it makes sense, what was expected, what came instead and what to do
 about it. The parts are keyword arguments, so that no call site has to assemble the sentence.

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import validate_data
 
 from amodal.cases import Cases
@@ -92,7 +93,7 @@ class _Estimator(BaseEstimator):
 
     # Fitting ---------------------------------------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, observed: Any, groups: Any, eval_set: Any) -> Self:
+    def _fit(self, X: Any, y: Any, observed: Any, groups: Any, sample_weight: Any, eval_set: Any) -> Self:
         cases = self._cases(X, reset=True)
         outcome = self._read(cases.align("y", y))
         if len(outcome.target) != len(cases):
@@ -107,6 +108,7 @@ class _Estimator(BaseEstimator):
             train,
             self._validation(outcome, eval_set, train.schema),
             missingness=self.missingness,
+            weight=self._weights(cases.align("sample_weight", sample_weight), outcome, len(cases)),
             options=self.options,
             encoders=self.encoders,
             width=self.width,
@@ -121,6 +123,13 @@ class _Estimator(BaseEstimator):
 
     def _read(self, y: Any) -> Outcome:
         raise NotImplementedError
+
+    def _weights(self, sample_weight: Any, outcome: Outcome, n: int) -> np.ndarray | None:
+        """How much each case counts; None: all alike."""
+        if sample_weight is None:
+            return None
+        weights = np.asarray(sample_weight, dtype=np.float64)
+        return np.full(n, float(weights)) if weights.ndim == 0 else weights
 
     def _validation(self, outcome: Outcome, eval_set: Any, schema: Schema) -> Cohort | None:
         if eval_set is None:
@@ -376,6 +385,7 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
             the same name, so that a search may vary ``settings__epochs``.
         width: Width of tokens and pooled vectors.
         kinds: For some modalities, the kind where the shape does not tell.
+        class_weight: "balanced", so that all classes count alike, or {label: weight}; not for several labels at once.
         seed: Decides weights, order, removal and all noise.
         keep_training: Whether to keep the training cases, which `impact` needs for methods that cannot draw.
         progress: Whether to show a progress bar.
@@ -397,7 +407,52 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
         (5, 2)
     """
 
-    def fit(self, X: Any, y: Any, observed: Any = None, groups: Any = None, eval_set: Any = None) -> Self:
+    def __init__(
+        self,
+        method: str = "modality_dropout",
+        *,
+        modalities: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        encoders: dict[str, Any] | None = None,
+        missingness: Mechanism | str | None = "auto",
+        epochs: int = 60,
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+        settings: dict[str, Any] | None = None,
+        width: int = 64,
+        kinds: dict[str, str] | None = None,
+        class_weight: str | dict[Any, float] | None = None,
+        seed: int = 0,
+        keep_training: bool = False,
+        progress: bool = False,
+    ):
+        super().__init__(
+            method,
+            modalities=modalities,
+            options=options,
+            encoders=encoders,
+            missingness=missingness,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            settings=settings,
+            width=width,
+            kinds=kinds,
+            seed=seed,
+            keep_training=keep_training,
+            progress=progress,
+        )
+        self.class_weight = class_weight
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        observed: Any = None,
+        groups: Any = None,
+        sample_weight: Any = None,
+        eval_set: Any = None,
+    ) -> Self:
         """Trains on N cases.
 
         Args:
@@ -405,6 +460,7 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
             y: N labels of any type, or (N, K) of 0, 1 and NaN for K labels that may be true at once.
             observed: For some modalities, presence, bool (N,); the others are judged by their NaN.
             groups: Group (patient) of each case; rows of a group stay on one side of the validation split.
+            sample_weight: How much each case counts, (N,): one of weight 2 comes twice as often as one of weight 1.
             eval_set: (X, y) to validate on; None: a tenth held back, by group.
 
         Returns:
@@ -413,13 +469,27 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
         Raises:
             DataError: If labels are missing, are no classes, or of one class only, or rows cannot be aligned.
         """
-        return self._fit(X, y, observed, groups, eval_set)
+        return self._fit(X, y, observed, groups, sample_weight, eval_set)
 
     def _read(self, y: Any) -> Outcome:
         outcome = read_labels(y)
         assert outcome.classes is not None
         self.classes_, self._label_dtype = outcome.classes, outcome.dtype
         return outcome
+
+    def _weights(self, sample_weight: Any, outcome: Outcome, n: int) -> np.ndarray | None:
+        weights = super()._weights(sample_weight, outcome, n)
+        if self.class_weight is None:
+            return weights
+        if outcome.task.traits.many_labels:
+            raise ConfigurationError(
+                "class_weight is for classes that exclude each other", got=outcome.task.kind, hint="Pass sample_weight."
+            )
+        assert outcome.classes is not None
+        names = list(outcome.task.classes)
+        labels = outcome.classes[[names.index(label) for label in outcome.target]]
+        by_class = compute_sample_weight(self.class_weight, labels)
+        return by_class if weights is None else by_class * weights
 
     def _coded(self, y: Any, outcome: Outcome) -> Any:
         if outcome.task.traits.many_labels:
@@ -486,9 +556,17 @@ class MissingModalityRegressor(RegressorMixin, _Estimator):
         (5,)
     """
 
-    def fit(self, X: Any, y: Any, observed: Any = None, groups: Any = None, eval_set: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        observed: Any = None,
+        groups: Any = None,
+        sample_weight: Any = None,
+        eval_set: Any = None,
+    ) -> Self:
         """Trains on N cases; see `MissingModalityClassifier.fit`. `y` are N finite numbers."""
-        return self._fit(X, y, observed, groups, eval_set)
+        return self._fit(X, y, observed, groups, sample_weight, eval_set)
 
     def _read(self, y: Any) -> Outcome:
         return read_numbers(y)

@@ -17,7 +17,7 @@ from amodal.files import replace_file, write_json
 from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
 from amodal.metrics.resampling import too_few_groups
 from amodal.missingness import MCAR, Mechanism, Natural, Presence, all_patterns, pattern_codes, pattern_label
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 from amodal.schema import Task
 
 if TYPE_CHECKING:

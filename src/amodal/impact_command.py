@@ -183,7 +183,7 @@ def _split(data: str, split: str) -> Any:
 def _removed(cohort: Any, missingness: str, seed: int) -> Any:
     from amodal.missingness import Natural
     from amodal.missingness.words import parse_mechanism
-    from amodal.removal import draw_presence
+    from amodal.presence import draw_presence
 
     mechanism = parse_mechanism(missingness)
     if isinstance(mechanism, Natural):

@@ -62,7 +62,7 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training is; all counts from 0.
+    """Position of the training: step, epoch and their totals, counted from 0.
 
     Attributes:
         step: Steps taken before this one, over all epochs.

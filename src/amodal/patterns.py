@@ -1,4 +1,4 @@
-"""Which present modalities to remove: draws that a method makes itself, for every row of every batch."""
+"""Removal by a method itself: draws of a presence pattern for every row of every batch."""
 
 from __future__ import annotations
 

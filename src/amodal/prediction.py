@@ -1,4 +1,4 @@
-"""Predicting new cases from a table, with what each row should be told."""
+"""Prediction of new cases from a table, with notes on each row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Predictions", "predict_cases", "predict_table", "row_notes"]
 
 
 class Predictions(NamedTuple):
-    """Cases predicted, each with what it should be told.
+    """Predictions of cases, with notes on each.
 
     Attributes:
         ids: Str (N,).
@@ -57,7 +57,7 @@ def predict_cases(
         workers: Threads that read files; None chooses.
 
     Returns:
-        The predictions; see `predict_table` for what is told.
+        The predictions; see `predict_table` for the notes.
 
     Raises:
         RunError: If there is no record of a table.
@@ -67,8 +67,8 @@ def predict_cases(
     with open_cases(table, source, root=root, problems=problems, workers=workers) as cohort:
         values = model.predict(cohort, batch_size=batch_size, on_empty="silent")
         notes = row_notes(model, cohort, (source or {}).get("ranges", {}))
-        told = [[*problems.rows.get(str(row), []), *notes.get(str(row), [])] for row in cohort.ids]
-        return Predictions(cohort.ids, values, cohort.observed, told)
+        notes_of_rows = [[*problems.rows.get(str(row), []), *notes.get(str(row), [])] for row in cohort.ids]
+        return Predictions(cohort.ids, values, cohort.observed, notes_of_rows)
 
 
 def predict_table(
@@ -107,7 +107,7 @@ def predict_table(
 
 
 def row_notes(model: TrainedModel, cohort: Cohort, ranges: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What a model should tell each case: beyond training's values, never met together, nothing there.
+    """Notes on each case: values beyond training's, modalities never met together, nothing observed.
 
     Args:
         model: The model.

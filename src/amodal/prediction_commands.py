@@ -69,10 +69,11 @@ def predict_command(
 
 
 def _predicted_table(model: Any, manifest: Path, root: Path | None) -> Any:
-    from amodal.data.table import open_table
+    from amodal.data.table import open_table, table_source
     from amodal.prediction import predict_table
 
-    frame = predict_table(model, open_table(manifest), root=root or manifest.parent)
+    encoding = (table_source(model.experiment) or {}).get("table", {}).get("encoding", "")
+    frame = predict_table(model, open_table(manifest, encoding), root=root or manifest.parent)
     told = frame[frame["notes"] != ""]
     for row, notes in list(zip(told["id"], told["notes"]))[:10]:
         print(f"  {row}: {notes}")

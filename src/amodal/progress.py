@@ -1,4 +1,4 @@
-"""A bar for long work, silent when asked and where nobody looks."""
+"""Progress bars, silent on request and where the output is no terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data set is about: its modalities and its task."""
+"""Schema of a data set: its modalities and its task."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Modality:
 
 @dataclass(frozen=True)
 class Task:
-    """What is predicted.
+    """A prediction task: kind, name and classes or units.
 
     Args:
         kind: A name of `amodal.kinds.TASK_KINDS`: "binary", "multiclass", "multilabel" or "regression".

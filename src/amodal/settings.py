@@ -1,4 +1,4 @@
-"""How a method is trained: the settings of `amodal.fit`, checked."""
+"""Training settings: the options of `amodal.fit`, checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a method is trained; every value ends up in the run's experiment.json.
+    """Settings of a training; every value ends up in the run's experiment.json.
 
     Args:
         epochs: Passes over the training rows, at most.

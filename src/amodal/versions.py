@@ -1,4 +1,4 @@
-"""Versions of what a run stands on, for its record."""
+"""Versions of Python and of the packages that a run depends on, for its record."""
 
 from __future__ import annotations
 

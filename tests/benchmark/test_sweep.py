@@ -167,3 +167,11 @@ def test_the_options_of_every_method_are_known(name):
     options = [option for option in signature(METHODS[name]).parameters if option not in ("schema", "encoders")]
     assert set(options) <= {*fit_values(name)["defaults"]["options"], "modality"}  # which has no default
     assert fit_values("unimodal", options={"modality": "a"})["defaults"]["options"]["modality"] == "a"
+
+
+def test_a_preset_that_has_changed_is_another_cell(monkeypatch):
+    found = []
+    for dropout in (0.1, 0.2):
+        monkeypatch.setattr(METHODS["fusion"], "PRESETS", {"paper": {"dropout": dropout}}, raising=False)
+        found.append(fit_values("fusion", options={"preset": "paper"})["defaults"]["options"])
+    assert [(values["preset"], values["dropout"]) for values in found] == [("paper", 0.1), ("paper", 0.2)]

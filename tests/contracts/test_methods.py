@@ -1,6 +1,7 @@
 """What every method promises, over the whole registry. A contract never replaces one value from outside."""
 
 import copy
+import dataclasses
 import importlib
 import inspect
 import itertools
@@ -240,23 +241,29 @@ def test_predictions_do_not_depend_on_how_rows_are_cut_into_batches(name):
         close(torch.cat([method.predict(batch.take(rows)) for rows in parts]), whole)
 
 
-@every_gradient_method
-def test_a_method_that_says_it_meets_all_patterns_meets_them_from_complete_rows(name, monkeypatch):
+def _presets():
+    """Every method with each of its presets, and with options that switch its own removal off."""
+    made = [(name, {}) for name in METHODS if name not in cases.BY_ESTIMATE]
+    made += [
+        (name, {"preset": preset}) for name, method in METHODS.items() for preset in getattr(method, "PRESETS", {})
+    ]
+    return [*made, ("cm2", {"removal": False}), ("fills", {"drop": 0.0}), ("cepa", {"patterns": 1})]
+
+
+@pytest.mark.parametrize(("name", "options"), _presets())
+def test_a_method_that_says_it_meets_all_patterns_meets_them_from_complete_rows(name, options):
     """On complete rows its task term must leave out every modality now and then; else `amodal.fit` has to remove."""
-    method = cases.make_method(name, "binary", "tables").train()
-    if not method.meets_all_patterns or cases.CASES[name][0] in cases.BY_STRUCTURE:
-        pytest.skip("removal is left to training, or there is a model for every modality or pattern")
-    batch = cases.make_batch(method.schema, torch.ones(64, 3, dtype=torch.bool), seed=1)
+    schema = cases.make_schema("binary", "tables")
+    resolved = method_options(name, {k: v for k, v in cases.options_of(name).items() if not options} | options)
+    method = METHODS[name](schema, cases.make_encoders(schema), **resolved).train()
+    batch = cases.make_batch(schema, torch.ones(64, 3, dtype=torch.bool), seed=1)
+    method.prepare([batch])
+    if not method.meets_all_patterns or name in cases.BY_STRUCTURE:
+        return  # `amodal.fit` removes, or there is a model for every modality or pattern
     generator = torch.Generator().manual_seed(0)
     values = {k: v.clone().requires_grad_() for k, v in batch.values.items()}
-    spied = type(batch)._trusted(
-        values=values,
-        observed=batch.observed,
-        measured=batch.measured,
-        lengths=batch.lengths,
-        target=batch.target,
-        ids=batch.ids,
-    )
+    spied = dataclasses.replace(batch, ids=None)
+    object.__setattr__(spied, "values", values)
     absent = torch.zeros(64, 3, dtype=torch.bool)  # whether a row's loss once did not depend on a modality
     for _ in range(4):
         terms = cases.objectives_of(method, spied, generator)

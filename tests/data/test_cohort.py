@@ -164,13 +164,6 @@ def test_a_group_without_a_split_may_be_anywhere():
     assert small(groups=[1, 1, 2, 2], splits=["train", "", "", "test"]).splits.tolist() == ["train", "", "", "test"]
 
 
-def test_splits_can_be_given_later():
-    cohort = small(groups=[1, 1, 2, 2])
-    assert len(cohort.with_splits(["train", "train", "test", "test"]).split("test")) == 2
-    with pytest.raises(DataError, match="group '1' is in two splits"):
-        cohort.with_splits(["train", "test", "test", "test"])
-
-
 def test_scores_of_a_complete_table_are_means_of_standardised_features():
     values = np.random.default_rng(0).normal(size=(50, 4)) * [1, 10, 100, 1000] + [0, 5, -7, 1e4]
     cohort = Cohort.from_arrays({"t": values.astype(np.float32)}, task=Task("regression"))

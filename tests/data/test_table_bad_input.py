@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from data.table.dicom_made import write_dicom
 from PIL import Image
 
 from amodal.data.table import prepare
@@ -109,6 +110,38 @@ def packed_bomb(folder: Path, schema: dict) -> None:
         archive.writestr("x.npy", content.getvalue())
     cells("v3.npy", "v3.npz")(folder, schema)
     schema["modalities"]["vector"]["shape"] = [3]
+
+
+def rgb16() -> bytes:
+    """A PNG in colour with 16 bits a channel, which pillow does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header, rows = struct.pack(">IIBBBBB", 9, 9, 16, 2, 0, 0, 0), (b"\0" + bytes(54)) * 9
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def pillow(array: np.ndarray, name: str) -> Callable[[Path, dict], None]:
+    """Writes an image and names it in row p3."""
+
+    def change(folder: Path, schema: dict) -> None:
+        Image.fromarray(array).save(folder / name)
+        cells("i3.png", name)(folder, schema)
+
+    return change
+
+
+def pages(folder: Path, schema: dict) -> None:
+    page = Image.fromarray(np.zeros((9, 9), np.uint8))
+    page.save(folder / "p.tif", save_all=True, append_images=[page, page])
+    cells("i3.png", "p.tif")(folder, schema)
+
+
+def dicom(folder: Path, schema: dict, **attributes: Any) -> None:
+    pytest.importorskip("pydicom")
+    write_dicom(folder / "d.dcm", np.arange(64, dtype=np.uint16).reshape(8, 8), **attributes)
+    cells("i3.png", "d.dcm")(folder, schema)
 
 
 def pickled(folder: Path, schema: dict) -> None:
@@ -265,6 +298,77 @@ CASES = [
          ("vector: no row of bank.npz has this name: 'p11' in row p11", "missing_file: absent")),
     Case("bank with names twice", bank(np.zeros((12, 3)), [*ALL[:11], "p0"]), ("has the name 'p0' twice",)),
     Case("bank with too few names", bank(np.zeros((12, 3)), ALL[:11]), ("does not have one name for each row",)),
+    # levels, formats and limits of images
+    Case("16 bits of fractions", pillow(np.linspace(0, 1, 81, dtype="f4").reshape(9, 9), "i3.tif"),
+         ("fractional numbers of 32 bits", "no black and white of their own", "`range: [", "scaling: own")),
+    Case("range that runs backwards", put("modalities", "xray", "range", value=[255, 0]), ("range", "black and white")),
+    Case("range of three", put("modalities", "xray", "range", value=[0, 1, 2]), ("range", "two numbers")),
+    Case("range and own extremes", lambda f, s: s["modalities"]["xray"].update(range=[0, 9], scaling="own"),
+         ("has both `range` and `scaling: own`",)),
+    Case("unknown scaling", put("modalities", "xray", "scaling", value="each"), ("scaling is not known", "type, own")),
+    Case("colour of 16 bits under a range", lambda f, s: (
+        write("i3.png", rgb16)(f, s), put("modalities", "xray", "range", value=[0, 4095])(f, s)
+    ), ("colour image of 16 bits", "only the upper eight")),
+    Case("several images in one file", lambda f, s: pages(f, s), ("holds 3 images", "expected one", "`separator`")),
+    Case("several names without a separator", cells("i3.png", "i3.png;i4.png"),
+         ("The cell names 2 files", '`separator: ";"`')),
+    Case("more names than images", lambda f, s: (
+        cells("i3.png", "i3.png;i4.png;i5.png")(f, s), put("modalities", "xray", "separator", value=";")(f, s)
+    ), ("names 3 files", "`images: 3`")),
+    Case("images without a separator", put("modalities", "xray", "images", value=2), ("`separator: ';'`",)),
+    Case("names without their ending", cells("i3.png", "i3"), ("Did you mean 'i3.png'?", "`ending: .png`")),
+    Case("a folder that is not there", put("modalities", "xray", "folder", value="scans"), ("no folder 'scans'",)),
+    Case("spelt nearly", cells("i3.png", "i_3.png"), ("Did you mean 'i3.png'?",)),
+    Case("a folder for an image", lambda f, s: ((f / "sub").mkdir(), cells("i3.png", "sub")(f, s)),
+         ("file not there: 'sub'",)),
+    Case("NIfTI as an image", lambda f, s: (write("v.nii.gz", b"\x1f\x8b")(f, s), cells("i3.png", "v.nii.gz")(f, s)),
+         ("a NIfTI volume", "`depth: 32`")),
+    Case("no NIfTI", lambda f, s: (
+        write("v.nii.gz", b"\x1f\x8b")(f, s), cells("i0.png", "v.nii.gz")(f, s),
+        put("modalities", "xray", "depth", value=4)(f, s),
+    ), ("'v.nii.gz' in row p0", "no NIfTI file that can be read")),
+    Case("an image as a volume", put("modalities", "xray", "depth", value=4), ("it is no volume", "Take out `depth`")),
+    Case("a volume in colour", lambda f, s: s["modalities"]["xray"].update(depth=4, channels=3), ("a volume is grey",)),
+    Case("spacing without depth", put("modalities", "xray", "spacing", value=[1, 1, 1]), ("spacing", "with `depth`")),
+    Case("spacing of two", lambda f, s: s["modalities"]["xray"].update(depth=4, spacing=[1, 1]), ("three positive",)),
+    Case("DICOM in units without a range", lambda f, s: dicom(f, s, Modality="CT", RescaleSlope=1, RescaleIntercept=-9),
+         ("values in HU", "no window", "`range: [")),
+    Case("DICOM of another colour space", lambda f, s: dicom(f, s, PhotometricInterpretation="HSV"),
+         ("PhotometricInterpretation is 'HSV'",)),
+    Case("DICOM of several frames", lambda f, s: dicom(f, s, NumberOfFrames=2, Rows=4), ("NumberOfFrames 2", "depth")),
+    Case("DICOM with bits in another place", lambda f, s: dicom(f, s, HighBit=15), ("HighBit is 15", "expected 11")),
+    Case("DICOM without pixels", lambda f, s: dicom(f, s, PixelData=None), ("has no PixelData",)),
+    Case("DICOM cut short", lambda f, s: dicom(f, s, PixelData=bytes(20)), ("cannot be decoded",)),
+    Case("two kinds of values under one range", lambda f, s: (
+        dicom(f, s, Modality="CT", RescaleSlope=1, RescaleIntercept=-9),
+        put("modalities", "xray", "range", value=[0, 9])(f, s),
+    ), ("files of two kinds under one `range`", "DICOM CT in HU", "make a modality of each")),
+    # arrays, texts, categories, splits
+    Case("array with channels of two kinds", lambda f, s: (
+        [np.save(f / f"v{i}.npy", np.zeros((9, 9, 3), "f4")) for i in range(12)],
+        np.save(f / "v5.npy", np.zeros((9, 9, 1), "f4")),
+        s["modalities"].update(vector={"kind": "array", "as": "image", "column": "vec"}),
+    ), ("the array has the shape (9, 9, 1)", "expected (3, 9, 9)")),
+    Case("series longer than the first", lambda f, s: (
+        [np.save(f / f"v{i}.npy", np.zeros((12 if i == 5 else 9, 3), "f4")) for i in range(12)],
+        s["modalities"].update(vector={"kind": "array", "as": "series", "column": "vec"}),
+    ), ("'v5.npy' in row p5: the series is longer", "`shape: [12, 3]`")),
+    Case("key for files of a text", put("modalities", "note", "separator", value=";"),
+         ("`files` is not true", "files: true")),
+    Case("ordinal set of words", lambda f, s: s["modalities"]["clinical"]["columns"]["sex"].update(
+        code="ordinal", separator=";"), ("an ordinal category has no place for others or several",)),
+    Case("set with an unknown word", lambda f, s: (
+        cells(",M,2026-01-04", ",M;X,2026-01-04")(f, s),
+        put("modalities", "clinical", "columns", "sex", "separator", value=";")(f, s),
+    ), ("unknown category: 'X' in row p3", "other: true")),
+    Case("150 categories", lambda f, s: (
+        (f / "cohort.csv").write_text("id,died,ward\n" + "".join(f"{i},{'yes' if i % 2 else 'no'},w{i % 150}\n"
+                                                                for i in range(300))),
+        s.clear(), s.update({"id": "id", "task": SCHEMA["task"], "modalities": {
+            "t": {"kind": "tabular", "columns": {"ward": {"type": "category"}}}}}),
+    ), ("150 categories", "`other: true` to keep the 100 most frequent")),
+    Case("site without a split", put("split", value={"column": "fold", "values": {"train": "train"}}),
+         ("words without a split: 'test'", "`split.values`")),
     Case("bank without the array", bank(np.zeros((12, 3)), ALL, key="X"), ("has no array 'X'", "one of x, names")),
 ]  # fmt: skip
 

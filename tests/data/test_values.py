@@ -199,7 +199,7 @@ def test_grey_images_without_an_axis_of_channels():
     for kind in (None, "image"):
         intake = read_modality("x", grey, ids=SIX, kind=kind)
         assert (intake.kind, intake.shape) == ("image", (1, 8, 8))
-        assert intake.store.cut(np.arange(6), np.ones(6, bool)).values.dtype == np.uint8
+        assert intake.store.values.dtype == np.uint8
     assert read_modality("x", grey / 255.0, ids=SIX, kind="image").shape == (1, 8, 8)
     assert read_modality("x", grey / 255.0, ids=SIX).kind == "series"
     assert read_modality("x", grey, ids=SIX, kind="series").kind == "series"
@@ -227,3 +227,10 @@ def test_lists_of_images_with_none_absent():
     mixed = [*images[:5], np.zeros((8, 8, 3), np.uint8)]
     with pytest.raises(ShapeError, match=r"rows have 2 shapes.*\(8, 8\) in row r0.*\(8, 8, 3\) in row r5.*one size"):
         read_modality("x", mixed, ids=SIX, kind="image")
+
+
+def test_numbers_that_single_precision_cannot_tell_apart_are_warned_of():
+    ids = np.array(["a", "b", "c"])
+    with pytest.warns(UserWarning, match="subtract their middle"):
+        read_modality("t", np.array([[1e9], [1e9 + 1], [1e9 + 2]]), ids=ids)
+    read_modality("t", np.array([[2.4e11], [2.5e11], [2.6e11]]), ids=ids)  # far apart: nothing to warn of

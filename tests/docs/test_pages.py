@@ -104,3 +104,15 @@ def test_the_table_of_methods_says_what_the_classes_declare():
         cells = [cell.strip() for cell in rows[name].split("|")]
         declared = (issubclass(method, SamplingMethod), method.accepts_empty, method.couples_rows)
         assert tuple(cell == "yes" for cell in cells[-3:]) == declared, name
+
+
+@pytest.mark.parametrize("block", blocks("tables", "yaml"))
+def test_parts_of_schemas_can_be_used(block: str, tmp_path: Path):
+    from amodal.data.table import TableSchema
+    from amodal.data.table.section import load_record
+
+    (tmp_path / "part.yaml").write_text(block, encoding="utf-8")
+    whole = {"task": {"kind": "binary", "column": "y", "classes": ["a", "b"]},
+             "modalities": {"t": {"kind": "tabular", "columns": ["x"]}}}  # fmt: skip
+    schema = TableSchema.from_json(whole | load_record(tmp_path / "part.yaml"))
+    assert TableSchema.from_json(schema.to_json()) == schema

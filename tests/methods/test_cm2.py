@@ -358,5 +358,5 @@ def test_impact_says_what_absent_modalities_could_change():
     observed[:6, 1:] = False
     result = amodal.impact(model, test.with_observed(observed), draws=20, seed=0, plausible=False)
     assert (result.variability[:6] > 1e-6).all()
-    assert np.abs(result.variability[6:]).max() < 1e-9
+    assert np.abs(result.variability[6:]).max() < 1e-6  # equal draws, but for rounding in single precision
     assert {"tau", "theta", "components_apart"} & set(model.history.columns) >= {"tau", "components_apart"}

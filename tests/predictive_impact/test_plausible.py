@@ -204,15 +204,6 @@ def test_contrasts_are_orthonormal_and_blind_to_the_common_part():
         torch.testing.assert_close(basis.sum(0), torch.zeros(classes - 1, dtype=torch.float64))
 
 
-def test_table_names_cases_and_classes():
-    found = plausible_labels(made_clouds(3, 80, 3))
-    table = found.to_frame(ids=["a", "b", "c"], classes=["x", "y", "z"])
-    assert set(table["case"]) == {"a", "b", "c"}
-    np.testing.assert_allclose(table.groupby("case")["mass"].sum(), 1.0, atol=1e-6)
-    with pytest.raises(ShapeError, match="one name for each of the classes.*expected 3, got 1"):
-        found.to_frame(classes=["x"])
-
-
 def test_bad_input_is_named():
     logits = made_clouds(3, 20, 3)
     with pytest.raises(ConfigurationError, match="nothing along S.*Ask for at least one draw"):

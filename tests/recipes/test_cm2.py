@@ -34,7 +34,7 @@ def test_one_epoch_of_three_variants(tmp_path, capsys):
     table = recipe.main(words)
     assert set(table["name"]) == {"cm2", "cm2, marginal", "fusion"}
     assert (tmp_path / "differences-main.csv").is_file()
-    assert "3 of 3" in capsys.readouterr().out
+    assert "3/3 fusion" in capsys.readouterr().out
     chosen = recipe.main([*words, "--choose"])
     assert set(chosen["name"]) == set(table["name"])
     assert chosen["valid_loss"].between(0, 10).all()

@@ -18,7 +18,7 @@ from amodal.data.table import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
-SCHEMA = ROOT / "docs" / "examples" / "covid_cxr.yaml"
+SCHEMA = ROOT / "src" / "amodal" / "data" / "table" / "examples" / "covid_cxr.yaml"
 
 
 @pytest.fixture(scope="module")

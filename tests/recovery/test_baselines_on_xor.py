@@ -10,7 +10,7 @@ import pytest
 import amodal
 from amodal.data.sources.xor import xor_cohort
 from amodal.missingness import MCAR, Natural
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 
 OPTIONS = {
     "i2m2": {"dropout": 0.0},

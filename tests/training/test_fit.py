@@ -139,7 +139,7 @@ def test_a_regression_has_no_wrong_predictions():
 
 def draw_valid(valid: Cohort, seed: int) -> np.ndarray:
     from amodal.missingness import BalancedCounts
-    from amodal.removal import draw_presence
+    from amodal.presence import draw_presence
 
     return draw_presence(BalancedCounts(), valid, (seed, 1)).observed
 

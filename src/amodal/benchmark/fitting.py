@@ -84,14 +84,15 @@ def fit_cell(cell: Cell, train: Cohort, valid: Cohort | None = None, **more: Any
 
 
 def _resolved(build: Any, given: Mapping[str, Any], what: str, outside: tuple[str, ...]) -> dict[str, Any]:
-    parameters = inspect.signature(build).parameters
-    known = [name for name in parameters if name not in outside]
+    parameters = {n: p for n, p in inspect.signature(build).parameters.items() if n not in outside}
+    presets = getattr(build, "PRESETS", {})  # {name: differences from the defaults}
+    known = [*parameters, *(["preset"] if presets else [])]
     for name in given:
         if name not in known:
             raise UnknownNameError(what, name, known)
-    empty = inspect.Parameter.empty
-    values = {name: given.get(name, parameters[name].default) for name in known}
-    return {name: value if _is_plain(value) else repr(value) for name, value in values.items() if value is not empty}
+    values = {n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    values |= {**presets.get(given.get("preset", ""), {}), **given}
+    return {name: value if _is_plain(value) else repr(value) for name, value in values.items()}
 
 
 def _encoder(choice: Any) -> Any:

@@ -21,7 +21,7 @@ from amodal.data import Cohort, folds, load_cohort, split_groups
 from amodal.evaluation import Evaluation, evaluate
 from amodal.files import replace_file
 from amodal.missingness import MCAR, all_patterns, pattern_codes, pattern_label
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 from amodal.training import fit
 
 if TYPE_CHECKING:

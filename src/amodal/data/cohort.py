@@ -235,16 +235,6 @@ class Cohort:
             )
         return replace(self, observed=self.observed & presence)
 
-    def with_splits(self, splits: Any) -> Cohort:
-        """The same samples with other splits, str (N,).
-
-        Raises:
-            DataError: If a group is in two splits.
-        """
-        splits = read_names("splits", splits, len(self), allow_empty=True)
-        check_groups(self.groups, splits)
-        return replace(self, splits=splits)
-
     def with_task(self, task: Task) -> Cohort:
         """The same samples with their targets as another task counts them: the same classes, in any order.
 

@@ -1,4 +1,4 @@
-"""Ids, groups, presence and targets as a user has them, to columns of a cohort, or what is wrong with them."""
+"""Reading a user's ids, groups, presence and targets into columns of a cohort, with errors by row."""
 
 from __future__ import annotations
 

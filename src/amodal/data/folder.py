@@ -35,7 +35,7 @@ _SPARE_BYTES = 2**20
 
 
 class Parts(NamedTuple):
-    """What a cohort folder holds.
+    """The parts of a cohort's folder.
 
     Attributes:
         schema: Modalities and task.
@@ -68,7 +68,7 @@ class Parts(NamedTuple):
 
 
 def write_folder(folder: Path, parts: Parts, rows: np.ndarray, *, overwrite: bool = False) -> None:
-    """Writes a cohort under a temporary name beside its place, then renames it.
+    """Writes a cohort under a temporary name next to its final one, then renames it.
 
     Args:
         folder: Where to.

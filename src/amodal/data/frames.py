@@ -1,4 +1,4 @@
-"""Frames, tensors and lists of arrays to plain arrays with the names of their features, or what is wrong with them."""
+"""Reading frames, tensors and lists of arrays into plain arrays with the names of their features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a cohort, and what in it looks suspicious: before a model finds out by itself."""
+"""Inspection of a cohort: presence, ranges, and suspicious features before a model is trained."""
 
 from __future__ import annotations
 
@@ -91,17 +91,17 @@ def inspect_cohort(cohort: Cohort, *, rows: int = _ROWS) -> Inspection:
     if len(cohort) > rows:
         thinned = cohort.take(np.linspace(0, len(cohort) - 1, rows).astype(np.int64))
     labels = _labels(thinned)
-    found: list[Suspicion] = []
+    suspicions: list[Suspicion] = []
     features: list[FeatureSummary] = []
     for column, modality in enumerate(cohort.schema.modalities):
         if modality.traits.takes_measured:
             values = _row_values(thinned, modality)  # (N, D)
             features += _summaries(thinned, modality, thinned.observed[:, column])
-            found += _suspect_features(modality, values, thinned, labels)
+            suspicions += _suspect_features(modality, values, thinned, labels)
         else:
-            found += _copies(thinned, modality)
-    found += _suspect_presence(thinned, labels)
-    return Inspection(_rates(cohort), tuple(features), tuple(found), len(thinned))
+            suspicions += _copies(thinned, modality)
+    suspicions += _suspect_presence(thinned, labels)
+    return Inspection(_rates(cohort), tuple(features), tuple(suspicions), len(thinned))
 
 
 def _labels(cohort: Cohort) -> dict[str, np.ndarray]:
@@ -204,7 +204,7 @@ def _auroc(values: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def _suspect_presence(cohort: Cohort, labels: dict[str, np.ndarray]) -> Iterator[Suspicion]:
-    """Whether modalities, or features within them, are there for one class and not for the others."""
+    """Modalities, and features within them, that are present for one class and absent for the others."""
     columns = {name: cohort.observed[:, m] for m, name in enumerate(cohort.schema.names)}
     for modality in cohort.schema.modalities:
         if modality.traits.takes_measured and not modality.traits.takes_lengths:

@@ -112,7 +112,7 @@ def read_at_most(stream: IO[bytes], most: int, name: str) -> bytes:
 
 
 class Unpacked:
-    """What an archive has unpacked to so far, within limits.
+    """Bytes unpacked from an archive so far, within limits.
 
     Args:
         name: The archive, for messages.

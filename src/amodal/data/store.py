@@ -1,4 +1,4 @@
-"""Where the values of one modality lie: dense or ragged, in memory or memory-mapped, cut by whole index arrays."""
+"""Stores: the values of one modality, dense or ragged, in memory or memory-mapped, cut by whole index arrays."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Store(ABC):
 
     @abstractmethod
     def streams(self, rows: np.ndarray, seen: np.ndarray) -> dict[str, Stream]:
-        """What a store of some rows consists of, as it is stored.
+        """Arrays of a store of some rows, as they are written.
 
         Args:
             rows: Rows of the store, int64, of shape (n,).
@@ -176,7 +176,7 @@ class ArrayStore(Store):
         return Cut(values, ~np.isnan(values) if self.gaps else None, lengths)
 
     def streams(self, rows: np.ndarray, seen: np.ndarray) -> dict[str, Stream]:
-        """What a store of some rows consists of; see `Store.streams`."""
+        """Arrays of a store of some rows; see `Store.streams`."""
 
         def pieces() -> Iterator[np.ndarray]:
             for part in self.chunks(rows):
@@ -236,7 +236,7 @@ class RaggedStore(Store):
         return Cut(values, ~np.isnan(values) if self.gaps else None, lengths)
 
     def streams(self, rows: np.ndarray, seen: np.ndarray) -> dict[str, Stream]:
-        """What a store of some rows consists of; see `Store.streams`."""
+        """Arrays of a store of some rows; see `Store.streams`."""
         starts = _gather(self.offsets, rows)
         lengths = np.where(seen, _gather(self.offsets, rows + 1) - starts, 0)
         offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)

@@ -1,7 +1,8 @@
-"""A user's arrays and texts of one modality to a store and presence, or what is wrong with them."""
+"""Reading a user's arrays and texts of one modality into a store and presence, with errors by row."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -323,7 +324,25 @@ def _as_numbers(name: str, given: Any, *, keep_bytes: bool = False) -> np.ndarra
     if array.dtype in (np.float32, np.float16) or (keep_bytes and array.dtype == np.uint8):
         return array
     with np.errstate(over="ignore"):  # what does not fit becomes infinite and is reported with its row
-        return array.astype(np.float32)
+        single = array.astype(np.float32)
+    _warn_of_lost_digits(name, array, single)
+    return single
+
+
+def _warn_of_lost_digits(name: str, array: np.ndarray, single: np.ndarray) -> None:
+    """Warns where whole numbers that differ are the same in single precision."""
+    if array.dtype.itemsize < 4 or array.dtype.kind == "b":
+        return
+    big = np.abs(array) > 2**24 if array.dtype.kind != "u" else array > 2**24
+    if not big.any():
+        return
+    some, kept = array[big][:10_000], single[big][:10_000]
+    if len(np.unique(some)) > len(np.unique(kept)):
+        warnings.warn(
+            f"modality {name!r} has numbers beyond 2**24, like {some[0]:.0f}, different ones of which are the same in "
+            "single precision: subtract their middle first (tables read by a schema do)",
+            stacklevel=2,
+        )
 
 
 def _check_lengths(name: str, lengths: np.ndarray, array: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Decoders: from a latent vector to how likely the values of a modality are, for every kind of modality.
+"""Decoders: likelihoods of a modality's values given a latent vector, for every kind of modality.
 
 What is scored are the values as methods see them, standardised. Every score is an average over the cells that a row
 has, so that an image of 12,544 cells does not outweigh a table of five: the likelihood's scale for each modality is one

@@ -174,5 +174,5 @@ class LeNet(Encoder):
         return Tokens(tokens, valid)
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Nothing is left to do."""
+        """The tokens as they are."""
         return tokens

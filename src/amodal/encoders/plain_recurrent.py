@@ -1,4 +1,4 @@
-"""Recurrent encoders as published with two benchmarks: bare values in, nothing beside the sequence."""
+"""Recurrent encoders as published with two benchmarks: values only, without summary statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BatchNorm, 2×2 max-pooling and ReLU in one: what a convolutional block does after its convolution."""
+"""BatchNorm, 2×2 max-pooling and ReLU in one operation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretrained encoders: what they share, and any text network of the `transformers` library."""
+"""Pretrained encoders: their base class, and text networks of the `transformers` library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CACHED_TEXTS = 100_000
 
 
 class PretrainedEncoder(Encoder):
-    """What pretrained encoders share: a backbone, whether it learns, and the projection to the common width.
+    """Base of the pretrained encoders: a backbone, whether it learns, and the projection to the common width.
 
     Args:
         modality: What is encoded.
@@ -143,7 +143,7 @@ class PretrainedText(PretrainedEncoder):
 
     @property
     def n_tokens(self) -> int:
-        """As many as may be read."""
+        """The most tokens that are read."""
         return self._n_tokens
 
     @property

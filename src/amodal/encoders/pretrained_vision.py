@@ -21,7 +21,7 @@ __all__ = ["PretrainedResNet", "PretrainedVision", "resnet_configuration"]
 
 
 class _VisionEncoder(PretrainedEncoder):
-    """What vision networks share: channels and size of the images they take."""
+    """Base of the vision networks: channels and size of the images they take."""
 
     kinds = ("image",)
 
@@ -249,7 +249,7 @@ class PretrainedResNet(_VisionEncoder):
         return Tokens(tokens, valid)
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Nothing is left to do."""
+        """The tokens as they are."""
         return tokens
 
 

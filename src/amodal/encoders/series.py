@@ -1,4 +1,4 @@
-"""Encoders of series: LSTM, GRU and transformer over windows of steps, with summary statistics beside the sequence."""
+"""Encoders of series: LSTM, GRU and transformer over windows of steps, with summary statistics."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def carry_forward(values: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SeriesEncoder(Encoder):
-    """What the sequence encoders share: windows of steps as tokens, and the summary's token in front of them.
+    """Base of the sequence encoders: windows of steps as tokens, and the summary's token in front of them.
 
     The channels of a step are each feature's value (softly clipped, forward filled), whether it was measured, and the
     logarithm of the time since it was; a window's token is a linear map of the channels of all its steps. The pooled
@@ -113,7 +113,7 @@ class _SeriesEncoder(Encoder):
         return tokens
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """What the network made of the windows, or, with the summary, a linear map of both."""
+        """The network's vector of the windows or, with the summary, a linear map of both."""
         if self.join is None:
             return self._of_windows(tokens, valid)
         windows = self._of_windows(tokens[:, 1:], valid[:, 1:])
@@ -218,7 +218,7 @@ class _RecurrentEncoder(_SeriesEncoder):
 
 
 class LSTMEncoder(_RecurrentEncoder):
-    """An LSTM over windows of steps, with summary statistics beside it.
+    """An LSTM over windows of steps, with summary statistics.
 
     Args:
         modality: A series modality (T, D).
@@ -243,7 +243,7 @@ class LSTMEncoder(_RecurrentEncoder):
 
 
 class GRUEncoder(_RecurrentEncoder):
-    """A GRU over windows of steps, with summary statistics beside it.
+    """A GRU over windows of steps, with summary statistics.
 
     Args:
         modality: A series modality (T, D).

@@ -1,4 +1,4 @@
-"""Taming outliers of standardised values, and cutting them into soft steps, without learning anything."""
+"""Soft clipping and soft steps of standardised values, without parameters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def soft_clip(values: Tensor, scale: float = 3.0) -> Tensor:
 
 
 def soft_steps(values: Tensor, cuts: tuple[float, ...] = SOFT_STEP_CUTS, sharpness: float = 4.0) -> Tensor:
-    r"""Each value beside smooth steps of it, so that a linear map of the result can bend, as a tree's splits do.
+    r"""Each value with smooth steps of it, so that a linear map of the result can bend, as a tree's splits do.
 
     .. math::
         x \mapsto \bigl(x,\ \sigma(k (x - c_1)) - \tfrac12,\ \dots,\ \sigma(k (x - c_K)) - \tfrac12\bigr)

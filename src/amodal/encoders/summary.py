@@ -85,5 +85,5 @@ class SeriesSummary(Encoder):
         return Tokens(token[:, None], torch.ones(len(values), 1, dtype=torch.bool, device=values.device))
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Nothing is left to do."""
+        """The token as it is."""
         return tokens

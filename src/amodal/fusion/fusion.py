@@ -1,4 +1,4 @@
-"""What every fusion promises."""
+"""Fusion: the base class of all fusions."""
 
 from __future__ import annotations
 

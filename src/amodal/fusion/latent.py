@@ -1,4 +1,4 @@
-"""Networks around latent variables: priors and posteriors given fused features, and what is decoded from a draw."""
+"""Networks around latent variables: priors and posteriors given fused features, and decoders of draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the features of the modalities to the outputs: a fusion and a head, shared by several methods."""
+"""Fusion network: features of the modalities to outputs, by a fusion and a head."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Head(nn.Module):
 
 
 class FusionNetwork(nn.Module):
-    """A fusion and a head that is also told which modalities are present.
+    """A fusion, and a head that also gets presence.
 
     Args:
         fusion: Features (B, M, D) and presence (B, M) to a vector.

@@ -1,4 +1,4 @@
-r"""Alignment of modalities: the features of one case should be alike in all the modalities that it has.
+r"""Alignment of modalities: similarity of one case's features across its present modalities.
 
 Each function takes the features of any number of modalities and gives one value for each row, the mean over the pairs
 of modalities that the row has; a row with fewer than two is zero, connected to the graph. These are the two losses

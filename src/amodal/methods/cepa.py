@@ -15,7 +15,7 @@ from amodal.fusion import MeanOfPresent
 from amodal.losses.characteristic_function.context_alignment import ContextAlignment, KernelWidth, kernel_settings
 from amodal.losses.characteristic_function.loss import Form
 from amodal.losses.masked import mean_over_observed, mean_over_rows
-from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.losses.task import task_loss
 from amodal.losses.token_reconstruction import hidden_token_error
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
@@ -240,7 +240,6 @@ class CEPA(Method):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, both reconstructions and alignment; see `Method.objective`."""
-        assert batch.target is not None
         kept = [draw_removal(batch.presence, generator) for _ in range(self.patterns)] if self.patterns > 1 else []
         passes, size, terms = self._passes(batch, generator, *kept), len(batch), {}
         every = kept or [batch.presence]  # presence under each pattern
@@ -254,7 +253,7 @@ class CEPA(Method):
         if self.weights["cf"]:
             terms["cf"] = self._alignment(features[:size], every[0], generator)
         outputs = self.head(self._fused(features, observed))
-        target = batch.target.repeat(len(every), *(1,) * (batch.target.ndim - 1))
+        target = batch.labels.repeat(len(every), *(1,) * (batch.labels.ndim - 1))
         loss = mean_over_rows(task_loss(outputs, target, self.schema.task.kind))
         return LossTerms({"task": loss, **terms}, {name: self.weights[name] for name in terms})
 
@@ -304,7 +303,7 @@ class CEPA(Method):
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
         outputs = self.head(self._fused(self._clean_features(batch), batch.presence))
-        return logits_to_predictions(outputs, self.schema.task.kind)
+        return self.to_predictions(outputs)
 
     def representations(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Pooled vectors where present, and predicted ones where absent; see `Method.representations`."""

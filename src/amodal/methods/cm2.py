@@ -189,7 +189,6 @@ class CM2(SamplingMethod):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, the law's likelihood and alignment, each a mean over all rows; see `Method.objective`."""
-        assert batch.target is not None
         z, observed = self.vectors(batch)
         kept = draw_removal(observed, generator) if self.removal else observed
         noise = None
@@ -198,7 +197,7 @@ class CM2(SamplingMethod):
         outputs = self._outputs(z, kept, noise).movedim(0, 1)  # (B, S, C)
         everyone = torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
         mean = average_predictions(outputs, everyone, self.schema.task.kind)
-        terms = {"task": mean_over_rows(task_loss(mean, batch.target, self.schema.task.kind))}
+        terms = {"task": mean_over_rows(task_loss(mean, batch.labels, self.schema.task.kind))}
         weights: dict[str, float] = {}
         if self.law is not None:
             first, seen = z.movedim(1, 0), observed.T

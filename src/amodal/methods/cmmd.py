@@ -23,14 +23,14 @@ from amodal.fusion.network import Head
 from amodal.losses.kernel_discrepancy import maximum_mean_discrepancy
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
-from amodal.method import LatentMethod, LossTerms
+from amodal.method import LossTerms, OneLatent
 from amodal.options import Share, Size, Weight, at_least, at_most
 from amodal.schema import Schema
 
 __all__ = ["CMMD"]
 
 
-class CMMD(LatentMethod):
+class CMMD(OneLatent):
     r"""A latent classifier of the modalities O that are always there, taught by the others, which only training has.
 
     With U the other modalities, networks :math:`p(z \mid x_O)` (the conditional prior), :math:`q(z \mid x_O, x_U, y)`,
@@ -114,11 +114,10 @@ class CMMD(LatentMethod):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Classifier, reconstruction and divergence as means over all rows, and the discrepancy; see `Method`."""
-        assert batch.target is not None
         features, observed = self._encode(batch)
         condition = features[:, self._kept].flatten(1)
         prior = self.prior(condition)
-        task = target_nats(self.head(prior.mean)[None], batch.target, self.schema.task.kind)[0]
+        task = target_nats(self.head(prior.mean)[None], batch.labels, self.schema.task.kind)[0]
         noise = torch.randn(prior.mean.shape, generator=generator, device=batch.device, dtype=prior.mean.dtype)
         there = observed[:, self._others]
         learnt = there.any(1) if self.rows == "all" else observed.all(1)
@@ -126,7 +125,7 @@ class CMMD(LatentMethod):
         rows = learnt.nonzero(as_tuple=True)[0]
         if self.posterior is None or self.decoders is None or len(rows) == 0:
             return LossTerms(terms, {"task": self.weights["task"]})
-        target = target_features(batch.target[rows], self.schema.task).to(features.dtype)
+        target = target_features(batch.labels[rows], self.schema.task).to(features.dtype)
         q = self.posterior(torch.cat([features[rows].flatten(1), target], dim=1))
         p = DiagonalGaussian(prior.mean[rows], prior.log_var[rows])
         z_q, z_p = q.draw(noise[rows]), p.draw(noise[rows])
@@ -143,22 +142,8 @@ class CMMD(LatentMethod):
         """What the classifier says of the prior's mean; see `Method.predict`."""
         return self.to_predictions(self.head(self._prior(batch).mean))
 
-    def draw_outputs(
-        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
-    ) -> Tensor:
-        """Outputs (S, B, C) for latents drawn from the conditional prior; see `SamplingMethod`.
-
-        There is one latent for all modalities, so that it varies as a whole, or, if `vary` names none, not at all.
-        """
-        self.schema.check_names(list(vary or ()))
-        return self.head(self._latents(batch, draws, generator, vary is None or len(vary) > 0))
-
-    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
-        """Latents (S, B, 1, Z) from the conditional prior; see `LatentMethod`."""
-        return self._latents(batch, draws, generator, True)[:, :, None]
-
-    def _latents(self, batch: Batch, draws: int, generator: torch.Generator, varies: bool) -> Tensor:
-        """Latents (S, B, Z), the same in every draw unless they vary."""
+    def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
+        """Latents (S, B, Z) from the conditional prior; see `OneLatent`."""
         prior = self._prior(batch)
         shape = (draws, 1, self.latent)
         noise = torch.randn(shape, generator=generator, device=batch.device, dtype=prior.mean.dtype)

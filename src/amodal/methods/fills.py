@@ -15,7 +15,7 @@ from amodal.fusion import Concatenate, MeanOfPresent
 from amodal.losses.characteristic_function.context_alignment import ContextAlignment, KernelWidth, kernel_settings
 from amodal.losses.characteristic_function.loss import Form
 from amodal.losses.masked import mean_over_observed, mean_over_rows
-from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.losses.task import task_loss
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
@@ -83,7 +83,6 @@ class Fills(Method):
 
     summary = "seven fills for the slots of absent modalities, everything else being equal"
     references = ("choi2025cepa",)
-    meets_all_patterns = True
     couples_rows = True
 
     def __init__(
@@ -108,6 +107,7 @@ class Fills(Method):
         super().__init__(schema)
         self.encoders = encoders_for(schema, encoders)
         self.strategy, self.weight, self.drop = strategy, weight, drop
+        self.meets_all_patterns = drop != 0
         self.detach_observed = detach_observed
         self.alignment = ContextAlignment(
             **kernel_settings(bandwidth),
@@ -159,12 +159,11 @@ class Fills(Method):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The task's loss and the strategy's own; see `Method.objective`."""
-        assert batch.target is not None
         kept = self._kept(batch.presence, generator)
         seen = batch if self.strategy == "mse" else batch.restrict(dict(zip(batch.modalities, kept.unbind(1))))
         features, _ = encode_pooled(self.encoders, seen)  # (B, M, D)
         slots, predicted, context = self.fill(features, kept)
-        loss = task_loss(self.head(self.fused(slots)), batch.target, self.schema.task.kind)
+        loss = task_loss(self.head(self.fused(slots)), batch.labels, self.schema.task.kind)
         terms = {"task": mean_over_rows(loss)}
         if predicted is None or context is None or self.strategy == "predictor":
             return LossTerms(terms)
@@ -184,7 +183,7 @@ class Fills(Method):
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
         slots, _, _ = self.fill(*encode_pooled(self.encoders, batch))
-        return logits_to_predictions(self.head(self.fused(slots)), self.schema.task.kind)
+        return self.to_predictions(self.head(self.fused(slots)))
 
     def representations(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """The embeddings, the fused vectors, and predicted embeddings where absent; see `Method.representations`."""

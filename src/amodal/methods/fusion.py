@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion import FusionChoice, build_fusion
 from amodal.fusion.network import FusionNetwork
-from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import logits_to_predictions, task_loss
-from amodal.method import LossTerms, Method
+from amodal.method import NetworkMethod
 from amodal.options import Count, Share
 from amodal.schema import Schema
 
 __all__ = ["JointFusion"]
 
 
-class JointFusion(Method):
+class JointFusion(NetworkMethod):
     """One network for all patterns: present modalities are encoded, fused, and a head predicts.
 
     It is trained on the rows as they come. Absent features are filled with zeros, with the mean of the present ones,
@@ -60,12 +57,3 @@ class JointFusion(Method):
     def outputs(self, batch: Batch) -> Tensor:
         """The network's outputs (B, C)."""
         return self.network(*encode_pooled(self.encoders, batch))
-
-    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The task's loss, averaged over all rows; see `Method.objective`."""
-        assert batch.target is not None
-        return LossTerms({"task": mean_over_rows(task_loss(self.outputs(batch), batch.target, self.schema.task.kind))})
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
-        return logits_to_predictions(self.outputs(batch), self.schema.task.kind)

@@ -13,15 +13,15 @@ from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.network import Head
 from amodal.kinds import task_kind
 from amodal.losses.masked import mean_over_rows, select
-from amodal.losses.task import logits_to_predictions, task_loss
-from amodal.method import LossTerms, Method
+from amodal.losses.task import task_loss
+from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Count, Share
 from amodal.schema import Schema
 
 __all__ = ["I2M2"]
 
 
-class I2M2(Method):
+class I2M2(NetworkMethod):
     r"""A product of experts: a classifier for each modality, and a joint one that sees how they interact.
 
     .. math:: \log p(y \mid x) = \log p_0(y \mid x_1, \dots, x_M) + \sum_m \log p_m(y \mid x_m) + \text{const}
@@ -100,8 +100,7 @@ class I2M2(Method):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The product's loss, or at first each expert's own, as a mean over all rows; see `Method.objective`."""
-        assert batch.target is not None
-        kind, target = self.schema.task.kind, batch.target
+        kind, target = self.schema.task.kind, batch.labels
         outputs, counted = self.experts(batch)
         if self.clock.step < self.pretrain_steps:
             own = [
@@ -109,10 +108,6 @@ class I2M2(Method):
             ]
             return LossTerms({"own": mean_over_rows(torch.stack(own).sum(0))})
         return LossTerms({"task": mean_over_rows(task_loss(combine_experts(outputs, counted, kind), target, kind))})
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
-        return logits_to_predictions(self.outputs(batch), self.schema.task.kind)
 
 
 def combine_experts(outputs: Tensor, counted: Tensor, kind: str) -> Tensor:

@@ -10,7 +10,7 @@ from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.late import average_predictions
 from amodal.fusion.network import Head
 from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.losses.task import task_loss
 from amodal.method import LossTerms, Method
 from amodal.options import Count, Share, Weight
 from amodal.schema import Schema
@@ -70,8 +70,7 @@ class LateFusion(Method):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Loss of the average, and the modalities' own losses, both averaged over all rows; see `Method.objective`."""
-        assert batch.target is not None
-        kind, target = self.schema.task.kind, batch.target
+        kind, target = self.schema.task.kind, batch.labels
         outputs, observed = self.outputs(batch)
         fused = mean_over_rows(task_loss(average_predictions(outputs, observed, kind), target, kind))
         own = [
@@ -82,5 +81,4 @@ class LateFusion(Method):
 
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
-        kind = self.schema.task.kind
-        return logits_to_predictions(average_predictions(*self.outputs(batch), kind), kind)
+        return self.to_predictions(average_predictions(*self.outputs(batch), self.schema.task.kind))

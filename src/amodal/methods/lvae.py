@@ -126,9 +126,8 @@ class LVAE(LatentMethod):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The parts of the bound, each a mean over all rows; see `Method.objective`."""
-        assert batch.target is not None
         features, observed = self._encode(batch)
-        target = target_features(batch.target, self.schema.task).to(features.dtype)
+        target = target_features(batch.labels, self.schema.task).to(features.dtype)
         n, n_maskable = len(batch), len(self._maskable)
         noise = torch.randn(
             n, n_maskable * self.width + self.latent, generator=generator, device=batch.device, dtype=features.dtype
@@ -148,7 +147,7 @@ class LVAE(LatentMethod):
         each = log_normal_nats(features[:, self._maskable, None].detach(), learnt.components)  # (B, U, K)
         likelihood = (learnt.log_weights + each).logsumexp(-1) / self.width  # (B, U)
         terms = {
-            "task": target_nats(outputs, batch.target, self.schema.task.kind)[0],
+            "task": target_nats(outputs, batch.labels, self.schema.task.kind)[0],
             "kl": kl_nats(q, prior),
             "imputed_kl": torch.where(absent, kl_to_mixture_nats(guess, imputer), 0.0).sum(1),
             "imputation": -torch.where(taken, likelihood, 0.0).sum(1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,14 +21,14 @@ from amodal.encoders.decoders import GaussianNetwork, build_decoders, reconstruc
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
-from amodal.method import LatentMethod, LossTerms
+from amodal.method import LossTerms, OneLatent
 from amodal.options import Share, Size, Weight
 from amodal.schema import Schema
 
 __all__ = ["MMVAE"]
 
 
-class MMVAE(LatentMethod):
+class MMVAE(OneLatent):
     r"""A variational autoencoder of all modalities at once, whose posterior is a mixture of experts.
 
     With O the observed modalities of a row, draws :math:`z_m^k \sim q_m(z \mid x_m)` and
@@ -135,9 +134,8 @@ class MMVAE(LatentMethod):
 
     def _log_weights(self, batch: Batch, z: Tensor, experts: DiagonalGaussian, observed: Tensor) -> Tensor:
         """Logarithms of the importance weights of draws (K, P, Z): (K, P)."""
-        assert batch.target is not None
         standard = DiagonalGaussian(torch.zeros_like(z), torch.zeros_like(z))
-        label = -target_nats(self.head(z), batch.target, self.schema.task.kind)
+        label = -target_nats(self.head(z), batch.labels, self.schema.task.kind)
         inputs = reconstruction_nats(self.decoders, batch, z, observed)
         log_density = log_laplace_nats if self.law == "laplace" else log_normal_nats
         if self.gradient == "dreg":
@@ -151,23 +149,8 @@ class MMVAE(LatentMethod):
         noise = draw(shape, generator=generator, device=like.device, dtype=like.dtype)
         return laplace_noise(noise) if self.law == "laplace" else noise
 
-    def draw_outputs(
-        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
-    ) -> Tensor:
-        """Outputs (S, B, C) for latents drawn from the mixture of what is present; see `SamplingMethod`.
-
-        There is one latent for all modalities, so that it varies as a whole, or, if `vary` names none, not at all.
-        Draws are spread evenly over the observed modalities; without any, they are from the prior.
-        """
-        self.schema.check_names(list(vary or ()))
-        return self.head(self._latents(batch, draws, generator, vary is None or len(vary) > 0))
-
-    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
-        """Latents (S, B, 1, Z) from the mixture of what is present; see `LatentMethod`."""
-        return self._latents(batch, draws, generator, True)[:, :, None]
-
-    def _latents(self, batch: Batch, draws: int, generator: torch.Generator, varies: bool) -> Tensor:
-        """Latents (S, B, Z), the same in every draw unless they vary."""
+    def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
+        """Latents (S, B, Z) spread evenly over the modalities present, from the prior without any; see `OneLatent`."""
         experts, observed = self._experts(batch)
         like = {"device": batch.device, "dtype": experts.mean.dtype}
         noise = self._noise((draws, 1, self.latent), generator, experts.mean)

@@ -12,8 +12,8 @@ from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion import FusionChoice, build_fusion
 from amodal.fusion.network import FusionNetwork
 from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import logits_to_predictions, task_loss
-from amodal.method import LossTerms, Method
+from amodal.losses.task import task_loss
+from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Count, Share, Size
 from amodal.patterns import draw_removal
 from amodal.schema import Schema
@@ -21,7 +21,7 @@ from amodal.schema import Schema
 __all__ = ["ModalityDropout"]
 
 
-class ModalityDropout(Method):
+class ModalityDropout(NetworkMethod):
     """The network of `fusion`, trained under removal of present modalities drawn anew for every row of every batch.
 
     Of the k modalities that a row has, a number uniform on 0 … k − 1 is removed, and which ones is uniform. Removed
@@ -72,14 +72,9 @@ class ModalityDropout(Method):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The task's loss after the removal, averaged over all rows; see `Method.objective`."""
-        assert batch.target is not None
         kept = torch.stack([draw_removal(batch.presence, generator) for _ in range(self.patterns)])  # (P, B, M)
         features, _ = encode_pooled(self.encoders, batch.restrict(dict(zip(batch.modalities, kept.any(0).unbind(1)))))
         seen = torch.where(kept[..., None], features, 0.0)  # (P, B, M, D)
         outputs = self.network(seen.flatten(0, 1), kept.flatten(0, 1))
-        target = batch.target.repeat(self.patterns, *(1,) * (batch.target.ndim - 1))
+        target = batch.labels.repeat(self.patterns, *(1,) * (batch.labels.ndim - 1))
         return LossTerms({"task": mean_over_rows(task_loss(outputs, target, self.schema.task.kind))})
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
-        return logits_to_predictions(self.outputs(batch), self.schema.task.kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,14 +21,14 @@ from amodal.encoders.decoders import (
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows, select
-from amodal.method import LatentMethod, LossTerms
+from amodal.method import LossTerms, OneLatent
 from amodal.options import Count, Share, Size, Weight
 from amodal.schema import Schema
 
 __all__ = ["MVAE"]
 
 
-class MVAE(LatentMethod):
+class MVAE(OneLatent):
     r"""A variational autoencoder of all modalities at once, whose posterior is a product of experts.
 
     With a standard normal prior and a Gaussian expert for each modality, the posterior of a set S of modalities is
@@ -106,10 +105,9 @@ class MVAE(LatentMethod):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The bounds of the sets of each row, added up, each part a mean over all rows; see `Method.objective`."""
-        assert batch.target is not None
         experts, observed = self._experts(batch)
         if self.label_expert is not None:
-            said = self.label_expert(target_features(batch.target, self.schema.task).to(experts.mean.dtype))
+            said = self.label_expert(target_features(batch.labels, self.schema.task).to(experts.mean.dtype))
             experts = DiagonalGaussian(*(torch.cat([a, b[:, None]], 1) for a, b in zip(experts, said)))
             observed = torch.cat([observed, torch.ones_like(observed[:, :1])], dim=1)
         terms = {name: torch.zeros_like(experts.mean[:, 0, 0]) for name in self.weights}
@@ -135,13 +133,12 @@ class MVAE(LatentMethod):
         self, batch: Batch, experts: DiagonalGaussian, members: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Parts (B,) of the negative bound of one set a row (B, M); zero for rows whose set is empty."""
-        assert batch.target is not None
         posterior = product_of_experts(experts, members)
         counts = members.any(1)
         shape = (1, *posterior.mean.shape)
         noise = torch.randn(shape, generator=generator, device=counts.device, dtype=posterior.mean.dtype)
         z = posterior.draw(noise)  # (1, B, Z)
-        task = target_nats(self.head(z), batch.target, self.schema.task.kind)[0]
+        task = target_nats(self.head(z), batch.labels, self.schema.task.kind)[0]
         decoded = counts if self.label_expert is None else members[:, -1]
         standard = DiagonalGaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.log_var))
         inputs = members[:, : len(self.schema.names)]
@@ -151,22 +148,8 @@ class MVAE(LatentMethod):
             "kl": select(kl_nats(posterior, standard), counts),
         }
 
-    def draw_outputs(
-        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
-    ) -> Tensor:
-        """Outputs (S, B, C) for latents drawn from the posterior given what is present; see `SamplingMethod`.
-
-        There is one latent for all modalities, so that it varies as a whole, or, if `vary` names none, not at all.
-        """
-        self.schema.check_names(list(vary or ()))
-        return self.head(self._latents(batch, draws, generator, vary is None or len(vary) > 0))
-
-    def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
-        """Latents (S, B, 1, Z) from the posterior given what is present; see `LatentMethod`."""
-        return self._latents(batch, draws, generator, True)[:, :, None]
-
-    def _latents(self, batch: Batch, draws: int, generator: torch.Generator, varies: bool) -> Tensor:
-        """Latents (S, B, Z), the same in every draw unless they vary."""
+    def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
+        """Latents (S, B, Z) from the posterior given what is present; see `OneLatent`."""
         posterior = product_of_experts(*self._experts(batch))
         shape = (draws, 1, self.latent)
         noise = torch.randn(shape, generator=generator, device=batch.device, dtype=posterior.mean.dtype)

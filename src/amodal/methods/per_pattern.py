@@ -18,7 +18,7 @@ from amodal.errors import DataError
 from amodal.fusion import Concatenate
 from amodal.fusion.network import Head
 from amodal.losses.masked import connected_zero
-from amodal.losses.task import logits_to_predictions, task_loss
+from amodal.losses.task import task_loss
 from amodal.method import LossTerms, Method
 from amodal.options import Count, Share, Size
 from amodal.schema import Schema
@@ -96,15 +96,13 @@ class PerPattern(Method):
 
         The term of a model without rows is a zero that does not reach its parameters: optimisers leave them alone.
         """
-        assert batch.target is not None
         observed, kind = self._presence(batch), self.schema.task.kind
         terms = {}
         for bits, model in self.models.items():
             has = observed[:, _members(bits)].all(1)
             if bool(has.any()):
                 part = batch.take(has)
-                assert part.target is not None
-                loss = task_loss(model(part), part.target, kind).sum() / len(batch)
+                loss = task_loss(model(part), part.labels, kind).sum() / len(batch)
             else:
                 loss = torch.zeros((), device=batch.device)
             terms["+".join(self._names_of(bits))] = loss
@@ -119,13 +117,11 @@ class PerPattern(Method):
     @torch.no_grad()
     def part_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Each model's losses on the rows that have its pattern: each keeps its own best weights."""
-        assert batch.target is not None
         observed, losses = self._presence(batch), {}
         for bits, model in self.models.items():
             part = batch.take(observed[:, _members(bits)].all(1))
             if len(part):
-                assert part.target is not None
-                losses[f"models.{bits}."] = task_loss(model(part), part.target, self.schema.task.kind)
+                losses[f"models.{bits}."] = task_loss(model(part), part.labels, self.schema.task.kind)
         return losses
 
     # Prediction --------------------------------------------------------------------------------------------------
@@ -138,7 +134,7 @@ class PerPattern(Method):
             rows.append((which == i).nonzero().squeeze(1))
             outputs.append(self.models[self.route(_bits(pattern))](batch.take(rows[-1])))
         back = torch.cat(rows).argsort()
-        return logits_to_predictions(torch.cat(outputs)[back], self.schema.task.kind)
+        return self.to_predictions(torch.cat(outputs)[back])
 
     def route(self, bits: str) -> str:
         """The model that a pattern goes to.

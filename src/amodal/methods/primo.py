@@ -167,8 +167,7 @@ class PRIMO(LatentMethod):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The bound, its regularisers and the predictive term, each a mean over all rows; see `Method.objective`."""
-        assert batch.target is not None
-        n, target = len(batch), batch.target
+        n, target = len(batch), batch.labels
         features, observed = self._encode(batch)
         views = 1 + self.also_masked
         noise = self._normal(self.training_draws, views * n, generator, features)

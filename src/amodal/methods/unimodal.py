@@ -10,16 +10,14 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.network import Head
-from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import logits_to_predictions, task_loss
-from amodal.method import LossTerms, Method
+from amodal.method import NetworkMethod
 from amodal.options import Count, Share
 from amodal.schema import Schema
 
 __all__ = ["Unimodal"]
 
 
-class Unimodal(Method):
+class Unimodal(NetworkMethod):
     """A network on one modality; rows that lack it get the training prior.
 
     To find the best modality, train one for each and compare them on validation data.
@@ -85,12 +83,3 @@ class Unimodal(Method):
         features, observed = encode_pooled(self.encoders, batch)  # (B, 1, D), (B, 1)
         outputs = self.head(features[:, 0])
         return torch.where(observed, outputs, self.prior.to(outputs.dtype))
-
-    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The task's loss, averaged over all rows; see `Method.objective`."""
-        assert batch.target is not None
-        return LossTerms({"task": mean_over_rows(task_loss(self.outputs(batch), batch.target, self.schema.task.kind))})
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
-        return logits_to_predictions(self.outputs(batch), self.schema.task.kind)

@@ -1,4 +1,4 @@
-"""How close predicted quantities come to the true ones: MAE, RMSE, and Cohen's kappa over ordered bins.
+"""Agreement of predicted with true quantities: MAE, RMSE, and Cohen's kappa over ordered bins.
 
 Predictions and targets are (N,), in the target's units; weights and results are as in `discrimination`.
 """

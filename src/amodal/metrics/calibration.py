@@ -1,4 +1,4 @@
-"""How far probabilities can be believed: log likelihood, Brier score, calibration error, reliability curve.
+"""Calibration: log likelihood, Brier score, calibration error, reliability curve.
 
 Arguments, weights and results are as in `discrimination`. All scores here are in the units of one case: a multilabel
 score is the mean over its labels.
@@ -221,7 +221,7 @@ def reliability_curve(
     column: int | None = None,
     weight: ArrayLike | None = None,
 ) -> ReliabilityCurve:
-    """What came true of what was stated, in bins as in `expected_calibration_error`.
+    """Realised against stated frequency, in bins as in `expected_calibration_error`.
 
     Args:
         probabilities: Of shape (N, C), (N,) or (N, K).
@@ -267,7 +267,7 @@ def _columns(checked: Classified, column: int | None) -> list[tuple[NDArray[np.f
 
 
 def _stated(checked: Classified) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What a prediction of one class states, and whether it came true."""
+    """The probability stated for the predicted class, and whether it came true."""
     if checked.two_classes:
         return checked.one_versus_rest[0]
     return checked.probabilities.max(1), checked.predicted == checked.target

@@ -105,7 +105,7 @@ def context_diversity(contexts: Tensor | ArrayLike, initial: float | None = None
 
 
 def effective_sample_size(weights: Tensor | ArrayLike) -> np.ndarray:
-    r"""How many of a set of weighted cases really count: :math:`(\sum_j w_{ij})^2 / \sum_j w_{ij}^2`.
+    r"""Effective number of weighted cases: :math:`(\sum_j w_{ij})^2 / \sum_j w_{ij}^2`.
 
     Args:
         weights: Weights of at least zero, normalised or not, of shape (Q, N).

@@ -1,4 +1,4 @@
-"""How well predictions tell classes apart: accuracy, balanced accuracy, AUROC and AUPRC.
+"""Discrimination: accuracy, balanced accuracy, AUROC and AUPRC.
 
 Every function takes probabilities (N, C), (N, K) or (N,) and a target (N,) or (N, K), as `predictions` describes, and a
 `weight`: None, (N,), or (R, N) counts of R resamples, which gives R values in one pass. What is undefined is NaN.

@@ -1,4 +1,4 @@
-"""What is watched while a method is trained: has a representation collapsed?"""
+"""Monitoring of representations during training, for signs of collapse."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def weight_numbers(weights: Sequence[Tensor]) -> dict[str, float]:
 
 
 def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """What the last row of a history says about collapse, in words.
+    """Signs of collapse in the last row of a history, in words.
 
     A representation has collapsed to a point if its spread (or the diversity of contexts) is below a hundredth of what
     it has been in an earlier row, and to a line if its effective rank is below 1.05. Kernel weights have collapsed if

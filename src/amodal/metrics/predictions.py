@@ -1,4 +1,4 @@
-"""The door of the metrics: predictions and targets are checked here once, and then trusted.
+"""Validation of predictions and targets for all metrics.
 
 The kind of task shows in the shapes. A target of shape (N,) holds positions of classes, with probabilities of shape
 (N, C), or (N,) for the second class of two; a target of shape (N, K) holds K labels, each true or false, with

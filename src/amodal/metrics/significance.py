@@ -1,4 +1,4 @@
-"""What bootstrap values say about a difference: the paired p-value to use, and the published t-test to know about."""
+"""Significance of a difference: the paired bootstrap p-value, and the published t-test for comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is absent, and why: mechanisms that remove modalities, and what they realised."""
+"""Missingness mechanisms: MCAR, MAR, MNAR, fixed counts and patterns, with what they realised."""
 
 from amodal.missingness.mechanism import Mechanism
 from amodal.missingness.mechanisms import (

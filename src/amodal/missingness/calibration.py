@@ -1,4 +1,4 @@
-r"""Turning a rate into probabilities: what has to be drawn so that a modality is removed as often as asked.
+r"""Calibration of rates: the probabilities to draw with so that a modality is removed as often as asked.
 
 Removal is drawn per entry, and a row that would lose everything gets one of its modalities back, each of the
 :math:`k` naturally present ones with the same chance. Of a modality :math:`m` of a row with natural pattern :math:`S`

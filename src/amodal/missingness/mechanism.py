@@ -1,4 +1,4 @@
-"""What every mechanism promises."""
+"""Mechanism: the base class of all missingness mechanisms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Mechanism", "check_names"]
 
 
 class Mechanism(ABC):
-    """What every mechanism promises: `draw` returns a subset of what is there, and empties no row."""
+    """A missingness mechanism: `draw` returns a subset of what is present, and empties no row."""
 
     needs_scores: ClassVar[bool] = False
 
@@ -60,7 +60,7 @@ class Mechanism(ABC):
     def _draw(
         self, observed: np.ndarray, names: tuple[str, ...], generator: np.random.Generator, scores: np.ndarray
     ) -> np.ndarray:
-        """What `draw` returns; everything is checked, and the scores are 0 where absent."""
+        """The presence that `draw` returns; arguments are checked, and the scores are 0 where absent."""
 
     @final
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-r"""Mechanisms: which modalities are removed, and what that depends on.
+r"""Mechanisms by what removal depends on: nothing, observed values, or the removed values themselves.
 
 All mechanisms act on top of natural absence: they only remove, and no row that has something loses everything.
 

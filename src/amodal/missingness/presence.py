@@ -1,4 +1,4 @@
-"""What a mechanism did to a cohort, drawn once: printed, stored, and the same for every method compared."""
+"""Presence as a mechanism realised it: drawn once, printed, stored, and the same for every method compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN = 12  # patterns listed by describe()
 
 @dataclass(frozen=True, eq=False)
 class Presence:
-    """Who has what, after natural absence and removal.
+    """Presence of all modalities in all rows, after natural absence and removal.
 
     Args:
         observed: Presence now, bool, of shape (N, M).

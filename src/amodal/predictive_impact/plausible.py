@@ -10,9 +10,9 @@ all classes, so that is removed first. How a mixture divides a broad cloud hangs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from amodal.distributions.clustering.dirichlet_process import DirichletProcessMixture, fit_dirichlet_process_mixture
-from amodal.errors import ConfigurationError, DataError, ShapeError
+from amodal.errors import ConfigurationError, DataError
 from amodal.predictive_impact.draws import ArrayOrTensor, case_slices, check_draws, like, take_cases
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 __all__ = ["PlausibleLabels", "labels_by_share", "plausible_labels"]
 
@@ -58,39 +58,6 @@ class PlausibleLabels(NamedTuple, Generic[ArrayOrTensor]):
     def number(self) -> np.ndarray:
         """Number of distinct plausible labels of each case, of shape (N,)."""
         return np.array([len(labels) for labels in self.labels], dtype=np.int64)
-
-    def to_frame(self, *, ids: Sequence[Any] | None = None, classes: Sequence[Any] | None = None) -> pd.DataFrame:
-        """One row for each plausible label of each case.
-
-        Args:
-            ids: Names of the cases; by default their positions.
-            classes: Names of the classes; by default their indices.
-
-        Returns:
-            Columns ``case``, ``label``, ``mass``, ``fraction``; a case's labels by falling mass.
-
-        Raises:
-            ShapeError: If there are more or fewer names than cases or classes.
-
-        Example:
-            >>> clear = plausible_labels(torch.tensor([[[2.0, 0.0]], [[3.0, 0.0]]]))
-            >>> clear.to_frame(ids=["ann"], classes=["lives", "dies"]).to_dict("records")
-            [{'case': 'ann', 'label': 'lives', 'mass': 1.0, 'fraction': 1.0}]
-        """
-        import pandas as pd
-
-        cases, number = self.mass.shape
-        for names, count, what in ((ids, cases, "cases"), (classes, number, "classes")):
-            if names is not None and len(names) != count:
-                raise ShapeError(f"there must be one name for each of the {what}", expected=count, got=len(names))
-        mass, fraction = np.asarray(self.mass), np.asarray(self.fraction)
-        rows = [
-            (case if ids is None else ids[case], label if classes is None else classes[label], mass[case, label],
-             fraction[case, label])
-            for case, labels in enumerate(self.labels)
-            for label in labels
-        ]  # fmt: skip
-        return pd.DataFrame(rows, columns=["case", "label", "mass", "fraction"])
 
 
 def labels_by_share(

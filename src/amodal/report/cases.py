@@ -1,4 +1,4 @@
-"""Cases to look at, chosen by a rule that is printed beside them."""
+"""Example cases of a report, chosen by printed rules."""
 
 from __future__ import annotations
 

@@ -27,14 +27,14 @@ def cohort_page(cohort: Cohort, inspection: Inspection | None = None) -> str:
 
     Args:
         cohort: The cohort.
-        inspection: What `inspect_cohort` found; None looks.
+        inspection: Result of `inspect_cohort`; None computes it.
     """
-    found = inspection or inspect_cohort(cohort)
+    result = inspection or inspect_cohort(cohort)
     sections = [
         Section("cases", "The cases", _cases(cohort)),
-        Section("presence", "What is there", _presence(cohort, found)),
-        Section("suspicions", "What to check", _suspicions(found)),
-        Section("ranges", "Values", _ranges(found)),
+        Section("presence", "What is there", _presence(cohort, result)),
+        Section("suspicions", "What to check", _suspicions(result)),
+        Section("ranges", "Values", _ranges(result)),
     ]
     if "preparation" in (cohort.source or {}):
         sections.append(Section("losses", "How it was read, and what was left out", _losses(cohort)))
@@ -101,7 +101,7 @@ def _cases(cohort: Cohort) -> Markup:
     )
 
 
-def _presence(cohort: Cohort, found: Inspection) -> Markup:
+def _presence(cohort: Cohort, inspection: Inspection) -> Markup:
     patterns, counts = _patterns(cohort)
     names = cohort.schema.names
     table = Table(
@@ -125,16 +125,16 @@ def _presence(cohort: Cohort, found: Inspection) -> Markup:
         size="wide",
     )
     rates = Table(
-        ["modality", *found.rates], [[name, *(percent(r[m]) for r in found.rates.values())] for m, name in
+        ["modality", *inspection.rates], [[name, *(percent(r[m]) for r in inspection.rates.values())] for m, name in
                                      enumerate(names)],
         caption="Share of cases that have each modality, by class",
     )  # fmt: skip
     return render("cohort_presence.html", {"drawing": drawing, "rates": rates})
 
 
-def _suspicions(found: Inspection) -> Markup:
-    table = Table(["where", "what was seen"], [[s.where, s.detail] for s in found.suspicions])
-    return render("cohort_suspicions.html", {"table": table, "n": len(found.suspicions), "rows": found.rows})
+def _suspicions(inspection: Inspection) -> Markup:
+    table = Table(["where", "what was seen"], [[s.where, s.detail] for s in inspection.suspicions])
+    return render("cohort_suspicions.html", {"table": table, "n": len(inspection.suspicions), "rows": inspection.rows})
 
 
 def _losses(cohort: Cohort) -> Markup:
@@ -158,13 +158,13 @@ def _losses(cohort: Cohort) -> Markup:
     )
 
 
-def _ranges(found: Inspection) -> Markup:
+def _ranges(inspection: Inspection) -> Markup:
     def shown(number: float) -> str:
         return "–" if np.isnan(number) else f"{number:.4g}"
 
     rows = [
         [f"{f.modality}.{f.name}", f.units, percent(f.measured), *map(shown, (f.low, *f.quantiles, f.high))]
-        for f in found.features
+        for f in inspection.features
     ]
     head = ["feature", "units", "measured where present", "lowest", "5 %", "median", "95 %", "highest"]
-    return render("cohort_ranges.html", {"table": Table(head, rows), "n": len(rows), "rows": found.rows})
+    return render("cohort_ranges.html", {"table": Table(head, rows), "n": len(rows), "rows": inspection.rows})

@@ -92,10 +92,10 @@ def run_demo(
     return page
 
 
-def _chosen(found: Results, experiments: list[Experiment]) -> Results:
+def _chosen(results: Results, experiments: list[Experiment]) -> Results:
     """The methods of the page: of the modalities alone only the best, by its validation loss."""
-    by_name: dict[str, FinishedRun] = {run.name: run for run in found.runs}
-    alone = [run for run in found.runs if run.experiment.method == "unimodal"]
+    by_name: dict[str, FinishedRun] = {run.name: run for run in results.runs}
+    alone = [run for run in results.runs if run.experiment.method == "unimodal"]
     best = min(alone, key=lambda run: run.record["result"]["best_valid_loss"])
     kept = [e.name for e in experiments if e.method != "unimodal" or e.name == best.name]
     return Results([by_name[name] for name in kept])

@@ -24,11 +24,13 @@ __all__ = [
     "GROUP_MARKS",
     "Series",
     "draw_curves",
+    "draw_decision_curves",
     "draw_forest",
     "draw_heat",
     "draw_history",
     "draw_presence",
     "draw_reliability",
+    "draw_risks",
     "mark_id",
     "save_presence",
 ]
@@ -311,6 +313,69 @@ def draw_reliability(
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         axes.grid()
+        return inline_svg(figure, key, alt)
+
+
+def draw_risks(
+    edges: NDArray[np.float64], counts: Mapping[str, NDArray[np.int64]], *, key: str, title: str, alt: str
+) -> Markup:
+    """Predicted risks by outcome: a panel an outcome, one above the other on the same axis.
+
+    Args:
+        edges: Edges of the bins, of shape (B + 1,).
+        counts: Cases in each bin, (B,), by outcome.
+        key: Begins the ids.
+        title: Above the panels.
+        alt: For a person who cannot see it.
+
+    Returns:
+        The figure.
+    """
+    with drawing(440, 210) as figure:
+        panels = figure.subplots(len(counts), 1, sharex=True, squeeze=False)[:, 0]
+        for i, (axes, (name, values)) in enumerate(zip(panels, counts.items())):
+            axes.bar(edges[:-1], values, width=np.diff(edges), align="edge", color=COLOURS[i], gid=mark_id(name))
+            axes.set_ylabel(name)
+            axes.set_xlim(edges[0], edges[-1])
+        panels[0].set_title(title, color=INK)
+        panels[-1].set_xlabel("predicted risk")
+        return inline_svg(figure, key, alt)
+
+
+def draw_decision_curves(
+    thresholds: NDArray[np.float64],
+    series: Sequence[Series],
+    everyone: NDArray[np.float64],
+    *,
+    top: float,
+    key: str,
+    alt: str,
+) -> Markup:
+    """Net benefit over the risk from which one acts, one line a method, beside acting on everyone and on nobody.
+
+    Args:
+        thresholds: Of shape (T,).
+        series: One for each method, with an interval for each threshold.
+        everyone: Net benefit of acting on everyone, (T,).
+        top: Largest net benefit to show.
+        key: Begins the ids.
+        alt: For a person who cannot see it.
+
+    Returns:
+        The figure.
+    """
+    with drawing(440, 270) as figure:
+        axes = figure.subplots()
+        axes.grid(axis="y")
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.plot(thresholds, everyone, color=MUTED, linestyle=(0, (4, 3)), gid=mark_id("everyone"))
+        for one in series:
+            middle, low, high = (one.column(part) for part in ("estimate", "low", "high"))
+            axes.plot(thresholds, middle, color=one.mark.colour, linestyle=one.mark.line, gid=mark_id(one.name))
+            axes.fill_between(thresholds, low, high, color=one.mark.colour, alpha=0.08, linewidth=0)
+        axes.set_ylim(-0.2 * top, 1.15 * top)
+        axes.set_xlabel("act from this risk on")
+        axes.set_ylabel("net benefit")
         return inline_svg(figure, key, alt)
 
 

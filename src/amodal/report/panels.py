@@ -1,4 +1,4 @@
-"""Results as series, figures and tables: what several sections draw on."""
+"""Series, figures and tables of results that several sections use."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def against(subject: Subject, name: str, reference: str, metric: Metric) -> str 
 
 
 def findings(subject: Subject) -> list[Markup]:
-    """What there is to say in short, in sentences."""
+    """The main findings, in sentences."""
     results, metric, best, top = subject.results, subject.results.headline, subject.best, subject.ranked[0]
     value = format_interval(results.summary(top, metric.name).interval, metric)
     said = [
@@ -168,7 +168,7 @@ def _of_patterns(subject: Subject, others: Sequence[str]) -> list[Markup]:
 
 
 def _of_rates(subject: Subject) -> list[Markup]:
-    """Which method loses most as more is absent."""
+    """The method that loses most as more is absent."""
     conditions, metric = subject.results.conditions("rate"), subject.results.headline
     if len(conditions) < 2:
         return []
@@ -190,7 +190,7 @@ def _of_rates(subject: Subject) -> list[Markup]:
 
 @dataclass(frozen=True)
 class Win:
-    """How two methods compare pattern by pattern.
+    """Comparison of two methods, pattern by pattern.
 
     Args:
         name: The other method.
@@ -228,7 +228,7 @@ def count_wins(subject: Subject, name: str, metric: Metric) -> Win:
 
 
 def removal(run: FinishedRun) -> str:
-    """What was removed further while a method trained, by the run's own record."""
+    """The further removal during a method's training, from the run's record."""
     record = run.record["missingness"]
     if record.get("by_objective"):
         return "nothing further: its objective meets every pattern by itself"

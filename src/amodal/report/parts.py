@@ -1,4 +1,4 @@
-"""What a section is made of: a table, a figure with its numbers, a section; and how they become HTML."""
+"""Parts of a section: tables, figures with their numbers, and their HTML."""
 
 from __future__ import annotations
 

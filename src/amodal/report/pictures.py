@@ -1,4 +1,4 @@
-"""What a case holds, modality by modality, as something to look at, and what of it was absent."""
+"""Pictures of a case, modality by modality, with what was absent."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Exhibit:
 
 
 def exhibit_case(schema: Schema, batch: Batch, row: int, seen: NDArray[np.bool_]) -> list[Exhibit]:
-    """What there is of a case, and what of it the model saw.
+    """A case's modalities as exhibits, with what the model saw of them.
 
     Args:
         schema: The modalities.

@@ -1,4 +1,4 @@
-"""Entries of the bibliography as a person reads them."""
+"""Entries of the bibliography as text."""
 
 from __future__ import annotations
 

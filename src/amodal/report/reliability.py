@@ -1,4 +1,4 @@
-"""The section on calibration: whether what is said comes true, by how much was there."""
+"""The section on calibration, by the number of present modalities."""
 
 from __future__ import annotations
 

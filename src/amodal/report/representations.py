@@ -1,4 +1,4 @@
-"""Did a representation collapse while training? What a history's columns say, as a table and in words."""
+"""Signs of collapse during training, as a table and in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sections of a report: each a function from its subject to HTML, or to nothing where there is nothing to say."""
+"""The sections of a report: each a function from its subject to HTML, or to None."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from amodal.missingness import pattern_codes, pattern_label
 from amodal.report import figures
 from amodal.report.cases import choose_cases, show_cases
 from amodal.report.copulas import copula_drawings
+from amodal.report.decisions import decisions, groups
 from amodal.report.impact import impact
 from amodal.report.panels import (
     against,
@@ -42,7 +43,7 @@ Builder = Callable[[Subject], Section | None]
 
 
 def question(subject: Subject) -> Section:
-    """What is asked, of which data, and what was found, in short."""
+    """The question, the data and the main findings."""
     run = subject.first
     modalities = Table(
         ["modality", "kind", "shape of a sample", "absent in test"],
@@ -69,7 +70,7 @@ def question(subject: Subject) -> Section:
 
 
 def presence(subject: Subject) -> Section:
-    """Who was absent: patterns and rates, in training and in testing."""
+    """Presence: patterns and rates, in training and in testing."""
     run, names = subject.first, subject.first.schema.names
     trained = run.train_presence.natural if run.train_presence is not None else None
     parts = [] if trained is None else [("training", trained, run.experiment.train_missingness)]
@@ -263,7 +264,7 @@ def degradation(subject: Subject) -> Section | None:
 
 
 def training(subject: Subject) -> Section:
-    """How training went: losses, epochs, time, and whether a representation collapsed."""
+    """Training: losses, epochs, time, and signs of collapse."""
     drawings, rows, histories = [], [], {}
     for i, name in enumerate(subject.results.names):
         run = subject.results.runs_of(name)[0]
@@ -323,7 +324,7 @@ def cases(subject: Subject) -> Section | None:
 
 
 def methods(subject: Subject) -> Section:
-    """What the methods are, and where they come from."""
+    """The methods and their sources."""
     known = {key: read_bibtex(entry) for key, entry in bibliography().items()}
     entries, used = [], []
     for name in subject.results.names:
@@ -396,6 +397,8 @@ SECTIONS: tuple[Builder, ...] = (
     patterns,
     degradation,
     calibration,
+    decisions,
+    groups,
     cases,
     impact,
     training,

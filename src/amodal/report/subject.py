@@ -1,4 +1,4 @@
-"""What a report is about: results of one setting, the data behind them, and what to look at."""
+"""Subject of a report: results of one setting, their data, and what to show."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ YARDSTICKS = ("per_pattern", "boosting")
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report is about.
+    """The subject of a report.
 
     Args:
         results: Results of one setting.
@@ -36,6 +36,7 @@ class Subject:
         references: Names of the methods to compare with; those of `YARDSTICKS` that are there, if none is named.
         focus: The method whose cases are shown; None: the best that is no reference.
         commands: What to type to get this page again.
+        by: Columns of the cohort (`Cohort.extras`) by which patients are grouped.
 
     Raises:
         UnknownNameError: If `references` or `focus` name no method of the results.
@@ -49,6 +50,7 @@ class Subject:
     references: Sequence[str] = ()
     focus: str | None = None
     commands: Sequence[str] = field(default_factory=tuple)
+    by: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         methods = {name: self.results.runs_of(name)[0].experiment.method for name in self.results.names}
@@ -67,7 +69,7 @@ class Subject:
 
     @cached_property
     def marks(self) -> dict[str, Mark]:
-        """How each method looks in every figure: references grey and dashed, the others in colours."""
+        """Marks of the methods in every figure: references grey and dashed, the others in colours."""
         marks, others = {}, 0
         for i, name in enumerate(self.results.names):
             if name in self.references:
@@ -126,14 +128,17 @@ class Subject:
         return np.array([[name in label for name in names] for label in labels], dtype=bool).reshape(-1, len(names))
 
 
-def subject_of(folders: Sequence[str | Path], *, title: str = "", data: str | Path = "") -> Subject:
-    """What a report on run folders is about.
+def subject_of(
+    folders: Sequence[str | Path], *, title: str = "", data: str | Path = "", by: Sequence[str] = ()
+) -> Subject:
+    """The subject of a report on run folders.
 
     Args:
         folders: Folders of trained and evaluated runs, on the same cases under the same presence. Runs of one method
             with different seeds are averaged; of one method and seed they are told apart by their folders' names.
         title: The page's title.
         data: Folder or name of the cohort, for pictures of cases; "": the one that the runs name, if it can be had.
+        by: Columns of the cohort by which patients are grouped.
 
     Returns:
         The subject.
@@ -157,6 +162,7 @@ def subject_of(folders: Sequence[str | Path], *, title: str = "", data: str | Pa
         title=title or _title(results),
         cohort=load_cohort(data) if data else _open_cohort(runs[0]),
         commands=[f"amodal report {names}"],
+        by=by,
     )
 
 

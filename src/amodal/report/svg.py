@@ -47,7 +47,7 @@ _VARIABLES |= {colour: f"--g{i}" for i, colour in enumerate(GREYS)}
 
 @dataclass(frozen=True)
 class Mark:
-    """How one method looks in every figure of a page."""
+    """The mark of one method in every figure of a page."""
 
     colour: str
     marker: str
@@ -147,7 +147,7 @@ def drawing(width: float, height: float, **layout: Any) -> Iterator[Figure]:
 
 
 def inline_svg(figure: Figure, key: str, alt: str) -> Markup:
-    """A figure as an SVG element that can stand in a page beside others.
+    """A figure as an SVG element that can stand in a page with others.
 
     Colours become the page's CSS variables, fonts the page's, ids begin with `key`; nothing depends on the time or on
     the machine, so that the same numbers give the same text.

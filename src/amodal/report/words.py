@@ -1,4 +1,4 @@
-"""Numbers and findings as a person reads them."""
+"""Numbers and findings in words."""
 
 from __future__ import annotations
 

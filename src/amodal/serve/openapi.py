@@ -1,4 +1,4 @@
-"""What requests and answers look like, as JSON Schema for the OpenAPI document."""
+"""Requests and answers as JSON Schema, for the OpenAPI document."""
 
 from __future__ import annotations
 

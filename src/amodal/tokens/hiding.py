@@ -1,4 +1,4 @@
-"""Encoding modalities several times in one call: clean, and with some of their tokens hidden."""
+"""Hiding of tokens: modalities encoded several times in one call, clean and with some tokens hidden."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that predict the tokens of all modalities from those that are there, and say which to hide."""
+"""Latent prediction: networks that predict all modalities' tokens from present ones, and score which to hide."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class LatentPredictor(nn.Module):
-    """A transformer over the tokens of all modalities side by side, each told its modality and its position.
+    """A transformer over the tokens of all modalities, with embeddings of modality and position.
 
     Args:
         names: Modalities, in order.
@@ -87,7 +87,7 @@ class LatentPredictor(nn.Module):
 
 
 class TokenScores(nn.Module):
-    """How much each token should be hidden: a transformer over all tokens, and a sigmoid.
+    """Scores of the tokens to hide: a transformer over all tokens, and a sigmoid.
 
     Args:
         width: Width D of the tokens.
@@ -155,7 +155,7 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def forward(self, *arguments: object) -> object:
-        """What the copy says."""
+        """The outputs of the copy."""
         return self.network(*arguments)
 
 

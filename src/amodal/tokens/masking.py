@@ -1,4 +1,4 @@
-r"""Which tokens are hidden from an encoder: scores for each strategy, and one selection for all of them.
+r"""Selection of hidden tokens: scores for each strategy, and one selection for all of them.
 
 Every strategy gives each token a score, and the tokens with the highest ones are hidden. Two masks of one set of scores
 are nested, the smaller within the larger, and their counts depend on the ratio alone, so that strategies differ only in
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def count_hidden(valid: Tensor, ratio: float, alone: Tensor | None = None) -> Tensor:
-    """How many tokens of each row are hidden: the ratio of its valid ones, at least one and never all.
+    """Number of hidden tokens of each row: the ratio of its valid ones, at least one and never all.
 
     Args:
         valid: Which tokens are real, bool, of shape (P, L).

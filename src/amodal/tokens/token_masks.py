@@ -1,4 +1,4 @@
-"""Which tokens of a batch are hidden: at random, in blocks, or by scores that learn from all modalities."""
+"""Masks of a batch's tokens: at random, in blocks, or by scores that learn from all modalities."""
 
 from __future__ import annotations
 

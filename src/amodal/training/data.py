@@ -11,10 +11,10 @@ from amodal.batch import Batch
 from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.missingness import Mechanism, Natural, Presence
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 from amodal.settings import TrainingSettings
 
-__all__ = ["TrainingData", "training_prior"]
+__all__ = ["TrainingData", "training_prior", "weighted_rows"]
 
 
 def training_prior(train: Cohort) -> np.ndarray:
@@ -22,6 +22,27 @@ def training_prior(train: Cohort) -> np.ndarray:
     task, target = train.schema.task, train.target
     assert target is not None
     return task.traits.frequencies(target, task.n_outputs)
+
+
+def weighted_rows(weight: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Positions of N rows in which each comes as often as its share of the weights says, rounded up or down.
+
+    Systematic resampling: equal weights give every row once, in order.
+
+    Args:
+        weight: Not negative, of shape (N,).
+        generator: Decides the rounding.
+
+    Returns:
+        Int64 (N,).
+
+    Example:
+        >>> weighted_rows(np.array([1.0, 2.0, 0.0, 1.0]), np.random.default_rng(0)).tolist()
+        [0, 1, 1, 3]
+    """
+    places = (np.arange(len(weight)) + generator.random()) / len(weight)
+    ends = np.cumsum(weight) / weight.sum()
+    return np.searchsorted(ends * (1 - 1e-15), places, side="left").clip(max=len(weight) - 1)
 
 
 @dataclass
@@ -35,6 +56,8 @@ class TrainingData:
         valid_mechanism: Further removal in validation, drawn once.
         settings: The training's settings.
         seed: The run's seed.
+        weight: How much each training case counts, (N,); None: all alike.
+        valid_weight: The same of the validation cases.
     """
 
     train: Cohort
@@ -43,6 +66,8 @@ class TrainingData:
     valid_mechanism: Mechanism
     settings: TrainingSettings
     seed: int
+    weight: np.ndarray | None = None
+    valid_weight: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.scaling = Scaling.fit(self.train)
@@ -57,15 +82,18 @@ class TrainingData:
     @property
     def is_redrawn(self) -> bool:
         """Whether the training rows differ from epoch to epoch."""
-        return self.settings.redraw and not isinstance(self.train_mechanism, Natural)
+        return self.weight is not None or (self.settings.redraw and not isinstance(self.train_mechanism, Natural))
 
     def presence_of(self, epoch: int) -> Presence:
         """Presence of the training rows in an epoch."""
         return draw_presence(self.train_mechanism, self.train, (self.seed, 0, epoch if self.settings.redraw else 0))
 
     def rows_of(self, epoch: int) -> Cohort:
-        """The training rows as they are in an epoch."""
-        return self.train.with_observed(self.presence_of(epoch).observed)
+        """The training rows as they are in an epoch; a case of weight 2 comes twice as often as one of weight 1."""
+        rows = self.train.with_observed(self.presence_of(epoch).observed)
+        if self.weight is None:
+            return rows
+        return rows.take(weighted_rows(self.weight, np.random.default_rng((self.seed, 4, epoch))))
 
     def whole(self, cohort: Cohort) -> Batch:
         """All rows of a cohort in which something is present, as one scaled batch."""

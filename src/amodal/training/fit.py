@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from amodal.checkpoint import TrainedModel, build_method, encoder_choices, resolve_device
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
-from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, RunError, ShapeError, UnknownNameError
 from amodal.files import write_json
 from amodal.methods import METHODS, method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
@@ -35,6 +37,7 @@ def fit(
     *,
     missingness: Mechanism | str | None = "auto",
     valid_missingness: Mechanism | str | None = "same",
+    weight: ArrayLike | None = None,
     options: Mapping[str, Any] | None = None,
     encoders: Mapping[str, Any] | None = None,
     width: int = 64,
@@ -59,6 +62,8 @@ def fit(
             is met (none for methods that remove modalities in their own objective); None removes nothing. With
             `redraw=False` it is drawn once: the data set then simply lacks what was removed.
         valid_missingness: Further removal in validation, drawn once: "same" as in training, a mechanism, or None.
+        weight: How much each training case counts, (N,), not negative: one of weight 2 comes twice as often as one of
+            weight 1, in every term of the objective, whatever the method. None: all count alike.
         options: Keyword arguments of the method.
         encoders: For some modalities, an encoder's name or {"name": …, option: …}; see `amodal.encoders`.
         width: Width of tokens and pooled vectors.
@@ -89,20 +94,24 @@ def fit(
     """
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
-    resolved = method_options(method, options)
+    spec = {
+        "method": method,
+        "options": dict(options or {}),
+        "resolved": method_options(method, options),  # a later change of a default does not change this run
+        "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
+    }
     if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
     check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
+    weights = None if weight is None else _check_weight(weight, len(train))
+    valid_weights = None
     if valid is None:
-        train, valid = _hold_back(train, seed)
+        kept, held = _hold_back(train, seed)
+        train, valid = train.take(kept), train.take(held)
+        if weights is not None:
+            weights, valid_weights = weights[kept], weights[held]
     valid = valid.with_task(train.schema.task)
-    spec = {
-        "method": method,
-        "options": dict(options or {}),
-        "resolved": resolved,  # a later change of a preset or a default does not change this run
-        "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
-    }
     with forked_rng(device):
         torch.manual_seed(mix_seed(seed, 0, 0))
         built = build_method(spec, train.schema)
@@ -116,30 +125,45 @@ def fit(
             "by_objective": built.meets_all_patterns,
         },
         "seed": seed,
-        "data": {
-            "cohort": train.name,
-            "rows": {"train": len(train), "valid": len(valid)},
-            "fingerprint": train.fingerprint[:16] + valid.fingerprint[:16],
-            "digests": {"train": train.digests, "valid": valid.digests},
-        },
+        "data": _data_record(train, valid),
     }
-    if train.source is not None:
-        plan["data"]["source"] = dict(train.source)  # new tables are read as the training data were
+    if weights is not None:
+        plan["data"]["weight"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
     folder = None if out is None else Path(out)
     if folder is not None and expected_rank(settings_) == 0:
         _open_folder(folder, plan, resume)
     if folder is not None and (folder / "experiment.json").is_file():
         return TrainedModel.load(folder, device=device)
-    data = TrainingData(train, valid, train_mechanism, valid_mechanism, settings_, seed)
+    data = TrainingData(train, valid, train_mechanism, valid_mechanism, settings_, seed, weights, valid_weights)
     run = Run(plan, settings_, built, data, start_processes(settings_, device), folder)
     with forked_rng(device):
         return run.train(loggers, progress=progress)
+
+
+def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
+    """The content that a run is of: rows, hashes, and how new tables are read as these were."""
+    record: dict[str, Any] = {
+        "cohort": train.name,
+        "rows": {"train": len(train), "valid": len(valid)},
+        "fingerprint": train.fingerprint[:16] + valid.fingerprint[:16],
+        "digests": {"train": train.digests, "valid": valid.digests},
+    }
+    return record if train.source is None else record | {"source": dict(train.source)}
 
 
 def _check_seed(seed: Any) -> int:
     if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ConfigurationError("the seed is out of range", expected="a whole number, 0 or more", got=repr(seed))
     return int(seed)
+
+
+def _check_weight(weight: ArrayLike, n: int) -> np.ndarray:
+    weights = np.asarray(weight, dtype=np.float64)
+    if weights.shape != (n,):
+        raise ShapeError("weight has another number of rows", expected=f"({n},)", got=weights.shape)
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise DataError("weight cannot be used", expected="finite numbers, not negative, not all zero")
+    return weights
 
 
 def _mechanisms(
@@ -159,14 +183,14 @@ def _mechanisms(
     raise UnknownNameError("valid_missingness", valid, ("same",))
 
 
-def _hold_back(train: Cohort, seed: int) -> tuple[Cohort, Cohort]:
+def _hold_back(train: Cohort, seed: int) -> tuple[np.ndarray, np.ndarray]:
     parts = split_groups(train.groups, train.target, {"train": 0.9, "valid": 0.1}, seed=seed)
     kept, held = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "valid")
     if not len(held):
         raise DataError(
             "there are too few groups to hold a tenth back for validation", got=len(train), hint="Pass `valid`."
         )
-    return train.take(kept), train.take(held)
+    return kept, held
 
 
 def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:

@@ -1,4 +1,4 @@
-"""Loggers beside history.csv: TensorBoard, MLflow, Weights & Biases."""
+"""Loggers in addition to history.csv: TensorBoard, MLflow, Weights & Biases."""
 
 from __future__ import annotations
 

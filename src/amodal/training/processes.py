@@ -1,4 +1,4 @@
-"""Processes that train one model together: their ranks, and what they add up or share."""
+"""Processes that train one model together: ranks, sums and broadcasts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and tells."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ STATE_FILE = "training_state.safetensors"
 
 @dataclass
 class TrainingState:
-    """What a training has reached.
+    """State of a training.
 
     Attributes:
         history: One row an epoch.

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from amodal.checkpoint import TrainedModel
@@ -32,14 +33,19 @@ def validation_losses(model: TrainedModel, data: TrainingData) -> dict[str, floa
     judges: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {"valid_loss": prediction_loss}
     if data.settings.best_by == "error":
         judges["valid_error"] = prediction_error
-    totals, count = dict.fromkeys(judges, 0.0), 0
+    weight = None
+    if data.valid_weight is not None and data.valid_weight.any():
+        weight = torch.from_numpy(data.valid_weight if seen is None else data.valid_weight[seen])
+    totals, count, done = dict.fromkeys(judges, 0.0), 0.0, 0
     with inference(model.method):
         for batch in model.batches(rows, 1024, seen):
             predicted = model.method.predict(batch).float()
             for name, judge in judges.items():
-                totals[name] += float(judge(predicted, batch.labels, model.schema.task.kind).double().sum())
-            count += len(batch)
-    return {name: total / max(count, 1) for name, total in totals.items()}
+                losses = judge(predicted, batch.labels, model.schema.task.kind).double().cpu()
+                totals[name] += float((losses if weight is None else losses * weight[done : done + len(batch)]).sum())
+            count += len(batch) if weight is None else float(weight[done : done + len(batch)].sum())
+            done += len(batch)
+    return {name: total / (count or 1) for name, total in totals.items()}
 
 
 def part_validation_losses(model: TrainedModel, data: TrainingData) -> dict[str, float]:

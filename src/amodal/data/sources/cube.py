@@ -1,4 +1,4 @@
-"""CUBE and its non-myopic variant: cohorts on which the best order of looking is known."""
+"""CUBE and its non-myopic variant: cohorts with a known best order of acquisition."""
 
 from __future__ import annotations
 

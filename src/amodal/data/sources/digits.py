@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, cut into four quadrants: the embedded cohort whose cases a person can see."""
+"""scikit-learn's handwritten digits, cut into four quadrants: an embedded cohort that can be checked by eye."""
 
 from __future__ import annotations
 

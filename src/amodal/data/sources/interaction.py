@@ -1,4 +1,4 @@
-"""Three numbers of which the first is noise: a label of one, of two together, or of two copies."""
+"""Interaction: three numbers, the first noise; a label of one, of two together, or of two copies."""
 
 from __future__ import annotations
 

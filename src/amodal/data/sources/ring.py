@@ -65,7 +65,7 @@ class RingWorld:
 
     @property
     def directions(self) -> np.ndarray:
-        """What each sensor looks along: unit rows, of shape (M, 2)."""
+        """Directions of the sensors: unit rows, of shape (M, 2)."""
         angles = np.arange(self.sensors) * np.pi / self.sensors
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -83,7 +83,7 @@ class RingWorld:
         return self.read(points @ self.directions.T + noise), self.sector(angle), np.stack([radius, angle], axis=1)
 
     def read(self, values: np.ndarray) -> np.ndarray:
-        """What the sensors show: values rounded to the step, then clipped."""
+        """Readings of the sensors: values rounded to the step, then clipped."""
         return np.clip(np.round(values / self.step) * self.step, -self.limit, self.limit)
 
     def sector(self, angle: np.ndarray) -> np.ndarray:

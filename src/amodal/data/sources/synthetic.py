@@ -115,7 +115,7 @@ class GaussianModalities:
         return Task("binary" if len(names) == 2 else "multiclass", name="y", classes=names)
 
     def columns(self, name: str) -> slice:
-        """Where a modality lies among the D features."""
+        """Columns of a modality among the D features."""
         start = 0
         for other, width in self.dims.items():
             if other == name:

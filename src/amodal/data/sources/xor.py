@@ -1,4 +1,4 @@
-"""XOR of two numbers: the cohort on which the impact of a missing modality is known exactly."""
+"""XOR of two numbers: a cohort with a known impact of each missing modality."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ class Array(Source):
         if self.shape:
             return self
         shape = self._bank(place)[0].shape[1:] if self.file else self._first_shape(place)
-        if self.traits.on_grid and len(shape) == 2:
-            shape = (1, *shape)
+        if self.traits.on_grid:
+            shape = _channels_first(shape)
         if len(shape) != _N_AXES[self.as_kind] or 0 in shape:
             raise SchemaError(
                 f"modalities.{self.name}: the first array has the shape {shape}",
@@ -194,7 +194,14 @@ class Array(Source):
         array = np.asarray(array, dtype=np.float32)
         if self.traits.on_grid and array.ndim == 2:
             array = array[None]
+        elif self.traits.on_grid and array.shape != self.shape and _channels_first(array.shape) == self.shape:
+            array = np.moveaxis(array, -1, 0)
         if self.traits.takes_lengths and array.shape[1:] == self.shape[1:]:
+            if len(array) > self.shape[0]:
+                raise DataError(
+                    f"the series is longer than the others: {len(array)} of at most {self.shape[0]}",
+                    hint=f"Write `shape: {[len(array), *self.shape[1:]]}`, or that of the longest.",
+                )
             blank = np.full(self.shape, np.nan, np.float32)
             blank[: len(array)] = array[: self.shape[0]]
             array = blank

@@ -26,6 +26,7 @@ __all__ = [
     "Built",
     "Ranges",
     "build_stores",
+    "cases",
     "chunk_rows",
     "fingerprint",
     "image_levels",
@@ -177,7 +178,7 @@ def build_stores(
     seen = _Raw(place.work / "observed.raw", np.dtype(bool), (len(schema.sources),))
     try:
         done = _restore(place, writers, seen, ranges)  # after the readers, whose problems were counted then
-        for rows in _cases(place, kept, list(schema.value_columns()), done):
+        for rows in cases(place, kept, list(schema.value_columns()), done):
             observed = np.zeros((len(rows.ids), len(schema.sources)), bool)
             for column, (name, reader) in enumerate(readers.items()):
                 piece = reader.read(rows)
@@ -199,7 +200,7 @@ def build_stores(
     return Built(stores, observed, ranges.to_json())
 
 
-def _cases(place: Place, kept: np.ndarray, columns: list[str], done: int) -> Iterator[Rows]:
+def cases(place: Place, kept: np.ndarray, columns: list[str], done: int) -> Iterator[Rows]:
     """The manifest's cases in chunks of exactly `place.chunk`, leaving out what was done and what is not kept."""
     import pyarrow as pa
 

@@ -13,14 +13,22 @@ import numpy as np
 from amodal.data.table.cells import texts, words
 from amodal.data.table.join import Joined, second_table
 from amodal.data.table.manifest import Table, check_columns
-from amodal.data.table.numbers import PLAIN, NumberRule, in_units, numbers, read_other_units, write_other_units
+from amodal.data.table.numbers import (
+    PLAIN,
+    NumberRule,
+    in_units,
+    numbers,
+    read_other_units,
+    units_key,
+    write_other_units,
+)
 from amodal.data.table.problems import LIMITS, Problems
 from amodal.data.table.reading import check_clocks, read_moments, tell_numbers
 from amodal.data.table.section import Section, nearest
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.data.table.survey import survey
 from amodal.data.table.times import SECONDS, Moments, durations
-from amodal.data.table.words import near_pairs, say_pairs, spelled
+from amodal.data.table.words import near_pairs, replaced, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
 
@@ -106,6 +114,7 @@ class Events(Source):
         format: How dates are written beside ISO 8601; (): found in the data.
         since_format: How the dates of `since` are written beside ISO 8601; (): found in the data.
         rule: How values are written.
+        values: What words that stand for numbers mean.
         duplicates: What becomes of an event that stands there again with the same case, time, variable and value:
             "drop" (counted, and taken once), "keep" or "error".
         accept: Shares of what may be lost, by the keys of `LIMITS`.
@@ -129,6 +138,7 @@ class Events(Source):
     format: tuple[str, ...] = ()
     since_format: tuple[str, ...] = ()
     rule: NumberRule = PLAIN
+    values: Mapping[str, str] = field(default_factory=dict)
     duplicates: str = "drop"
     accept: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
@@ -154,6 +164,7 @@ class Events(Source):
             format=section.words("format", ()),
             since_format=section.words("since_format", ()),
             rule=NumberRule.read(section),
+            values=section.mapping("values"),
             duplicates=section.choice("duplicates", ("drop", "keep", "error"), "drop"),
             accept=section.shares("accept", LIMITS),
             description=section.text("description", ""),
@@ -177,6 +188,7 @@ class Events(Source):
         record |= {k: getattr(self, k) for k in ("units_column", "since", "description") if getattr(self, k)}
         record |= {k: list(getattr(self, k)) for k in ("format", "since_format") if getattr(self, k)}
         record |= self.rule.to_json() | ({"accept": dict(self.accept)} if self.accept else {})
+        record |= {"values": dict(self.values)} if self.values else {}
         record |= {"duplicates": self.duplicates} if self.duplicates != "drop" else {}
         return record | {"variables": {v.name: v.to_json() for v in self.variables}}
 
@@ -210,7 +222,38 @@ class Events(Source):
             learnt = replace(
                 learnt, format=found.formats[self.time], since_format=origin.formats.get(self.since, self.since_format)
             )
-        return learnt if self.variables else replace(learnt, variables=self._met(table, place))
+        learnt = learnt if self.variables else replace(learnt, variables=self._met(table, place))
+        return replace(learnt, variables=learnt._with_units(table, place)) if self.units_column else learnt
+
+    def _with_units(self, table: Table, place: Place) -> tuple[Variable, ...]:
+        """Its variables, with the units that stand beside all values of those for which the schema states none.
+
+        Raises:
+            DataError: If there are several: values in different units must not be averaged.
+        """
+        said: dict[str, dict[str, str]] = {}
+        case = place.reading.ignore_case
+        for chunk in table.chunks([self.variable, self.units_column], 65536) if self._lacks_units() else ():
+            names = words(chunk[self.variable], place.missing, ignore_case=case)
+            for name, units in set(zip(names, texts(chunk[self.units_column], place.missing))):
+                if name is not None and units is not None:
+                    said.setdefault(name, {}).setdefault(units_key(units), units)
+        variables = []
+        for variable in self.variables:
+            met = list(said.get(spelled(variable.name, ignore_case=case), {}).values())
+            if not variable.units and len(met) > 1 and place.problems.strict:
+                others = ", ".join(f"{units}: {{scale: …, offset: …}}" for units in met[1:])
+                raise DataError(
+                    f"{self.file}: {variable.name!r} stands there in {' and '.join(map(repr, met[:5]))}",
+                    expected="one unit, or how to convert the others",
+                    hint=f"Write `{variable.name}: {{units: {met[0]}, other_units: {{{others}}}}}` under "
+                    f"modalities.{self.name}.variables.",
+                )
+            variables.append(replace(variable, units=met[0]) if not variable.units and len(met) == 1 else variable)
+        return tuple(variables)
+
+    def _lacks_units(self) -> bool:
+        return any(not variable.units for variable in self.variables)
 
     def _met(self, table: Table, place: Place) -> tuple[Variable, ...]:
         met: set[str] = set()
@@ -406,8 +449,12 @@ class _EventReader(Reader):
         return times
 
     def _values(self, which: np.ndarray, rows: Rows) -> np.ndarray:
+        import pyarrow as pa
+
         source, missing = self.source, self.place.missing
         cells = rows.columns[source.value]
+        if source.values:
+            cells = pa.array(replaced(texts(cells, missing), source.values), pa.string())
         found = numbers(cells, missing, source.rule.over(self.place.reading.numbers))
         self._lose(f"no value in {source.value!r}", rows.ids[found.empty])
         what = f"column {source.value!r} of {source.file}"

@@ -98,7 +98,7 @@ def read_files(
     lacking = [i for i, (state, _) in enumerate(found) if state == "missing"]
     broken = [i for i, (state, _) in enumerate(found) if state == "unreadable"]
     if outside and place.problems.strict:
-        raise found[outside[0]][1]
+        place.problems.fail(found[outside[0]][1])
     states = Counter(state for state, _ in found)
     place.problems.enter(spot, n, empty=states["empty"], measured=states["read"])
     _tell(place, rows, rule, cells, outside, f"{name}: file outside the data folder", found)
@@ -217,12 +217,13 @@ def _tell(
         lost = f"{what.partition(':')[0]}: cells of {rule.column}"
         place.problems.add(what, ids, got, lost=lost)
         return
-    shown = f"{str(cells[bad[0]])!r} in row {ids[0]}" + (f": {errors[0]}" if errors[0] else "")
+    shown = f"{str(cells[bad[0]])!r} in row {ids[0]}" + (f": {str(errors[0]).removesuffix('.')}" if errors[0] else "")
     near = "" if errors[0] else f"{found[bad[0]][1]} "
-    raise DataError(
+    error = DataError(
         f"{what}: {shown}" + (f" ({len(bad)} such rows in this part)" if len(bad) > 1 else ""),
         hint=f"{near}Correct it, or write `{key}: absent` to take such rows as absent.",
     )
+    place.problems.fail(error)
 
 
 def load_array(path: Path, key: str | None = None) -> np.ndarray:

@@ -96,6 +96,8 @@ class Joined:
             if len(kept):
                 cells = {name: chunk[name].take(kept) for name in self.columns}
                 yield at[kept], Rows(0, ids[kept].astype(str), cells)
+        if self.table.note:
+            problems.say(self.table.note)
         if self.table.blank_rows:
             problems.say(f"{self.file}: {self.table.blank_rows:,} rows are empty throughout, and left out")
         near = say_pairs(near_pairs(sorted(strangers), self.place.ids[~seen]))

@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ class Table(ABC):
         names: Its columns, in order.
         delimiter: What is between the cells of a CSV file; "" for other files.
         skips_blank: Whether rows that are empty throughout are left out.
+        note: What to know about the file; "" = nothing.
         blank_rows: Rows that are empty throughout, and left out; known when all rows were read.
     """
 
@@ -39,6 +41,7 @@ class Table(ABC):
     names: tuple[str, ...]
     delimiter: str = ""
     skips_blank: bool = True
+    note: str = ""
     blank_rows: int = 0
 
     @abstractmethod
@@ -162,17 +165,21 @@ class _Csv(Table):
         elif encoding and not self._is_utf8():
             self.encoding = encoding
         text = head.decode("utf-8-sig" if self.encoding == "utf-8" else self.encoding, "replace")
+        said = re.match(r"^\"?sep=(.)\"?[;,\t ]*\r?\n", text)  # how Excel is told the delimiter
+        self.skipped, text = (1, text[said.end() :]) if said else (0, text)
         line = io.StringIO(text, newline="")
         first = next(csv.reader(line, delimiter=","), [""])
         header = line.getvalue().partition("\n")[0]
         self.delimiter = max(_DELIMITERS, key=header.count) if len(first) == 1 else ","
+        self.delimiter = said[1] if said else self.delimiter
         line.seek(0)
         rows = csv.reader(line, delimiter=self.delimiter)
         self.raw = tuple(next(rows))
         self.names = tuple(spelled(name) for name in self.raw)
-        filled = max((i + 1 for row in rows for i, cell in enumerate(row) if cell.strip()), default=0)
-        while len(self.names) > max(1, filled) and not self.names[-1]:
-            self.names = self.names[:-1]  # a separator at the end of every line
+        if not self.names[-1]:  # a separator at the end of every line
+            filled = max((i + 1 for row in rows for i, cell in enumerate(row) if cell.strip()), default=0)
+            while len(self.names) > max(1, filled) and not self.names[-1]:
+                self.names = self.names[:-1]
         self.has_blank = self.encoding != "utf-8" or self._may_have_blank()
 
     def _head(self) -> bytes:
@@ -221,7 +228,9 @@ class _Csv(Table):
             reader = arrow_csv.open_csv(
                 pa.input_stream(self.path, compression="gzip" if self.packed else None),
                 read_options=arrow_csv.ReadOptions(
-                    block_size=_BLOCK, encoding="utf8" if self.encoding == "utf-8" else self.encoding
+                    block_size=_BLOCK,
+                    skip_rows=self.skipped,
+                    encoding="utf8" if self.encoding == "utf-8" else self.encoding,
                 ),
                 parse_options=arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
@@ -333,6 +342,9 @@ class _Excel(Table):
             book = load_workbook(self.path, read_only=True, data_only=True)
         except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
             raise DataError(f"{self.path} cannot be read as an Excel workbook: {error}") from error
+        if len(book.worksheets) > 1:
+            sheets = book.worksheets
+            self.note = f"{self.path.name}: the first of {len(sheets)} sheets, {sheets[0].title!r}, is read, no other"
         try:
             yield from book.worksheets[0].iter_rows(values_only=True)
         finally:

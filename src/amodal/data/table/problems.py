@@ -120,6 +120,10 @@ class Problems:
         more = f", … ({len(ids)} rows)" if len(ids) > _SHOWN else ""
         raise DataError(f"{what}: {shown}{more}", expected=expected, hint=hint)
 
+    def fail(self, error: DataError) -> None:
+        """Raises an error; a check of everything collects it instead."""
+        raise error
+
     def check_share(
         self, key: str, what: str, n: int, of: int, accept: Mapping[str, float], where: str, *, got: str, hint: str = ""
     ) -> None:

@@ -45,21 +45,29 @@ class SplitRule:
         fractions: Of the rows, for each split.
         seed: Seed of the draw.
         stratify: Whether every split gets the same mixture of classes.
+        values: The split of each word of the column, such as a hospital; None: the column says train, valid, test.
     """
 
     column: str = ""
     fractions: Mapping[str, float] | None = None
     seed: int = 0
     stratify: bool = True
+    values: Mapping[str, str] | None = None
 
     @classmethod
     def read(cls, given: Any) -> SplitRule:
         """Reads it from a schema: the name of a column, or how to draw."""
-        if isinstance(given, str):
-            return cls(given)
-        section = Section("split", {} if given is None else given)
+        return (
+            cls(given) if isinstance(given, str) else cls.read_section(Section("split", {} if given is None else given))
+        )
+
+    @classmethod
+    def read_section(cls, section: Section) -> SplitRule:
+        """Reads it from a section of a schema."""
         if "column" in section:
-            rule = cls(section.text("column"))
+            inner = section.section("values") if "values" in section else None
+            values = {word: inner.text(word) for word in inner.keys()} if inner else None  # noqa: SIM118
+            rule = cls(section.text("column"), values=values)
         else:
             inner = section.section("fractions") if "fractions" in section else None
             fractions = {name: inner.number(name) for name in inner.keys()} if inner else None  # noqa: SIM118
@@ -72,7 +80,7 @@ class SplitRule:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
         if self.column:
-            return {"column": self.column}
+            return {"column": self.column} | ({"values": dict(self.values)} if self.values else {})
         fractions = {"fractions": dict(self.fractions)} if self.fractions else {}
         return {**fractions, "seed": self.seed, "stratify": self.stratify}
 
@@ -132,7 +140,11 @@ class TableSchema:
         Raises:
             SchemaError: If a key is unknown or lacking, or a value cannot be used.
         """
-        section = Section("", plain_record(record))
+        return cls.read_section(Section("", plain_record(record)))
+
+    @classmethod
+    def read_section(cls, section: Section) -> TableSchema:
+        """Reads a schema from its outermost section."""
         version = section.integer("format", 1, most=2**31)
         if version > cls.FORMAT:
             raise SchemaError("the schema has a newer format", expected=f"{cls.FORMAT} or older", got=version,

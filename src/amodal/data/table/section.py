@@ -12,10 +12,11 @@ from typing import Any
 
 from amodal.errors import SchemaError
 
-__all__ = ["Section", "load_record", "nearest", "plain_record"]
+__all__ = ["REQUIRED", "Section", "load_record", "nearest", "plain_record"]
 
 _LARGEST = 2**20
-_REQUIRED: Any = object()
+REQUIRED: Any = object()
+"""The default of a key that has none."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -67,7 +68,7 @@ class Section:
         """Where a key stands, for messages."""
         return f"{self.where}.{key}" if self.where else key
 
-    def text(self, key: str, default: Any = _REQUIRED) -> Any:
+    def text(self, key: str, default: Any = REQUIRED) -> Any:
         """A string; numbers are taken as they are written."""
         given = self._get(key, default)
         if given is default and key not in self:
@@ -76,7 +77,7 @@ class Section:
             raise self.wrong(key, "a text", given)
         return str(given)
 
-    def number(self, key: str, default: Any = _REQUIRED) -> Any:
+    def number(self, key: str, default: Any = REQUIRED) -> Any:
         """A finite number."""
         given = self._get(key, default)
         if given is default and key not in self:
@@ -85,7 +86,7 @@ class Section:
             raise self.wrong(key, "a number", given)
         return float(given)
 
-    def integer(self, key: str, default: Any = _REQUIRED, *, least: int = 1, most: int = 2**31) -> Any:
+    def integer(self, key: str, default: Any = REQUIRED, *, least: int = 1, most: int = 2**31) -> Any:
         """A whole number in a range."""
         given = self._get(key, default)
         if given is default and key not in self:
@@ -101,7 +102,7 @@ class Section:
             raise self.wrong(key, "true or false", given)
         return given
 
-    def choice(self, key: str, options: Iterable[str], default: Any = _REQUIRED) -> Any:
+    def choice(self, key: str, options: Iterable[str], default: Any = REQUIRED) -> Any:
         """One of some words."""
         words = list(options)
         given = self.text(key, default)
@@ -116,7 +117,7 @@ class Section:
             )
         return given
 
-    def texts(self, key: str, default: Any = _REQUIRED) -> tuple[str, ...]:
+    def texts(self, key: str, default: Any = REQUIRED) -> tuple[str, ...]:
         """A list of distinct strings."""
         given = self._get(key, default)
         if given is default and key not in self:
@@ -131,7 +132,7 @@ class Section:
             raise SchemaError(f"{self.place(key)} names {twice[0]!r} twice")
         return words
 
-    def words(self, key: str, default: Any = _REQUIRED) -> tuple[str, ...]:
+    def words(self, key: str, default: Any = REQUIRED) -> tuple[str, ...]:
         """One string, or a list of distinct ones."""
         given = self._get(key, default)
         if given is default and key not in self:
@@ -150,7 +151,7 @@ class Section:
                 raise SchemaError(f"{inner.place(name)} is no share", expected="a number from 0 to 1", got=share)
         return {name: share for name, share in found.items() if share is not None}
 
-    def numbers(self, key: str, default: Any = _REQUIRED) -> tuple[float, ...]:
+    def numbers(self, key: str, default: Any = REQUIRED) -> tuple[float, ...]:
         """A list of finite numbers."""
         given = self._get(key, default)
         if given is default and key not in self:
@@ -162,9 +163,16 @@ class Section:
             raise self.wrong(key, "a list of numbers", given)
         return tuple(float(n) for n in given)
 
+    def mapping(self, key: str) -> dict[str, str]:
+        """A mapping of words to words; an empty one may be left out."""
+        if key not in self:
+            return {}
+        inner = self.section(key)
+        return {word: inner.text(word) for word in inner.keys()}  # noqa: SIM118
+
     def section(self, key: str) -> Section:
         """A mapping inside."""
-        return Section(self.place(key), self._get(key, _REQUIRED))
+        return Section(self.place(key), self._get(key, REQUIRED))
 
     def sections(self, key: str) -> dict[str, Section]:
         """A mapping of mappings inside, in order; an empty one may be left out."""
@@ -199,7 +207,7 @@ class Section:
         given = self._record.get(key)
         if given is not None:
             return given
-        if default is _REQUIRED:
+        if default is REQUIRED:
             unknown = [name for name in self._record if name not in self._asked]
             near = difflib.get_close_matches(key, unknown, n=1)
             raise SchemaError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -12,13 +13,13 @@ import numpy as np
 from amodal.data.table.cells import Reading, texts, words
 from amodal.data.table.join import Joined, second_table
 from amodal.data.table.manifest import Table, check_columns
-from amodal.data.table.numbers import PLAIN, NumberRule, in_units, numbers, read_other_units, write_other_units
+from amodal.data.table.numbers import PLAIN, NumberRule, Numbers, in_units, numbers, read_other_units, write_other_units
 from amodal.data.table.problems import LIMITS, Problems
-from amodal.data.table.reading import check_clocks, read_moments, tell_numbers
+from amodal.data.table.reading import check_clocks, read_moments, tell_limits, tell_numbers
 from amodal.data.table.section import Section
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.data.table.survey import survey
-from amodal.data.table.times import SECONDS, TIME_WORDS, durations
+from amodal.data.table.times import SECONDS, TIME_WORDS, durations, limits
 from amodal.data.table.words import near_pairs, replaced, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
@@ -49,7 +50,10 @@ class Column:
         categories: Values of a category, in order; None: those met in the data.
         values: What other words for a category (or a number) mean.
         code: "one_hot" (a feature for each category) or "ordinal" (the category's position).
-        other: Whether unlisted categories become one more, instead of an error.
+        other: Whether unlisted categories become one more, instead of an error; of more than 100 that are met in the
+            data, the most frequent are kept.
+        separator: What stands between several words of one cell; each is then 1 where it is named. "" = one
+            word a cell.
         format: How dates are written beside ISO 8601, as for `datetime.strptime`; (): found in the data.
         since: Column with the date from which days are counted; None: 1970-01-01.
         since_format: How the dates of `since` are written beside ISO 8601; (): found in the data.
@@ -70,6 +74,7 @@ class Column:
     values: Mapping[str, str] | None = None
     code: str = "one_hot"
     other: bool = False
+    separator: str = ""
     format: tuple[str, ...] = ()
     since: str | None = None
     since_format: tuple[str, ...] = ()
@@ -80,9 +85,7 @@ class Column:
         """Reads it from a schema."""
         kind = section.choice("type", ("number", "category", "date", "duration"), "number")
         column = cls(name, kind, may_be_empty=section.flag("may_be_empty", False))
-        if "values" in section:
-            inner = section.section("values")
-            column = replace(column, values={key: inner.text(key) for key in inner.keys()})  # noqa: SIM118
+        column = replace(column, values=section.mapping("values") or None)
         column = column._with_category(section) if kind == "category" else column._with_range(section)
         if kind == "number":
             column = replace(
@@ -96,7 +99,7 @@ class Column:
             )
             check_units(section.where, name, column.units)
         if kind == "duration":
-            column = replace(column, units=section.choice("units", SECONDS))
+            column = replace(column, units=section.choice("units", SECONDS), rule=NumberRule.read(section))
         if kind == "date":
             column = replace(
                 column,
@@ -113,11 +116,13 @@ class Column:
             categories=section.texts("categories", None),
             code=section.choice("code", ("one_hot", "ordinal"), "one_hot"),
             other=section.flag("other", False),
+            separator=section.text("separator", ""),
         )
         if column.categories is not None and not 1 <= len(column.categories) <= MAX_CATEGORIES:
             raise too_many(section.place("categories"), len(column.categories))
-        if column.code == "ordinal" and column.other:
-            raise SchemaError(f"{section.where}: an ordinal category has no place for others", got="other: true")
+        if column.code == "ordinal" and (column.other or column.separator):
+            got = "other: true" if column.other else "separator"
+            raise SchemaError(f"{section.where}: an ordinal category has no place for others or several", got=got)
         return column
 
     def _with_range(self, section: Section) -> Column:
@@ -129,7 +134,20 @@ class Column:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values: what differs from the defaults."""
         plain, found = Column(""), {}
-        keys = ("type", "units", "min", "max", "scale", "offset", "centre", "code", "other", "since", "may_be_empty")
+        keys = (
+            "type",
+            "units",
+            "min",
+            "max",
+            "scale",
+            "offset",
+            "centre",
+            "code",
+            "other",
+            "separator",
+            "since",
+            "may_be_empty",
+        )
         for key in keys:
             if getattr(self, key) != getattr(plain, key):
                 found[key] = getattr(self, key)
@@ -195,7 +213,8 @@ class Column:
             cells = pa.array(replaced(texts(cells, place.missing), self.values), pa.string())
         found = numbers(cells, place.missing, self.rule.over(place.reading.numbers))
         problems.enter(spot, 0, empty=int(found.empty.sum()))
-        tell_numbers(problems, found, cells, rows.ids, f"column {self.name!r}", spot, self.units)
+        advice = "; or take it as `type: category`"
+        tell_numbers(problems, found, cells, rows.ids, f"column {self.name!r}", spot, self.units, advice)
         values = found.values
         if found.units is not None:
             values = self._in_units(values, found.units, rows.ids, cells, problems, spot)
@@ -228,8 +247,19 @@ class Column:
 
     def _spans(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
         words_ = replaced(texts(cells, place.missing), self.values)
-        found, bad = durations(words_, self.units)
+        plain, sign = limits(words_)
+        found, bad = durations(plain, self.units)
         place.problems.enter(spot, 0, empty=int(sum(word is None for word in words_)))
+        rule = self.rule.over(place.reading.numbers).censored
+        limited = (sign != 0) & ~bad
+        if rule in ("", "error"):
+            bad = bad | limited
+            found = np.where(limited, np.nan, found)
+        found = np.where(limited & (rule == "missing"), np.nan, found)
+        found = np.where(limited & (sign < 0) & (rule == "half"), found / 2, found)
+        read = Numbers(found, bad & False, bad, bad & False, sign * limited.astype(np.int8), bad & False, None)
+        tell_limits(place.problems, read, words_, rows.ids, f"column {self.name!r}", spot)
+        bad = bad & ~limited
         place.problems.grave(
             f"column {self.name!r}: not a duration",
             rows.ids[bad],
@@ -292,7 +322,44 @@ class Column:
         found = words(cells, reading.missing, ignore_case=reading.ignore_case)
         return replaced(found, self.values, ignore_case=reading.ignore_case)
 
+    def parts(self, cells: Any, reading: Reading) -> list[list[str] | None]:
+        """The words of each cell, of which `separator` may part several; None where it is empty."""
+        found = words(cells, reading.missing, ignore_case=reading.ignore_case)
+        parts = [
+            None if cell is None else [p for part in cell.split(self.separator) if (p := part.strip())]
+            for cell in found
+        ]
+        flat = np.array([*(part for own in parts for part in own or ()), None], object)[:-1]
+        named = iter(replaced(flat, self.values, ignore_case=reading.ignore_case))
+        return [None if own is None else [str(next(named)) for _ in own] for own in parts]
+
+    def _many_hot(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        ignore_case = place.reading.ignore_case
+        places = {spelled(word, ignore_case=ignore_case): i for i, word in enumerate(self.categories or ())}
+        coded, unknown = np.zeros((len(rows.ids), len(self.features))), []
+        own = self.parts(cells, place.reading)
+        for i, parts in enumerate(own):
+            if parts is None:
+                coded[i] = np.nan
+            for part in parts or ():
+                at = places.get(spelled(part, ignore_case=ignore_case), len(places))
+                if at < coded.shape[1]:
+                    coded[i, at] = 1.0
+                else:
+                    unknown.append((rows.ids[i], part))
+        place.problems.enter(spot, 0, empty=sum(parts is None for parts in own))
+        place.problems.grave(
+            f"column {self.name!r}: unknown category",
+            [row for row, _ in unknown],
+            [part for _, part in unknown],
+            expected=f"one of {', '.join((self.categories or ())[:20])}",
+            hint="Add it to `categories`, map it with `values`, or write `other: true`.",
+        )
+        return coded
+
     def _coded(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        if self.separator:
+            return self._many_hot(cells, rows, place, spot)
         found, ignore_case = self.words(cells, place.reading), place.reading.ignore_case
         places = {spelled(word, ignore_case=ignore_case): i for i, word in enumerate(self.categories or ())}
         codes = np.array(
@@ -417,16 +484,19 @@ class Tabular(Source):
 
     def _categories_met(self, table: Table, reading: Reading) -> dict[str, tuple[str, ...]]:
         open_ = [f for f in self.fields if f.type == "category" and f.categories is None]
-        met: dict[str, set[str]] = {f.name: set() for f in open_}
+        met: dict[str, Counter[str]] = {f.name: Counter() for f in open_}
         for chunk in table.chunks([f.name for f in open_], 65536) if open_ else ():
             for f in open_:
-                met[f.name] |= {str(w) for w in set(f.words(chunk[f.name], reading)) if w is not None}
-                if len(met[f.name]) > 100 * MAX_CATEGORIES:
+                if f.separator:
+                    met[f.name].update(part for parts in f.parts(chunk[f.name], reading) for part in set(parts or ()))
+                else:
+                    met[f.name].update(str(w) for w in f.words(chunk[f.name], reading) if w is not None)
+                if len(met[f.name]) > 100 * MAX_CATEGORIES and not f.other:
                     break
-        for name, words_ in met.items():
-            if not 1 <= len(words_) <= MAX_CATEGORIES:
-                raise too_many(f"column {name!r}", len(words_))
-        return {name: tuple(sorted(words_)) for name, words_ in met.items()}
+        for f in open_:
+            if not met[f.name] or (len(met[f.name]) > MAX_CATEGORIES and not f.other):
+                raise too_many(f"column {f.name!r}", len(met[f.name]))
+        return {name: tuple(sorted(w for w, _ in counts.most_common(MAX_CATEGORIES))) for name, counts in met.items()}
 
     def modality(self) -> Modality:
         """Name, kind and shape."""
@@ -500,7 +570,8 @@ def too_many(where: str, count: int) -> SchemaError:
     return SchemaError(
         f"{where} has {count:,} categories",
         expected=f"1 to {MAX_CATEGORIES}",
-        hint="List the ones that matter under `categories` with `other: true`, or is it a number, an id or a text?"
+        hint=f"Write `other: true` to keep the {MAX_CATEGORIES} most frequent, or list the ones that matter under "
+        "`categories`, or is it a number, an id or a text?"
         if count
         else "The column is empty: leave it out.",
     )

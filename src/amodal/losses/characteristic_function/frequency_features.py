@@ -1,4 +1,4 @@
-r"""Squared differences of weighted characteristic functions, by two matrix products and with little else.
+r"""Squared differences of weighted characteristic functions, by two matrix products.
 
 For projections :math:`u` of N samples on P directions, weights V of Q queries and F frequencies, the loss needs
 
@@ -67,7 +67,7 @@ def weighted_cf_difference(
 
 
 class _Basis(NamedTuple):
-    """J functions of a projection of which the cosines and sines are combinations (up to rounding)."""
+    """J functions of a projection whose combinations are the cosines and sines (up to rounding)."""
 
     frequencies: Tensor  # (F,)
     matrices: Tensor | None = None  # (2, J, J), S and the same with a derivative on the left; None: cosines and sines

@@ -1,4 +1,4 @@
-"""Weights of a kernel regression on contexts: who counts how much as a neighbour of whom."""
+"""Weights of a kernel regression on contexts."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def median_bandwidth(observed_context: Tensor, predicted_context: Tensor, *, dis
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
-    r"""How many neighbours a query really has: :math:`1 / \sum_j w_{ij}^2`.
+    r"""Effective number of neighbours of a query: :math:`1 / \sum_j w_{ij}^2`.
 
     Args:
         weights: Weights of which each row adds up to one, of shape (Q, N).

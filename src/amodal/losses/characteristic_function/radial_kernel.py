@@ -1,4 +1,4 @@
-"""The kernel that random projections and frequencies estimate, in closed form."""
+"""Closed form of the kernel that random projections and frequencies estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""AV-MNIST: written digits of which most is removed, each with a spoken digit in noise.
+r"""AV-MNIST: written digits with most of their pixels' variance removed, each with a spoken digit in noise.
 
 **vision** (1, 28, 28): MNIST's images projected on their leading principal components, without the mean image, divided
 by 255. The components are those of the training rows, kept until they explain more than a given share of the variance
@@ -49,7 +49,7 @@ _CHUNK = 256
 
 
 class Pairing(NamedTuple):
-    """Which recordings each row is made of.
+    """The recordings that each row is made of.
 
     Attributes:
         spoken: The spoken digits that are used.

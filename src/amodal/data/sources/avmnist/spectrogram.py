@@ -18,7 +18,7 @@ SHORTEST, LONGEST = 2 * SIDE, SIDE * (2 * SIDE - 1)
 
 
 class Frames(NamedTuple):
-    """How a sound is cut into `SIDE` frames.
+    """Frames: a sound cut into `SIDE` pieces.
 
     Attributes:
         length: Samples of a frame.
@@ -30,7 +30,7 @@ class Frames(NamedTuple):
 
 
 def plan_frames(n: int) -> Frames:
-    r"""The shortest frames of which exactly `SIDE` fit into a sound.
+    r"""The shortest frames such that exactly `SIDE` fit into a sound.
 
     With frames of i samples that overlap by j, :math:`113 i - 112 j > n \ge 112 i - 111 j`.
 

@@ -48,7 +48,7 @@ _AGES = ((45, "under 45"), (65, "45-64"), (80, "65-79"), (np.inf, "80 and over")
 
 @dataclass(frozen=True)
 class Tally:
-    """What was read, repaired, and left out.
+    """Counts of what was read, repaired, and left out.
 
     Attributes:
         stays: Number of stays of each set.

@@ -29,7 +29,7 @@ _OUTCOME_COLUMNS = ("RecordID", "Length_of_stay", "In-hospital_death")
 
 
 class Sources(NamedTuple):
-    """What was found.
+    """The files that were found.
 
     Attributes:
         records: Files of the stays.
@@ -65,7 +65,7 @@ class Measurements(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """What became of each stay.
+    """Outcomes of the stays.
 
     Attributes:
         death: Died in hospital, int64 0 or 1, of shape (N,).

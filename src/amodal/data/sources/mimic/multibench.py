@@ -74,7 +74,7 @@ _URINE, _PAO2, _FIO2 = 6, 4, 5
 
 
 class Tensors(NamedTuple):
-    """What MultiBench's file holds.
+    """The content of MultiBench's file.
 
     Attributes:
         ids: Str, of shape (N,).

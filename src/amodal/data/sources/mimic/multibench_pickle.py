@@ -1,4 +1,4 @@
-"""Arrays out of a pickle file that nobody has to trust: anything but plain containers and numeric arrays is refused.
+"""Arrays from untrusted pickle files: anything but plain containers and numeric arrays is refused.
 
 A pickle is a program, and `pickle.load` runs it. MultiBench hands MIMIC-III out in this form only. The reader here goes
 through the program first, without running it, and refuses steps that arrays do not need and programs that are too long.
@@ -155,7 +155,7 @@ class _ArrayUnpickler(_PythonUnpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def _latin1(self, text: str, encoding: str) -> bytes:
-        """How bytes are written for Python 2."""
+        """The bytes of Python 2, encoded as Latin-1."""
         if encoding != "latin1":
             raise DataError(f"the file holds bytes in the encoding {encoding!r}: it is not read")
         self.left -= len(text)
@@ -227,5 +227,5 @@ def _text_key(key: Any) -> str:
 
 
 def _no_bytes() -> bytes:
-    """How no bytes are written for Python 2."""
+    """The empty bytes of Python 2."""
     return b""

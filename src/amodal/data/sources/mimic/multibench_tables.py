@@ -17,7 +17,7 @@ __all__ = ["ICD9_GROUPS", "RAW", "Admissions", "Events", "Variable", "read_admis
 
 
 class Variable(NamedTuple):
-    """What is measured.
+    """A measured variable.
 
     Attributes:
         name: Its name.

@@ -1,4 +1,4 @@
-"""MIMIC's tables as DuckDB sees them: each a view over its file, with errors that name the file."""
+"""MIMIC's tables as views of DuckDB over their files, with errors that name the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing who is absent from a cohort: where a mechanism meets the data."""
+"""Presence of a cohort's rows, drawn from a missingness mechanism."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["draw_presence"]
 
 
 def draw_presence(mechanism: Mechanism, cohort: Cohort, seed: int | Sequence[int]) -> Presence:
-    """Draws who is absent from a cohort.
+    """Draws the presence of a cohort's rows from a mechanism.
 
     Args:
-        mechanism: Who is removed, and why.
+        mechanism: The missingness mechanism.
         cohort: N cases.
         seed: One integer or several.
 
