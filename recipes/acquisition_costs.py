@@ -10,7 +10,7 @@ trained on the other three hospitals, "heart, within" on a random part of all. O
 did best on validation cases for the money, advice, advice two steps ahead (`--ahead`), and the surest outcome. A
 right diagnosis is taken to be worth `--worth` dollars (SUPPORT2: one unit of accuracy is worth five looks).
 
-Data: heart_disease_uci.csv (:cite:`janosi1989heart`), prices of :cite:`turney1995cost` in Canadian dollars; SUPPORT2 from
+Data: heart_disease_uci.csv (:cite:`janosi1989heart`), prices of :cite:`turney1995cost` in Canadian dollars; SUPPORT2,
 https://archive.ics.uci.edu/dataset/880/support2.
 """
 
