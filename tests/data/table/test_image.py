@@ -54,6 +54,15 @@ def test_sixteen_bits_keep_their_level(tmp_path: Path, ending: str):
     assert (flat == round(30000 / 65535 * 255)).all()
 
 
+def test_a_detector_of_fewer_bits_is_told(tmp_path: Path):
+    for i in range(3):
+        saved(tmp_path / f"{i}.png", (RAMP * 16).astype(np.uint16))
+    manifest = table(tmp_path, "0.png", "1.png", "2.png")
+    problems = prepare(manifest, schema(), tmp_path / "a").problems
+    assert sum("`range: [0, 4095]`" in what for what in problems.counts) == 1
+    assert not prepare(manifest, schema(range=[0, 4095]), tmp_path / "b").problems.counts
+
+
 def test_a_stated_range_and_own_extremes(tmp_path: Path):
     twelve = (RAMP * 16).astype(np.uint16)
     twelve[0, 0] = 65535  # a hot pixel

@@ -25,6 +25,18 @@ __all__ = ["guess_schema"]
 
 _CANDIDATES = 15
 _NONE = frozenset({"none", "keine", "keiner", "kein", "nil", "no", "no finding", "aucun", "ninguno", "nessuno", "ohne"})
+_NO = frozenset(
+    {
+        "no", "nein", "n", "false", "falsch", "0", "non", "neg", "negative", "negativ", "healthy", "gesund", "control",
+        "alive", "lives", "lived", "survived", "survivor", "lebt", "überlebt", "absent", "benign", "normal", *_NONE,
+    }
+)  # fmt: skip
+_YES = frozenset(
+    {
+        "yes", "ja", "y", "j", "true", "wahr", "1", "oui", "si", "sí", "pos", "positive", "positiv", "sick", "krank",
+        "case", "died", "dead", "death", "deceased", "verstorben", "tot", "present", "malignant", "abnormal",
+    }
+)  # fmt: skip
 _TARGETS = re.compile(
     r"^(target|label|class|outcome|diagnosis|finding|y|died|death|dead|mortality|survival|result|verstorben|ziel)", re.I
 )
@@ -134,7 +146,7 @@ def _task(look: Look, pair: tuple[Look, Look] | None) -> str:
     elif look.kind == "number" and len(words) > 10:
         lines += ["  kind: regression", f"  units: {quoted(bracketed_units(look.name) or '')}               # fill in"]
     else:
-        words = sorted(words, key=lambda word: (_number(word) if look.kind == "number" else 0.0, word))
+        words = sorted(words, key=lambda word: (_sign(word), _number(word) if look.kind == "number" else 0.0, word))
         lines += [
             f"  kind: {'binary' if len(words) == 2 else 'multiclass'}",
             f"  classes: {json.dumps(words, ensure_ascii=False)}"
@@ -145,6 +157,11 @@ def _task(look: Look, pair: tuple[Look, Look] | None) -> str:
     if empty:
         lines.append(f"  without_target: leave_out   # {empty:,} rows have none; or `error`")
     return "\n".join(lines) + "\n"
+
+
+def _sign(word: str) -> int:
+    """-1 for a word that says no, 1 for one that says yes: of two classes the second is the positive one."""
+    return -1 if word.casefold() in _NO else 1 if word.casefold() in _YES else 0
 
 
 def _number(word: str) -> float:
