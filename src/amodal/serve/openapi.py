@@ -6,10 +6,11 @@ from typing import Any
 
 from amodal.data.table import TableSchema
 from amodal.data.table.array import Array
+from amodal.data.table.column import Column
 from amodal.data.table.events import Events
 from amodal.data.table.image import Image
 from amodal.data.table.source import Source
-from amodal.data.table.tabular import Column, Tabular
+from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
 from amodal.schema import Task
 

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from amodal.data.table.cells import MISSING_WORDS
+from amodal.data.table.column import bracketed_units
 from amodal.data.table.guess_tables import second_tables
 from amodal.data.table.leaks import event_pair, reasons
 from amodal.data.table.look import ENDINGS, Look, look_at
 from amodal.data.table.manifest import Table, open_table
 from amodal.data.table.schema_lines import column_line, counts, line, modality_name, quoted
-from amodal.data.table.tabular import bracketed_units
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 
 __all__ = ["guess_schema"]

@@ -7,8 +7,8 @@ import re
 import unicodedata
 from collections import Counter
 
+from amodal.data.table.column import bracketed_units
 from amodal.data.table.look import Look
-from amodal.data.table.tabular import bracketed_units
 
 __all__ = ["column_line", "counts", "line", "modality_name", "quoted"]
 
