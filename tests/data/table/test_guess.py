@@ -208,3 +208,10 @@ def test_numbers_with_units_few_words_among_numbers_and_long_texts(tmp_path: Pat
     assert record["modalities"]["Notiz"]["kind"] == "text"
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(record, allow_unicode=True))
     assert len(prepare(tmp_path / "m.csv", tmp_path / "s.yaml", tmp_path / "out").cohort) == n
+
+
+def test_a_grouping_of_diseases_is_no_patient(tmp_path: Path):
+    pd.DataFrame({"id": [f"k{i}" for i in range(200)], "dzgroup": ["A", "B"] * 100, "y": ["no", "yes"] * 100}).to_csv(
+        tmp_path / "m.csv", index=False
+    )
+    assert "group" not in yaml.safe_load(guess_schema(tmp_path / "m.csv", target="y"))

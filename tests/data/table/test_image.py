@@ -182,3 +182,15 @@ def test_one_range_does_not_hold_for_two_kinds_of_values(tmp_path: Path):
     problems = prepare(manifest, schema(), tmp_path / "out").problems
     assert problems.counts["x: BurnedInAnnotation: words are drawn into the image, names perhaps"] == 1
     assert problems.counts["x: a file of another kind than the first (image of 8 bits)"] == 1
+
+
+def test_windows_that_differ_between_values_in_units_are_counted(tmp_path: Path):
+    pytest.importorskip("pydicom")
+    units = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024, "WindowWidth": 400}
+    for i, centre in enumerate((40, 40, 300)):
+        write_dicom(tmp_path / f"{i}.dcm", np.full((8, 8), 1000, np.uint16), WindowCenter=centre, **units)
+    manifest = table(tmp_path, "0.dcm", "1.dcm", "2.dcm")
+    problems = prepare(manifest, schema(), tmp_path / "a").problems
+    assert problems.counts == {"x: a file of another kind than the first (DICOM in HU through the window 40, 400)": 1}
+    cohort = prepare(manifest, schema(range=[-1024, 1000]), tmp_path / "b").cohort
+    assert len(np.unique(cohort.batch(np.arange(3)).values["x"].numpy())) == 1

@@ -188,7 +188,8 @@ def _group(looks: Sequence[Look], target: Look, row_id: Look | None) -> Look | N
         if look is target or look is row_id or look.filled < look.rows or look.is_distinct:
             continue
         per_value = look.rows / max(1, len(look.words))
-        if look.kind in ("code", "words", "number", "category") and _GROUPS.search(look.name) and len(look.words) > 1:
+        named = _GROUPS.search(look.name) and len(look.words) > 1 and per_value <= 50  # `dzgroup` is no patient
+        if named and look.kind in ("code", "words", "number", "category"):
             fits.append((0 if look.kind == "code" else 1, look))
         elif look.kind == "code" and per_value <= 20:
             fits.append((2, look))
