@@ -37,6 +37,7 @@ def impact_command(
     train_split: str = "train",
     seed: int = 0,
     out: Path | None = None,
+    page: Path | None = None,
     device: str = "cpu",
 ) -> None:
     """Say what each missing modality could still change, which labels stay plausible, and what to look at next.
@@ -64,6 +65,7 @@ def impact_command(
         train_split: Split of the same data whose cases complete others; "": none.
         seed: Seed of removal and draws.
         out: File to write, .csv or .parquet, a row a case; null writes none.
+        page: Page to write, .html: the cases in plain words, the numbers below; null writes none.
         device: cpu or cuda.
     """
     from amodal.checkpoint import TrainedModel
@@ -72,6 +74,8 @@ def impact_command(
         raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
     if advice_draws < 0:  # said before the work, not after
         raise ConfigurationError("advice_draws is out of range", expected="0 or more", got=advice_draws)
+    if page is not None and not advice_draws:
+        raise ConfigurationError("a page needs advice", hint="Leave out --advice_draws 0.")
     if cohort_budget is not None and not advice_draws:
         raise ConfigurationError("a budget for all cases needs advice", hint="Leave out --advice_draws 0.")
     model = TrainedModel.load(run, device=device)
@@ -108,6 +112,10 @@ def impact_command(
             spent = float(bought["spent"].iloc[-1]) if len(bought) else 0.0
             print(f"A budget of {cohort_budget:g} buys {len(bought)} looks for {spent:g}, the first of them:")
             print(_text(bought.head(10)) if len(bought) else "none that pays")
+        if page is not None:
+            from amodal.report.bedside_page import write_impact_page
+
+            print(f"The page is {write_impact_page(page, model, cohort, result, advice)}")
     if drivers:
         from amodal.predictive_impact import attribute
 

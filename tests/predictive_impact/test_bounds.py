@@ -11,23 +11,10 @@ from amodal.schema import Task
 BOTH = [("modality_dropout", "training_cases"), ("primo", "training_cases"), ("primo", "own"), ("cm2", "own")]
 
 
-def world(rule, n=900, seed=0):
-    """Three numbers, of which b may be a copy of a, and a label: what is seen says nothing."""
-    draw = np.random.default_rng(seed)
-    seen, a, b = draw.normal(size=(3, n)).astype(np.float32)
-    if rule == "copy":
-        b = a.copy()
-    label = {"copy": a > 0, "xor": (a > 0) ^ (b > 0), "a": a > 0}[rule]
-    values = {name: value[:, None] for name, value in (("seen", seen), ("a", a), ("b", b))}
-    splits = np.where(np.arange(n) < n - 100, "train", "test")
-    task = Task("binary", classes=("no", "yes"))
-    return Cohort.from_arrays(values, task=task, target=label.astype(int), splits=splits)
-
-
 @pytest.fixture(scope="module")
 def fitted():
-    cohort = world("a", 500)
-    train, test = cohort.split("train"), cohort.split("test")
+    cohort = amodal.load_cohort("interaction", rule="alone", n=600, fractions={"train": 0.8, "test": 0.2})
+    train, test = cohort.split("train"), cohort.split("test").take(np.arange(100))
     found = {name: amodal.fit(name, train, epochs=4, width=16, seed=0) for name in {name for name, _ in BOTH}}
     lacking = np.random.default_rng(1).random((100, 3)) < 0.6
     lacking[np.arange(100), np.random.default_rng(2).integers(0, 3, 100)] = False
@@ -72,13 +59,13 @@ def test_bounds(fitted, method, completions):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "next_", "last"),
-    [("copy", (0.5, 0.5), (0.0, 0.0)), ("xor", (0, 0), (0.5, 0.5)), ("a", (0.5, 0), (0.5, 0))],
+    [("copy", (0.5, 0.5), (0.0, 0.0)), ("xor", (0, 0), (0.5, 0.5)), ("alone", (0.5, 0), (0.5, 0))],
 )
 def test_known_truth_with_only_noise_seen(rule, next_, last):
     """What looking at a and b first, and last, changes: a copy is redundant, xor is synergy."""
-    cohort = world(rule, 1900)
-    train, test = cohort.split("train"), cohort.split("test")
-    model = amodal.fit("modality_dropout", train, epochs=40, width=32, seed=0, batch_size=64)
+    cohort = amodal.load_cohort("interaction", rule=rule, n=3000)
+    train, valid, test = (cohort.split(name) for name in ("train", "valid", "test"))
+    model = amodal.fit("modality_dropout", train, valid, epochs=40, width=32, seed=0, batch_size=64)
     seen = test.with_observed(np.tile([True, False, False], (len(test), 1)))
     found = amodal.impact(model, seen)
     for name, first, late in zip("ab", next_, last):

@@ -43,6 +43,8 @@ class Advice:
         least_gain: Net gain that a look must exceed.
         ahead: Value of the look with the best one after it, net of prices and in their unit, (N, M); None unless two
             steps were asked for.
+        outcomes: Share of the completions under which each class is the most probable after the look, (N, M, C); None
+            for other tasks than classes.
         by_label: Expected change of each label's probability, (N, M, K), of multilabel tasks; None for others.
         sensitivity: Smallest and largest gain under the odds ratio asked for, (N, M, 2); None if none was.
         utility: The utility, in words.
@@ -65,6 +67,7 @@ class Advice:
     budget: float = np.inf
     least_gain: float = 0.0
     ahead: np.ndarray | None = None
+    outcomes: np.ndarray | None = None
     by_label: np.ndarray | None = None
     sensitivity: np.ndarray | None = None
     utility: str = "log_likelihood"

@@ -30,6 +30,7 @@ from amodal.predictive_impact.looks import (
 )
 from amodal.predictive_impact.notes import notes_on_cohort, notes_on_donors, notes_on_gap
 from amodal.predictive_impact.own import OwnCompletions
+from amodal.predictive_impact.plausible import labels_by_share
 from amodal.predictive_impact.predictor import Predictor, check_inputs, predictions_of
 from amodal.predictive_impact.sensitivity import check_odds_ratio, sensitivity_range
 from amodal.predictive_impact.utility import Utility, perfect_information, utility_function
@@ -164,6 +165,7 @@ def advise(
         budget,
         least_gain,
         columns.get("ahead"),
+        columns.get("outcomes"),
         columns.get("by_label"),
         columns.get("sensitivity"),
         _in_words(utility, task),
@@ -207,6 +209,8 @@ class _Work:
         observed = batch.presence.cpu().numpy()
         columns: dict[str, Any] = {key: np.full((n, m), np.nan) for key in ("change", "gain", "gain_error", "gap")}
         columns |= {"everything": np.zeros(n), "evpi": np.full(n, np.nan)}
+        if task.is_classification:
+            columns["outcomes"] = np.full((n, m, task.n_outputs), np.nan)
         if task.traits.many_labels:
             columns["by_label"] = np.full((n, m, task.n_outputs), np.nan)
         if self.odds_ratio is not None:
@@ -242,6 +246,8 @@ class _Work:
             "gain": to_numpy(torch.where(bound.isnan(), gain, torch.minimum(gain, bound))),
             "gain_error": to_numpy(gain_error(p, w, self.value)),
         }
+        if kind.one_class:
+            found["outcomes"] = to_numpy(labels_by_share(p, w).mass)
         if kind.many_labels:
             found["by_label"] = to_numpy(by_label(p, w))
         if self.odds_ratio is not None:

@@ -20,6 +20,7 @@ from amodal.predictive_impact.advising import advise
 from amodal.predictive_impact.model import impact as impact_of
 from amodal.predictive_impact.result import Impact
 from amodal.report import figures
+from amodal.report.bedside import Bedside, describe_case
 from amodal.report.parts import Drawing, Section, Table, section
 from amodal.report.pictures import Exhibit, exhibit_case
 from amodal.report.subject import Subject
@@ -89,6 +90,7 @@ class ImpactCase:
         bound: The largest V that the mean prediction allows.
         answers: The most probable class as seen, after the look, with everything.
         moved: How far the prediction moved by the look.
+        words: The same in plain words, as it looked before.
     """
 
     id: str
@@ -102,6 +104,7 @@ class ImpactCase:
     bound: float
     answers: tuple[str, str, str]
     moved: float
+    words: Bedside
 
     @property
     def advised(self) -> str:
@@ -301,9 +304,9 @@ def _curve(looks: _Looks) -> list[Drawing]:
     if len(looks.rows) < _FEWEST:
         return []
     curves, rows = {}, []
-    for name, (predicted, realised) in _changes(looks).items():
+    for mark, (name, (predicted, realised)) in zip(figures.GROUP_MARKS, _changes(looks).items()):
         curve = change_curve(predicted, realised, bins=8)
-        curves[name] = curve["predicted"].to_numpy(), curve["realised"].to_numpy()
+        curves[name] = mark, (curve["predicted"].to_numpy(), curve["realised"].to_numpy())
         rows += [
             [name, f"{n:,}", format_value(a), format_value(b)] for n, a, b in curve.iloc[:, :3].to_numpy().tolist()
         ]
@@ -395,6 +398,7 @@ def _case(run: FinishedRun, test: Cohort, looks: _Looks, i: int) -> ImpactCase:
         bound=float(variability_bound(prediction[None])[0]),
         answers=(answers[0], answers[1], answers[2]),
         moved=float(moved[m]),
+        words=describe_case(looks.result, looks.advice, i),
     )
 
 

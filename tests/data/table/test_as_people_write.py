@@ -83,6 +83,9 @@ READ = [
     Read("two signs for micro", ["5 µg", "6 μg"], {"units": "µg"}, [5, 6]),
     Read("per cent is a unit", ["45 %", "50%"], {"units": "%"}, [45, 50]),
     Read("flags of a laboratory", ["12.5*", "7 H", "3"], {"flags": ["*", "H"]}, [12.5, 7, 3]),
+    Read("marks before a number", ["€ 5,50", "~7", "ca. 8"], {"flags": ["€", "~", "ca."]}, [5.5, 7, 8]),
+    Read("units that begin with digits", ["5,2 10^9/l", "6 x 10^9/l", "7"], {"units": "10^9/l",
+         "other_units": {"x 10^9/l": {}}}, [5.2, 6, 7]),
     Read("words for numbers beside empty cells", ["neg", "", "2"], {"values": {"neg": "0"}}, [0, None, 2]),
     Read("truth values as Excel writes them", ["TRUE", "FALSE", "1"], {}, [1, 0, 1]),
     Read("whole numbers beyond single precision", ["1600000000", "1600000001", "1600000059"], {},
@@ -90,6 +93,9 @@ READ = [
     Read("a column without a value, if the schema accepts it", ["", "NA"], {"may_be_empty": True}, [None, None]),
     Read("years and months", ["62 y", "18 months", "7.5"], {"type": "duration", "units": "years"}, [62, 1.5, 7.5]),
     Read("days and hours", ["3 d 4 h", "1 Tag", "PT30M"], {"type": "duration", "units": "hours"}, [76, 24, 0.5]),
+    Read("ages above a limit", [">89", "90+", "45 y"], {"type": "duration", "units": "years", "censored": "limit"},
+         [89, 90, 45], said="above a limit, taken as a number"),
+    Read("French hours", ["14h30", "2h"], {"type": "duration", "units": "hours"}, [14.5, 2]),
     Read("clocks of spans", ["27:30:00", "1 day, 2:00:00", "0:15"], {"type": "duration", "units": "hours"},
          [27.5, 26, 0.25]),
     Read("German dates are found", ["31.01.1970", "01.02.1970"], {"type": "date"}, [30, 31], said="%d.%m.%Y"),
@@ -103,6 +109,8 @@ READ = [
     Read("dates of Excel", ["2", "25570"], {"type": "date", "format": "excel"}, [-25567, 1]),
     Read("seconds of Unix", ["86400", "1970-01-03"], {"type": "date", "format": "unix"}, [1, 2]),
     Read("German months", ["1. März 1970", "2. Mai 1970"], {"type": "date"}, [59, 121]),
+    Read("midnight as 24:00", ["1970-01-01 24:00", "1970-01-03T24:00:00"], {"type": "date"}, [1, 3]),
+    Read("dates with their weekday", ["Fri, 02 Jan 1970", "Sat, 03 Jan 1970"], {"type": "date"}, [1, 2]),
     Read("offsets throughout", ["1970-01-01T12:00:00+12:00", "1970-01-02T00:00:00Z"], {"type": "date"}, [0, 1]),
     Read("offsets beside clocks of a zone", ["1970-01-02T00:00:00Z", "1970-01-02 01:00"], {"type": "date"}, [1, 1],
          {"timezone": "Europe/Berlin"}),
@@ -146,6 +154,12 @@ REFUSED = [
     Refused("a day that does not exist", ["2026-02-30", "1970-01-01"], {"type": "date"}, ("not a date: '2026-02-30'",)),
     Refused("dates that Excel counts", ["45292", "1970-01-01"], {"type": "date"}, ("not a date", "format: excel")),
     Refused("years of two digits", ["31.01.45", "01.02.26"], {"type": "date"}, ("not a date", "'%d.%m.%y'", "1969")),
+    Refused("ages above a limit", [">89", "45"], {"type": "duration", "units": "years"},
+            ("a limit", "censored: limit")),
+    Refused("years alone", ["1956", "1960"], {"type": "date"}, ("not a date", "`format: '%Y'`")),
+    Refused("days that nobody knows", ["1956-00-00", "1960-01-01"], {"type": "date"}, ("not a date", "`missing`")),
+    Refused("a currency", ["€ 5", "3"], {}, ("not a number: '€ 5'", "flags: ['€']")),
+    Refused("a titre", ["1:80", "3"], {}, ("not a number: '1:80'", "`values`")),
     Refused("clocks with and without offset", ["1970-01-01T00:00:00Z", "1970-01-01 00:00"], {"type": "date"},
             ("with and without an offset", "timezone: Europe/Berlin")),
     Refused("a zone that is none", ["1"], {}, ("timezone is not known", "Europe/Berlin"), {"timezone": "Berlin"}),
@@ -223,6 +237,8 @@ def test_events_are_read(name: str, rows: list[str], change: dict, variable: int
 
 
 EVENTS_REFUSED = [
+    ("two units of which the schema knows nothing", [*MANY, "p0,1,T,37,C", "p1,1,T,98,F"], {"units_column": "u"},
+     ("'T' stands there in 'C' and 'F'", "units: C, other_units: {F:")),
     ("a variable that is not there", MANY, {"variables": ["HR", "HF"]}, ("not one measured cell in 'HF'",)),
     ("most ids match nobody", [*MANY[:2], *[f"q{i},1,HR,5," for i in range(N)]], {},
      ("rows whose id the manifest does not have: 12 of 14 (86%)", "accept: {unmatched: 0.86}", "modalities.s")),
@@ -297,6 +313,8 @@ TARGETS_READ = [
     ("a word for none of the labels", {"d": ["A|B", "keine", "B"]},
      {"kind": "multilabel", "column": "d", "classes": ["A", "B"], "separator": "|", "none": "keine"},
      [[1, 1], [0, 0], [0, 1]]),
+    ("lists as programs print them", {"d": ["['A', 'B']", "[]", '["B"]']},
+     {"kind": "multilabel", "column": "d", "classes": ["A", "B"], "separator": ","}, [[1, 1], [0, 0], [0, 1]]),
     ("an empty cell for none of the labels", {"d": ["A|B", "", "B"]},
      {"kind": "multilabel", "column": "d", "classes": ["A", "B"], "separator": "|", "empty": "no"},
      [[1, 1], [0, 0], [0, 1]]),
@@ -365,7 +383,7 @@ def test_windows_files_are_read_where_the_schema_says_so(tmp_path: Path):
 
 
 def test_rows_of_nothing_names_with_blanks_and_rows_that_come_again(tmp_path: Path):
-    text = "id; y ;x;\n00123;a;1;\n;;;\n00124;b;2;\n00124;b;2;\n ; ;;\n"
+    text = "sep=;\nid; y ;x;\n00123;a;1;\n;;;\n00124;b;2;\n00124;b;2;\n ; ;;\n"
     (tmp_path / "m.csv").write_text(text)
     schema: dict[str, Any] = {"id": "id", "task": TASK, "split": {"fractions": {"train": 1.0}},
               "modalities": {"t": {"kind": "tabular", "columns": ["x"]}}}  # fmt: skip
@@ -389,3 +407,14 @@ def test_the_same_row_of_a_second_table_counts_once(tmp_path: Path):
     (tmp_path / "l.csv").write_text((tmp_path / "l.csv").read_text() + "3,4\n")
     with pytest.raises(AmodalError, match="several rows for the id '3'"):
         prepare(tmp_path / "m.csv", schema, tmp_path / "out", overwrite=True)
+
+
+def test_splits_are_not_told_apart_by_case(tmp_path: Path):
+    (tmp_path / "m.csv").write_text(
+        "y,x,s\n" + "".join(f"{'ab'[i % 2]},{i},{['train', 'Train'][i % 2]}\n" for i in range(N))
+    )
+    schema = {"task": TASK, "split": "s", "modalities": {"t": {"kind": "tabular", "columns": ["x"]}}}
+    with pytest.raises(AmodalError, match=r"'Train' and 'train'.*differ in case only.*ignore_case: true"):
+        prepare(tmp_path / "m.csv", schema, tmp_path / "out")
+    cohort = prepare(tmp_path / "m.csv", schema | {"ignore_case": True}, tmp_path / "out").cohort
+    assert set(cohort.splits) == {"train"}

@@ -72,6 +72,7 @@ def _ids(manifest: Table, schema: TableSchema, lenient: bool) -> np.ndarray:
             f"the id column {column!r} of {manifest.path.name} is empty in {int(empty.sum())} rows, first in row "
             f"{int(empty.argmax()) + 2}",
             expected="an id for every case",
+            hint="A line of units beneath the names, or of sums at the end, is no case: delete it.",
         )
     return ids.astype(str)
 
@@ -161,6 +162,11 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
             groups, answers, schema.split.fractions, seed=schema.split.seed, stratify=schema.split.stratify
         )
     check_groups(groups, splits)
+    _tell_alike(schema, groups, splits, problems)
+    for place, label in enumerate(task.classes):
+        met = (answers == place) if task.is_classification else (answers[:, place] == 1)
+        if not met.any():
+            problems.say(f"there is no case of {label!r}")
     extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
     return Index(kept, ids, groups, splits, answers, extras, left_out)
 
@@ -180,6 +186,33 @@ def _splits(column: np.ndarray, schema: TableSchema, ids: np.ndarray) -> np.ndar
             hint="Add it under `split.values`.",
         )
     return np.array([known.get(word, "") for word in said], dtype=str)
+
+
+def _tell_alike(schema: TableSchema, groups: np.ndarray, splits: np.ndarray, problems: Problems) -> None:
+    """Refuses splits that differ only in case, and says if groups do.
+
+    Raises:
+        DataError: If two splits are such.
+    """
+    pairs = _by_case(splits)
+    if pairs:
+        raise DataError(
+            f"the splits {' and '.join(map(repr, pairs))} of the column {schema.split.column!r} differ in case only",
+            expected="one spelling of each split",
+            hint="Write `ignore_case: true` at the top of the schema.",
+        )
+    pairs = _by_case(groups) if schema.group else []
+    if pairs:
+        problems.say(f"groups that differ in case only, like {' and '.join(map(repr, pairs))}, are taken as several")
+
+
+def _by_case(names: np.ndarray) -> list[str]:
+    """The first two names that differ in case only; none if there are none."""
+    seen: dict[str, str] = {}
+    for name in np.unique(names).tolist():
+        if seen.setdefault(name.casefold(), name) != name:
+            return [seen[name.casefold()], name]
+    return []
 
 
 def _groups(column: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+from amodal.data.limits import LARGEST_SHEET
 from amodal.data.table.section import nearest
 from amodal.data.table.words import spelled
 from amodal.errors import ConfigurationError, DataError, SchemaError
@@ -20,7 +22,6 @@ from amodal.errors import ConfigurationError, DataError, SchemaError
 __all__ = ["MemoryTable", "Table", "check_columns", "open_table"]
 
 _BLOCK = 16 * 2**20
-_LARGEST_SHEET = 2 * 2**30
 _DELIMITERS = ",;\t|"
 
 
@@ -164,10 +165,13 @@ class _Csv(Table):
         elif encoding and not self._is_utf8():
             self.encoding = encoding
         text = head.decode("utf-8-sig" if self.encoding == "utf-8" else self.encoding, "replace")
+        said = re.match(r"^\"?sep=(.)\"?[;,\t ]*\r?\n", text)  # how Excel is told the delimiter
+        self.skipped, text = (1, text[said.end() :]) if said else (0, text)
         line = io.StringIO(text, newline="")
         first = next(csv.reader(line, delimiter=","), [""])
         header = line.getvalue().partition("\n")[0]
         self.delimiter = max(_DELIMITERS, key=header.count) if len(first) == 1 else ","
+        self.delimiter = said[1] if said else self.delimiter
         line.seek(0)
         rows = csv.reader(line, delimiter=self.delimiter)
         self.raw = tuple(next(rows))
@@ -224,7 +228,9 @@ class _Csv(Table):
             reader = arrow_csv.open_csv(
                 pa.input_stream(self.path, compression="gzip" if self.packed else None),
                 read_options=arrow_csv.ReadOptions(
-                    block_size=_BLOCK, encoding="utf8" if self.encoding == "utf-8" else self.encoding
+                    block_size=_BLOCK,
+                    skip_rows=self.skipped,
+                    encoding="utf8" if self.encoding == "utf-8" else self.encoding,
                 ),
                 parse_options=arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
@@ -326,10 +332,10 @@ class _Excel(Table):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > _LARGEST_SHEET:
+            if unpacked > LARGEST_SHEET:
                 raise DataError(
                     f"{self.path} unpacks to too much",
-                    expected=f"{_LARGEST_SHEET / 1e9:.1f} GB or less",
+                    expected=f"{LARGEST_SHEET / 1e9:.1f} GB or less",
                     got=f"{unpacked / 1e9:.1f} GB",
                     hint="Save it as CSV or Parquet.",
                 )

@@ -35,6 +35,8 @@ _SIGN = r"^([<>≤≥]=?|=[<>])?\s*([+-]?)\s*"
 _BODY = r"([0-9][0-9.,'’ ]*(?<![ ])|[.,][0-9]+)((?:[eE][+-]?[0-9]+)?)"
 _CELL = re.compile(_SIGN + _BODY + r"\s*(.*)$", re.S)
 _MINUS = str.maketrans({"−": "-", "–": "-", "‒": "-", "﹣": "-", "－": "-", "‐": "-", "‑": "-", "＋": "+"})
+_POWER = re.compile(r"(?<=[0-9])\s*(?:(?<=\s)|[x*×]\s*)10[\^*eE][0-9]+\s*/.*$")
+"""Units such as 10^9/l, which begin with digits."""
 _TRUTH = {"true": 1.0, "false": 0.0, "wahr": 1.0, "falsch": 0.0}
 
 
@@ -184,14 +186,17 @@ class _Cell(NamedTuple):
 def _read(cell: str, rule: NumberRule) -> _Cell:
     """One cell as a number, or what is wrong with it."""
     word = unicodedata.normalize("NFKC", cell).translate(_MINUS).strip()
+    word = _without_flags(word, rule.flags)
+    power = _POWER.search(word)
+    word, units = (word[: power.start()], power[0].strip()) if power else (word, "")
     if word.casefold() in _TRUTH:
         return _Cell(_TRUTH[word.casefold()])
     found = _CELL.match(word)
     if found is None or word.casefold() in ("inf", "nan"):
         return _Cell(math.nan, "bad")
     beyond, sign, digits, exponent, rest = found.groups()
-    rest = _without_flags(rest, rule.flags)
-    if rest and (rest[0].isdigit() or rest[0] in "-+*/.,:<>=~±_"):
+    rest = units if power and not rest else rest
+    if rest and not power and (rest[0].isdigit() or rest[0] in "-+*/.,:<>=~±_"):
         return _Cell(math.nan, "bad")
     plain, ambiguous = _plain_digits(digits, rule)
     if plain is None:
@@ -214,12 +219,11 @@ def _read(cell: str, rule: NumberRule) -> _Cell:
 def _without_flags(rest: str, flags: tuple[str, ...]) -> str:
     if not rest or not flags:
         return rest
-    words = [word for word in rest.split() if word not in flags]
-    rest = " ".join(words)
+    rest = " ".join(word for word in rest.split() if word not in flags)
     for flag in sorted(flags, key=len, reverse=True):
         if not flag.isalnum():
-            rest = rest.replace(flag, "")
-    return rest.strip()
+            rest = rest.removeprefix(flag).removesuffix(flag).strip()
+    return rest
 
 
 def _plain_digits(digits: str, rule: NumberRule) -> tuple[str | None, bool]:

@@ -15,12 +15,13 @@ from amodal.data.table.source import Place
 from amodal.data.table.times import Moments, moments
 from amodal.errors import DataError
 
-__all__ = ["check_clocks", "read_moments", "tell_numbers"]
+__all__ = ["check_clocks", "read_moments", "tell_limits", "tell_numbers"]
 
 
 def tell_numbers(
-    problems: Problems, found: Numbers, cells: Any, ids: np.ndarray, what: str, lost: str, units: str = ""
-) -> None:
+    problems: Problems, found: Numbers, cells: Any, ids: np.ndarray, what: str, lost: str, units: str = "",
+    advice: str = "",
+) -> None:  # fmt: skip
     """Refuses or counts the cells that are no numbers, and counts those that are read in a certain way.
 
     Args:
@@ -31,6 +32,7 @@ def tell_numbers(
         what: The column, in words.
         lost: The place whose cells are lost.
         units: The column's units, for messages.
+        advice: What else could be done about words.
     """
 
     def shown(rows: np.ndarray) -> list[str]:
@@ -38,14 +40,7 @@ def tell_numbers(
 
     expected = f"a number{f' in {units}' if units else ''}, or an empty cell"
     limited = found.bad & (found.limits != 0)
-    problems.grave(
-        f"{what}: a limit, not a number",
-        ids[limited],
-        shown(limited) if limited.any() else (),
-        expected=expected,
-        hint="Say what it becomes: `censored: limit` (the limit itself), `half` (half of it, below one) or `missing`.",
-        lost=lost,
-    )
+    tell_limits(problems, found, cells, ids, what, lost)
     problems.grave(
         f"{what}: thousands or decimals",
         ids[found.ambiguous],
@@ -58,24 +53,51 @@ def tell_numbers(
     if bad.any():
         words = shown(bad)
         problems.grave(
-            f"{what}: not a number", ids[bad], words, expected=expected, hint=_hint(words[:5]), lost=lost
+            f"{what}: not a number", ids[bad], words, expected=expected, hint=_hint(words[:5], advice), lost=lost
         )  # fmt: skip
-    if found.limits.any():
-        for sign, word in ((-1, "below"), (1, "above")):
-            rows = (found.limits == sign) & ~found.bad
-            gone = rows & np.isnan(found.values)
-            problems.add(f"{what}: {word} a limit, taken as not measured", ids[gone], _few(shown, gone), lost=lost)
-            taken = rows & ~gone
-            problems.add(f"{what}: {word} a limit, taken as a number", ids[taken], _few(shown, taken))
     if found.mixed.any():
         problems.add(f"{what}: with the other decimal mark than the column", ids[found.mixed], shown(found.mixed))
 
 
-def _few(shown: Any, rows: np.ndarray) -> list[str]:
-    return shown(rows) if rows.any() else []
+def tell_limits(problems: Problems, found: Numbers, cells: Any, ids: np.ndarray, what: str, lost: str) -> None:
+    """Refuses limits where the schema does not say what becomes of them, and counts them where it does.
+
+    Args:
+        problems: Takes them.
+        found: The cells, read.
+        cells: The cells, an Arrow array or object (n,).
+        ids: Ids of their rows.
+        what: The column, in words.
+        lost: The place whose cells are lost.
+    """
+    if not found.limits.any():
+        return
+
+    def shown(rows: np.ndarray) -> list[str]:
+        return [str(cell).strip() for cell, chosen in zip(_listed(cells), rows) if chosen]
+
+    limited = found.bad & (found.limits != 0)
+    problems.grave(
+        f"{what}: a limit, not a number",
+        ids[limited],
+        shown(limited),
+        expected="numbers, or empty cells",
+        hint="Say what it becomes: `censored: limit` (the limit itself), `half` (half of it, below one) or `missing`.",
+        lost=lost,
+    )
+    for sign, word in ((-1, "below"), (1, "above")):
+        rows = (found.limits == sign) & ~found.bad
+        gone = rows & np.isnan(found.values)
+        problems.add(f"{what}: {word} a limit, taken as not measured", ids[gone], shown(gone), lost=lost)
+        taken = rows & ~gone
+        problems.add(f"{what}: {word} a limit, taken as a number", ids[taken], shown(taken))
 
 
-def _hint(cells: Sequence[str]) -> str:
+def _listed(cells: Any) -> list[Any]:
+    return cells.tolist() if isinstance(cells, np.ndarray) else cells.to_pylist()
+
+
+def _hint(cells: Sequence[str], advice: str) -> str:
     word = cells[0]
     if any(re.match(r"[0-9.,]+ ?[-/–] ?[0-9]", cell) for cell in cells):
         return f"A range or a pair is not one number: map it with `values` ({{{word!r}: …}}), or correct it."
@@ -84,9 +106,13 @@ def _hint(cells: Sequence[str]) -> str:
             f"If the mark says nothing about the value, write `flags: [{word[-1:]!r}]`; or map the cells with `values`."
         )
     if any(":" in cell for cell in cells):
-        return "If it is a span of time, write `type: duration`; if it is a date, `type: date`."
-    return "Correct them, map them with `values`, list words for an empty cell under `missing`, or take it as " \
-        "`type: category`."  # fmt: skip
+        return (
+            "If it is a span, write `type: duration`; if it is a date, `type: date`; a ratio is mapped with `values`."
+        )
+    mark = re.match(r"^([^0-9\s<>]{1,4})\s*[0-9]", word)
+    if mark:
+        return f"If {mark[1]!r} says nothing about the value, write `flags: [{mark[1]!r}]`; or map cells with `values`."
+    return f"Correct them, map them with `values`, or list words for an empty cell under `missing`{advice}."
 
 
 def read_moments(
@@ -140,6 +166,13 @@ def read_moments(
 def _date_hint(cells: np.ndarray, key: str) -> str:
     """What to write for cells that are no dates as yet."""
     some = [str(cell) for cell in cells[:20]]
+    for pattern, form in ((r"(1[89]|20|21)[0-9]{2}", "%Y"), (r"[0-9]{4}-[0-9]{2}", "%Y-%m")):
+        if all(re.fullmatch(pattern, cell) for cell in some):
+            return f"If they are dates whose day is not known, `{key}: {form!r}` takes the first."
+    if any(re.search(r"(^|[./-])00?([./-]|$)", cell) for cell in some):
+        return (
+            "Zeros for a day or month that is not known are no date: list such cells under `missing`, or correct them."
+        )
     if all(re.fullmatch(r"[0-9]+([.][0-9]+)?", cell) for cell in some):
         form = "excel" if max(float(cell) for cell in some) < 200_000 else "unix"
         said = "days as Excel counts them" if form == "excel" else "seconds since 1970"
@@ -151,7 +184,11 @@ def _date_hint(cells: np.ndarray, key: str) -> str:
             f"Years of two digits are read only if you say so: `{key}: {form!r}` takes 00 to 68 as 2000 to 2068, 69 to "
             "99 as 1969 to 1999. Is that right for these?"
         )
-    like = next(iter(date_formats(cells)), "%d.%m.%Y")
+    like = next(iter(date_formats(cells)), "")
+    if not like:
+        return (
+            f"Name the format by `{key}` ('%d.%m.%Y' is 31.01.2026; it may be a list), or list words under `missing`."
+        )
     return f"If that is how they are written, say `{key}: {like!r}`; `{key}` may be a list."
 
 

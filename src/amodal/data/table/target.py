@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -226,6 +227,8 @@ class TaskColumns:
             if cell is None:
                 labels[row] = 0 if self.empty == "no" else np.nan
                 continue
+            if cell[0] + cell[-1] == "[]":  # a list as programs print it
+                cell = re.sub(r"['\"]", "", cell[1:-1])
             named = [spelled(part, ignore_case=case) for part in cell.split(self.separator) if part.strip()]
             if set(named) & none and len(set(named)) > 1:
                 raise DataError(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["COUNTS", "SECONDS", "TIME_WORDS", "DateShapes", "Moments", "durations", "moments"]
+__all__ = ["COUNTS", "SECONDS", "TIME_WORDS", "DateShapes", "Moments", "durations", "limits", "moments"]
 
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0, "weeks": 604800.0,
            "months": 365.25 * 7200.0, "years": 365.25 * 86400.0}  # fmt: skip
@@ -75,9 +75,13 @@ def moments(words: np.ndarray, formats: Sequence[str] = (), timezone: str = "") 
         offset = like_iso & np.asarray(pc.fill_null(pc.match_substring_regex(column, _OFFSET), False))
         for rows, utc in ((np.flatnonzero(like_iso & ~offset), False), (np.flatnonzero(offset), True)):
             if len(rows):
-                cells = pc.replace_substring(column.take(pa.array(rows)), ",", ".").to_numpy(zero_copy_only=False)
+                cells = pc.replace_substring(column.take(pa.array(rows)), ",", ".")
+                late = np.asarray(pc.match_substring_regex(cells, "[T ]24:?00(:?00(\\.0+)?)?( ?Z|$|[+-])"))
+                cells = pc.replace_substring_regex(cells, "([T ])24", "\\100") if late.any() else cells
+                cells = cells.to_numpy(zero_copy_only=False)
                 parsed = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", errors="coerce", utc=utc))
                 seconds[rows], clock[rows] = _seconds(parsed, "" if utc else timezone)
+                seconds[rows] += 86400.0 * late  # ISO's other name for midnight
     for form in formats:
         rows = np.flatnonzero(there & ~ambiguous & (np.isnan(seconds) if form in COUNTS else ~like_iso))
         if not len(rows):
@@ -205,7 +209,7 @@ def _with_names(cell: str) -> list[str]:
     from datetime import datetime
 
     cell = str(_english(np.array([cell], dtype=object))[0])
-    for day in ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d%b%Y"):
+    for day in ("%d %b %Y", "%d %B %Y", "%a, %d %b %Y", "%A, %d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d%b%Y"):
         for clock in ("", " %H:%M", " %H:%M:%S", ":%H:%M:%S"):
             try:
                 datetime.strptime(cell, day + clock)
@@ -227,11 +231,20 @@ _UNIT_OF = {word: SECONDS[unit] for unit, words in _NAMES.items() for word in wo
 TIME_WORDS = frozenset(_UNIT_OF)
 """Words for units of time that stand in cells."""
 _PART = re.compile(r"\s*([0-9]+(?:[.,][0-9]+)?)\s*([^\W\d_]+)\.?(?:-(?:jährig|old))?\s*(?:,|und|and)?")
+_LIMIT = re.compile(r"^([<>≤≥]=?)?\s*(.*?[0-9].*?)\s*(\+)?$")
 _CLOCK = re.compile(
     r"^(?:([0-9]+)\s*(?:d|days?|tage?)?,?\s+)?([0-9]+):([0-5]?[0-9])(?::([0-5]?[0-9](?:[.,][0-9]+)?))?$"
 )
 _PERIOD = re.compile(r"^P(?:([0-9.]+)Y)?(?:([0-9.]+)M)?(?:([0-9.]+)W)?(?:([0-9.]+)D)?"
                      r"(?:T(?:([0-9.]+)H)?(?:([0-9.]+)M)?(?:([0-9.]+)S)?)?$")  # fmt: skip
+
+
+def limits(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Durations without the signs of a limit (">89", "90+"), object (n,), and -1 below, 1 above, 0 none, int8 (n,)."""
+    found = [None if word is None else _LIMIT.match(word) for word in words]
+    sign = [0 if m is None else -1 if m[1] and m[1][0] in "<≤" else 1 if m[1] or m[3] else 0 for m in found]
+    plain = [word if m is None else m[2] for word, m in zip(words, found)]
+    return np.array([*plain, None], dtype=object)[:-1], np.array(sign, dtype=np.int8)
 
 
 def durations(words: np.ndarray, units: str) -> tuple[np.ndarray, np.ndarray]:
@@ -260,6 +273,7 @@ def _duration(word: str, bare: float) -> float:
     sign, word = (-1.0, word[1:].strip()) if word[:1] in "-−" else (1.0, word)
     if re.fullmatch(r"[0-9]+(?:[.,][0-9]+)?", word):
         return sign * float(word.replace(",", ".")) * bare
+    word = re.sub(r"^([0-9]+) ?h ?([0-5][0-9])$", r"\1:\2", word)
     clock = _CLOCK.match(word.casefold())
     if clock:
         days, hours, minutes, seconds = (float((part or "0").replace(",", ".")) for part in clock.groups())
