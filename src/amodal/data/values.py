@@ -214,6 +214,7 @@ def _stacked(name: str, given: Any, ids: np.ndarray) -> tuple[Any, np.ndarray | 
 
     Raises:
         ShapeError: If they differ in shape.
+        DataError: If some are bytes and others are not.
     """
     entries = list(given)
     arrays = [None if is_missing(entry) else np.asarray(entry) for entry in entries]
@@ -231,6 +232,14 @@ def _stacked(name: str, given: Any, ids: np.ndarray) -> tuple[Any, np.ndarray | 
             expected="one shape",
             got=shown,
             hint="Bring all images to one size, colours and grey alike; series of different length are arrays (T, D).",
+        )
+    types = sorted({str(array.dtype) for array in some})
+    if "uint8" in types and len(types) > 1 and some[0].ndim > 1:
+        raise DataError(
+            f"modality {name!r} mixes arrays of bytes with others",
+            expected="one type for all rows: bytes 0 … 255, or numbers of one scale",
+            got=", ".join(types),
+            hint="Bring all to one scale: 200 of 255 and 0.78 are the same level and are not taken as such.",
         )
     there = np.array([array is not None for array in arrays], dtype=bool)
     dtype = np.result_type(*{array.dtype for array in some})

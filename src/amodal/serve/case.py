@@ -18,13 +18,14 @@ from amodal.data.limits import REQUEST_PIXELS
 from amodal.data.table import MemoryTable, TableSchema
 from amodal.data.table.array import Array
 from amodal.data.table.audio import Audio, decode_sound
+from amodal.data.table.column import Column
 from amodal.data.table.events import Events
 from amodal.data.table.files import load_array
 from amodal.data.table.image import Image, decode_image
 from amodal.data.table.numbers import PLAIN, NumberRule, numbers
 from amodal.data.table.section import nearest
 from amodal.data.table.source import Source
-from amodal.data.table.tabular import Column, Tabular
+from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
 from amodal.errors import AmodalError
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from amodal.data.table import TableSchema
 from amodal.data.table.array import Array
+from amodal.data.table.column import Column
 from amodal.data.table.events import Events
+from amodal.data.table.image import Image
 from amodal.data.table.source import Source
-from amodal.data.table.tabular import Column, Tabular
+from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
 from amodal.schema import Task
 
@@ -101,6 +103,8 @@ def _value(source: Source) -> dict[str, Any]:
         }
         return {"type": "array", "items": event}
     file = {"type": "string", "format": "byte", "description": "The file's bytes as base64"}
+    if isinstance(source, Image) and source.separator:
+        return {"anyOf": [file, {"type": "array", "items": file, "maxItems": source.images}]}
     if isinstance(source, Array):
         numbers: dict[str, Any] = {"type": "number"}
         for size in reversed(source.shape):

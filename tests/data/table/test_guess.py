@@ -46,7 +46,7 @@ def test_the_guess_prepares(table: Path, tmp_path: Path, capsys: pytest.CaptureF
     record = yaml.safe_load((tmp_path / "schema.yaml").read_text())
     assert record["id"] == "case_id"
     assert record["group"] == "patient"
-    assert record["task"] == {"column": "outcome", "kind": "binary", "classes": ["died", "lives"]}
+    assert record["task"] == {"column": "outcome", "kind": "binary", "classes": ["lives", "died"]}
     assert "?" in record["missing"]
     columns = record["modalities"]["table"]["columns"]
     assert columns["Temp [degC]"] == {"units": "degC"}
@@ -186,3 +186,32 @@ def test_several_labels_in_a_cell(hospital: Path):
     assert task["separator"] == "|"
     assert set(task["classes"]) == {"AKI", "Sepsis", "Pneumonie"}
     assert task["none"] == ["keine"]
+
+
+def test_numbers_with_units_few_words_among_numbers_and_long_texts(tmp_path: Path):
+    n = 60
+    pd.DataFrame({
+        "id": [f"k{i}" for i in range(n)],
+        "Alter": [f"{20 + i} J" for i in range(n)],
+        "Kalium": [f"{3 + i / 50:.2f} mmol/l".replace(".", ",") for i in range(n)],
+        "Kreatinin": ["hämolytisch" if i % 10 == 0 else f"{1 + i / 30:.2f}".replace(".", ",") for i in range(n)],
+        "Notiz": ["Patient kommt mit Schwindel; bekannte Hypertonie, sonst ohne Befund"] * 30
+        + ["Patient kommt mit Dyspnoe; bekannte Hypertonie, sonst ohne Befund"] * 30,
+        "verstorben": ["nein", "ja"] * 30,
+    }).to_csv(tmp_path / "m.csv", sep=";", index=False)  # fmt: skip
+    record = yaml.safe_load(guess_schema(tmp_path / "m.csv", target="verstorben"))
+    assert record["task"]["classes"] == ["nein", "ja"], "the positive one comes last"
+    assert record["modalities"]["table"]["columns"] == {
+        "Alter": {"type": "duration", "units": "years"}, "Kalium": {"units": "mmol/l"}, "Kreatinin": {"units": ""},
+    }  # fmt: skip
+    assert "hämolytisch" in record["missing"]
+    assert record["modalities"]["Notiz"]["kind"] == "text"
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(record, allow_unicode=True))
+    assert len(prepare(tmp_path / "m.csv", tmp_path / "s.yaml", tmp_path / "out").cohort) == n
+
+
+def test_a_grouping_of_diseases_is_no_patient(tmp_path: Path):
+    pd.DataFrame({"id": [f"k{i}" for i in range(200)], "dzgroup": ["A", "B"] * 100, "y": ["no", "yes"] * 100}).to_csv(
+        tmp_path / "m.csv", index=False
+    )
+    assert "group" not in yaml.safe_load(guess_schema(tmp_path / "m.csv", target="y"))

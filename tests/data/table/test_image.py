@@ -54,6 +54,15 @@ def test_sixteen_bits_keep_their_level(tmp_path: Path, ending: str):
     assert (flat == round(30000 / 65535 * 255)).all()
 
 
+def test_a_detector_of_fewer_bits_is_told(tmp_path: Path):
+    for i in range(3):
+        saved(tmp_path / f"{i}.png", (RAMP * 16).astype(np.uint16))
+    manifest = table(tmp_path, "0.png", "1.png", "2.png")
+    problems = prepare(manifest, schema(), tmp_path / "a").problems
+    assert sum("`range: [0, 4095]`" in what for what in problems.counts) == 1
+    assert not prepare(manifest, schema(range=[0, 4095]), tmp_path / "b").problems.counts
+
+
 def test_a_stated_range_and_own_extremes(tmp_path: Path):
     twelve = (RAMP * 16).astype(np.uint16)
     twelve[0, 0] = 65535  # a hot pixel
@@ -173,3 +182,15 @@ def test_one_range_does_not_hold_for_two_kinds_of_values(tmp_path: Path):
     problems = prepare(manifest, schema(), tmp_path / "out").problems
     assert problems.counts["x: BurnedInAnnotation: words are drawn into the image, names perhaps"] == 1
     assert problems.counts["x: a file of another kind than the first (image of 8 bits)"] == 1
+
+
+def test_windows_that_differ_between_values_in_units_are_counted(tmp_path: Path):
+    pytest.importorskip("pydicom")
+    units = {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024, "WindowWidth": 400}
+    for i, centre in enumerate((40, 40, 300)):
+        write_dicom(tmp_path / f"{i}.dcm", np.full((8, 8), 1000, np.uint16), WindowCenter=centre, **units)
+    manifest = table(tmp_path, "0.dcm", "1.dcm", "2.dcm")
+    problems = prepare(manifest, schema(), tmp_path / "a").problems
+    assert problems.counts == {"x: a file of another kind than the first (DICOM in HU through the window 40, 400)": 1}
+    cohort = prepare(manifest, schema(range=[-1024, 1000]), tmp_path / "b").cohort
+    assert len(np.unique(cohort.batch(np.arange(3)).values["x"].numpy())) == 1

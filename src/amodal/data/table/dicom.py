@@ -163,6 +163,9 @@ def _grey(pixels: np.ndarray, data: Any, levels: Levels) -> tuple[np.ndarray, st
         shades = _ramp(values, float(met.min()), float(met.max())) if len(met) else np.zeros(2**bits)
     elif "VOILUTSequence" in data or data.get("WindowCenter") is not None:
         shades, what = _voi(values, data), f"DICOM {data.get('Modality', '')} as its window or VOI LUT shows it"
+        if units and "VOILUTSequence" not in data:  # one value in two windows is two levels: such files are counted
+            centre, width = _first(data.WindowCenter), _first(data.get("WindowWidth"))
+            what = f"DICOM in {units} through the window {centre:g}, {width:g}"
     elif own is None:
         met = values[(np.bincount(places.ravel(), minlength=2**bits) > 0) & ~padding]
         raise needs_range(met, f"values in {units} (RescaleSlope, RescaleIntercept) and no window")

@@ -18,9 +18,7 @@ from amodal.data.table.numbers import (
     NumberRule,
     in_units,
     numbers,
-    read_other_units,
     units_key,
-    write_other_units,
 )
 from amodal.data.table.problems import LIMITS, Problems
 from amodal.data.table.reading import check_clocks, read_moments, tell_numbers
@@ -28,67 +26,15 @@ from amodal.data.table.section import Section, nearest
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.data.table.survey import survey
 from amodal.data.table.times import SECONDS, Moments, durations
+from amodal.data.table.variable import RECORD, Variable, aggregate
 from amodal.data.table.words import near_pairs, replaced, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
 
-__all__ = ["AGGREGATES", "Events", "Variable"]
-
-AGGREGATES = ("mean", "sum", "min", "max", "first", "last", "count")
-"""What becomes of several values of a variable in one step."""
+__all__ = ["Events"]
 
 _TIME_UNITS = ("seconds", "minutes", "hours", "days")
 _MOST_VARIABLES = 500
-_RECORD = np.dtype([("row", "i8"), ("step", "i4"), ("variable", "i4"), ("time", "f8"), ("value", "f8")])
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One variable of an event table.
-
-    Attributes:
-        name: As it stands in the table.
-        units: Its units.
-        min: Smallest possible value; smaller ones are left out.
-        max: Largest possible value.
-        aggregate: What becomes of several values in a step: one of `AGGREGATES`.
-        other_units: Other units that stand in the table, each with factor and addend: {"degF": (5/9, -160/9)}.
-        may_be_empty: Whether it is no error if there is no value of it.
-    """
-
-    name: str
-    units: str = ""
-    min: float | None = None
-    max: float | None = None
-    aggregate: str = "mean"
-    other_units: Mapping[str, tuple[float, float]] | None = None
-    may_be_empty: bool = False
-
-    @classmethod
-    def read(cls, name: str, section: Section) -> Variable:
-        """Reads it from a schema."""
-        variable = cls(
-            name,
-            section.text("units", ""),
-            section.number("min", None),
-            section.number("max", None),
-            section.choice("aggregate", AGGREGATES, "mean"),
-            read_other_units(section),
-            section.flag("may_be_empty", False),
-        )
-        section.done()
-        if variable.min is not None and variable.max is not None and variable.min >= variable.max:
-            raise SchemaError(f"{section.where}: min is not below max", got=f"{variable.min:g} … {variable.max:g}")
-        return variable
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values: what differs from the defaults."""
-        plain = Variable("")
-        keys = ("units", "min", "max", "aggregate", "may_be_empty")
-        found = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(plain, key)}
-        if self.other_units is not None:
-            found["other_units"] = write_other_units(self.other_units)
-        return found
 
 
 @dataclass(frozen=True)
@@ -235,9 +181,9 @@ class Events(Source):
         case = place.reading.ignore_case
         for chunk in table.chunks([self.variable, self.units_column], 65536) if self._lacks_units() else ():
             names = words(chunk[self.variable], place.missing, ignore_case=case)
-            for name, units in set(zip(names, texts(chunk[self.units_column], place.missing))):
-                if name is not None and units is not None:
-                    said.setdefault(name, {}).setdefault(units_key(units), units)
+            pairs = {pair for pair in zip(names, texts(chunk[self.units_column], place.missing)) if None not in pair}
+            for name, units in sorted(pairs):
+                said.setdefault(name, {}).setdefault(units_key(units), units)
         variables = []
         for variable in self.variables:
             met = list(said.get(spelled(variable.name, ignore_case=case), {}).values())
@@ -374,7 +320,7 @@ class _EventReader(Reader):
         if (~inside).any():
             self.middle = float(np.median(times[~inside]))
         kept = inside & there
-        records = np.empty(int(kept.sum()), _RECORD)
+        records = np.empty(int(kept.sum()), RECORD)
         for key, column in {"row": at, "step": steps, "variable": which, "time": times, "value": values}.items():
             records[key] = column[kept]
         parts = records["row"] // self.place.chunk
@@ -512,13 +458,13 @@ class _EventReader(Reader):
 
     def read(self, rows: Rows) -> Piece:
         path: Path = self.folder / str(rows.start // self.place.chunk)
-        records = np.fromfile(path, _RECORD) if path.is_file() else np.zeros(0, _RECORD)
+        records = np.fromfile(path, RECORD) if path.is_file() else np.zeros(0, RECORD)
         records = self._once(records, rows)
         counts = np.bincount(records["variable"], minlength=len(self.source.variables))
         for variable, count in zip(self.source.variables, counts):
             self.problems.enter(f"{self.source.name}.{variable.name}", int(count), measured=int(count))
         self.problems.enter(self.rows_of, 0, measured=len(records))
-        values = _aggregate(records, rows.start, len(rows.ids), self.source)
+        values = aggregate(records, rows.start, len(rows.ids), self.source.n_steps, self.source.variables)
         return Piece(values, np.asarray(~np.isnan(values).all((1, 2))))
 
     def _once(self, records: np.ndarray, rows: Rows) -> np.ndarray:
@@ -546,27 +492,3 @@ class _EventReader(Reader):
         kept = np.ones(len(records), bool)
         kept[order[same]] = False
         return records[kept]
-
-
-def _aggregate(records: np.ndarray, start: int, n: int, source: Events) -> np.ndarray:
-    """Records to a grid, float32 (n, T, D), NaN where nothing was measured."""
-    width = len(source.variables)
-    cell = ((records["row"] - start) * source.n_steps + records["step"]) * width + records["variable"]
-    order = np.lexsort((records["time"], cell))
-    cell, value = cell[order], records["value"][order]
-    grid = np.full(n * source.n_steps * width, np.nan, np.float32)
-    if len(cell):
-        cells, first, counts = np.unique(cell, return_index=True, return_counts=True)
-        by_kind = {
-            "mean": lambda: np.add.reduceat(value, first) / counts,
-            "sum": lambda: np.add.reduceat(value, first),
-            "min": lambda: np.minimum.reduceat(value, first),
-            "max": lambda: np.maximum.reduceat(value, first),
-            "first": lambda: value[first],
-            "last": lambda: value[first + counts - 1],
-            "count": lambda: counts.astype(float),
-        }
-        for kind in {variable.aggregate for variable in source.variables}:
-            has = np.array([variable.aggregate == kind for variable in source.variables])[cells % width]
-            grid[cells[has]] = by_kind[kind]()[has]
-    return grid.reshape(n, source.n_steps, width)

@@ -13,18 +13,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from amodal.data.table.cells import MISSING_WORDS
+from amodal.data.table.column import bracketed_units
 from amodal.data.table.guess_tables import second_tables
 from amodal.data.table.leaks import event_pair, reasons
 from amodal.data.table.look import ENDINGS, Look, look_at
 from amodal.data.table.manifest import Table, open_table
 from amodal.data.table.schema_lines import column_line, counts, line, modality_name, quoted
-from amodal.data.table.tabular import bracketed_units
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 
 __all__ = ["guess_schema"]
 
 _CANDIDATES = 15
 _NONE = frozenset({"none", "keine", "keiner", "kein", "nil", "no", "no finding", "aucun", "ninguno", "nessuno", "ohne"})
+_NO = frozenset(
+    {
+        "no", "nein", "n", "false", "falsch", "0", "non", "neg", "negative", "negativ", "healthy", "gesund", "control",
+        "alive", "lives", "lived", "survived", "survivor", "lebt", "überlebt", "absent", "benign", "normal", *_NONE,
+    }
+)  # fmt: skip
+_YES = frozenset(
+    {
+        "yes", "ja", "y", "j", "true", "wahr", "1", "oui", "si", "sí", "pos", "positive", "positiv", "sick", "krank",
+        "case", "died", "dead", "death", "deceased", "verstorben", "tot", "present", "malignant", "abnormal",
+    }
+)  # fmt: skip
 _TARGETS = re.compile(
     r"^(target|label|class|outcome|diagnosis|finding|y|died|death|dead|mortality|survival|result|verstorben|ziel)", re.I
 )
@@ -134,7 +146,7 @@ def _task(look: Look, pair: tuple[Look, Look] | None) -> str:
     elif look.kind == "number" and len(words) > 10:
         lines += ["  kind: regression", f"  units: {quoted(bracketed_units(look.name) or '')}               # fill in"]
     else:
-        words = sorted(words, key=lambda word: (_number(word) if look.kind == "number" else 0.0, word))
+        words = sorted(words, key=lambda word: (_sign(word), _number(word) if look.kind == "number" else 0.0, word))
         lines += [
             f"  kind: {'binary' if len(words) == 2 else 'multiclass'}",
             f"  classes: {json.dumps(words, ensure_ascii=False)}"
@@ -145,6 +157,11 @@ def _task(look: Look, pair: tuple[Look, Look] | None) -> str:
     if empty:
         lines.append(f"  without_target: leave_out   # {empty:,} rows have none; or `error`")
     return "\n".join(lines) + "\n"
+
+
+def _sign(word: str) -> int:
+    """-1 for a word that says no, 1 for one that says yes: of two classes the second is the positive one."""
+    return -1 if word.casefold() in _NO else 1 if word.casefold() in _YES else 0
 
 
 def _number(word: str) -> float:
@@ -171,7 +188,8 @@ def _group(looks: Sequence[Look], target: Look, row_id: Look | None) -> Look | N
         if look is target or look is row_id or look.filled < look.rows or look.is_distinct:
             continue
         per_value = look.rows / max(1, len(look.words))
-        if look.kind in ("code", "words", "number", "category") and _GROUPS.search(look.name) and len(look.words) > 1:
+        named = _GROUPS.search(look.name) and len(look.words) > 1 and per_value <= 50  # `dzgroup` is no patient
+        if named and look.kind in ("code", "words", "number", "category"):
             fits.append((0 if look.kind == "code" else 1, look))
         elif look.kind == "code" and per_value <= 20:
             fits.append((2, look))

@@ -233,7 +233,7 @@ def _decoded(path: Path, source: Image) -> Decoded:
                 opened.load()
                 turned = ImageOps.exif_transpose(opened)
                 array, what = _shades(turned, opened, source, wide)
-                return Decoded(_fitted(Pillow.fromarray(array), source), what)
+                return Decoded(_fitted(Pillow.fromarray(array), source), what, _narrow(array, what, source))
     except UnidentifiedImageError as error:
         raise DataError("it is no PNG, JPEG, TIFF, BMP or WebP image, nor DICOM") from error
     except Pillow.DecompressionBombError as error:
@@ -275,6 +275,14 @@ def _shades(image: Any, opened: Any, source: Image, wide: bool) -> tuple[np.ndar
         image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, (0, 0, 0, 255)), image)
     array = np.asarray(image.convert("L" if source.channels == 1 else "RGB"))
     return bytes_of(array, levels, (0.0, 255.0), "numbers of 8 bits"), "image of 8 bits"
+
+
+def _narrow(array: np.ndarray, what: str, source: Image) -> tuple[str, ...]:
+    """A note on a file of 16 bits that uses less than an eighth of them: its detector may have fewer."""
+    top = 256 * (int(array.max(initial=0)) + 1)
+    if what != "image of 16 bits" or source.levels != BY_TYPE or top > 8192:
+        return ()
+    return ("16 bits of which less than an eighth is used; of a detector of 12 bits say `range: [0, 4095]`",)
 
 
 def _of_dicom(path: Path, source: Image) -> Decoded:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amodal.data.table.events import Variable
+from amodal.data.table.column import Column
 from amodal.data.table.numbers import NumberRule
 from amodal.data.table.schema import SOURCES, SplitRule, TableSchema
 from amodal.data.table.section import REQUIRED, Section
-from amodal.data.table.tabular import Column
 from amodal.data.table.target import LabelColumn, TaskColumns
+from amodal.data.table.variable import Variable
 from amodal.errors import AmodalError
 
 __all__ = ["json_schema"]
@@ -103,6 +103,9 @@ class _Recorder(Section):
         kind = {"type": "object", "properties": dict.fromkeys(known, share), "additionalProperties": False}
         self._note(key, kind, {}, {})
         return {}
+
+    def mapping(self, key: str) -> dict[str, str]:
+        return self._note(key, {"type": "object", "additionalProperties": _TEXT}, {}, {})
 
     def raw(self, key: str, default: Any = None) -> Any:
         return self._note(key, {}, default, None)

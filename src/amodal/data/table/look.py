@@ -32,6 +32,12 @@ _ODD_WORDS = frozenset(
     }
 )  # fmt: skip
 _NUMBER = re.compile(r"([<>≤≥]=?)?\s*([+-]?(?:\d+(?:[.,' ]\d+)*|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(%)?")
+_WITH_UNITS = re.compile(r"([<>≤≥]?=? ?[+-]?\d[\d.,]*) ?([A-Za-zµμ°%Ωäöü][A-Za-zµμ°%/0-9²³·*^.]{0,11})")
+_TIMES = {
+    "j": "years", "jahre": "years", "jahr": "years", "y": "years", "yr": "years", "yrs": "years", "years": "years",
+    "mo": "months", "monate": "months", "months": "months", "w": "weeks", "wochen": "weeks", "weeks": "weeks",
+    "d": "days", "tage": "days", "days": "days", "h": "hours", "std": "hours", "hours": "hours", "min": "minutes",
+}  # fmt: skip
 _ID_NAME = re.compile(
     r"(^id$|[_ ]id$|^id[_ ]|[a-z]ID$|^index$|nr\.?$|nummer$|number$|[_ ]no\.?$|mrn|uid|^key$|kennung|identifi|"
     r"accession|subject|^patient|patienten|hadm|stay_id|encounter|^fall|visit_?id|^case|num[eé]ro|n[uú]mero|codice)",
@@ -55,6 +61,7 @@ class Look:
         whole: Cells that are whole numbers.
         zeros: Cells of digits with leading zeros.
         limits: Cells such as "<0.5", with how often they come.
+        units: What stands behind the numbers, with how often.
         length: Characters of all texts.
         low: Smallest number.
         high: Largest number.
@@ -73,6 +80,7 @@ class Look:
     whole: int = 0
     zeros: int = 0
     limits: Counter[str] = field(default_factory=Counter)
+    units: Counter[str] = field(default_factory=Counter)
     length: int = 0
     low: float = np.inf
     high: float = -np.inf
@@ -110,6 +118,10 @@ class Look:
             if len(cell) > 30:
                 continue
             number, limit = as_number(cell)
+            if number is None and (parted := _WITH_UNITS.fullmatch(cell)):
+                number, limit = as_number(parted[1].replace(" ", ""))
+                if number is not None:
+                    self.units[parted[2]] += 1
             if number is None:
                 continue
             self.numeric += 1
@@ -119,9 +131,20 @@ class Look:
                 self.limits[cell] += 1
             self.low, self.high = min(self.low, number), max(self.high, number)
 
+    @property
+    def time_units(self) -> str:
+        """Units of time that most of its numbers have beside them, in the words of `type: duration`; "" = none."""
+        found = self.units.most_common(1)
+        return _TIMES.get(found[0][0].casefold(), "") if found and found[0][1] >= 0.5 * self.numeric else ""
+
     def decide(self) -> None:
         """Says what kind of column it is."""
         self.odd = {word for word in self.words if word.casefold() in _ODD_WORDS}
+        if len(self.units) > 6:
+            self.numeric, self.units = self.numeric - self.units.total(), Counter()  # names with numbers, no units
+        if 0.8 * self.filled <= self.numeric < self.filled and len(self.words) < DISTINCT:
+            other = {w for w in self.words if as_number(w)[0] is None and not (self.units and _WITH_UNITS.fullmatch(w))}
+            self.odd |= other if len(other) <= 10 else set()  # a few words among numbers
         filled = self.filled - sum(self.words[word] for word in self.odd)
         words = [word for word in self.words if word not in self.odd]
         n_words = len(words)
@@ -139,7 +162,7 @@ class Look:
             self.kind = "number"
         elif self._is_set(words):
             self.kind = "codes"
-        elif n_words <= min(_FEW, max(2, 0.5 * filled)):
+        elif n_words <= min(_FEW, max(2, 0.5 * filled)) and self.length / max(1, self.filled) <= 40:
             self.kind = "category"
         else:
             self.kind = "text" if self.length / max(1, self.filled) > 25 else "words"
@@ -163,7 +186,11 @@ class Look:
             for word in words:
                 parts.update({part.strip(): self.words[word] for part in word.split(mark)})
             several = sum(self.words[word] for word in words if mark in word)
-            few = len(parts) <= 0.2 * parts.total() and max(map(len, parts)) <= 40
+            few = (
+                len(parts) <= 0.2 * parts.total()
+                and max(map(len, parts)) <= 40
+                and max(p.count(" ") for p in parts) <= 3
+            )
             mixed = mark != "," or len(parts) < len(words)  # a comma also stands inside names
             if few and mixed and several >= 0.2 * sum(self.words[word] for word in words):
                 self.separator = mark
@@ -172,11 +199,13 @@ class Look:
 
     def numbers(self) -> np.ndarray:
         """The cells as numbers, float64 (n,), NaN where they are none."""
-        return np.array([math.nan if c is None else as_number(c)[0] or _zero(c) for c in self.cells], dtype=np.float64)
+        return np.array([math.nan if c is None else self._number(c) for c in self.cells], dtype=np.float64)
 
-
-def _zero(cell: str) -> float:
-    return 0.0 if as_number(cell)[0] == 0 else math.nan
+    def _number(self, cell: str) -> float:
+        number, _ = as_number(cell)
+        if number is None and self.units and (parted := _WITH_UNITS.fullmatch(cell)):
+            number, _ = as_number(parted[1].replace(" ", ""))
+        return math.nan if number is None else number
 
 
 def as_number(cell: str) -> tuple[float | None, bool]:

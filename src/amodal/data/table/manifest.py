@@ -14,6 +14,7 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+from amodal.data.limits import LARGEST_SHEET
 from amodal.data.table.section import nearest
 from amodal.data.table.words import spelled
 from amodal.errors import ConfigurationError, DataError, SchemaError
@@ -21,7 +22,6 @@ from amodal.errors import ConfigurationError, DataError, SchemaError
 __all__ = ["MemoryTable", "Table", "check_columns", "open_table"]
 
 _BLOCK = 16 * 2**20
-_LARGEST_SHEET = 2 * 2**30
 _DELIMITERS = ",;\t|"
 
 
@@ -332,10 +332,10 @@ class _Excel(Table):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > _LARGEST_SHEET:
+            if unpacked > LARGEST_SHEET:
                 raise DataError(
                     f"{self.path} unpacks to too much",
-                    expected=f"{_LARGEST_SHEET / 1e9:.1f} GB or less",
+                    expected=f"{LARGEST_SHEET / 1e9:.1f} GB or less",
                     got=f"{unpacked / 1e9:.1f} GB",
                     hint="Save it as CSV or Parquet.",
                 )

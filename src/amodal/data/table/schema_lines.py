@@ -7,8 +7,8 @@ import re
 import unicodedata
 from collections import Counter
 
+from amodal.data.table.column import bracketed_units
 from amodal.data.table.look import Look
-from amodal.data.table.tabular import bracketed_units
 
 __all__ = ["column_line", "counts", "line", "modality_name", "quoted"]
 
@@ -67,7 +67,10 @@ def column_line(look: Look) -> str:
             f"      {quoted(look.name)}: {{type: category, separator: {json.dumps(look.separator)}, other: true}}"
             f"   # {counts(look)}"
         )
-    units = bracketed_units(look.name)
+    if look.time_units:
+        seen = f"{look.low:g} … {look.high:g}, {empty}"
+        return f"      {quoted(look.name)}: {{type: duration, units: {look.time_units}}}   # {seen}"
+    units = bracketed_units(look.name) or next((word for word, _ in look.units.most_common(1)), "")
     return (
         f"      {quoted(look.name)}: {{units: {quoted(units or '')}}}"
         f"   # {look.low:g} … {look.high:g}, {empty}; add min and max of what is possible"

@@ -1,0 +1,94 @@
+"""Variables of event tables: their units and ranges, and what several values in a step become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from amodal.data.table.numbers import read_other_units, write_other_units
+from amodal.data.table.section import Section
+from amodal.errors import SchemaError
+
+__all__ = ["AGGREGATES", "RECORD", "Variable", "aggregate"]
+
+AGGREGATES = ("mean", "sum", "min", "max", "first", "last", "count")
+"""What becomes of several values of a variable in one step."""
+
+RECORD = np.dtype([("row", "i8"), ("step", "i4"), ("variable", "i4"), ("time", "f8"), ("value", "f8")])
+"""One event of a case: the case's position, step and variable, its time and value."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of an event table.
+
+    Attributes:
+        name: As it stands in the table.
+        units: Its units.
+        min: Smallest possible value; smaller ones are left out.
+        max: Largest possible value.
+        aggregate: What becomes of several values in a step: one of `AGGREGATES`.
+        other_units: Other units that stand in the table, each with factor and addend: {"degF": (5/9, -160/9)}.
+        may_be_empty: Whether it is no error if there is no value of it.
+    """
+
+    name: str
+    units: str = ""
+    min: float | None = None
+    max: float | None = None
+    aggregate: str = "mean"
+    other_units: Mapping[str, tuple[float, float]] | None = None
+    may_be_empty: bool = False
+
+    @classmethod
+    def read(cls, name: str, section: Section) -> Variable:
+        """Reads it from a schema."""
+        variable = cls(
+            name,
+            section.text("units", ""),
+            section.number("min", None),
+            section.number("max", None),
+            section.choice("aggregate", AGGREGATES, "mean"),
+            read_other_units(section),
+            section.flag("may_be_empty", False),
+        )
+        section.done()
+        if variable.min is not None and variable.max is not None and variable.min >= variable.max:
+            raise SchemaError(f"{section.where}: min is not below max", got=f"{variable.min:g} … {variable.max:g}")
+        return variable
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values: what differs from the defaults."""
+        plain = Variable("")
+        keys = ("units", "min", "max", "aggregate", "may_be_empty")
+        found = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(plain, key)}
+        if self.other_units is not None:
+            found["other_units"] = write_other_units(self.other_units)
+        return found
+
+
+def aggregate(records: np.ndarray, start: int, n: int, n_steps: int, variables: tuple[Variable, ...]) -> np.ndarray:
+    """Records to a grid, float32 (n, T, D), NaN where nothing was measured."""
+    width = len(variables)
+    cell = ((records["row"] - start) * n_steps + records["step"]) * width + records["variable"]
+    order = np.lexsort((records["time"], cell))
+    cell, value = cell[order], records["value"][order]
+    grid = np.full(n * n_steps * width, np.nan, np.float32)
+    if len(cell):
+        cells, first, counts = np.unique(cell, return_index=True, return_counts=True)
+        by_kind = {
+            "mean": lambda: np.add.reduceat(value, first) / counts,
+            "sum": lambda: np.add.reduceat(value, first),
+            "min": lambda: np.minimum.reduceat(value, first),
+            "max": lambda: np.maximum.reduceat(value, first),
+            "first": lambda: value[first],
+            "last": lambda: value[first + counts - 1],
+            "count": lambda: counts.astype(float),
+        }
+        for kind in {variable.aggregate for variable in variables}:
+            has = np.array([variable.aggregate == kind for variable in variables])[cells % width]
+            grid[cells[has]] = by_kind[kind]()[has]
+    return grid.reshape(n, n_steps, width)
