@@ -227,6 +227,9 @@ def test_lists_of_images_with_none_absent():
     mixed = [*images[:5], np.zeros((8, 8, 3), np.uint8)]
     with pytest.raises(ShapeError, match=r"rows have 2 shapes.*\(8, 8\) in row r0.*\(8, 8, 3\) in row r5.*one size"):
         read_modality("x", mixed, ids=SIX, kind="image")
+    scales = [*images[:5], images[5] / 255.0]
+    with pytest.raises(DataError, match=r"'x' mixes arrays of bytes with others.*float64, uint8"):
+        read_modality("x", scales, ids=SIX, kind="image")
 
 
 def test_numbers_that_single_precision_cannot_tell_apart_are_warned_of():

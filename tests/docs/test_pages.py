@@ -20,6 +20,8 @@ PAGES = [
     "absence",
     "clinical_series",
     "copulas",
+    "decisions",
+    "estimators",
     "extending",
     "impact",
     "index",

@@ -104,6 +104,9 @@ def test_several_labels_and_values():
     advice = model.advise(labels.take(np.arange(50)).with_observed(without))
     np.testing.assert_allclose(advice.by_label[:, 1], found.by_label, atol=1e-4)
     assert (advice.gain[:, 1] <= advice.evpi + 1e-5).all()
+    np.testing.assert_allclose(advice.gain_by_label[:, 1].sum(1), advice.gain[:, 1], atol=1e-5)
+    assert ((found.label_shares[:, 1] > 0.05) & (found.label_shares[:, 1] < 0.95)).mean() > 0.9  # open
+    assert {"variability[of_a]", "share[of_b]"} <= set(found.table())
     value = Cohort.from_arrays({"a": a, "b": b}, task=Task("regression", units="days"), target=(10 * a + 20 * b)[:, 0])
     model = amodal.fit("modality_dropout", value, epochs=25, width=16, seed=0, batch_size=64)
     found = amodal.impact(model, value.take(np.arange(50)).with_observed(without))

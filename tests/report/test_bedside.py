@@ -27,7 +27,7 @@ def test_words_are_the_numbers(asked):
     case = describe_case(result, advice, i)
     assert case.known == "Known: noise."
     top = int(result.prediction[i].argmax())
-    assert case.predicted.startswith(f"Predicted: {('no', 'yes')[top]} {100 * result.prediction[i, top]:.0f} %")
+    assert case.predicted.startswith(f"Predicted: {('no', 'yes')[top]} ({100 * result.prediction[i, top]:.0f} %)")
     assert case.open == "With everything looked at, the answer could be " + " or ".join(
         ("no", "yes")[c] for c in result.plausible_labels.labels[i]
     ) + "."  # fmt: skip
@@ -37,7 +37,9 @@ def test_words_are_the_numbers(asked):
     assert (first.name, first.verdict, second.verdict) == ("a", "do it", "not worth it")
     assert first.change == f"{100 * advice.change[i, 1]:.0f} points in 100"
     assert "for a price of 20" in first.worth
-    assert f"leave {('no', 'yes')[top]} on top in {100 * advice.outcomes[i, 1, top]:.0f} of 100" in first.shows
+    assert (
+        f"In {100 * advice.outcomes[i, 1, top]:.0f} of 100 cases like this it would leave the answer at" in first.shows
+    )
     done = describe_case(result, advice, 0)
     assert (done.known, done.verdict) == ("Known: noise, a and b.", "Everything has been looked at.")
 

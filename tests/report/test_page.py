@@ -183,7 +183,17 @@ def test_runs_without_imposed_conditions_have_a_page_of_what_is_there(make_subje
     subject = make_subject(full=False, cohort=None)
     reader = Reader(make_page(subject))
     keys = [attrs["id"] for tag, attrs in reader.tags if tag == "section"]
-    assert keys == ["question", "presence", "comparison", "patterns", "calibration", "training", "methods", "reproduce"]
+    assert keys == [
+        "question",
+        "presence",
+        "comparison",
+        "patterns",
+        "calibration",
+        "decisions",
+        "training",
+        "methods",
+        "reproduce",
+    ]
     assert "each pattern has cases of its own" in reader.words
 
 

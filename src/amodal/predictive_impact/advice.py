@@ -46,6 +46,8 @@ class Advice:
         outcomes: Share of the completions under which each class is the most probable after the look, (N, M, C); None
             for other tasks than classes.
         by_label: Expected change of each label's probability, (N, M, K), of multilabel tasks; None for others.
+        gain_by_label: Expected gain in log-likelihood (nats) of each label, (N, M, K), of multilabel tasks; None for
+            others.
         sensitivity: Smallest and largest gain under the odds ratio asked for, (N, M, 2); None if none was.
         utility: The utility, in words.
         task: What is predicted.
@@ -69,6 +71,7 @@ class Advice:
     ahead: np.ndarray | None = None
     outcomes: np.ndarray | None = None
     by_label: np.ndarray | None = None
+    gain_by_label: np.ndarray | None = None
     sensitivity: np.ndarray | None = None
     utility: str = "log_likelihood"
     task: Task | None = None

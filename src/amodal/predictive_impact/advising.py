@@ -167,6 +167,7 @@ def advise(
         columns.get("ahead"),
         columns.get("outcomes"),
         columns.get("by_label"),
+        columns.get("gain_by_label"),
         columns.get("sensitivity"),
         _in_words(utility, task),
         task,
@@ -186,6 +187,11 @@ def _in_words(utility: Utility | None, task: Task) -> str:
     if utility is None:
         return next(iter(task.traits.utilities))
     return "a utility of one's own" if callable(utility) else "the best action of a table of payoffs"
+
+
+def _of_coins(p: torch.Tensor) -> torch.Tensor:
+    """Minus the entropy of each label (…, K)."""
+    return torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)
 
 
 @dataclass
@@ -212,7 +218,7 @@ class _Work:
         if task.is_classification:
             columns["outcomes"] = np.full((n, m, task.n_outputs), np.nan)
         if task.traits.many_labels:
-            columns["by_label"] = np.full((n, m, task.n_outputs), np.nan)
+            columns |= {key: np.full((n, m, task.n_outputs), np.nan) for key in ("by_label", "gain_by_label")}
         if self.odds_ratio is not None:
             columns["sensitivity"] = np.full((n, m, 2), np.nan)
         columns |= {"observed": observed, "price": self.prices.of(names, observed)}
@@ -250,6 +256,7 @@ class _Work:
             found["outcomes"] = to_numpy(labels_by_share(p, w).mass)
         if kind.many_labels:
             found["by_label"] = to_numpy(by_label(p, w))
+            found["gain_by_label"] = to_numpy(expected_gain(p, w, _of_coins))
         if self.odds_ratio is not None:
 
             def value(tilted: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ def expected_change(predictions: Tensor, weights: Tensor, kind: TaskKind) -> tup
 
 
 def expected_gain(predictions: Tensor, weights: Tensor, utility: UtilityFunction) -> Tensor:
-    """Expected gain in utility (B,): mean utility of the predictions less the utility of their mean."""
+    """Expected gain in utility (B, …): mean utility of the predictions less the utility of their mean."""
     return weighted_mean(utility(predictions), weights) - utility(weighted_mean(predictions, weights))
 
 

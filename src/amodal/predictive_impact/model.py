@@ -144,6 +144,7 @@ def impact(
         shares={name: columns[f"share {name}"] for name in names},
         gap=columns["gap"],
         by_label=columns.get("by label"),
+        label_shares=columns.get("label shares"),
         interval=columns.get("interval"),
         sensitivity=columns.get("sensitivity"),
         plausible_labels=_joined([part.labels for part in parts if part.labels is not None]),
@@ -265,6 +266,7 @@ class _Work:
         kind, found = self.model.schema.task.traits, {}
         if kind.many_labels:
             found["by label"] = by_label(predictions, weights)
+            found["label shares"] = weighted_mean((predictions > 0.5).to(weights.dtype), weights)
         if kind.one_value:
             found["interval"] = _quantiles(predictions[..., 0], weights, (0.05, 0.95))
         if self.odds_ratio is not None:

@@ -43,6 +43,8 @@ class Impact:
         gap: Distance between the mean of the predictions to be expected and the prediction, (N,): 0 for a model and
             completions that agree.
         by_label: V of each label, (N, K), of multilabel tasks; None for others.
+        label_shares: Share of the completions under which each label is likelier than not, (N, K), of multilabel tasks:
+            a label between 5 and 95 % is open; None for others.
         interval: The middle nine tenths of the values to be expected (N, 2), of regression; None for others.
         sensitivity: Smallest and largest V under the odds ratio asked for, (N, 2); None if none was.
         plausible_labels: The labels that remain plausible, with their shares; None for other tasks than classes, or if
@@ -68,6 +70,7 @@ class Impact:
     shares: Mapping[str, np.ndarray]
     gap: np.ndarray
     by_label: np.ndarray | None
+    label_shares: np.ndarray | None
     interval: np.ndarray | None
     sensitivity: np.ndarray | None
     plausible_labels: PlausibleLabels | None
@@ -132,6 +135,8 @@ class Impact:
             columns[f"share[{name}]"] = self.shares[name]
         if self.by_label is not None:
             columns |= {f"variability[{label}]": v for label, v in zip(self.task.classes, self.by_label.T)}
+        if self.label_shares is not None:
+            columns |= {f"share[{label}]": v for label, v in zip(self.task.classes, self.label_shares.T)}
         if self.interval is not None:
             columns["low"], columns["high"] = self.interval.T
         if self.sensitivity is not None:

@@ -96,7 +96,7 @@ def _predicted(result: Impact, i: int) -> str:
     if task.traits.one_value:
         return f"Predicted: {format_value(float(p))} {task.units or ''}".rstrip() + "."
     order = [c for c in np.argsort(-p, kind="stable") if p[c] >= _LEAST][:_NAMED]
-    return f"Predicted: {', '.join(f'{task.classes[c]} {100 * p[c]:.0f} %' for c in order)}."
+    return f"Predicted: {', '.join(f'{task.classes[c]} ({100 * p[c]:.0f} %)' for c in order)}."
 
 
 def _open(result: Impact, i: int) -> str:
@@ -120,7 +120,7 @@ def _look(result: Impact, advice: Advice, i: int, m: int, name: str, advised: bo
     moved = f"{format_value(change)}{unit}" if result.task.traits.one_value else f"{100 * change:.0f} points in 100"
     worth = f"worth {_gained(advice, gain)}"
     if price > 0:
-        worth += f", for a price of {format_value(price)}"
+        worth += f", for a price of {price:.4g}"
     verdict = "do it" if advised else "not worth it"
     if not advised and not advice.affordable[i, m]:
         verdict = "beyond the budget"
@@ -131,7 +131,7 @@ def _look(result: Impact, advice: Advice, i: int, m: int, name: str, advised: bo
 
 def _gained(advice: Advice, gain: float) -> str:
     if advice.worth != 1:
-        return format_value(advice.worth * gain)
+        return f"{advice.worth * gain:.4g}"
     words = {
         "log_likelihood": f"{format_value(gain)} nats",
         "accuracy": f"{100 * gain:.1f} more right answers in 100",
@@ -146,9 +146,8 @@ def _shows(result: Impact, advice: Advice, i: int, m: int) -> str:
         return ""
     share, now = advice.outcomes[i, m], int(result.prediction[i].argmax())
     classes = [str(name) for name in result.task.classes]
-    stays = f"leave {classes[now]} on top in {100 * share[now]:.0f} of 100"
+    kept = f"In {100 * share[now]:.0f} of 100 cases like this it would leave the answer at {classes[now]}"
     others = [c for c in np.argsort(-share, kind="stable") if c != now and share[c] >= 0.05][:2]
     if not others:
-        return f"It would {stays}."
-    turned = " and ".join(f"{classes[c]} in {100 * share[c]:.0f}" for c in others)
-    return f"It would {stays}, and put {turned} on top."
+        return f"{kept}."
+    return f"{kept}, in {' and in '.join(f'{100 * share[c]:.0f} make it {classes[c]}' for c in others)}."

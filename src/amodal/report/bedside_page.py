@@ -83,8 +83,8 @@ def _utility_words(advice: Advice, task: Task) -> str:
         "accuracy": "how much likelier a right answer becomes",
         "squared_error": "how much squared error it takes away",
     }.get(advice.utility, advice.utility)
-    rate = "" if advice.worth == 1 else f"; one unit of it is worth {format_value(advice.worth)} in the prices' unit"
-    limit = "" if np.isinf(advice.budget) else f"; a case may cost {format_value(advice.budget)} at most"
+    rate = "" if advice.worth == 1 else f"; one unit of it is worth {advice.worth:.4g} in the prices' unit"
+    limit = "" if np.isinf(advice.budget) else f"; a case may cost {advice.budget:.4g} at most"
     return f"A look is worth {what}{rate}{limit}. It pays if that is more than its price."
 
 

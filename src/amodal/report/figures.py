@@ -154,7 +154,7 @@ def draw_forest(
             if zero:
                 axes.axvline(0, color=MUTED, linewidth=1.2)
             for y, row in enumerate(rows):
-                _interval(axes, row.name, row.intervals[i], y, row.mark)
+                _interval(axes, f"{row.name} {i}" if i else row.name, row.intervals[i], y, row.mark)
             axes.set_title(title, color=INK)
             axes.set_xlabel(label)
             axes.tick_params(axis="y", length=0)
@@ -334,7 +334,8 @@ def draw_risks(
     with drawing(440, 210) as figure:
         panels = figure.subplots(len(counts), 1, sharex=True, squeeze=False)[:, 0]
         for i, (axes, (name, values)) in enumerate(zip(panels, counts.items())):
-            axes.bar(edges[:-1], values, width=np.diff(edges), align="edge", color=COLOURS[i], gid=mark_id(name))
+            axes.bar(edges[:-1], values, width=np.diff(edges), align="edge", color=COLOURS[i])
+            axes.set_gid(mark_id(name))
             axes.set_ylabel(name)
             axes.set_xlim(edges[0], edges[-1])
         panels[0].set_title(title, color=INK)

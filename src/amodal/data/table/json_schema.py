@@ -104,6 +104,9 @@ class _Recorder(Section):
         self._note(key, kind, {}, {})
         return {}
 
+    def mapping(self, key: str) -> dict[str, str]:
+        return self._note(key, {"type": "object", "additionalProperties": _TEXT}, {}, {})
+
     def raw(self, key: str, default: Any = None) -> Any:
         return self._note(key, {}, default, None)
 
