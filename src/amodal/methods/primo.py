@@ -22,7 +22,7 @@ from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import task_loss
 from amodal.method import LatentMethod, LossTerms
 from amodal.options import Positive, Share, Size, Weight
-from amodal.patterns import draw_subset
+from amodal.patterns import draw_subset, repeat_rows
 from amodal.schema import Schema
 
 __all__ = ["PRIMO"]
@@ -183,7 +183,7 @@ class PRIMO(LatentMethod):
         encoded = self._encode_target(target).repeat(views, 1)
         q = self.posterior(torch.cat([fused[: views * n], encoded], dim=1))
         outputs = self.decoder(condition.repeat(views, 1), q.draw(noise).flatten(2))  # (K, views * B, C)
-        target = target.repeat(views, *[1] * (target.ndim - 1))
+        target = repeat_rows(target, views)
         priors = prior.rows(slice(views * n))
         bound = {"task": self._negative_log_likelihood(outputs, target).mean(0)}
         bound["kl"] = kl_to_mixture_nats(q, priors).sum(1)
@@ -222,8 +222,9 @@ class PRIMO(LatentMethod):
     def _negative_log_likelihood(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Of targets (B, …) under outputs (K, B, C): (K, B), in nats; a regression's up to a constant."""
         draws, n = outputs.shape[:2]
-        repeated = target.repeat(draws, *[1] * (target.ndim - 1))
-        loss = task_loss(outputs.flatten(0, 1), repeated, self.schema.task.kind, over_labels="sum").view(draws, n)
+        loss = task_loss(
+            outputs.flatten(0, 1), repeat_rows(target, draws), self.schema.task.kind, over_labels="sum"
+        ).view(draws, n)
         if self.log_noise is None:
             return loss
         log_noise = self.log_noise.clamp(*LOG_NOISE_RANGE)
