@@ -118,7 +118,7 @@ def test_balanced_removal_takes_a_uniform_number_and_mse_looks_at_just_that():
     _, predicted, _ = method.fill(features, kept)
     found = method.objective(batch, generator(1)).terms["mse"]
     torch.testing.assert_close(found, ((predicted - features) ** 2)[batch.presence & ~kept].mean())
-    counts = method._kept(torch.ones(4000, 4, dtype=torch.bool), generator()).sum(1).bincount(minlength=5)
+    counts = method._remaining(torch.ones(4000, 4, dtype=torch.bool), generator()).sum(1).bincount(minlength=5)
     assert counts[0] == 0
     assert counts[1:].double().div(4000).tolist() == pytest.approx([0.25] * 4, abs=0.03)
 

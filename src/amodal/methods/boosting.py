@@ -1,4 +1,4 @@
-"""Gradient boosted trees on summaries of each modality: what a user would pick instead of a network."""
+"""Boosting: gradient boosted trees on summaries of each modality, a baseline without a network."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Boosting(EstimatedMethod):
         return logits_to_predictions(self.trees(self.features(batch)), self.schema.task.kind).float()
 
     def estimate(self, train: Sequence[Batch], valid: Batch | None, generator: torch.Generator) -> None:
-        """Fits the trees with scikit-learn and keeps them as tensors.
+        """Fits the trees with scikit-learn and stores them as tensors.
 
         Args:
             train: All training rows, with target, once for each drawing of the removal.
@@ -146,7 +146,9 @@ class Boosting(EstimatedMethod):
         for label in range(y.shape[1]):
             known = ~np.isnan(y[:, label])
             positive, count = float(y[known, label].sum()), int(known.sum())
-            baseline.append(math.log((positive + 0.5) / (count - positive + 0.5)))  # all there is for a constant label
+            baseline.append(
+                math.log((positive + 0.5) / (count - positive + 0.5))
+            )  # the only output of a constant label
             if 0 < positive < count:
                 models.append(HistGradientBoostingClassifier(**options).fit(x[known], y[known, label] > 0.5))
                 columns.append([label])
@@ -155,7 +157,7 @@ class Boosting(EstimatedMethod):
         self.trees.adopt(models, columns, baseline)
 
     def features(self, batch: Batch) -> Tensor:
-        """The summaries of all modalities side by side.
+        """Summaries of all modalities side by side.
 
         Args:
             batch: B rows.

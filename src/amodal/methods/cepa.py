@@ -1,4 +1,4 @@
-"""CEPA: latent prediction of absent modalities, with masks that adapt and alignment given the context."""
+"""CEPA: latent prediction of absent modalities, with adaptive masks and alignment given the context."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CEPA(Method):
     for which its modalities are encoded a single time.
 
     With modalities of a single token whole modalities are hidden, never all of a row. Where nothing can be hidden, or
-    nobody has or lacks a modality, the term concerned is zero. The preset "paper" reads the paper's text literally;
+    all or no rows have a modality, the term concerned is zero. The preset "paper" reads the paper's text literally;
     "one_pattern" differs from the default in `patterns` alone. The method's page lists every ambiguity of the paper.
 
     Args:
@@ -177,18 +177,18 @@ class CEPA(Method):
 
     # Tokens, pooled vectors and outputs ------------------------------------------------------------------------------
 
-    def _passes(self, batch: Batch, generator: torch.Generator, *kept: Tensor) -> Passes:
+    def _passes(self, batch: Batch, generator: torch.Generator, *remaining: Tensor) -> Passes:
         """Encodes a batch clean and, if anything needs them, under both masks.
 
         Args:
             batch: B rows.
             generator: Source of the masks.
-            *kept: Patterns (B, M) of what is left of each row, the first of them for the passes; None: the row's own.
+            *remaining: Presence (B, M) under each pattern, the first of them for the passes; none: as it is.
         """
         size, embedded = len(batch), self.sequences.embed(self.encoders, batch)
-        patterns = [dict(zip(batch.modalities, presence.unbind(1))) for presence in kept]
+        patterns = [dict(zip(batch.modalities, presence.unbind(1))) for presence in remaining]
 
-        def less(tokens: dict[str, Tokens]) -> dict[str, Tokens]:
+        def reduced(tokens: dict[str, Tokens]) -> dict[str, Tokens]:
             return self.sequences.without(tokens, patterns[0]) if patterns else tokens
 
         masked_needed = self.weights["observed"] or self.weights["cross"] or not self.clean_prediction
@@ -197,23 +197,23 @@ class CEPA(Method):
             own = {name: valid & patterns[0][name][:, None] for name, valid in own.items()}
         if self.masks is None or not masked_needed:
             (whole,) = self.sequences(self.encoders, embedded, size, None)
-            clean = less(whole)
+            clean = reduced(whole)
             passes = Passes(clean, clean, clean, own, own, own)
         elif self.masks.reads_tokens:  # the clean tokens come first, and both masked passes are one more call
             (whole,) = self.sequences(self.encoders, embedded, size, None)
-            clean = less(whole)
-            hidden = self.masks(own, clean, generator)
-            masked, crossed = self.sequences(self.encoders, embedded, size, *hidden)
-            passes = Passes(clean, less(masked), less(crossed), own, *hidden)
+            clean = reduced(whole)
+            hidden = self.masks(own, clean, generator)  # equation 3, for both ratios
+            masked, crossed = self.sequences(self.encoders, embedded, size, *hidden)  # equation 1
+            passes = Passes(clean, reduced(masked), reduced(crossed), own, *hidden)
         else:
             hidden = self.masks(own, None, generator)
-            whole, masked, crossed = self.sequences(self.encoders, embedded, size, None, *hidden)
-            passes = Passes(less(whole), less(masked), less(crossed), own, *hidden)
+            whole, masked, crossed = self.sequences(self.encoders, embedded, size, None, *hidden)  # equation 1
+            passes = Passes(reduced(whole), reduced(masked), reduced(crossed), own, *hidden)
         others = tuple(self.sequences.without(whole, presence) for presence in patterns[1:])
         return passes._replace(others=others)
 
     def _pooled(self, observed: Tensor, clean: Mapping[str, Tokens], predicted: Mapping[str, Tensor]) -> Tensor:
-        """Pooled vectors (B, M, D): of a row's own tokens where present, of predicted ones where absent."""
+        """Pooled vectors (B, M, D), equation 7: of a row's own tokens where present, of predicted ones where absent."""
         vectors = []
         for present, (name, (tokens, valid)) in zip(observed.unbind(1), clean.items()):
             seen = torch.where(present[:, None, None], tokens, predicted[name])
@@ -221,10 +221,11 @@ class CEPA(Method):
         return torch.stack(vectors, dim=1)
 
     def contexts(self, features: Tensor, observed: Tensor) -> Tensor:
-        """Contexts (B, D) of pooled vectors (B, M, D), never read where absent."""
+        """Contexts (B, D), equation 8, of pooled vectors (B, M, D), never read where absent."""
         return self.mean(features, observed) if self.context is None else self.context(features, observed)
 
     def _fused(self, features: Tensor, observed: Tensor) -> Tensor:
+        """Equation 13: all pooled vectors (B, M, D), observed or predicted, to one vector (B, M · D)."""
         slots = features
         if self.filled is not None:
             slots = features + torch.where(observed[..., None], 0.0, self.filled)
@@ -241,17 +242,21 @@ class CEPA(Method):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, both reconstructions and alignment; see `Method.objective`."""
         remaining = draw_removals(batch.presence, self.patterns, generator) if self.patterns > 1 else ()
+        # Equations 1 to 3: tokens of every row, clean and masked, and the predictions from them under each pattern.
         passes, size, terms = self._passes(batch, generator, *remaining), len(batch), {}
         every = list(remaining) or [batch.presence]  # presence (B, M) under each pattern
         predicted, used = self._predictions(passes, every)
+        # Equations 4 and 6: reconstructions of hidden tokens, under the first pattern.
         if self.weights["observed"]:
             terms["observed"] = mean_over_rows(self._reconstruction(predicted, passes, passes.hidden)[0])
         if self.weights["cross"]:
             terms["cross"] = self._cross_reconstruction(every[0], predicted, passes)
+        # Equations 7 to 12: pooled vectors under all patterns, aligned under the first.
         clean = [passes.clean, *passes.others]
         observed, features = torch.cat(every), self._pooled(torch.cat(every), _stacked(clean), _joined(used))
         if self.weights["cf"]:
             terms["cf"] = self._alignment(features[:size], every[0], generator)
+        # Equations 13 and 14: the task's loss under all patterns, and the weighted sum.
         outputs = self.head(self._fused(features, observed))
         target = repeat_rows(batch.labels, len(every))
         loss = mean_over_rows(task_loss(outputs, target, self.schema.task.kind))
@@ -260,9 +265,13 @@ class CEPA(Method):
     def _predictions(
         self, passes: Passes, observed: Sequence[Tensor]
     ) -> tuple[Mapping[str, Tensor], Sequence[Mapping[str, Tensor]]]:
-        """What the losses read of the predictions from masked tokens, and what the fusion reads under each pattern."""
+        """Predictions from masked tokens, as the losses read them, and those that the fusion reads under each pattern.
+
+        Equation 2, in one call of the predictor for all sequences.
+        """
         clean = [passes.clean, *passes.others]
         absent = [_absent(sequences, presence) for sequences, presence in zip(clean, observed)]
+        # Only tokens that some loss or the fusion reads are computed in the predictor's last layer.
         extra = self.clean_prediction and passes.masked is not passes.clean
         read = {name: stand & (not extra or self.weights["cross"] > 0) for name, stand in absent[0].items()}
         if self.weights["observed"]:
@@ -276,27 +285,28 @@ class CEPA(Method):
     def _reconstruction(
         self, predicted: Mapping[str, Tensor], passes: Passes, hidden: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Equation 4 of each row, and which rows have something hidden."""
+        """Equation 4 (or 6) of each row, and which rows have something hidden."""
         target = {name: z if self.targets == "free" else z.detach() for name, (z, _) in passes.clean.items()}
         return hidden_token_error(predicted, target, passes.own, {name: h.detach() for name, h in hidden.items()})
 
     def _cross_reconstruction(self, observed: Tensor, predicted: Mapping[str, Tensor], passes: Passes) -> Tensor:
-        """Equation 6: what was hidden of the present modalities, from the rest of them and the predicted ones."""
-        again = {
+        """Equation 6: hidden tokens of the present modalities, from their other tokens and the predicted modalities."""
+        again = {  # the input of equation 5
             name: Tokens(torch.where(present[:, None, None], tokens, predicted[name]), valid)
             for present, (name, (tokens, valid)) in zip(observed.unbind(1), passes.crossed.items())
         }
         rows = ~observed.all(1) if self.clean_prediction else torch.ones_like(observed[:, 0])
         read = {n: _hidden(passes.hidden_more[n], valid) & rows[:, None] for n, (_, valid) in again.items()}
-        value, counted = self._reconstruction(self.predictor(again, read), passes, passes.hidden_more)
+        predicted = self.predictor(again, read)  # equation 5
+        value, counted = self._reconstruction(predicted, passes, passes.hidden_more)
         return mean_over_observed(value, counted & rows) if self.clean_prediction else mean_over_rows(value)
 
     def _alignment(self, features: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
-        """Equation 12, averaged over the rows that lack a modality, then over the modalities."""
+        """Equations 9 to 12, averaged over the rows that lack a modality, then over the modalities."""
         return self.alignment(features, features, self.contexts(features, observed), observed, generator)
 
     def after_step(self) -> None:
-        """Moves the moving average of the predictor; see `Method.after_step`."""
+        """Updates the moving average of the predictor (section 2.3.2); see `Method.after_step`."""
         if self.masks is not None:
             self.masks.follow(self.predictor)
 
@@ -331,9 +341,10 @@ def _stacked(every: Sequence[Mapping[str, Tokens]]) -> Mapping[str, Tokens]:
 
 
 def _joined(every: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Predicted tokens of several patterns, one below the other."""
     return every[0] if len(every) == 1 else {name: torch.cat([one[name] for one in every]) for name in every[0]}
 
 
 def _hidden(hide: Tensor, like: Tensor) -> Tensor:
-    """Hidden tokens as bool, among as many as there are in `like`."""
+    """Hidden tokens as bool, of the length of `like`."""
     return widen(hide if hide.dtype == torch.bool else hide.detach() > 0.5, like.shape[1])

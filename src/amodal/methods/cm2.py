@@ -1,4 +1,4 @@
-"""CM2: latent vectors of the modalities follow Gaussian mixtures that a copula joins; completions are drawn from it."""
+"""CM2: Gaussian-mixture laws of latent vectors, joined by a copula, with completions drawn from the joint law."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WARMUP = 100
 """Steps over which the weight of an alignment that moves the encoders alone rises from zero."""
 
 LAW_RATE = 5.0
-"""Factor on the learning rate of the law's parameters, which have to keep up with the encoders."""
+"""Factor on the learning rate of the law's parameters, which have to follow the encoders."""
 
 
 class CM2(SamplingMethod):
@@ -54,8 +54,8 @@ class CM2(SamplingMethod):
 
     Each encoder's feature is projected to a vector :math:`z_m` of one latent space and normalised. The joint law
     :math:`p(z_1, …, z_M)` has a Gaussian mixture :math:`f_m` for each modality and a copula between them. An absent
-    modality's vector is drawn from :math:`p(z_m \mid z_O)`, given the vectors O that are there; the fusion always reads
-    what was drawn, and a head predicts. Minimised is the mean over rows of
+    modality's vector is drawn from :math:`p(z_m \mid z_O)`, given the vectors of the observed modalities O; the fusion
+    always reads what was drawn, and a head predicts. Minimised is the mean over rows of
 
     .. math::
         -\log \tfrac1S \sum_s p(y \mid z_O, \tilde z_s)
@@ -82,11 +82,12 @@ class CM2(SamplingMethod):
         latent: Width D of the vectors.
         normalise: "layer" (mean 0 and variance 1 over a vector's coordinates), "sphere" (length 1) or "none".
         completion: "conditional" (given what is observed), "marginal" (from the modality's own mixture), or "none":
-            the fusion is told what is absent and fills it in its own way.
+            the fusion gets the presence and replaces what is absent in its own way.
         sample_gradient: Whether gradients of the task reach the law through completions: "reparameterised", as the
             paper says, or "detached", as its code does.
-        alignment: What moves the encoders beside the task: "copula" (the term above), "likelihood" (the whole log
-            likelihood, margins included, as in the paper, with one learning rate for all), "cosine", "kl" or "none".
+        alignment: Term that moves the encoders in addition to the task's: "copula" (the term above), "likelihood" (the
+            whole log likelihood, margins included, as in the paper, with one learning rate for all), "cosine", "kl" or
+            "none".
         w_alignment: Weight w of the alignment. It rises from zero over 100 steps, but not that of "likelihood".
         fusion: A name in `amodal.fusion.FUSIONS`, or {"name": …, option: …}.
         hidden: Width of the head's hidden layer; 0: a linear head.
@@ -101,7 +102,7 @@ class CM2(SamplingMethod):
     Source:
         :cite:`wu2025cm2`. Deviations of the default: proper densities; completions given what is observed; loss per
         dimension; components that start apart, at data; the margins' likelihood does not move the encoders (it could
-        be raised without bound by making all vectors alike); the head is told what is present; mixture weights are
+        be raised without bound by making all vectors alike); the head also reads the presence; mixture weights are
         parameters, as in the paper's code, not the output of a network.
     """
 
@@ -174,15 +175,15 @@ class CM2(SamplingMethod):
         """Places the components at training rows, apart from one another; see `Method.prepare`."""
         if self.law is None:
             return
-        training, found, rows = self.training, [], 0
+        training, parts, rows = self.training, [], 0
         self.eval()
         with torch.no_grad():
             for batch in batches:
-                found.append(self.vectors(batch))
+                parts.append(self.vectors(batch))
                 rows += len(batch)
                 if rows >= START_ROWS:
                     break
-            z, observed = (torch.cat(parts) for parts in zip(*found))  # (N, M, D), (N, M)
+            z, observed = (torch.cat(part) for part in zip(*parts))  # (N, M, D), (N, M)
             generator = torch.Generator(z.device).manual_seed(0)
             self.law.start_at_rows(z.movedim(1, 0), observed.T, generator)
         self.train(training)
@@ -190,21 +191,25 @@ class CM2(SamplingMethod):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, the law's likelihood and alignment, each a mean over all rows; see `Method.objective`."""
         z, observed = self.vectors(batch)
-        kept = draw_removal(observed, generator) if self.removal else observed
+        remaining = draw_removal(observed, generator) if self.removal else observed
         noise = None
         if self.law is not None and self.completion != "none":
             noise = self.law.noise(self.training_draws, len(batch), generator, z)
-        outputs = self._outputs(z, kept, noise).movedim(0, 1)  # (B, S, C)
-        everyone = torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
-        mean = average_predictions(outputs, everyone, self.schema.task.kind)
+        # Task: the mean prediction over completions of what is absent or removed (section 3.4).
+        outputs = self._outputs(z, remaining, noise).movedim(0, 1)  # (B, S, C)
+        every_draw = torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
+        mean = average_predictions(outputs, every_draw, self.schema.task.kind)
         terms = {"task": mean_over_rows(task_loss(mean, batch.labels, self.schema.task.kind))}
         weights: dict[str, float] = {}
         if self.law is not None:
-            first, seen = z.movedim(1, 0), observed.T
+            # Likelihood: mixtures of equation 1 joined by the copula (section 3.2; its sign in the printed bound is
+            # wrong). It fits the law to vectors held fixed, or, as printed, moves the encoders too.
+            first, seen = z.movedim(1, 0), observed.T  # (M, B, D), (M, B)
             whole = self.alignment == "likelihood"
             log_density = self.law.log_density(first if whole else first.detach(), seen)
             terms["likelihood"] = mean_over_rows(-log_density / self.law.dim)
             weights["likelihood"] = self.w_alignment if whole else 1.0
+        # Alignment: the copula term of the bound alone (section 3.3), or one of the two it is compared with (table 4).
         if self.alignment in ("copula", "cosine", "kl") and len(self.schema.names) > 1:
             terms["alignment"] = mean_over_rows(self._alignment(z, observed))
             weights["alignment"] = self._weight()
@@ -228,7 +233,7 @@ class CM2(SamplingMethod):
         return self.w_alignment * min(1.0, self.clock.step / WARMUP)
 
     def _alignment(self, z: Tensor, observed: Tensor) -> Tensor:
-        """What moves the encoders, (B,)."""
+        """Alignment of the vectors (B,): minus the dependence under the law, held fixed, or a distance."""
         if self.alignment == "copula":
             assert self.law is not None
             fixed = {name: parameter.detach() for name, parameter in self.law.named_parameters()}
@@ -248,7 +253,7 @@ class CM2(SamplingMethod):
             batch: B rows.
             draws: Number of draws S.
             generator: Source of the draws, on the batch's device.
-            vary: Modalities whose completion varies; the others are drawn first, once, and kept. None: all.
+            vary: Modalities whose completion varies; the others are drawn first, and once. None: all.
         """
         self.schema.check_names(list(vary or ()))
         z, observed = self.vectors(batch)
@@ -282,12 +287,13 @@ class CM2(SamplingMethod):
         if noise is None:
             return self.network(z, observed)[None]
         completed = self.complete(z, observed, noise)  # (S, B, M, D)
-        flat = completed.flatten(0, 1)
+        flat = completed.flatten(0, 1)  # (S * B, M, D), of which nothing is absent for the fusion
         fused = self.network.fusion(flat, torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device))
-        told = observed.to(fused.dtype).repeat(len(completed), 1)
-        return self.network.head(torch.cat([fused, told], dim=1)).unflatten(0, completed.shape[:2])
+        flags = observed.to(fused.dtype).repeat(len(completed), 1)  # (S * B, M)
+        return self.network.head(torch.cat([fused, flags], dim=1)).unflatten(0, completed.shape[:2])
 
     def _normalised(self, z: Tensor) -> Tensor:
+        """Vectors (…, D) on one scale; see `normalise`."""
         if self.normalise == "layer":
             return functional.layer_norm(z, z.shape[-1:])
         return functional.normalize(z, dim=-1) if self.normalise == "sphere" else z
@@ -295,12 +301,12 @@ class CM2(SamplingMethod):
 
 def _mean_correlation(z: Tensor, observed: Tensor) -> float:
     """Mean over pairs of modalities and coordinates of the correlation over the rows that have both; 0 if none do."""
-    found = []
+    correlations = []
     for m in range(z.shape[1]):
         for n in range(m):
             both = observed[:, m] & observed[:, n]
             if int(both.sum()) < 3:
                 continue
             a, b = (z[both, i] - z[both, i].mean(0) for i in (m, n))
-            found.append(functional.cosine_similarity(a, b, dim=0).mean())
-    return float(torch.stack(found).mean()) if found else 0.0
+            correlations.append(functional.cosine_similarity(a, b, dim=0).mean())
+    return float(torch.stack(correlations).mean()) if correlations else 0.0

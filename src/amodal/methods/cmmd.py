@@ -1,4 +1,4 @@
-"""CMMD: a conditional prior that learns, from what is there in training only, to classify without it."""
+"""CMMD: a latent classifier of the always observed modalities, trained with the others through a conditional prior."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["CMMD"]
 
 
 class CMMD(OneLatent):
-    r"""A latent classifier of the modalities O that are always there, taught by the others, which only training has.
+    r"""A latent classifier of the modalities O that are always observed; the others are used in training only.
 
     With U the other modalities, networks :math:`p(z \mid x_O)` (the conditional prior), :math:`q(z \mid x_O, x_U, y)`,
     :math:`p(x_U \mid z, x_O)` and a classifier of the prior's mean, minimised is
@@ -43,7 +43,7 @@ class CMMD(OneLatent):
 
     where the maximum mean discrepancy between draws of prior and posterior, with the same noise, is over the batch.
 
-    Predictions never look at U, whether it is there or not: for complete cases they are the same as without it.
+    Predictions never read U, whether it is observed or not: for complete cases they are the same as without it.
     Draws, for V, push draws of the prior through the classifier. It was trained on means, so that they
     are less sure than the predictions; `predict` takes the mean, as published.
 
@@ -71,7 +71,7 @@ class CMMD(OneLatent):
         trace; any number of modalities; `rows="all"`.
     """
 
-    summary = "a classifier of what is always there, taught by what only training has"
+    summary = "a classifier of the modalities that are always observed, trained with the help of the others"
     references = ("mancisidor2024cmmd",)
     draws_mean = "one latent"
     couples_rows = True
@@ -115,22 +115,26 @@ class CMMD(OneLatent):
         """Classifier, reconstruction and divergence as means over all rows, and the discrepancy; see `Method`."""
         features, observed = self._encode(batch)
         condition = features[:, self._always].flatten(1)
-        prior = self.prior(condition)
+        prior = self.prior(condition)  # p(z | x_O)
+        # Last term of the objective: the classifier reads the prior's mean, as in prediction.
         task = target_nats(self.head(prior.mean)[None], batch.labels, self.schema.task.kind)[0]
         noise = torch.randn(prior.mean.shape, generator=generator, device=batch.device, dtype=prior.mean.dtype)
-        there = observed[:, self._others]
-        learnt = there.any(1) if self.rows == "all" else observed.all(1)
+        available = observed[:, self._others]  # (B, U)
+        # Rows of which posterior, reconstruction and divergence learn.
+        learnt = available.any(1) if self.rows == "all" else observed.all(1)
         terms = {"task": mean_over_rows(task, None if self.rows == "all" else learnt | (not self._others))}
         rows = learnt.nonzero(as_tuple=True)[0]
         if self.posterior is None or self.decoders is None or len(rows) == 0:
             return LossTerms(terms, {"task": self.weights["task"]})
         target = target_features(batch.labels[rows], self.schema.task).to(features.dtype)
+        # Posterior q(z | x_O, x_U, y), and draws of both with the same noise.
         q = self.posterior(torch.cat([features[rows].flatten(1), target], dim=1))
         p = DiagonalGaussian(prior.mean[rows], prior.log_var[rows])
         z_q, z_p = q.draw(noise[rows]), p.draw(noise[rows])
+        # First three terms, over these rows and as means over all: reconstruction, divergence, discrepancy.
         some = batch.take(rows)
         known = torch.cat([z_q, condition[rows]], dim=1)[None]
-        likelihood = reconstruction_nats(self.decoders, some, known, there[rows])[0]
+        likelihood = reconstruction_nats(self.decoders, some, known, available[rows])[0]
         share = len(rows) / len(batch)
         terms["reconstruction"] = -share * mean_over_rows(likelihood)
         terms["kl"] = share * mean_over_rows(kl_nats(q, p))
@@ -138,7 +142,7 @@ class CMMD(OneLatent):
         return LossTerms(terms, self.weights)
 
     def predict(self, batch: Batch) -> Tensor:
-        """What the classifier says of the prior's mean; see `Method.predict`."""
+        """Prediction of the classifier from the prior's mean; see `Method.predict`."""
         return self.to_predictions(self.head(self._prior(batch).mean))
 
     def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
@@ -149,6 +153,6 @@ class CMMD(OneLatent):
         return self.prior(self._encode(batch)[0][:, self._always].flatten(1))
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features with presence beside them (B, M, H + 1), zero where absent, and presence (B, M)."""
+        """Features with presence as one more coordinate (B, M, H + 1), zero where absent, and presence (B, M)."""
         features, observed = encode_pooled(self.encoders, batch)
         return with_presence(features, observed), observed

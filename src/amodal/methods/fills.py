@@ -1,4 +1,4 @@
-"""Fills: ways to put something in the slots of absent modalities, everything else being equal."""
+"""Fills: seven replacements for absent modalities in one network, everything else being equal."""
 
 from __future__ import annotations
 
@@ -159,10 +159,10 @@ class Fills(Method):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The task's loss and the strategy's own; see `Method.objective`."""
-        kept = self._kept(batch.presence, generator)
-        seen = batch if self.strategy == "mse" else batch.restrict(dict(zip(batch.modalities, kept.unbind(1))))
+        remaining = self._remaining(batch.presence, generator)
+        seen = batch if self.strategy == "mse" else batch.restrict(dict(zip(batch.modalities, remaining.unbind(1))))
         features, _ = encode_pooled(self.encoders, seen)  # (B, M, D)
-        slots, predicted, context = self.fill(features, kept)
+        slots, predicted, context = self.fill(features, remaining)
         loss = task_loss(self.head(self.fused(slots)), batch.labels, self.schema.task.kind)
         terms = {"task": mean_over_rows(loss)}
         if predicted is None or context is None or self.strategy == "predictor":
@@ -170,12 +170,14 @@ class Fills(Method):
         if self.strategy == "mse":
             target = features.detach() if self.detach_observed else features
             error = (predicted - target).square().mean(2)  # (B, M)
-            terms["mse"] = mean_over_observed(error.flatten(), (batch.presence & ~kept).flatten())
+            terms["mse"] = mean_over_observed(error.flatten(), (batch.presence & ~remaining).flatten())
         else:
-            terms[self.strategy] = self.alignment(features, predicted, context, kept, generator)
+            # Equations 9 to 12 of CEPA; "ep" without the context.
+            terms[self.strategy] = self.alignment(features, predicted, context, remaining, generator)
         return LossTerms(terms, {self.strategy: self.weight})
 
-    def _kept(self, observed: Tensor, generator: torch.Generator) -> Tensor:
+    def _remaining(self, observed: Tensor, generator: torch.Generator) -> Tensor:
+        """Presence (B, M) after the removal."""
         if isinstance(self.drop, str):
             return draw_removal(observed, generator)
         return drop_modalities(observed, self.drop, generator)
@@ -214,13 +216,13 @@ def drop_modalities(observed: Tensor, probability: float, generator: torch.Gener
         What stays, bool, of shape (B, M).
 
     Example:
-        >>> kept = drop_modalities(torch.ones(8000, 2, dtype=torch.bool), 0.5, torch.Generator().manual_seed(0))
-        >>> round(kept.double().mean().item(), 1), bool(kept.any(1).all())  # 3/4 of a half, and the repair
+        >>> remaining = drop_modalities(torch.ones(8000, 2, dtype=torch.bool), 0.5, torch.Generator().manual_seed(0))
+        >>> round(remaining.double().mean().item(), 1), bool(remaining.any(1).all())  # 3/4 of a half, and the repair
         (0.6, True)
     """
     draws = torch.rand(observed.shape, generator=generator, device=observed.device)
-    kept = observed & (draws >= probability)
+    remaining = observed & (draws >= probability)
     # Given that all were removed the draws are still exchangeable: the largest of a present one is a random one.
     last = torch.where(observed, draws, -1.0).argmax(1, keepdim=True)
-    restored = torch.zeros_like(kept).scatter(1, last, ~kept.any(1, keepdim=True))
-    return kept | (restored & observed)
+    restored = torch.zeros_like(remaining).scatter(1, last, ~remaining.any(1, keepdim=True))
+    return remaining | (restored & observed)

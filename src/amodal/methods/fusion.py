@@ -8,7 +8,7 @@ __all__ = ["JointFusion"]
 
 
 class JointFusion(FusionMethod):
-    """One network for all patterns: present modalities are encoded, fused, and a head predicts.
+    """One network for all patterns, in which present modalities are encoded and fused, and a head predicts.
 
     It is trained on the rows as they come. Absent features are filled with zeros, with the mean of the present ones,
     or with a learned vector; a transformer leaves them out instead. The head also reads which modalities are present.

@@ -1,4 +1,4 @@
-"""I2M2: one classifier for each modality, one for all together, and their product."""
+"""I2M2: a product of one classifier for each modality and one for all together."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ class I2M2(NetworkMethod):
         """
         features, observed = encode_pooled(self.encoders, batch)
         parts = [head(features[:, m]) for m, (_, head) in enumerate(self.heads.items())]
+        # The joint expert runs on the rows on which it counts only.
         whole = observed.any(1) if self.joint == "any" else observed.all(1)
         rows = whole.nonzero(as_tuple=True)[0]
         together = torch.zeros_like(parts[0])
@@ -102,7 +103,7 @@ class I2M2(NetworkMethod):
         """The product's loss, or at first each expert's own, as a mean over all rows; see `Method.objective`."""
         kind, target = self.schema.task.kind, batch.labels
         outputs, counted = self.experts(batch)
-        if self.clock.step < self.pretrain_steps:
+        if self.clock.step < self.pretrain_steps:  # first stage: every expert by itself
             own = [
                 select(task_loss(part, target, kind), seen) for part, seen in zip(outputs.unbind(1), counted.unbind(1))
             ]

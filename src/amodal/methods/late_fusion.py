@@ -19,7 +19,7 @@ __all__ = ["LateFusion"]
 
 
 class LateFusion(NetworkMethod):
-    r"""Each modality predicts by itself; the prediction is the average over those observed.
+    r"""A predictor for each modality, and the average of the observed modalities' predictions.
 
     With the observed modalities O of a row, their predictions :math:`p_m` and the task's loss :math:`\ell`, the row's
     objective is
@@ -76,6 +76,7 @@ class LateFusion(NetworkMethod):
         """Loss of the average, and the modalities' own losses, both averaged over all rows; see `Method.objective`."""
         kind, target = self.schema.task.kind, batch.labels
         outputs, observed = self.outputs_by_modality(batch)
+        # First and second term of the row's objective.
         fused = mean_over_rows(task_loss(average_predictions(outputs, observed, kind), target, kind))
         own = [
             mean_over_rows(task_loss(part, target, kind), seen)

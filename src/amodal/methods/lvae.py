@@ -1,4 +1,4 @@
-"""LVAE: what is missing is imputed by a distribution of its own, and marginalised out of a conditional autoencoder."""
+"""LVAE: a conditional autoencoder of the target whose absent inputs are imputed by distributions and marginalised."""
 
 from __future__ import annotations
 
@@ -130,22 +130,25 @@ class LVAE(LatentMethod):
         fused = self._fuse(features, observed)
         imputer = self._impute(fused)
         guess = self._by_modality(self.imputed_posterior(torch.cat([fused, target], dim=1)))
+        # Absent features, drawn from their posterior q(h_u | h_a, y), complete the input of prior and posterior of z.
         drawn = guess.draw(noise[:, self.latent :].unflatten(1, (n_maskable, self.width)))
         completed = self._fuse(self._complete(features, observed, drawn), observed)
         prior, q = self.prior(completed), self.posterior(torch.cat([completed, target], dim=1))
         outputs = self._decode(q.draw(noise[:, : self.latent])[None], features, observed)
+        # Last term: the imputer's likelihood of a random part W of the features that are there, given the others.
         absent = ~observed[:, self._maskable]
-        taken = draw_subset(~absent, generator)
-        hidden = observed.clone()
-        hidden[:, self._maskable] &= ~taken
-        learnt = self._impute(self._fuse(features, hidden, blank=True))
+        removed = draw_subset(~absent, generator)  # W, (B, U)
+        reduced = observed.clone()
+        reduced[:, self._maskable] &= ~removed
+        learnt = self._impute(self._fuse(features, reduced, blank=True))
         each = log_normal_nats(features[:, self._maskable, None].detach(), learnt.components)  # (B, U, K)
         likelihood = (learnt.log_weights + each).logsumexp(-1) / self.width  # (B, U)
+        # The four terms of the objective, in the order of the formula above.
         terms = {
             "task": target_nats(outputs, batch.labels, self.schema.task.kind)[0],
             "kl": kl_nats(q, prior),
             "imputed_kl": torch.where(absent, kl_to_mixture_nats(guess, imputer), 0.0).sum(1),
-            "imputation": -torch.where(taken, likelihood, 0.0).sum(1),
+            "imputation": -torch.where(removed, likelihood, 0.0).sum(1),
         }
         return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, {"imputation": self.imputation})
 
@@ -181,8 +184,8 @@ class LVAE(LatentMethod):
         if imputer.log_weights.shape[-1] > 1:
             uniform = torch.rand(uniform.shape, **like)
         if vary is not None:
-            kept = [u for u, name in enumerate(self.roles.maskable) if name not in vary]
-            feature_noise[:, :, kept], uniform[:, :, kept] = feature_noise[:1, :, kept], uniform[:1, :, kept]
+            fixed = [u for u, name in enumerate(self.roles.maskable) if name not in vary]
+            feature_noise[:, :, fixed], uniform[:, :, fixed] = feature_noise[:1, :, fixed], uniform[:1, :, fixed]
             latent_noise = latent_noise if vary else latent_noise[:1].expand_as(latent_noise)
         step = max(1, CHUNK // (len(features) * features.shape[1] * (self.width + 1)))
         for start in range(0, draws, step):
@@ -205,7 +208,7 @@ class LVAE(LatentMethod):
         return filled
 
     def _fuse(self, features: Tensor, seen: Tensor, *, blank: bool = False) -> Tensor:
-        """Features (…, B, M, H) beside what is seen (B, M); zero where it is not, if they are to be blanked."""
+        """Features (…, B, M, H) with what is seen (B, M), flattened; zero where it is not if `blank`."""
         if blank:
             features = torch.where(seen[..., None], features, 0.0)
         return with_presence(features, seen).flatten(-2)
@@ -224,6 +227,6 @@ class LVAE(LatentMethod):
         return DiagonalMixture(torch.zeros_like(one.mean[..., :1]), one.mean[..., None, :], one.log_var[..., None, :])
 
     def _by_modality(self, gaussian: DiagonalGaussian) -> DiagonalGaussian:
-        """(B, U · H) as (B, U, H)."""
+        """Gaussians (B, U · H) as (B, U, H)."""
         shape = (len(self._maskable), self.width)
         return DiagonalGaussian(gaussian.mean.unflatten(1, shape), gaussian.log_var.unflatten(1, shape))

@@ -1,4 +1,4 @@
-"""MMVAE: one latent whose posterior is a mixture of what each observed modality says."""
+"""MMVAE: one latent whose posterior is a mixture of the observed modalities' experts."""
 
 from __future__ import annotations
 
@@ -115,17 +115,18 @@ class MMVAE(OneLatent):
             some = DiagonalGaussian(*(part[rows] for part in experts))
             z = DiagonalGaussian(some.mean[:, m], some.log_var[:, m]).draw(noise[m][:, rows])  # (K, P, Z)
             log_weights = self._log_weights(batch.take(rows), z, some, observed[rows])
-            found = log_weights.logsumexp(0) - math.log(self.training_draws)
-            column = strata[:, m].index_copy(0, rows, found)
+            # log 1/K sum_k w_m^k, of the rows that have modality m
+            mean_weight = log_weights.logsumexp(0) - math.log(self.training_draws)
+            column = strata[:, m].index_copy(0, rows, mean_weight)
             drawn.append((z, log_weights, rows))
             strata = torch.cat([strata[:, :m], column[:, None], strata[:, m + 1 :]], dim=1)
         n = observed.sum(1).clamp_min(1)
         seen = observed.any(1)
         if self.gradient == "dreg":
             _weigh_gradients(drawn, strata + math.log(self.training_draws), per_stratum=self.bound == "looser")
-        if self.bound == "looser":
+        if self.bound == "looser":  # the mean over modalities outside the logarithm
             value = torch.where(observed, strata, 0.0).sum(1) / n
-        else:
+        else:  # "tight": inside
             safe = torch.where(seen[:, None], strata, 0.0)
             value = torch.where(seen, safe.logsumexp(1) - n.log(), 0.0)
         # connected to the graph even if nothing is observed
@@ -139,11 +140,12 @@ class MMVAE(OneLatent):
         log_density = log_laplace_nats if self.law == "laplace" else log_normal_nats
         if self.gradient == "dreg":
             experts = DiagonalGaussian(*(part.detach() for part in experts))
+        # Numerator and denominator of w_m^k.
         joint = log_density(z, standard) + self.label_weight * label + self.reconstruction * inputs
         return joint - log_uniform_mixture_nats(z, experts, observed, log_density)
 
     def _noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-        """Draws of the law with mean zero and variance one."""
+        """Noise of the law with mean zero and variance one."""
         draw = torch.rand if self.law == "laplace" else torch.randn
         noise = draw(shape, generator=generator, device=like.device, dtype=like.dtype)
         return laplace_noise(noise) if self.law == "laplace" else noise
@@ -157,6 +159,7 @@ class MMVAE(OneLatent):
         uniform = uniform[torch.randperm(draws, generator=generator, device=batch.device)]
         if not varies:
             noise, uniform = noise[:1].expand_as(noise), uniform[:1].expand_as(uniform)
+        # Each draw of a row belongs to the modality at a random rank among those observed.
         n = observed.sum(1)
         rank = (uniform[:, None] * n).floor().clamp(max=(n - 1).clamp_min(0))  # (S, B)
         place = observed.long().cumsum(1) - 1
@@ -168,7 +171,7 @@ class MMVAE(OneLatent):
 
 
 def _weigh_gradients(drawn: list[tuple[Tensor, Tensor, Tensor]], strata: Tensor, *, per_stratum: bool) -> None:
-    """Multiply the gradient that reaches each draw by its normalised weight.
+    """Multiplies the gradient that reaches each draw by its normalised weight.
 
     Args:
         drawn: For each modality the draws (K, P, Z), their log weights (K, P), and the rows (P,) that have it.
@@ -177,7 +180,7 @@ def _weigh_gradients(drawn: list[tuple[Tensor, Tensor, Tensor]], strata: Tensor,
     """
     everything = strata.detach().logsumexp(1)  # (B,)
     for z, log_weights, rows in drawn:
-        found = log_weights.detach()
-        share = (found - (found.logsumexp(0) if per_stratum else everything[rows])).exp()[..., None]
+        fixed = log_weights.detach()
+        share = (fixed - (fixed.logsumexp(0) if per_stratum else everything[rows])).exp()[..., None]
         if z.requires_grad:
             z.register_hook(lambda gradient, share=share: gradient * share)

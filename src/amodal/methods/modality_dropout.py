@@ -35,7 +35,7 @@ class ModalityDropout(FusionMethod):
         hidden: Width of the head's hidden layer; 0: a linear head.
         dropout: Dropout of the head.
         patterns: How many removals of each row a step learns from. The row is encoded once, so that several cost little
-            beside its encoders; with few epochs and many patterns they are worth more than a point of accuracy
+            next to its encoders; with few epochs and many patterns they are worth more than a point of accuracy
             (docs/log.md, 2026-11-21).
 
     Source:

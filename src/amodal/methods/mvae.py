@@ -1,4 +1,4 @@
-"""MVAE: one latent whose posterior is the product of what each observed modality says."""
+"""MVAE: one latent whose posterior is a product of the observed modalities' experts."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ class MVAE(OneLatent):
         """The bounds of the sets of each row, added up, each part a mean over all rows; see `Method.objective`."""
         experts, observed = self.experts.of_batch(self.encoders, batch)
         if self.label_expert is not None:
-            said = self.label_expert(target_features(batch.labels, self.schema.task).to(experts.mean.dtype))
-            experts = DiagonalGaussian(*(torch.cat([a, b[:, None]], 1) for a, b in zip(experts, said)))
+            label = self.label_expert(target_features(batch.labels, self.schema.task).to(experts.mean.dtype))
+            experts = DiagonalGaussian(*(torch.cat([a, b[:, None]], 1) for a, b in zip(experts, label)))
             observed = torch.cat([observed, torch.ones_like(observed[:, :1])], dim=1)
         terms = {name: torch.zeros_like(experts.mean[:, 0, 0]) for name in self.weights}
         for members in self._sets(observed, generator):
@@ -132,12 +132,13 @@ class MVAE(OneLatent):
         self, batch: Batch, experts: DiagonalGaussian, members: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Parts (B,) of the negative bound of one set a row (B, M); zero for rows whose set is empty."""
-        posterior = product_of_experts(experts, members)
+        posterior = product_of_experts(experts, members)  # q(z | x_S), (B, Z)
         counts = members.any(1)
         shape = (1, *posterior.mean.shape)
         noise = torch.randn(shape, generator=generator, device=counts.device, dtype=posterior.mean.dtype)
         z = posterior.draw(noise)  # (1, B, Z)
         task = target_nats(self.head(z), batch.labels, self.schema.task.kind)[0]
+        # The three terms of the objective for this set; each counts only where the set has what it needs.
         decoded = counts if self.label_expert is None else members[:, -1]
         standard = DiagonalGaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.log_var))
         inputs = members[:, : len(self.schema.names)]

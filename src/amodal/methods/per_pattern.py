@@ -1,4 +1,4 @@
-"""One dedicated model for each pattern of presence: the yardstick that a single model should reach."""
+"""Per pattern: one dedicated model for each pattern of presence, the reference for a single model of all patterns."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class PerPattern(Method):
     # Training ----------------------------------------------------------------------------------------------------
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Counts the patterns of the training rows: who gets a model, and whose can be trusted."""
+        """Counts the patterns of the training rows, which decide what gets a model and which models are used."""
         rows: Counter[str] = Counter()
         for batch in batches:
             patterns, counts = self._presence(batch).unique(dim=0, return_counts=True)
@@ -156,7 +156,7 @@ class PerPattern(Method):
     # Models ------------------------------------------------------------------------------------------------------
 
     def _add_models(self, patterns: Iterable[str]) -> None:
-        """Adds the models that are not there yet, and puts all into order: smaller patterns first."""
+        """Adds the models that do not exist yet, and puts all into order: smaller patterns first."""
         device = next((p.device for p in self.parameters()), None)
         for bits in patterns:
             if bits not in self.models:
@@ -178,8 +178,8 @@ class PerPattern(Method):
         form = re.compile(re.escape(prefix) + rf"models\.((?=0*1)[01]{{{len(self.schema.names)}}})\.")
         stored = {match[1] for key in state_dict if (match := form.match(key))}
         if len(self.schema.names) > _ALL_UP_TO:
-            kept = {bits: model for bits, model in self.models.items() if bits in stored or bits.count("1") == 1}
-            self.models = nn.ModuleDict(kept)
+            remaining = {bits: model for bits, model in self.models.items() if bits in stored or bits.count("1") == 1}
+            self.models = nn.ModuleDict(remaining)
             self._add_models(stored)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -1,4 +1,4 @@
-"""PRIMO: what a missing modality could still say about the target is a latent variable."""
+"""PRIMO: a latent variable for what each missing modality could still say about the target."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ CHUNK = 2**22
 
 
 TIE_WARMUP = 500
-"""Steps over which the weight of the one-sided tie rises from zero: strong before the priors have learnt anything, it
-makes them agree on being the same everywhere."""
+"""Steps over which the weight of the one-sided tie rises from zero: at full weight before the priors have learnt
+anything, it makes them equal for all inputs."""
 
 
 class PRIMO(LatentMethod):
@@ -170,32 +170,39 @@ class PRIMO(LatentMethod):
         features, observed = self._encode(batch)
         views = 1 + self.also_masked
         noise = self._normal(self.training_draws, views * n, generator, features)
-        taken = draw_subset(observed[:, self._maskable], generator)  # W, (B, U)
-        fewer, none = observed.clone(), observed.clone()
-        fewer[:, self._maskable] &= ~taken
-        none[:, self._maskable] = False
-        fused = torch.cat([self._fuse(features, seen) for seen in (observed, fewer, none)])
+        # Presence of a row as it is (a), without a random part W of its maskable modalities, and without all of them.
+        removed = draw_subset(observed[:, self._maskable], generator)  # W, (B, U)
+        reduced, always = observed.clone(), observed.clone()
+        reduced[:, self._maskable] &= ~removed
+        always[:, self._maskable] = False
+        # Equation 5: the priors given each of the three, from one call of the network that they share.
+        fused = torch.cat([self._fuse(features, seen) for seen in (observed, reduced, always)])
         prior = self.prior(fused)
-        p, p_fewer, p_none = (prior.rows(slice(i * n, (i + 1) * n)) for i in range(3))
+        p, p_reduced, p_always = (prior.rows(slice(i * n, (i + 1) * n)) for i in range(3))
 
-        condition = self._condition(features, observed)  # (B, O), the same with fewer
+        # Equations 2 and 3, one expression for both: absent features are zero. `also_masked` adds the reduced rows.
+        condition = self._condition(features, observed)  # (B, O), the same for the reduced rows
         encoded = self._encode_target(target).repeat(views, 1)
-        q = self.posterior(torch.cat([fused[: views * n], encoded], dim=1))
-        outputs = self.decoder(condition.repeat(views, 1), q.draw(noise).flatten(2))  # (K, views * B, C)
+        q = self.posterior(torch.cat([fused[: views * n], encoded], dim=1))  # equation 5
+        z = q.draw(noise).flatten(2)  # equation 6, (K, views * B, U * Z)
+        outputs = self.decoder(condition.repeat(views, 1), z)  # (K, views * B, C)
         target = repeat_rows(target, views)
         priors = prior.rows(slice(views * n))
-        bound = {"task": self._negative_log_likelihood(outputs, target).mean(0)}
-        bound["kl"] = kl_to_mixture_nats(q, priors).sum(1)
+        bound = {"task": self._negative_log_likelihood(outputs, target).mean(0)}  # equations 2, 3: first term
+        bound["kl"] = kl_to_mixture_nats(q, priors).sum(1)  # equations 2, 3: second term
+        # Not in the paper: the likelihood of the prediction itself, the average of equation 8.
         if self.weights["predict"] > 0 or self.weights["predict_missing"] > 0:
             bound["predict"] = self._predictive_loss(priors, condition.repeat(views, 1), target, generator)
         if self.weights["predict_missing"] > 0:
-            lacking = torch.cat([observed, fewer])[: views * n, self._maskable].logical_not().any(1)
+            lacking = torch.cat([observed, reduced])[: views * n, self._maskable].logical_not().any(1)
             bound["predict_missing"] = select(bound["predict"], lacking)
-        if views == 2:  # a row from which nothing can be taken counts once
-            bound = {name: part[:n] + select(part[n:], taken.any(1)) for name, part in bound.items()}
-        more = p.detached() if self.tie_moves == "missing" else p
-        tie = torch.where(taken, kl_of_mixtures_nats(more, p_fewer), 0.0).sum(1)
-        terms = bound | {"anchor": kl_from_standard_nats(p_none).sum(1), "tie": tie}
+        if views == 2:  # a row from which nothing can be removed counts once
+            bound = {name: part[:n] + select(part[n:], removed.any(1)) for name, part in bound.items()}
+        # Equation 4: the anchor of the prior given x_O alone, and the tie between two priors of a row.
+        informed = p.detached() if self.tie_moves == "missing" else p
+        tie = torch.where(removed, kl_of_mixtures_nats(informed, p_reduced), 0.0).sum(1)
+        terms = bound | {"anchor": kl_from_standard_nats(p_always).sum(1), "tie": tie}
+        # Equation 7, as a weighted mean over rows that is minimised.
         weights = {name: weight for name, weight in self.weights.items() if name in terms}
         if self.tie_moves == "missing":
             weights["tie"] *= min(1.0, self.clock.step / TIE_WARMUP)
@@ -204,7 +211,7 @@ class PRIMO(LatentMethod):
     def _predictive_loss(
         self, prior: DiagonalMixture, condition: Tensor, target: Tensor, generator: torch.Generator
     ) -> Tensor:
-        r""":math:`-\log` of the likelihood averaged over draws from the prior, (B,).
+        r"""Predictive loss (B,): :math:`-\log` of the likelihood averaged over draws from the prior, as in equation 8.
 
         The choice of a component is not differentiable; weighing each draw by its probability over itself, which is
         one, gives the weights their gradient, and dividing by the sum of these lowers its variance.
@@ -212,14 +219,14 @@ class PRIMO(LatentMethod):
         draws = 8 * self.training_draws
         noise = self._normal(draws, len(target), generator, condition)
         uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
-        z, log_weight = prior.draw_weighted(uniform, noise)
+        z, log_weight = prior.draw_weighted(uniform, noise)  # (K, B, U, Z), (K, B, U)
         likelihood = -self._negative_log_likelihood(self.decoder(condition, z.flatten(2)), target)  # (K, B)
         one = log_weight.sum(-1)
-        one = one - one.detach()
+        one = one - one.detach()  # zero, with the gradient of the logarithm of the weight
         return one.logsumexp(0) - (one + likelihood).logsumexp(0)
 
     def _negative_log_likelihood(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Of targets (B, …) under outputs (K, B, C): (K, B), in nats; a regression's up to a constant."""
+        """Nats (K, B) of targets (B, …) under outputs (K, B, C); a regression's up to a constant."""
         draws, n = outputs.shape[:2]
         loss = task_loss(
             outputs.flatten(0, 1), repeat_rows(target, draws), self.schema.task.kind, over_labels="sum"
@@ -243,13 +250,13 @@ class PRIMO(LatentMethod):
             batch: B rows.
             draws: Number of draws S.
             generator: Source of the draws, on the batch's device.
-            vary: Modalities whose latent varies; the others' is drawn once and kept. None: all.
+            vary: Modalities whose latent varies; the others' is drawn once. None: all.
         """
         self.schema.check_names(list(vary or ()))
         noise = self._normal(draws, 1, generator, self.decoder.out.weight)
         uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
-        kept = [u for u, name in enumerate(self.roles.maskable) if vary is not None and name not in vary]
-        noise[:, :, kept], uniform[:, :, kept] = noise[:1, :, kept], uniform[:1, :, kept]
+        fixed = [u for u, name in enumerate(self.roles.maskable) if vary is not None and name not in vary]
+        noise[:, :, fixed], uniform[:, :, fixed] = noise[:1, :, fixed], uniform[:1, :, fixed]
         return self._decode(batch, uniform, noise)
 
     def prediction_outputs(self, batch: Batch) -> Tensor:
@@ -270,7 +277,7 @@ class PRIMO(LatentMethod):
         step = max(1, CHUNK // (len(noise) * widest))
         for start in range(0, len(batch), step):
             rows = slice(start, start + step)
-            z = prior.rows(rows).draw(uniform, noise)  # (S, b, U, Z)
+            z = prior.rows(rows).draw(uniform, noise)  # equation 8: draws from the prior, (S, b, U, Z)
             outputs[:, rows] = self.decoder(condition[rows], z.flatten(2))
         return outputs
 
@@ -293,11 +300,11 @@ class PRIMO(LatentMethod):
         return features.to(self.decoder.out.weight.dtype), observed
 
     def _fuse(self, features: Tensor, seen: Tensor) -> Tensor:
-        """Features (B, M, H) of the modalities that may be seen (B, M), zero elsewhere, and that, side by side."""
+        """Features (B, M, H), zero where they may not be seen (B, M), with these flags, flattened: (B, M · (H + 1))."""
         return with_presence(torch.where(seen[..., None], features, 0.0), seen).flatten(1)
 
     def _condition(self, features: Tensor, observed: Tensor) -> Tensor:
-        """What the decoder may see beside the latents: (B, O)."""
+        """Inputs of the decoder next to the latents: the modalities that are always observed, (B, O)."""
         return self._fuse(features[:, self._always], observed[:, self._always])
 
     def _encode_target(self, target: Tensor) -> Tensor:

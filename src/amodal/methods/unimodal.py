@@ -1,4 +1,4 @@
-"""Unimodal: one modality alone, what every fusion has to beat."""
+"""Unimodal: one modality alone, the baseline of every fusion."""
 
 from __future__ import annotations
 
