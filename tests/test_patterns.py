@@ -4,9 +4,11 @@ import itertools
 
 import pytest
 import torch
+from contracts import cases
 from scipy.stats import chisquare
 
-from amodal.patterns import draw_removal, draw_subset
+from amodal.encoders import encode_pooled
+from amodal.patterns import draw_removal, draw_removals, draw_subset, encode_under
 
 
 @pytest.mark.parametrize("draw", [draw_removal, draw_subset])
@@ -35,3 +37,17 @@ def test_rows_are_drawn_apart_and_nothing_stays_nothing(draw):
     assert not kept[1::2].any()
     patterns = kept[::2].unique(dim=0)
     assert patterns.tolist() == [[False, True], [True, False], [True, True]]
+
+
+def test_several_patterns_from_one_encoding_are_each_pattern_encoded_by_itself():
+    schema = cases.make_schema()
+    encoders = cases.make_encoders(schema).eval()
+    batch = cases.make_batch(schema, cases.mixed_presence(schema))
+    remaining = draw_removals(batch.presence, 3, torch.Generator().manual_seed(0))
+    one_by_one = torch.Generator().manual_seed(0)
+    features, observed = encode_under(encoders, batch, remaining)
+    for pattern, some, present in zip(remaining, features.chunk(3), observed.chunk(3)):
+        assert torch.equal(pattern, draw_removal(batch.presence, one_by_one))
+        assert torch.equal(pattern, present)
+        alone, _ = encode_pooled(encoders, batch.restrict(dict(zip(batch.modalities, pattern.unbind(1)))))
+        torch.testing.assert_close(some, alone)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amodal.errors import SchemaError, UnknownNameError
+from amodal.errors import ConfigurationError, SchemaError, UnknownNameError
 from amodal.schema import Modality, Schema, Task
 
 VITALS = Modality("vitals", "series", (48, 2), features=("HR", "Temp"), units=("1/min", "degC"), description="d")
@@ -160,3 +160,15 @@ def test_records_with_other_keys_are_refused():
 def test_any_legal_modality_survives_json(name, steps, width):
     modality = Modality(name, "series", (steps, width), tuple(f"f{i}" for i in range(width)))
     assert Modality.from_json(json.loads(json.dumps(modality.to_json()))) == modality
+
+
+def test_roles_divide_the_modalities_in_the_order_of_the_schema():
+    modalities = tuple(Modality(name, "tabular", (2,)) for name in ("age", "ct", "mri"))
+    schema = Schema(modalities, Task("regression"))
+    roles = schema.roles(["mri", "age"])
+    assert (roles.maskable, roles.maskable_columns, roles.always_columns) == (("ct",), [1], [0, 2])
+    assert schema.roles().maskable == schema.names
+    with pytest.raises(ConfigurationError, match="primo needs a modality that may be missing"):
+        schema.roles(schema.names).check_maskable("primo")
+    with pytest.raises(UnknownNameError, match="pet"):
+        schema.roles(["pet"])

@@ -126,8 +126,8 @@ def _as_array(y: Any) -> tuple[np.ndarray, list[str] | None]:
     elif hasattr(y, "detach"):
         y = y.detach().cpu()
     array = y.to_numpy() if hasattr(y, "iloc") else np.asarray(y)
-    if array.dtype.kind in "US" and not hasattr(y, "dtype") and any(is_missing(entry) for entry in y):
-        array = np.array(y, dtype=object)
+    if array.dtype.kind in "US" and not hasattr(y, "dtype") and not all(isinstance(entry, str) for entry in y):
+        array = np.array(y, dtype=object)  # what numpy would turn into text stays what it is
     if array.dtype.names:
         raise DataError(
             f"y has fields {', '.join(array.dtype.names)}: a time with an event cannot be learned yet",

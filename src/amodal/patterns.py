@@ -1,11 +1,14 @@
-"""Removal by a method itself: draws of a presence pattern for every row of every batch."""
+"""Removal by a method itself: presence patterns drawn for every row of a batch, and features under several of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["draw_removal", "draw_subset"]
+from amodal.batch import Batch
+from amodal.encoders import PerModality, encode_pooled
+
+__all__ = ["draw_removal", "draw_removals", "draw_subset", "encode_under", "repeat_rows"]
 
 
 def draw_removal(observed: Tensor, generator: torch.Generator) -> Tensor:
@@ -27,6 +30,50 @@ def draw_removal(observed: Tensor, generator: torch.Generator) -> Tensor:
     draws = torch.rand(len(observed), 1 + observed.shape[1], generator=generator, device=observed.device)
     n_removed = (draws[:, 0] * observed.sum(1)).floor()  # (B,), uniform on 0 … k - 1
     return observed & (_random_rank(observed, draws) >= n_removed[:, None])
+
+
+def draw_removals(observed: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Several removals of each row, one `draw_removal` after the other.
+
+    Args:
+        observed: Presence, bool, of shape (B, M).
+        n: Number of patterns P.
+        generator: Source of the draws, on the same device.
+
+    Returns:
+        What stays under each pattern, bool, of shape (P, B, M).
+    """
+    return torch.stack([draw_removal(observed, generator) for _ in range(n)])
+
+
+def encode_under(encoders: PerModality, batch: Batch, remaining: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled features of a batch under several patterns of presence, from one call of the encoders.
+
+    A modality is encoded for the rows that keep it under any of the patterns.
+
+    Args:
+        encoders: An encoder for each modality.
+        batch: B rows.
+        remaining: What stays of each row under each pattern, bool, of shape (P, B, M).
+
+    Returns:
+        Features (P · B, M, D), zero where absent, and presence (P · B, M): the rows of the first pattern, then those
+        of the second, and so on, as `repeat_rows` repeats targets.
+    """
+    needed = remaining.any(0)  # (B, M)
+    features, _ = encode_pooled(encoders, batch.restrict(dict(zip(batch.modalities, needed.unbind(1)))))
+    visible = torch.where(remaining[..., None], features, 0.0)  # (P, B, M, D)
+    return visible.flatten(0, 1), remaining.flatten(0, 1)
+
+
+def repeat_rows(rows: Tensor, n: int) -> Tensor:
+    """Rows (B, …) repeated as a whole: (n · B, …).
+
+    Example:
+        >>> repeat_rows(torch.tensor([1, 2]), 2)
+        tensor([1, 2, 1, 2])
+    """
+    return rows.repeat(n, *(1,) * (rows.ndim - 1))
 
 
 def draw_subset(observed: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,10 +10,10 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from amodal.errors import SchemaError, UnknownNameError
+from amodal.errors import ConfigurationError, SchemaError, UnknownNameError
 from amodal.kinds import ModalityKind, TaskKind, modality_kind, task_kind
 
-__all__ = ["Modality", "Schema", "Task", "check_schema", "class_order", "feature_order", "put_in_order"]
+__all__ = ["Modality", "Roles", "Schema", "Task", "check_schema", "class_order", "feature_order", "put_in_order"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
 
@@ -204,6 +204,15 @@ class Schema:
         for name in names:
             self[name]
 
+    def roles(self, always_observed: Sequence[str] = ()) -> Roles:
+        """The modalities divided into those that are always observed and those that may be missing.
+
+        Raises:
+            UnknownNameError: If a name is not a modality of this schema.
+        """
+        self.check_names(list(always_observed))
+        return Roles(self.names, frozenset(always_observed))
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, with the format's version."""
         return {
@@ -230,6 +239,48 @@ class Schema:
         if "modalities" not in record or "task" not in record:
             raise SchemaError("the schema is incomplete", expected="modalities and task", got=sorted(record))
         return cls(tuple(Modality.from_json(m) for m in record["modalities"]), Task.from_json(record["task"]))
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Roles of the modalities in a method: always observed, or maskable; by name and by column, in the schema's order.
+
+    Args:
+        names: All modalities.
+        fixed: Those that are always observed.
+
+    Example:
+        >>> roles = Roles(("age", "ct", "mri"), frozenset({"age"}))
+        >>> roles.maskable, roles.maskable_columns, roles.always_columns
+        (('ct', 'mri'), [1, 2], [0])
+    """
+
+    names: tuple[str, ...]
+    fixed: frozenset[str]
+
+    @property
+    def maskable(self) -> tuple[str, ...]:
+        """Names of the modalities that may be missing."""
+        return tuple(name for name in self.names if name not in self.fixed)
+
+    @property
+    def maskable_columns(self) -> list[int]:
+        """Columns of the modalities that may be missing."""
+        return [m for m, name in enumerate(self.names) if name not in self.fixed]
+
+    @property
+    def always_columns(self) -> list[int]:
+        """Columns of the modalities that are always observed."""
+        return [m for m, name in enumerate(self.names) if name in self.fixed]
+
+    def check_maskable(self, method: str) -> None:
+        """Raises ConfigurationError if no modality may be missing, in the name of a method that needs one."""
+        if not self.maskable:
+            raise ConfigurationError(
+                f"{method} needs a modality that may be missing",
+                got="every modality in always_observed",
+                hint="Leave one out of always_observed.",
+            )
 
 
 def _known_keys(cls: type, record: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_what_varies():
 
 def test_options_that_cannot_be():
     schema = cases.make_schema()
-    with pytest.raises(ConfigurationError, match="nothing to impute"):
+    with pytest.raises(ConfigurationError, match="lvae needs a modality that may be missing"):
         LVAE(schema, always_observed=list(schema.names))
     with pytest.raises(UnknownNameError, match="modality 'x'"):
         LVAE(schema, always_observed=["x"])

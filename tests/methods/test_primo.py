@@ -381,7 +381,7 @@ def test_a_regression_learns_the_noise_of_its_target():
     ("options", "kind", "words"),
     [
         ({"preset": "best"}, UnknownNameError, "preset of primo 'best'.*default.*paper"),
-        ({"always_observed": ["o", "m"]}, ConfigurationError, "nothing to do: every modality is always observed"),
+        ({"always_observed": ["o", "m"]}, ConfigurationError, "primo needs a modality that may be missing"),
         ({"always_observed": ["x"]}, UnknownNameError, "'x'"),
         ({"gamma": 0.0}, ConfigurationError, "gamma of primo is out of range.*more than 0, or None"),
         ({"w_tie": -1.0}, ConfigurationError, "w_tie of primo is out of range.*0 or more"),

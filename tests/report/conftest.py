@@ -107,7 +107,7 @@ def make_run() -> Callable[..., FinishedRun]:
                     "parameters": 1234,
                     "seconds": 3.5,
                 },
-                "spec": {"method": method, "options": {}, "encoders": {}},
+                "spec": {"method": method, "options": {}, "resolved": {"family": "gumbel"}, "encoders": {}},
                 "training": {"epochs": 3},
                 "missingness": {"train": {"mechanism": "Natural"}, "by_objective": False},
                 "versions": {"python": "3.11", "torch": "2.13.0"},

@@ -80,7 +80,7 @@ def test_every_method_with_encoders_is_watched_for_collapse(monkeypatch, tmp_pat
         return {"pooled": (vectors, torch.ones(20, 1, dtype=torch.bool))}
 
     monkeypatch.setattr(METHODS["fusion"], "representations", collapsing)
-    with pytest.warns(UserWarning, match="epoch 1: pooled representations have collapsed to a point"):
+    with pytest.warns(UserWarning, match="epoch 2: pooled representations have collapsed to a point"):
         amodal.fit("fusion", train, valid, **SETTINGS)
 
 

@@ -213,6 +213,11 @@ class Results:
         else:
             drawn = self._over_seeds([part[1] for part in parts.values()])
             interval = without_agreement(Interval.from_values(estimate, drawn, reason=reason))
+        if len(conditions) == 1:
+            run = self.runs_of(name)[0]
+            predictions, rows = _cases(run, conditions[0])
+            note = found.of_how_many(predictions[rows], run.target[rows]) if rows.any() else None
+            interval = replace(interval, note=note)
         return Summary(interval, {seed: part[0] for seed, part in parts.items()})
 
     def difference(self, name: str, reference: str, metric: str, conditions: Sequence[str] = ("test",)) -> Comparison:

@@ -70,6 +70,7 @@ def read_modality(
     """
     traits = None if kind is None else modality_kind(kind)
     known = {} if traits is None else {"is_series": traits.takes_lengths, "is_text": traits.holds_texts}
+    _refuse_mixed_types(name, given)
     given, names = plain_values(name, given, features, **known)
     if len(given) != len(ids):
         raise ShapeError(f"modality {name!r} has another number of rows", expected=len(ids), got=len(given))
@@ -82,6 +83,19 @@ def read_modality(
             raise SchemaError(f"series of different length take neither `measured` nor `lengths` (modality {name!r})")
         return _read_ragged(name, given, ids, kind, observed)._replace(features=names)
     return _read_array(name, given, ids, kind, measured, lengths, observed)._replace(features=names)
+
+
+def _refuse_mixed_types(name: str, given: Any) -> None:
+    """Refuses a list in which some arrays are bytes and others are not: they are of two scales."""
+    arrays = [a for a in given if isinstance(a, np.ndarray) and a.ndim > 1] if isinstance(given, list | tuple) else []
+    types = sorted({str(array.dtype) for array in arrays})
+    if "uint8" in types and len(types) > 1:
+        raise DataError(
+            f"modality {name!r} mixes arrays of bytes with others",
+            expected="one type for all rows: bytes 0 … 255, or numbers of one scale",
+            got=", ".join(types),
+            hint="Bring all to one scale: 200 of 255 and 0.78 are the same level and are not taken as such.",
+        )
 
 
 def _first_kind(**traits: bool) -> str:
@@ -214,7 +228,6 @@ def _stacked(name: str, given: Any, ids: np.ndarray) -> tuple[Any, np.ndarray | 
 
     Raises:
         ShapeError: If they differ in shape.
-        DataError: If some are bytes and others are not.
     """
     entries = list(given)
     arrays = [None if is_missing(entry) else np.asarray(entry) for entry in entries]
@@ -232,14 +245,6 @@ def _stacked(name: str, given: Any, ids: np.ndarray) -> tuple[Any, np.ndarray | 
             expected="one shape",
             got=shown,
             hint="Bring all images to one size, colours and grey alike; series of different length are arrays (T, D).",
-        )
-    types = sorted({str(array.dtype) for array in some})
-    if "uint8" in types and len(types) > 1 and some[0].ndim > 1:
-        raise DataError(
-            f"modality {name!r} mixes arrays of bytes with others",
-            expected="one type for all rows: bytes 0 … 255, or numbers of one scale",
-            got=", ".join(types),
-            hint="Bring all to one scale: 200 of 255 and 0.78 are the same level and are not taken as such.",
         )
     there = np.array([array is not None for array in arrays], dtype=bool)
     dtype = np.result_type(*{array.dtype for array in some})

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from amodal.batch import Batch
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian, DiagonalMixture
+from amodal.encoders import PerModality, encode_pooled
+from amodal.encoders.decoders import GaussianNetwork
 
-__all__ = ["LOG_VAR_RANGE", "FixedScaleNorm", "LatentDecoder", "MixturePrior", "NormalisedPosterior"]
+__all__ = [
+    "LOG_VAR_RANGE",
+    "FixedScaleNorm",
+    "GaussianExperts",
+    "LatentDecoder",
+    "MixturePrior",
+    "NormalisedPosterior",
+    "draw_alike",
+    "with_presence",
+]
 
 LOG_VAR_RANGE = (-10.0, 5.0)
 """Range of the log variances of priors and posterior: a tiny variance would make divergences explode."""
@@ -126,6 +140,47 @@ class LatentDecoder(nn.Module):
         if self.condition is not None:
             h = h + self.condition(condition)
         return self.out(self.activation(h))
+
+
+class GaussianExperts(PerModality):
+    """Gaussian experts: for each modality a network from its pooled feature to a Gaussian of the shared latent.
+
+    Args:
+        names: The modalities.
+        width: Width D of the features.
+        latent: Width Z of the latent.
+        hidden: Width of the hidden layers.
+        dropout: Their dropout.
+    """
+
+    def __init__(self, names: Iterable[str], width: int, latent: int, *, hidden: int, dropout: float = 0.0):
+        super().__init__({name: GaussianNetwork(width, latent, hidden=hidden, dropout=dropout) for name in names})
+
+    def of_batch(self, encoders: PerModality, batch: Batch) -> tuple[DiagonalGaussian, Tensor]:
+        """Each modality's Gaussian (B, M, Z), meaningless where it is absent, and presence (B, M)."""
+        features, observed = encode_pooled(encoders, batch)
+        experts = [expert(features[:, m]) for m, (_, expert) in enumerate(self.items())]
+        return DiagonalGaussian(*(torch.stack(parts, dim=1) for parts in zip(*experts))), observed
+
+
+def draw_alike(gaussian: DiagonalGaussian, draws: int, generator: torch.Generator, *, varies: bool = True) -> Tensor:
+    """Draws (S, B, Z) from Gaussians (B, Z), with the same noise for every row.
+
+    Args:
+        gaussian: The Gaussians.
+        draws: Number of draws S.
+        generator: Source of the noise.
+        varies: Whether the draws differ from one another; otherwise all are the first one.
+    """
+    mean = gaussian.mean
+    noise = torch.randn(draws, 1, mean.shape[-1], generator=generator, device=mean.device, dtype=mean.dtype)
+    return gaussian.draw(noise if varies else noise[:1].expand_as(noise))
+
+
+def with_presence(features: Tensor, observed: Tensor) -> Tensor:
+    """Features (…, B, M, D) with presence (B, M) as one more coordinate: (…, B, M, D + 1)."""
+    flags = observed[..., None].to(features.dtype).expand(*features.shape[:-1], 1)
+    return torch.cat([features, flags], dim=-1)
 
 
 def _hidden_layer(in_width: int, hidden: int, dropout: float) -> nn.Sequential:

@@ -21,7 +21,7 @@ from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
 from amodal.options import Condition, Count, Share, Size, Weight
-from amodal.patterns import draw_removal
+from amodal.patterns import draw_removals, repeat_rows
 from amodal.schema import Schema
 from amodal.tokens.hiding import Passes, TokenSequences
 from amodal.tokens.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
@@ -240,9 +240,9 @@ class CEPA(Method):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, both reconstructions and alignment; see `Method.objective`."""
-        kept = [draw_removal(batch.presence, generator) for _ in range(self.patterns)] if self.patterns > 1 else []
-        passes, size, terms = self._passes(batch, generator, *kept), len(batch), {}
-        every = kept or [batch.presence]  # presence under each pattern
+        remaining = draw_removals(batch.presence, self.patterns, generator) if self.patterns > 1 else ()
+        passes, size, terms = self._passes(batch, generator, *remaining), len(batch), {}
+        every = list(remaining) or [batch.presence]  # presence (B, M) under each pattern
         predicted, used = self._predictions(passes, every)
         if self.weights["observed"]:
             terms["observed"] = mean_over_rows(self._reconstruction(predicted, passes, passes.hidden)[0])
@@ -253,7 +253,7 @@ class CEPA(Method):
         if self.weights["cf"]:
             terms["cf"] = self._alignment(features[:size], every[0], generator)
         outputs = self.head(self._fused(features, observed))
-        target = batch.labels.repeat(len(every), *(1,) * (batch.labels.ndim - 1))
+        target = repeat_rows(batch.labels, len(every))
         loss = mean_over_rows(task_loss(outputs, target, self.schema.task.kind))
         return LossTerms({"task": loss, **terms}, {name: self.weights[name] for name in terms})
 

@@ -19,6 +19,7 @@ from amodal.encoders.decoders import (
     target_width,
 )
 from amodal.errors import ConfigurationError
+from amodal.fusion.latent import draw_alike, with_presence
 from amodal.fusion.network import Head
 from amodal.losses.kernel_discrepancy import maximum_mean_discrepancy
 from amodal.losses.likelihood import target_nats
@@ -91,17 +92,15 @@ class CMMD(OneLatent):
         reconstruction: Weight = 1.0,
     ):
         super().__init__(schema)
-        kept = list(schema.names[:1] if always_observed is None else always_observed)
-        schema.check_names(kept)
-        if not kept:
+        roles = schema.roles(schema.names[:1] if always_observed is None else always_observed)
+        if not roles.always_columns:
             raise ConfigurationError("cmmd needs a modality that is always observed", got="always_observed=[]")
         self.weights = {"task": label_weight, "reconstruction": reconstruction, "kl": omega, "mmd": (1 - omega) * mmd}
         self.rows, self.latent = rows, latent
-        self._kept = [m for m, name in enumerate(schema.names) if name in kept]
-        self._others = [m for m, name in enumerate(schema.names) if name not in kept]
+        self._always, self._others = roles.always_columns, roles.maskable_columns
         self.encoders = encoders_for(schema, encoders)
         width = width_of(self.encoders) + 1
-        condition = len(self._kept) * width
+        condition = len(self._always) * width
         networks = {"hidden": hidden, "dropout": dropout}
         self.prior = GaussianNetwork(condition, latent, **networks)
         self.head = Head(latent, schema.task.n_outputs, **networks)
@@ -115,7 +114,7 @@ class CMMD(OneLatent):
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Classifier, reconstruction and divergence as means over all rows, and the discrepancy; see `Method`."""
         features, observed = self._encode(batch)
-        condition = features[:, self._kept].flatten(1)
+        condition = features[:, self._always].flatten(1)
         prior = self.prior(condition)
         task = target_nats(self.head(prior.mean)[None], batch.labels, self.schema.task.kind)[0]
         noise = torch.randn(prior.mean.shape, generator=generator, device=batch.device, dtype=prior.mean.dtype)
@@ -144,15 +143,12 @@ class CMMD(OneLatent):
 
     def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
         """Latents (S, B, Z) from the conditional prior; see `OneLatent`."""
-        prior = self._prior(batch)
-        shape = (draws, 1, self.latent)
-        noise = torch.randn(shape, generator=generator, device=batch.device, dtype=prior.mean.dtype)
-        return prior.draw(noise if varies else noise[:1].expand_as(noise))
+        return draw_alike(self._prior(batch), draws, generator, varies=varies)
 
     def _prior(self, batch: Batch) -> DiagonalGaussian:
-        return self.prior(self._encode(batch)[0][:, self._kept].flatten(1))
+        return self.prior(self._encode(batch)[0][:, self._always].flatten(1))
 
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features with presence beside them (B, M, H + 1), zero where absent, and presence (B, M)."""
         features, observed = encode_pooled(self.encoders, batch)
-        return torch.cat([features, observed[..., None].to(features.dtype)], dim=2), observed
+        return with_presence(features, observed), observed

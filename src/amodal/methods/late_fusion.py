@@ -11,14 +11,14 @@ from amodal.fusion.late import average_predictions
 from amodal.fusion.network import Head
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import task_loss
-from amodal.method import LossTerms, Method
+from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Count, Share, Weight
 from amodal.schema import Schema
 
 __all__ = ["LateFusion"]
 
 
-class LateFusion(Method):
+class LateFusion(NetworkMethod):
     r"""Each modality predicts by itself; the prediction is the average over those observed.
 
     With the observed modalities O of a row, their predictions :math:`p_m` and the task's loss :math:`\ell`, the row's
@@ -62,23 +62,23 @@ class LateFusion(Method):
             {name: Head(width, n_outputs, hidden=hidden, dropout=dropout) for name in self.encoders}
         )
 
-    def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def outputs_by_modality(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Each modality's outputs (B, M, C), meaningless where absent, and presence (B, M)."""
         features, observed = encode_pooled(self.encoders, batch)
         parts = [head(features[:, m]) for m, (_, head) in enumerate(self.heads.items())]
         return torch.stack(parts, dim=1), observed
 
+    def outputs(self, batch: Batch) -> Tensor:
+        """Outputs (B, C) whose prediction is the average of the observed modalities' predictions."""
+        return average_predictions(*self.outputs_by_modality(batch), self.schema.task.kind)
+
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Loss of the average, and the modalities' own losses, both averaged over all rows; see `Method.objective`."""
         kind, target = self.schema.task.kind, batch.labels
-        outputs, observed = self.outputs(batch)
+        outputs, observed = self.outputs_by_modality(batch)
         fused = mean_over_rows(task_loss(average_predictions(outputs, observed, kind), target, kind))
         own = [
             mean_over_rows(task_loss(part, target, kind), seen)
             for part, seen in zip(outputs.unbind(1), observed.unbind(1))
         ]
         return LossTerms({"task": fused, "own": torch.stack(own).sum()}, {"own": self.own_weight})
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
-        return self.to_predictions(average_predictions(*self.outputs(batch), self.schema.task.kind))

@@ -17,8 +17,7 @@ from amodal.distributions.gaussian.diagonal import (
 from amodal.distributions.gaussian.experts import log_normal_nats
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import GaussianNetwork, target_features, target_width
-from amodal.errors import ConfigurationError
-from amodal.fusion.latent import MixturePrior
+from amodal.fusion.latent import MixturePrior, with_presence
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
@@ -99,14 +98,10 @@ class LVAE(LatentMethod):
         prediction_draws: Size = 64,
     ):
         super().__init__(schema)
-        schema.check_names(list(always_observed or ()))
-        maskable = [m for m, name in enumerate(schema.names) if name not in (always_observed or ())]
-        if not maskable:
-            raise ConfigurationError(
-                "lvae has nothing to impute: every modality is always observed",
-                hint="Leave one out of always_observed.",
-            )
-        self._maskable, self._rest = maskable, [m for m in range(len(schema.names)) if m not in maskable]
+        self.roles = schema.roles(always_observed or ())
+        self.roles.check_maskable("lvae")
+        maskable = self.roles.maskable_columns
+        self._maskable, self._always = maskable, self.roles.always_columns
         self.latent, self.imputation, self.prediction_draws = latent, imputation, prediction_draws
         self.encoders = encoders_for(schema, encoders)
         self.width = width_of(self.encoders)
@@ -122,7 +117,7 @@ class LVAE(LatentMethod):
         self.imputed_posterior = GaussianNetwork(fused + label, imputed, lowest=LOWEST_LOG_VAR, **networks)
         self.prior = GaussianNetwork(fused, latent, **networks)
         self.posterior = GaussianNetwork(fused + label, latent, **networks)
-        self.head = Head(latent + len(self._rest) * (self.width + 1), task.n_outputs, **networks)
+        self.head = Head(latent + len(self._always) * (self.width + 1), task.n_outputs, **networks)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The parts of the bound, each a mean over all rows; see `Method.objective`."""
@@ -186,8 +181,7 @@ class LVAE(LatentMethod):
         if imputer.log_weights.shape[-1] > 1:
             uniform = torch.rand(uniform.shape, **like)
         if vary is not None:
-            names = [self.schema.names[m] for m in self._maskable]
-            kept = [u for u, name in enumerate(names) if name not in vary]
+            kept = [u for u, name in enumerate(self.roles.maskable) if name not in vary]
             feature_noise[:, :, kept], uniform[:, :, kept] = feature_noise[:1, :, kept], uniform[:1, :, kept]
             latent_noise = latent_noise if vary else latent_noise[:1].expand_as(latent_noise)
         step = max(1, CHUNK // (len(features) * features.shape[1] * (self.width + 1)))
@@ -214,12 +208,11 @@ class LVAE(LatentMethod):
         """Features (…, B, M, H) beside what is seen (B, M); zero where it is not, if they are to be blanked."""
         if blank:
             features = torch.where(seen[..., None], features, 0.0)
-        flags = seen[..., None].to(features.dtype).expand(*features.shape[:-1], 1)
-        return torch.cat([features, flags], dim=-1).flatten(-2)
+        return with_presence(features, seen).flatten(-2)
 
     def _decode(self, z: Tensor, features: Tensor, observed: Tensor) -> Tensor:
         """Latents (K, B, Z) and the modalities that are always observed to outputs (K, B, C)."""
-        condition = self._fuse(features[:, self._rest], observed[:, self._rest])
+        condition = self._fuse(features[:, self._always], observed[:, self._always])
         return self.head(torch.cat([z, condition.expand(len(z), *condition.shape)], dim=2))
 
     def _impute(self, fused: Tensor) -> DiagonalMixture:

@@ -16,8 +16,9 @@ from amodal.distributions.gaussian.experts import (
     log_normal_nats,
     log_uniform_mixture_nats,
 )
-from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.encoders.decoders import GaussianNetwork, build_decoders, reconstruction_nats
+from amodal.encoders import PerModality, encoders_for, width_of
+from amodal.encoders.decoders import build_decoders, reconstruction_nats
+from amodal.fusion.latent import GaussianExperts
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows
@@ -96,15 +97,13 @@ class MMVAE(OneLatent):
         self.prediction_draws = prediction_draws
         self.encoders = encoders_for(schema, encoders)
         width = width_of(self.encoders)
-        self.experts = PerModality(
-            {name: GaussianNetwork(width, latent, hidden=hidden, dropout=dropout) for name in schema.names}
-        )
+        self.experts = GaussianExperts(schema.names, width, latent, hidden=hidden, dropout=dropout)
         self.decoders = build_decoders(schema, latent=latent, hidden=hidden)
         self.head = Head(latent, schema.task.n_outputs, hidden=hidden, dropout=dropout)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The negative bound, a mean over all rows; rows without any modality add zero; see `Method.objective`."""
-        experts, observed = self._experts(batch)
+        experts, observed = self.experts.of_batch(self.encoders, batch)
         shape = (observed.shape[1], self.training_draws, len(batch), self.latent)
         noise = self._noise(shape, generator, experts.mean)
         drawn: list[tuple[Tensor, Tensor, Tensor]] = []  # draws, their log weights, their rows
@@ -151,7 +150,7 @@ class MMVAE(OneLatent):
 
     def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
         """Latents (S, B, Z) spread evenly over the modalities present, from the prior without any; see `OneLatent`."""
-        experts, observed = self._experts(batch)
+        experts, observed = self.experts.of_batch(self.encoders, batch)
         like = {"device": batch.device, "dtype": experts.mean.dtype}
         noise = self._noise((draws, 1, self.latent), generator, experts.mean)
         uniform = (torch.arange(draws, **like) + torch.rand(1, generator=generator, **like)) / draws  # (S,)
@@ -166,12 +165,6 @@ class MMVAE(OneLatent):
         mean, log_var = (part.gather(1, index.transpose(0, 1)).transpose(0, 1) for part in experts)  # (S, B, Z)
         seen = observed.any(1)[:, None]
         return DiagonalGaussian(torch.where(seen, mean, 0.0), torch.where(seen, log_var, 0.0)).draw(noise)
-
-    def _experts(self, batch: Batch) -> tuple[DiagonalGaussian, Tensor]:
-        """Each modality's Gaussian (B, M, Z), and presence (B, M)."""
-        features, observed = encode_pooled(self.encoders, batch)
-        found = [expert(features[:, m]) for m, (_, expert) in enumerate(self.experts.items())]
-        return DiagonalGaussian(*(torch.stack(parts, dim=1) for parts in zip(*found))), observed
 
 
 def _weigh_gradients(drawn: list[tuple[Tensor, Tensor, Tensor]], strata: Tensor, *, per_stratum: bool) -> None:

@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.fusion import FusionChoice, build_fusion
-from amodal.fusion.network import FusionNetwork
+from amodal.encoders import PerModality
+from amodal.fusion import FusionChoice
+from amodal.fusion_method import FusionMethod
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import task_loss
-from amodal.method import LossTerms, NetworkMethod
+from amodal.method import LossTerms
 from amodal.options import Count, Share, Size
-from amodal.patterns import draw_removal
+from amodal.patterns import draw_removals, encode_under, repeat_rows
 from amodal.schema import Schema
 
 __all__ = ["ModalityDropout"]
 
 
-class ModalityDropout(NetworkMethod):
+class ModalityDropout(FusionMethod):
     """The network of `fusion`, trained under removal of present modalities drawn anew for every row of every batch.
 
     Of the k modalities that a row has, a number uniform on 0 … k − 1 is removed, and which ones is uniform. Removed
@@ -31,7 +30,7 @@ class ModalityDropout(NetworkMethod):
         schema: The modalities and the task.
         encoders: An encoder for each modality; None: the defaults.
         fusion: A name in `amodal.fusion.FUSIONS` ("concatenate", "transformer", …), or {"name": …, option: …}.
-        fill: What stands in for an absent feature, for fusions with a fill: "zero", "mean" or "learned"; None: the
+        fill: Replacement of an absent feature, for fusions with a fill: "zero", "mean" or "learned"; None: the
             fusion's own default.
         hidden: Width of the head's hidden layer; 0: a linear head.
         dropout: Dropout of the head.
@@ -60,21 +59,12 @@ class ModalityDropout(NetworkMethod):
         dropout: Share = 0.1,
         patterns: Size = 1,
     ):
-        super().__init__(schema)
+        super().__init__(schema, encoders, fusion=fusion, fill=fill, hidden=hidden, dropout=dropout)
         self.patterns = patterns
-        self.encoders = encoders_for(schema, encoders)
-        fused = build_fusion(fusion, len(self.encoders), width_of(self.encoders), fill=fill)
-        self.network = FusionNetwork(fused, schema.task.n_outputs, hidden=hidden, dropout=dropout)
-
-    def outputs(self, batch: Batch) -> Tensor:
-        """The network's outputs (B, C)."""
-        return self.network(*encode_pooled(self.encoders, batch))
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The task's loss after the removal, averaged over all rows; see `Method.objective`."""
-        kept = torch.stack([draw_removal(batch.presence, generator) for _ in range(self.patterns)])  # (P, B, M)
-        features, _ = encode_pooled(self.encoders, batch.restrict(dict(zip(batch.modalities, kept.any(0).unbind(1)))))
-        seen = torch.where(kept[..., None], features, 0.0)  # (P, B, M, D)
-        outputs = self.network(seen.flatten(0, 1), kept.flatten(0, 1))
-        target = batch.labels.repeat(self.patterns, *(1,) * (batch.labels.ndim - 1))
+        remaining = draw_removals(batch.presence, self.patterns, generator)
+        outputs = self.network(*encode_under(self.encoders, batch, remaining))  # (P * B, C)
+        target = repeat_rows(batch.labels, self.patterns)
         return LossTerms({"task": mean_over_rows(task_loss(outputs, target, self.schema.task.kind))})

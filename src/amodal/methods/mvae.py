@@ -10,7 +10,7 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian, kl_nats
 from amodal.distributions.gaussian.experts import product_of_experts
-from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
+from amodal.encoders import PerModality, encoders_for, width_of
 from amodal.encoders.decoders import (
     GaussianNetwork,
     build_decoders,
@@ -18,6 +18,7 @@ from amodal.encoders.decoders import (
     target_features,
     target_width,
 )
+from amodal.fusion.latent import GaussianExperts, draw_alike
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
 from amodal.losses.masked import mean_over_rows, select
@@ -94,9 +95,7 @@ class MVAE(OneLatent):
         self.prediction_draws = prediction_draws
         self.encoders = encoders_for(schema, encoders)
         width = width_of(self.encoders)
-        self.experts = PerModality(
-            {name: GaussianNetwork(width, latent, hidden=hidden, dropout=dropout) for name in schema.names}
-        )
+        self.experts = GaussianExperts(schema.names, width, latent, hidden=hidden, dropout=dropout)
         self.label_expert = None
         if label == "modality":
             self.label_expert = GaussianNetwork(target_width(schema.task), latent, hidden=hidden, dropout=dropout)
@@ -105,7 +104,7 @@ class MVAE(OneLatent):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The bounds of the sets of each row, added up, each part a mean over all rows; see `Method.objective`."""
-        experts, observed = self._experts(batch)
+        experts, observed = self.experts.of_batch(self.encoders, batch)
         if self.label_expert is not None:
             said = self.label_expert(target_features(batch.labels, self.schema.task).to(experts.mean.dtype))
             experts = DiagonalGaussian(*(torch.cat([a, b[:, None]], 1) for a, b in zip(experts, said)))
@@ -150,13 +149,5 @@ class MVAE(OneLatent):
 
     def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
         """Latents (S, B, Z) from the posterior given what is present; see `OneLatent`."""
-        posterior = product_of_experts(*self._experts(batch))
-        shape = (draws, 1, self.latent)
-        noise = torch.randn(shape, generator=generator, device=batch.device, dtype=posterior.mean.dtype)
-        return posterior.draw(noise if varies else noise[:1].expand_as(noise))
-
-    def _experts(self, batch: Batch) -> tuple[DiagonalGaussian, Tensor]:
-        """Each modality's Gaussian (B, M, Z), and presence (B, M)."""
-        features, observed = encode_pooled(self.encoders, batch)
-        found = [expert(features[:, m]) for m, (_, expert) in enumerate(self.experts.items())]
-        return DiagonalGaussian(*(torch.stack(parts, dim=1) for parts in zip(*found))), observed
+        posterior = product_of_experts(*self.experts.of_batch(self.encoders, batch))
+        return draw_alike(posterior, draws, generator, varies=varies)

@@ -16,13 +16,12 @@ from amodal.distributions.gaussian.diagonal import (
     kl_to_mixture_nats,
 )
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.errors import ConfigurationError
-from amodal.fusion.latent import LatentDecoder, MixturePrior, NormalisedPosterior
+from amodal.fusion.latent import LatentDecoder, MixturePrior, NormalisedPosterior, with_presence
 from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import task_loss
 from amodal.method import LatentMethod, LossTerms
 from amodal.options import Positive, Share, Size, Weight
-from amodal.patterns import draw_subset
+from amodal.patterns import draw_subset, repeat_rows
 from amodal.schema import Schema
 
 __all__ = ["PRIMO"]
@@ -144,22 +143,22 @@ class PRIMO(LatentMethod):
         self.weights |= {"predict": w_predict, "predict_missing": w_predict_missing}
         self.tie_moves, self.also_masked = tie_moves, also_masked
         self.training_draws, self.prediction_draws = training_draws, prediction_draws
-        self.maskable = _maskable(schema, always_observed or ())
-        self._columns = [schema.names.index(name) for name in self.maskable]
-        self._rest = [m for m in range(len(schema.names)) if m not in self._columns]
+        self.roles = schema.roles(always_observed or ())
+        self.roles.check_maskable("primo")
+        self._maskable, self._always = self.roles.maskable_columns, self.roles.always_columns
 
         self.encoders = encoders_for(schema, encoders)
         width = width_of(self.encoders) + 1
         n, task = len(schema.names), schema.task
         target_width = task.traits.n_features(task.n_outputs)
-        self.latent_shape = (len(self.maskable), latent)
-        prior_shape = (len(self.maskable), components, latent)
+        self.latent_shape = (len(self._maskable), latent)
+        prior_shape = (len(self._maskable), components, latent)
         self.prior = MixturePrior(n * width, prior_shape, hidden=hidden, dropout=dropout)
         self.posterior = NormalisedPosterior(
             n * width + target_width, self.latent_shape, gamma, hidden=hidden, dropout=dropout
         )
         self.decoder = LatentDecoder(
-            len(self._rest) * width, len(self.maskable) * latent, task.n_outputs, hidden=hidden, dropout=dropout
+            len(self._always) * width, len(self._maskable) * latent, task.n_outputs, hidden=hidden, dropout=dropout
         )
         self.log_noise = nn.Parameter(torch.zeros(())) if task.traits.one_value else None
 
@@ -171,10 +170,10 @@ class PRIMO(LatentMethod):
         features, observed = self._encode(batch)
         views = 1 + self.also_masked
         noise = self._normal(self.training_draws, views * n, generator, features)
-        taken = draw_subset(observed[:, self._columns], generator)  # W, (B, U)
+        taken = draw_subset(observed[:, self._maskable], generator)  # W, (B, U)
         fewer, none = observed.clone(), observed.clone()
-        fewer[:, self._columns] &= ~taken
-        none[:, self._columns] = False
+        fewer[:, self._maskable] &= ~taken
+        none[:, self._maskable] = False
         fused = torch.cat([self._fuse(features, seen) for seen in (observed, fewer, none)])
         prior = self.prior(fused)
         p, p_fewer, p_none = (prior.rows(slice(i * n, (i + 1) * n)) for i in range(3))
@@ -183,14 +182,14 @@ class PRIMO(LatentMethod):
         encoded = self._encode_target(target).repeat(views, 1)
         q = self.posterior(torch.cat([fused[: views * n], encoded], dim=1))
         outputs = self.decoder(condition.repeat(views, 1), q.draw(noise).flatten(2))  # (K, views * B, C)
-        target = target.repeat(views, *[1] * (target.ndim - 1))
+        target = repeat_rows(target, views)
         priors = prior.rows(slice(views * n))
         bound = {"task": self._negative_log_likelihood(outputs, target).mean(0)}
         bound["kl"] = kl_to_mixture_nats(q, priors).sum(1)
         if self.weights["predict"] > 0 or self.weights["predict_missing"] > 0:
             bound["predict"] = self._predictive_loss(priors, condition.repeat(views, 1), target, generator)
         if self.weights["predict_missing"] > 0:
-            lacking = torch.cat([observed, fewer])[: views * n, self._columns].logical_not().any(1)
+            lacking = torch.cat([observed, fewer])[: views * n, self._maskable].logical_not().any(1)
             bound["predict_missing"] = select(bound["predict"], lacking)
         if views == 2:  # a row from which nothing can be taken counts once
             bound = {name: part[:n] + select(part[n:], taken.any(1)) for name, part in bound.items()}
@@ -222,8 +221,9 @@ class PRIMO(LatentMethod):
     def _negative_log_likelihood(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Of targets (B, …) under outputs (K, B, C): (K, B), in nats; a regression's up to a constant."""
         draws, n = outputs.shape[:2]
-        repeated = target.repeat(draws, *[1] * (target.ndim - 1))
-        loss = task_loss(outputs.flatten(0, 1), repeated, self.schema.task.kind, over_labels="sum").view(draws, n)
+        loss = task_loss(
+            outputs.flatten(0, 1), repeat_rows(target, draws), self.schema.task.kind, over_labels="sum"
+        ).view(draws, n)
         if self.log_noise is None:
             return loss
         log_noise = self.log_noise.clamp(*LOG_NOISE_RANGE)
@@ -248,7 +248,7 @@ class PRIMO(LatentMethod):
         self.schema.check_names(list(vary or ()))
         noise = self._normal(draws, 1, generator, self.decoder.out.weight)
         uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
-        kept = [u for u, name in enumerate(self.maskable) if vary is not None and name not in vary]
+        kept = [u for u, name in enumerate(self.roles.maskable) if vary is not None and name not in vary]
         noise[:, :, kept], uniform[:, :, kept] = noise[:1, :, kept], uniform[:1, :, kept]
         return self._decode(batch, uniform, noise)
 
@@ -294,24 +294,13 @@ class PRIMO(LatentMethod):
 
     def _fuse(self, features: Tensor, seen: Tensor) -> Tensor:
         """Features (B, M, H) of the modalities that may be seen (B, M), zero elsewhere, and that, side by side."""
-        fused = torch.where(seen[..., None], features, 0.0)
-        return torch.cat([fused, seen[..., None].to(fused.dtype)], dim=2).flatten(1)
+        return with_presence(torch.where(seen[..., None], features, 0.0), seen).flatten(1)
 
     def _condition(self, features: Tensor, observed: Tensor) -> Tensor:
         """What the decoder may see beside the latents: (B, O)."""
-        return self._fuse(features[:, self._rest], observed[:, self._rest])
+        return self._fuse(features[:, self._always], observed[:, self._always])
 
     def _encode_target(self, target: Tensor) -> Tensor:
         """The target as an input of the posterior: (B, T)."""
         task = self.schema.task
         return task.traits.features(target, task.n_outputs).to(self.decoder.out.weight.dtype)
-
-
-def _maskable(schema: Schema, always_observed: Sequence[str]) -> tuple[str, ...]:
-    schema.check_names(list(always_observed))
-    maskable = tuple(name for name in schema.names if name not in always_observed)
-    if not maskable:
-        raise ConfigurationError(
-            "primo has nothing to do: every modality is always observed", hint="Leave one out of always_observed."
-        )
-    return maskable

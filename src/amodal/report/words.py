@@ -59,9 +59,10 @@ def format_interval(interval: Interval, metric: Metric | None = None) -> str:
 
 
 def interval_cell(interval: Interval, metric: Metric | None = None) -> tuple[str, str]:
-    """A value, and its interval to go beneath it."""
+    """A value, and its interval (and over how many labels it is a mean, if not over all) to go beneath it."""
     ends = f"{format_value(interval.low, metric)}–{format_value(interval.high, metric)}"
-    return format_value(interval.estimate, metric), "" if math.isnan(interval.low) else ends
+    parts = ["" if math.isnan(interval.low) else ends, interval.note or ""]
+    return format_value(interval.estimate, metric), "; ".join(part for part in parts if part)
 
 
 def difference_cell(difference: Difference, metric: Metric | None = None) -> tuple[str, str]:
