@@ -63,9 +63,9 @@ def test_bounds(fitted, method, completions):
 )
 def test_known_truth_with_only_noise_seen(rule, next_, last):
     """What looking at a and b first, and last, changes: a copy is redundant, xor is synergy."""
-    cohort = amodal.load_cohort("interaction", rule=rule, n=3000)
+    cohort = amodal.load_cohort("interaction", rule=rule, n=2500)
     train, valid, test = (cohort.split(name) for name in ("train", "valid", "test"))
-    model = amodal.fit("modality_dropout", train, valid, epochs=40, width=32, seed=0, batch_size=64)
+    model = amodal.fit("modality_dropout", train, valid, epochs=30, width=32, seed=0, batch_size=64)
     seen = test.with_observed(np.tile([True, False, False], (len(test), 1)))
     found = amodal.impact(model, seen)
     for name, first, late in zip("ab", next_, last):

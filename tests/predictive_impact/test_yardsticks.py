@@ -83,10 +83,10 @@ def test_areas():
 @pytest.mark.slow
 def test_looking_two_steps_ahead_finds_the_context():
     """CUBE-NM: the context alone gains nothing, and with it one block is enough."""
-    cohort = amodal.load_cohort("context_cube", n=2500, contexts=4, seed=0)
+    cohort = amodal.load_cohort("context_cube", n=2500, contexts=3, seed=0)
     train, test = cohort.split("train"), cohort.split("test").take(np.arange(24))
     model = amodal.fit("modality_dropout", train, epochs=30, width=32, seed=0, batch_size=64)
-    nothing = np.zeros((len(test), 5), dtype=bool)
+    nothing = np.zeros((len(test), 4), dtype=bool)
     curves = {
         order: acquisition_curve(model, test, order=order, start=nothing, steps=2, utility="accuracy")
         for order in ("advised", "ahead")
