@@ -44,7 +44,7 @@ def main() -> None:
     model = amodal.TrainedModel(method, cohort.schema, scaling, prior, {}, pd.DataFrame())
     print(f"{given.cases:,} cases, {given.draws:,} draws, {given.classes} classes; before: {largest():.2f} GB")
     started = time.perf_counter()
-    result = amodal.impact(model, cohort, draws=given.draws, plausible=False, vary=[])
+    result = amodal.impact(model, cohort, draws=given.draws, completions="own", plausible=False, vary=[])
     took = time.perf_counter() - started
     print(f"amodal.predictive_impact   {largest():.2f} GB  {took:6.1f} s  mean V {result.variability.mean():.4f}")
     started = time.perf_counter()

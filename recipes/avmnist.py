@@ -125,7 +125,8 @@ def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, absent: 
         found |= accuracy_and_nll(predicted, test.target, state)
         found[f"predicted_{state}"] = predicted.astype(np.float32)
         if name.startswith("primo") and cases:
-            result = amodal.impact(model, rows.take(np.arange(min(cases, len(rows)))), draws=draws, vary=[])
+            some = rows.take(np.arange(min(cases, len(rows))))
+            result = amodal.impact(model, some, draws=draws, completions="own", plausible="paper", vary=[])
             found[f"V {state}"] = float(result.variability.mean())
             found[f"V_{state}"], found[f"mass_{state}"] = result.variability, result.plausible_labels.mass
     return found

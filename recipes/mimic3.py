@@ -64,7 +64,7 @@ def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: i
         if len(np.unique(test.target)) == predicted.shape[1]:
             found[f"AUROC {state}"] = float(auroc(predicted, test.target))
         if name.startswith("primo") and draws:
-            result = amodal.impact(model, rows, draws=draws, vary=[])
+            result = amodal.impact(model, rows, draws=draws, completions="own", plausible="paper", vary=[])
             found[f"V {state}"] = float(result.variability.mean())
             for by, strata in (("age", ages(test)), ("condition", conditions(test))):
                 value = variability_by_stratum(result.variability, strata)

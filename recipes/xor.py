@@ -100,7 +100,7 @@ def measure(name: str, model: amodal.TrainedModel, test: amodal.Cohort, draws: i
             continue
         cases = in_state(test, state)
         if isinstance(model.method, SamplingMethod):
-            result = amodal.impact(model, cases, draws=draws, plausible=False, vary=[])
+            result = amodal.impact(model, cases, draws=draws, completions="own", plausible=False, vary=[])
             for side, chosen in zip(SIDES, (left, ~left)):
                 found[f"V {state} {side}"] = float(result.variability[chosen].mean())
         predicted = model.predict(cases)
@@ -218,7 +218,9 @@ def for_pictures(name: str, model: amodal.TrainedModel, test: amodal.Cohort, dra
         found[f"mean {state}"] = found[f"one {state}"] = model.predict(cases)[:, 1]
         if not isinstance(method, LatentMethod):
             continue
-        found[f"V {state}"] = amodal.impact(model, cases, draws=draws, plausible=False, vary=[]).variability
+        found[f"V {state}"] = amodal.impact(
+            model, cases, draws=draws, completions="own", plausible=False, vary=[]
+        ).variability
         with inference(method):
             batch = next(model.batches(cases, len(cases)))
             one = method.draw(batch, len(own), torch.Generator().manual_seed(0))
