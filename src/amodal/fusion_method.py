@@ -20,14 +20,7 @@ __all__ = ["FusionMethod"]
 class FusionMethod(NetworkMethod):
     """A method with one network for all patterns: encoders of the present modalities, a fusion, and a head.
 
-    Args:
-        schema: The modalities and the task.
-        encoders: An encoder for each modality; None: the defaults.
-        fusion: A name in `amodal.fusion.FUSIONS` ("concatenate", "transformer", …), or {"name": …, option: …}.
-        fill: Replacement of an absent feature, for fusions with a fill: "zero", "mean" or "learned"; None: the
-            fusion's own default.
-        hidden: Width of the head's hidden layer; 0: a linear head.
-        dropout: Dropout of the head.
+    Its options are those of the method `fusion`, which documents them.
     """
 
     def __init__(

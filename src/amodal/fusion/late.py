@@ -22,7 +22,7 @@ def average_predictions(outputs: Tensor, observed: Tensor, kind: str) -> Tensor:
     for one class of several, :math:`\log \bar p - \log (1 - \bar p)` for each label, and for regression the mean.
 
     Args:
-        outputs: Of shape (B, M, C): logits, or means (C = 1). What stands in absent entries does not matter.
+        outputs: Of shape (B, M, C): logits, or means (C = 1). Absent entries are never read.
         observed: Presence, bool, of shape (B, M).
         kind: The task's kind.
 

@@ -22,7 +22,7 @@ class FusionTransformer(Fusion):
         width: Width D of each one's feature.
         layers: Number of layers.
         heads: Attention heads; None: chosen from the width.
-        absent: "pad", absent modalities are not attended to; or "learned", a learned vector stands in for each.
+        absent: "pad", absent modalities are not attended to; or "learned", a learned vector replaces each.
         dropout: Dropout of the transformer.
     """
 

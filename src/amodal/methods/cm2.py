@@ -287,7 +287,7 @@ class CM2(SamplingMethod):
         if noise is None:
             return self.network(z, observed)[None]
         completed = self.complete(z, observed, noise)  # (S, B, M, D)
-        flat = completed.flatten(0, 1)  # (S * B, M, D), of which nothing is absent for the fusion
+        flat = completed.flatten(0, 1)  # (S * B, M, D), all present for the fusion
         fused = self.network.fusion(flat, torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device))
         flags = observed.to(fused.dtype).repeat(len(completed), 1)  # (S * B, M)
         return self.network.head(torch.cat([fused, flags], dim=1)).unflatten(0, completed.shape[:2])

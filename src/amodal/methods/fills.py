@@ -58,7 +58,7 @@ class Fills(Method):
     Args:
         schema: The modalities and the task.
         encoders: An encoder for each modality; None: the defaults.
-        strategy: What stands in an absent slot, see above.
+        strategy: Replacement in an absent slot, see above.
         weight: Weight of the auxiliary loss.
         drop: Probability of removing each present modality in training, or "balanced".
         context_width: Width of the context.

@@ -135,7 +135,7 @@ class LVAE(LatentMethod):
         completed = self._fuse(self._complete(features, observed, drawn), observed)
         prior, q = self.prior(completed), self.posterior(torch.cat([completed, target], dim=1))
         outputs = self._decode(q.draw(noise[:, : self.latent])[None], features, observed)
-        # Last term: the imputer's likelihood of a random part W of the features that are there, given the others.
+        # Last term: the imputer's likelihood of a random part W of the present features, given the others.
         absent = ~observed[:, self._maskable]
         removed = draw_subset(~absent, generator)  # W, (B, U)
         reduced = observed.clone()

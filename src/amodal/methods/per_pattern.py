@@ -187,7 +187,7 @@ class PerPattern(Method):
 class _PatternModel(nn.Module):
     """Encoders of a pattern's modalities, their features side by side, and a head.
 
-    The buffer `trained` says whether enough training rows had the pattern; true until `prepare` knows better.
+    The buffer `trained` is whether enough training rows had the pattern; true until `prepare` has counted them.
     """
 
     trained: Tensor

@@ -1,4 +1,4 @@
-"""PRIMO: a latent variable for what each missing modality could still say about the target."""
+"""PRIMO: a latent variable for the information about the target in each missing modality."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ anything, it makes them equal for all inputs."""
 class PRIMO(LatentMethod):
     r"""One latent variable for each modality that may be missing; the target depends on that modality through it alone.
 
-    A latent :math:`z_u` stands for what modality u can say about the target. Two networks are shared by all patterns of
-    presence a, absent features being zero: the prior :math:`p(z_u \mid x_a)` and the posterior
+    A latent :math:`z_u` holds the information about the target in modality u. Two networks are shared by all patterns
+    of presence a, absent features being zero: the prior :math:`p(z_u \mid x_a)` and the posterior
     :math:`q(z_u \mid x_a, y)`, both factorised over u. The decoder :math:`p(y \mid x_O, z)` sees the modalities O of
     `always_observed` and the latents, never another modality. Minimised is the mean over rows of
 
@@ -101,7 +101,7 @@ class PRIMO(LatentMethod):
         normal likelihood with a learned variance; mixtures are compared as in :cite:`hershey2007approximating`.
     """
 
-    summary = "a latent variable for what each missing modality could still say about the target"
+    summary = "a latent variable for the information about the target in each missing modality"
     references = ("madaan2026primo", "zhu2020batch", "sohn2015learning", "hershey2007approximating")
     couples_rows = True
     accepts_empty = True
