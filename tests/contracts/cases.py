@@ -18,7 +18,8 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, build_encoders
 from amodal.method import Clock, EstimatedMethod, LossTerms, Method, SamplingMethod
-from amodal.methods import METHODS, method_options
+from amodal.methods import METHODS
+from amodal.options import resolve_options
 from amodal.schema import Modality, Schema, Task
 from amodal.settings import TrainingSettings
 from amodal.training.optimisers import Optimisers, learning_rate_factor
@@ -212,7 +213,10 @@ def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoders = make_encoders(schema, dropout=dropout) if encoders is None else encoders
-        return method_of(name)(schema, encoders, **method_options(CASES[name][0], options_of(name, dropout=dropout)))
+        options = resolve_options(
+            method_of(name), options_of(name, dropout=dropout), owner=name, outside=("schema", "encoders")
+        )
+        return method_of(name)(schema, encoders, **options)
 
 
 def make_method(
