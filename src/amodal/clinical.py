@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -272,7 +272,7 @@ def _parts(by: Any, bands: Sequence[float] | None, n: int) -> dict[str, NDArray[
             *(f"{a:g} to {b:g}" for a, b in pairwise(inner)),
             f"{inner[-1]:g} and above",
         ]
-        cut = pd.cut(column.astype(float), edges, right=False, labels=names)
+        cut = pd.Series(pd.cut(column.astype(float), edges, right=False, labels=names), index=column.index)
         column, order = cut.astype(object), [name for name in names if (cut == name).any()]
     else:
         order = sorted(column.dropna().unique().tolist(), key=str)
@@ -286,5 +286,5 @@ def _interval(estimate: float, drawn: NDArray, problem: str | None) -> Interval:
     return Interval.from_values(float(estimate), drawn, reason=problem)
 
 
-def _cells(name: str, found: Interval | Difference) -> Mapping[str, float]:
+def _cells(name: str, found: Interval | Difference) -> dict[str, Any]:
     return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}

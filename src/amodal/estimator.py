@@ -171,9 +171,10 @@ class _Estimator(BaseEstimator):
                 expected=f"{{name: values}} with {', '.join(self.schema_.names)}, as in fit",
                 got=type(X).__name__,
             )
-        if getattr(X, "ndim", 2) > 2:
+        dimensions = getattr(X, "ndim", 2)
+        if dimensions > 2:
             raise ShapeError(
-                f"Found array with dim {X.ndim}, while dim <= 2 is required of one table",
+                f"Found array with dim {dimensions}, while dim <= 2 is required of one table",
                 hint="Give other modalities by name: {'x': X}.",
             )
         frame = as_frame(X)

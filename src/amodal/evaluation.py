@@ -266,7 +266,9 @@ def evaluate_patterns(
         values.append(row)
     few = too_few_groups(counts)
     intervals["mean"] = {
-        name: _mean_interval(metric, *(np.stack([row[name][i] for row in values]) for i in (0, 1)), few)
+        name: _mean_interval(
+            metric, np.stack([row[name][0] for row in values]), np.stack([row[name][1] for row in values]), few
+        )
         for name, metric in chosen.items()
     }
     return PatternEvaluation(

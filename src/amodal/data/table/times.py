@@ -106,7 +106,7 @@ def _counted(words: np.ndarray, form: str) -> np.ndarray:
     import pandas as pd
 
     start, unit = COUNTS[form]
-    return start + unit * pd.to_numeric(pd.Series(words), errors="coerce").to_numpy(np.float64)
+    return start + unit * np.asarray(pd.to_numeric(pd.Series(words), errors="coerce"), dtype=np.float64)
 
 
 def _english(words: np.ndarray) -> np.ndarray:

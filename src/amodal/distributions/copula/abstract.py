@@ -213,7 +213,9 @@ class Copula(CopulaLaw):
 
         with the inverse of the conditional distribution function, by quadrature where there is no closed form.
         """
-        return _spearman_of_pair(self if self.dim == 2 else self.margin([0, 1]))
+        pair = self if self.dim == 2 else self.margin([0, 1])
+        assert isinstance(pair, Copula)
+        return _spearman_of_pair(pair)
 
     @classmethod
     def fit(cls, u: Any, *, observed: Any = None, iterations: int = 100) -> Self:

@@ -206,7 +206,7 @@ def _ratio_interval(copula: Archimedean, u: Tensor, observed: Tensor, level: flo
         for _ in range(_MOST_DOUBLINGS):
             end = max(centre + direction * step, lowest + 1e-12)
             if excess(end) > 0:
-                return float(brentq(excess, centre, end, rtol=1e-10))
+                return float(brentq(excess, centre, end, rtol=1e-10))  # type: ignore[arg-type]
             if end == lowest + 1e-12:
                 return lowest
             step *= 2
