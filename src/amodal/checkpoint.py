@@ -15,7 +15,7 @@ import torch
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
 from amodal.data.loader import CohortDataset
-from amodal.data.scale import Scaling
+from amodal.data.scale import LevelCheck, Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
@@ -142,19 +142,23 @@ class TrainedModel:
         """
         check_schema(self.schema, cohort.schema)
         rows = np.arange(len(cohort)) if rows is None else rows
-        dataset = CohortDataset(cohort, None)
-        for start in range(0, len(rows), batch_size):
-            batch = self._conform(dataset[rows[start : start + batch_size]], cohort.schema)
+        for batch in self._raw_batches(cohort, batch_size, rows):
             yield self.scaling.apply(batch).to(self.device)
 
+    def _raw_batches(self, cohort: Cohort, batch_size: int, rows: np.ndarray) -> Iterator[Batch]:
+        dataset = CohortDataset(cohort, None)
+        for start in range(0, len(rows), batch_size):
+            yield self._conform(dataset[rows[start : start + batch_size]], cohort.schema)
+
     def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
-        """Predicts cases with any presence.
+        """Predicts cases with any presence, and warns of images that are clearly beyond those of training in level.
 
         Args:
             cohort: N cases.
             batch_size: Rows a batch.
             on_empty: What to do with cases of which nothing is observed: "warn" (predict the training prior, with a
-                warning), "silent" (without), or "error". Methods that accept such cases predict them themselves.
+                warning), "silent" (without any warning), or "error". Methods that accept such cases predict them
+                themselves.
 
         Returns:
             Probabilities of shape (N, C) or (N, K), or values of shape (N,) in the target's units.
@@ -171,14 +175,17 @@ class TrainedModel:
         rows = np.flatnonzero(seen)
         outputs = np.empty((len(cohort), len(self.prior)), dtype=np.float64)
         outputs[:] = self.prior
-        done = 0
+        done, levels = 0, LevelCheck({} if on_empty == "silent" else self.scaling.levels)
         with inference(self.method):
-            for batch in self.batches(cohort, batch_size, rows):
+            for raw in self._raw_batches(cohort, batch_size, rows):
+                levels.add(raw)
+                batch = self.scaling.apply(raw).to(self.device)
                 predicted = self.method.predict(batch).double().cpu().numpy()
                 if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted
                 done += len(batch)
+        levels.warn()
         return outputs[:, 0] if self.schema.task.traits.one_value else outputs
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:

@@ -10,8 +10,8 @@ import numpy as np
 
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
+from amodal.data.moments import IMAGE_LEVELS, beyond_levels, image_levels
 from amodal.data.table import Problems, Table, open_cases, table_source
-from amodal.data.table.build import IMAGE_LEVELS, image_levels
 from amodal.evaluation import prediction_columns
 from amodal.missingness.patterns import pattern_codes, pattern_label
 
@@ -151,8 +151,7 @@ def row_notes(model: TrainedModel, cohort: Cohort, ranges: Mapping[str, Any]) ->
 
 def _tell_levels(name: str, levels: np.ndarray, pairs: np.ndarray, tell: Callable[[np.ndarray, str], None]) -> None:
     """Tells images that are darker, brighter, flatter or starker than every image of training."""
-    slack = 0.5 + 0.01 * np.abs(pairs)
-    beyond = (levels < pairs[:, 0] - slack[:, 0]) | (levels > pairs[:, 1] + slack[:, 1])  # (n, 2)
+    beyond = beyond_levels(levels, pairs, 0.5 + 0.01 * np.abs(pairs))  # (n, 2)
     for d, what in enumerate(IMAGE_LEVELS):
         for i in np.flatnonzero(beyond[:, d]):
             low, high = pairs[d]

@@ -1,5 +1,7 @@
 """Scaling: statistics of present, measured training values only; blanks stay blank; it comes back from arrays."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from sklearn.preprocessing import RobustScaler, StandardScaler
 
 from amodal.batch import Batch
 from amodal.data import Cohort, Scaling
+from amodal.data.scale import LevelCheck
 from amodal.errors import ConfigurationError, DataError
 from amodal.schema import Task
 
@@ -160,3 +163,52 @@ def test_arrays_that_do_not_fit_are_refused():
 def test_no_rows_no_statistics():
     with pytest.raises(DataError, match="no row to take statistics from"):
         Scaling.fit(mixed_cohort().take([]))
+
+
+def _images(low, high, n=40):
+    return np.random.default_rng(n).uniform(low, high, (n, 1, 4, 4)).astype(np.float32)
+
+
+def _told(train, new):
+    check = LevelCheck(Scaling.fit(Cohort.from_arrays({"i": train}, task=REGRESSION)).levels)
+    check.add(Cohort.from_arrays({"i": new}, task=REGRESSION).batch(np.arange(len(new))))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check.warn()
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    ("train", "new"),
+    [
+        (_images(0, 255), _images(0, 255) / 255),
+        (_images(0, 1), _images(0, 255)),
+        (_images(0, 255), 2 * _images(0, 255) / 255 - 1),
+        (_images(0, 255), _images(0, 255)[:1] / 255),
+        (_images(0, 255), 255 * _images(0, 255)),
+        (np.repeat(_images(10, 250)[:, :, :1, :1], 4, 3), np.repeat(_images(10, 250)[:, :, :1, :1], 4, 3) / 255),
+    ],
+    ids=["bytes then shares", "shares then bytes", "bytes then -1 to 1", "one image", "16 bits", "flat images"],
+)
+def test_images_on_another_scale_than_trainings_are_told(train, new):
+    (said,) = _told(train, new)
+    assert "modality 'i'" in said
+    assert "beyond all of training's" in said
+    assert "bring them to" in said
+
+
+def test_images_like_trainings_are_not_told():
+    assert not _told(_images(0, 255), _images(0, 255, n=400))
+    assert not _told(_images(0, 255, n=30), _images(0, 255, n=1))
+    assert not _told(_images(0, 1), np.full((2, 1, 4, 4), np.nan, np.float32))
+
+
+def test_levels_come_back_from_arrays_and_may_be_absent_from_older_runs():
+    cohort = Cohort.from_arrays({"i": _images(0, 255)}, task=REGRESSION)
+    scaling = Scaling.fit(cohort)
+    arrays = scaling.to_arrays()
+    assert np.array_equal(Scaling.from_arrays(arrays, cohort.schema).levels["i"], scaling.levels["i"])
+    older = {name: array for name, array in arrays.items() if name != "levels.i"}
+    assert not Scaling.from_arrays(older, cohort.schema).levels
+    with pytest.raises(DataError, match="levels of modality 'i' are damaged"):
+        Scaling.from_arrays(arrays | {"levels.i": np.zeros(3)}, cohort.schema)

@@ -11,13 +11,50 @@ from torch import Tensor
 from amodal.data.store import Cut
 from amodal.schema import Modality
 
-__all__ = ["Cuts", "moments", "quartiles", "summaries", "usable"]
+__all__ = [
+    "IMAGE_LEVELS",
+    "Cuts",
+    "beyond_levels",
+    "image_levels",
+    "level_range",
+    "moments",
+    "quartiles",
+    "summaries",
+    "usable",
+]
 
 Cuts = Iterable[tuple[np.ndarray, Cut]]
 """Positions of present rows with what was cut of them, as `Cohort.cuts` yields."""
 
 IQR_OF_NORMAL = 1.3489795003921634
 """Interquartile range of a normal distribution with standard deviation 1."""
+
+IMAGE_LEVELS = ("mean level", "contrast")
+"""What the range of an image modality is of: the mean of each image and its standard deviation."""
+
+
+def image_levels(values: np.ndarray) -> np.ndarray:
+    """Mean level and standard deviation of each image, float64 (n, 2); `values` are (n, C, H, W)."""
+    return np.array([[v.mean(dtype=np.float64), v.std(dtype=np.float64)] for v in values]).reshape(-1, 2)
+
+
+def level_range(cuts: Cuts) -> np.ndarray:
+    """Smallest and largest `IMAGE_LEVELS` over present images, float64 (2, 2); NaN where there is none."""
+    found = np.full((2, 2), np.nan)  # (levels, low and high)
+    for _, cut in cuts:
+        levels = image_levels(cut.values)
+        found[:, 0] = np.fmin(found[:, 0], np.fmin.reduce(levels, axis=0))
+        found[:, 1] = np.fmax(found[:, 1], np.fmax.reduce(levels, axis=0))
+    return found
+
+
+def beyond_levels(levels: np.ndarray, pairs: np.ndarray, slack: np.ndarray) -> np.ndarray:
+    """Which `IMAGE_LEVELS` (n, 2) lie beyond all of training's, pairs (2, 2) of low and high, by more than a slack.
+
+    Returns:
+        Bool (n, 2).
+    """
+    return (levels < pairs[:, 0] - slack[:, 0]) | (levels > pairs[:, 1] + slack[:, 1])
 
 
 def moments(cuts: Cuts, modality: Modality) -> tuple[np.ndarray, np.ndarray]:

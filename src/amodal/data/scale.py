@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
-from amodal.data.moments import moments, quartiles, usable
+from amodal.data.moments import IMAGE_LEVELS, beyond_levels, image_levels, level_range, moments, quartiles, usable
 from amodal.errors import ConfigurationError, DataError
 from amodal.schema import Schema
 
-__all__ = ["Scaling"]
+__all__ = ["LevelCheck", "Scaling"]
 
 _QUANTILE_ROWS = 100_000
+_SHARE_BEYOND = 0.1  # of new images; below, chance alone may put them beyond a small training set
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,8 @@ class Scaling:
         target_scale: Scale of a regression target; 1 otherwise.
         clip: Bound :math:`c` on standardised inputs, so that one wild value (a pH of 735) cannot swamp a batch;
             infinity: none.
+        levels: Of each image modality the smallest and largest mean level and contrast of a training image, (2, 2), by
+            which predictions tell images on another scale; empty for runs that did not record them.
     """
 
     means: Mapping[str, Tensor]
@@ -43,6 +47,7 @@ class Scaling:
     target_mean: float = 0.0
     target_scale: float = 1.0
     clip: float = 10.0
+    levels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, cohort: Cohort, *, robust: bool = False, clip: float = 10.0) -> Scaling:
@@ -78,7 +83,9 @@ class Scaling:
             target = cohort.target.astype(np.float64)
             target_mean = float(target.mean())
             target_scale = float(usable(target.std(keepdims=True), np.array(target_mean))[0])
-        return cls(means, scales, target_mean, target_scale, float(clip))
+        images = [modality.name for modality in cohort.schema.modalities if modality.traits.on_grid]
+        levels = {name: level_range(cohort.cuts(name)) for name in images}
+        return cls(means, scales, target_mean, target_scale, float(clip), levels)
 
     def apply(self, batch: Batch) -> Batch:
         """Standardises a batch in raw units; what is not there stays blank."""
@@ -100,6 +107,7 @@ class Scaling:
         """As plain arrays, for a file of tensors."""
         arrays = {f"mean.{name}": mean.numpy() for name, mean in self.means.items()}
         arrays |= {f"scale.{name}": scale.numpy() for name, scale in self.scales.items()}
+        arrays |= {f"levels.{name}": pairs for name, pairs in self.levels.items()}
         return arrays | {"target": np.array([self.target_mean, self.target_scale]), "clip": np.array([self.clip])}
 
     @classmethod
@@ -111,7 +119,8 @@ class Scaling:
         """
         names = [modality.name for modality in schema.modalities if modality.traits.is_numeric]
         needed = {f"{part}.{name}" for part in ("mean", "scale") for name in names} | {"target", "clip"}
-        if set(arrays) != needed:
+        levels = {f"levels.{m.name}": m.name for m in schema.modalities if m.traits.on_grid}  # absent of older runs
+        if set(arrays) - set(levels) != needed:
             raise DataError("the scaling does not fit the schema", expected=sorted(needed), got=sorted(arrays))
         parts: dict[str, dict[str, Tensor]] = {"mean": {}, "scale": {}}
         for part, name in ((part, name) for part in parts for name in names):
@@ -123,8 +132,55 @@ class Scaling:
                     got=array.shape,
                 )
             parts[part][name] = torch.from_numpy(array)
+        ranges = {name: np.array(arrays[key], dtype=np.float64) for key, name in levels.items() if key in arrays}
+        for name, pairs in ranges.items():
+            if pairs.shape != (2, 2):
+                raise DataError(f"levels of modality {name!r} are damaged", expected="(2, 2)", got=pairs.shape)
         mean, scale = (float(number) for number in arrays["target"])
-        return cls(parts["mean"], parts["scale"], mean, scale, float(arrays["clip"][0]))
+        return cls(parts["mean"], parts["scale"], mean, scale, float(arrays["clip"][0]), ranges)
+
+
+class LevelCheck:
+    """Images to predict whose mean level or contrast lies clearly beyond all of training's.
+
+    Clearly is by a quarter of training's range and, on the dark side, below half of its lowest level: a model trained
+    on bytes is told from one that is given the same images divided by 255.
+
+    Args:
+        ranges: `Scaling.levels`.
+    """
+
+    def __init__(self, ranges: Mapping[str, np.ndarray]):
+        self.ranges = ranges
+        self.found: dict[str, list[np.ndarray]] = {name: [] for name in ranges}
+
+    def add(self, batch: Batch) -> None:
+        """Takes in the present images of a batch in raw units."""
+        for name in self.ranges:
+            self.found[name].append(image_levels(batch.values[name][batch.observed[name]].numpy()))
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Warns of each modality of which a tenth or more of the images lie beyond."""
+        for name, (pairs, parts) in {name: (self.ranges[name], parts) for name, parts in self.found.items()}.items():
+            levels = np.concatenate([np.zeros((0, 2)), *parts])  # (n, 2)
+            if not len(levels):
+                continue
+            margin = 0.25 * (pairs[:, 1] - pairs[:, 0]) + 0.01 * np.abs(pairs).max()
+            lower = np.where(pairs[:, 0] > 0, np.minimum(margin, pairs[:, 0] / 2), margin)
+            beyond = beyond_levels(levels, pairs, np.stack([lower, margin], axis=1))
+            if beyond.any(1).mean() < _SHARE_BEYOND:
+                continue
+            said = "; ".join(
+                f"{what} {levels[:, d].min():.3g} … {levels[:, d].max():.3g}, in training {low:.3g} … {high:.3g}"
+                for d, (what, (low, high)) in enumerate(zip(IMAGE_LEVELS, pairs))
+                if beyond[:, d].any()
+            )
+            warnings.warn(
+                f"modality {name!r}: {int(beyond.any(1).sum())} of {len(levels)} images lie beyond all of training's "
+                f"({said}). If they are on another scale (bytes 0 … 255 and the same divided by 255), bring them to "
+                "that of training.",
+                stacklevel=stacklevel + 1,
+            )
 
 
 def _thinned(cohort: Cohort) -> Cohort:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amodal.errors import ConfigurationError, UnknownNameError
-from amodal.metrics.predictions import Classified, check_classified
+from amodal.metrics.predictions import Classified, Problem, check_classified
 from amodal.metrics.resampling import Value, as_value, ratio, weighted_mean, weighted_sums
 
 __all__ = [
@@ -60,10 +60,9 @@ def negative_log_likelihood(probabilities: ArrayLike, target: ArrayLike, *, weig
     checked = check_classified(probabilities, target)
     p, y = checked.probabilities, checked.target
     if checked.many_labels:
-        of_truth = np.where(y, p, 1 - p)  # (N, K)
-    else:
-        of_truth = np.take_along_axis(p, y[:, None], axis=1)  # (N, 1)
-    return weighted_mean(-np.log(np.clip(of_truth, FLOOR, 1.0)).mean(1), weight)
+        return checked.mean_over_labels(-np.log(np.clip(np.where(y, p, 1 - p), FLOOR, 1.0)), weight)
+    of_truth = np.take_along_axis(p, y[:, None], axis=1)[:, 0]  # (N,)
+    return weighted_mean(-np.log(np.clip(of_truth, FLOOR, 1.0)), weight)
 
 
 def brier_score(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
@@ -95,7 +94,7 @@ def brier_score(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLik
     if checked.two_classes:
         return weighted_mean((p[:, 1] - y) ** 2, weight)
     if checked.many_labels:
-        return weighted_mean(((p - y) ** 2).mean(1), weight)
+        return checked.mean_over_labels((p - y) ** 2, weight)
     return weighted_mean(((p - (y[:, None] == np.arange(p.shape[1]))) ** 2).sum(1), weight)
 
 
@@ -150,7 +149,10 @@ def expected_calibration_error(
         0.3...
     """
     checked = check_classified(probabilities, target)
-    errors = [_calibration_error(*one, bins, binning, debiased, weight) for one in _problems(checked)]
+    errors = [
+        _calibration_error(stated, true, bins, binning, debiased, counts)
+        for stated, true, counts in _problems(checked, weight)
+    ]
     return as_value(np.mean(errors, axis=0))
 
 
@@ -183,16 +185,16 @@ def calibration_error_deviation(
     """
     checked = check_classified(probabilities, target)
     deviations = []
-    for stated, true in _problems(checked):
+    for stated, true, counts in _problems(checked, weight):
         gaps = _membership(stated, _edges(stated, bins, binning)) * (stated - true)[:, None]  # (N, bins)
         with_mass = np.concatenate([gaps, np.ones((len(stated), 1))], axis=1)
-        own, drawn = weighted_sums(with_mass, None), weighted_sums(with_mass, weight)
+        own, drawn = weighted_sums(with_mass, None), weighted_sums(with_mass, counts)
         deviations.append(np.abs(ratio(drawn[..., :-1], drawn[..., -1:]) - ratio(own[:-1], own[-1:])).sum(-1))
     return as_value(np.mean(deviations, axis=0))
 
 
-def _problems(checked: Classified) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    return checked.one_versus_rest if checked.many_labels else [_stated(checked)]
+def _problems(checked: Classified, weight: ArrayLike | None) -> list[Problem]:
+    return checked.one_versus_rest(weight) if checked.many_labels else [(*_stated(checked), weight)]
 
 
 @dataclass(frozen=True)
@@ -248,28 +250,27 @@ def reliability_curve(
         (array([0.15, 0.9 ]), array([0.5, 1. ]), array([2., 1.]))
     """
     checked = check_classified(probabilities, target)
-    problems = _columns(checked, column)
-    pooled = np.concatenate([stated for stated, _ in problems])
+    problems = _columns(checked, column, weight)
+    pooled = np.concatenate([stated for stated, _, _ in problems])
     edges = _edges(pooled, bins, binning)
-    sums = np.sum([_bin_sums(stated, true, edges, weight) for stated, true in problems], axis=0)
+    sums = np.sum([_bin_sums(stated, true, edges, counts) for stated, true, counts in problems], axis=0)
     of_stated, of_true, mass = np.split(sums, 3, axis=-1)  # each (…, bins)
     return ReliabilityCurve(edges, ratio(of_stated, mass), ratio(of_true, mass), mass)
 
 
-def _columns(checked: Classified, column: int | None) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+def _columns(checked: Classified, column: int | None, weight: ArrayLike | None) -> list[Problem]:
     if column is None:
-        return checked.one_versus_rest if checked.many_labels else [_stated(checked)]
+        return _problems(checked, weight)
     width = checked.probabilities.shape[1]
     if not isinstance(column, int | np.integer) or not 0 <= column < width:
         raise ConfigurationError("there is no such column", expected=f"0 to {width - 1}", got=column)
-    true = checked.target[:, column] if checked.many_labels else checked.target == column
-    return [(checked.probabilities[:, column], true)]
+    return [checked.of_column(int(column), weight)]
 
 
 def _stated(checked: Classified) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The probability stated for the predicted class, and whether it came true."""
     if checked.two_classes:
-        return checked.one_versus_rest[0]
+        return checked.probabilities[:, 1], checked.target == 1
     return checked.probabilities.max(1), checked.predicted == checked.target
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from amodal.metrics.predictions import Classified, check_classified
+from amodal.metrics.predictions import Classified, Problem, check_classified
 from amodal.metrics.resampling import Value, as_value, ratio, weighted, weighted_mean, weighted_sums
 
 __all__ = ["accuracy", "auprc", "auroc", "balanced_accuracy", "counted_labels"]
@@ -41,7 +41,7 @@ def accuracy(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike |
     """
     checked = check_classified(probabilities, target)
     correct = (checked.predicted == checked.target).astype(np.float64)
-    return weighted_mean(correct if correct.ndim == 1 else correct.mean(1), weight)
+    return checked.mean_over_labels(correct, weight) if checked.many_labels else weighted_mean(correct, weight)
 
 
 def balanced_accuracy(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
@@ -66,7 +66,8 @@ def balanced_accuracy(probabilities: ArrayLike, target: ArrayLike, *, weight: Ar
     if not checked.many_labels:
         n_classes = checked.probabilities.shape[1]
         return as_value(_mean_recall(checked.predicted, checked.target, n_classes, weight))
-    return _macro([_mean_recall(p, y, 2, weight) for p, y in zip(checked.predicted.T, checked.target.T)])
+    problems = checked.one_versus_rest(weight)
+    return _macro([_mean_recall(scores > 0.5, yes, 2, counts) for scores, yes, counts in problems])
 
 
 def auroc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
@@ -99,7 +100,7 @@ def auroc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | No
         array([0.875, 0.5  ,   nan])
     """
     checked = check_classified(probabilities, target)
-    return _macro([_area_under_roc(*problem, weight) for problem in _two_sided(checked)])
+    return _macro([_area_under_roc(*problem) for problem in _two_sided(checked, weight)])
 
 
 def auprc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
@@ -130,7 +131,7 @@ def auprc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | No
         0.8333
     """
     checked = check_classified(probabilities, target)
-    return _macro([_average_precision(*problem, weight) for problem in _two_sided(checked)])
+    return _macro([_average_precision(*problem) for problem in _two_sided(checked, weight)])
 
 
 def counted_labels(probabilities: ArrayLike, target: ArrayLike) -> tuple[int, int]:
@@ -141,13 +142,14 @@ def counted_labels(probabilities: ArrayLike, target: ArrayLike) -> tuple[int, in
         (1, 2)
     """
     checked = check_classified(probabilities, target)
-    return sum(bool(yes.any() and not yes.all()) for _, yes in checked.one_versus_rest), len(checked.one_versus_rest)
+    counted = sum(bool(yes.any() and not yes.all()) for _, yes, _ in checked.one_versus_rest())
+    return counted, 1 if checked.two_classes else checked.probabilities.shape[1]
 
 
-def _two_sided(checked: Classified) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+def _two_sided(checked: Classified, weight: ArrayLike | None) -> list[Problem]:
     """The binary problems that have positive and negative cases; all of them if none has."""
-    problems = checked.one_versus_rest
-    return [(scores, yes) for scores, yes in problems if yes.any() and not yes.all()] or problems
+    problems = checked.one_versus_rest(weight)
+    return [problem for problem in problems if problem[1].any() and not problem[1].all()] or problems
 
 
 def _mean_recall(predicted: NDArray, target: NDArray, n_classes: int, weight: ArrayLike | None) -> NDArray[np.float64]:

@@ -1,8 +1,11 @@
 """Validation of predictions and targets for all metrics.
 
 The kind of task shows in the shapes. A target of shape (N,) holds positions of classes, with probabilities of shape
-(N, C), or (N,) for the second class of two; a target of shape (N, K) holds K labels, each true or false, with
-probabilities of shape (N, K). Two columns are a binary task, whose second column is the positive class.
+(N, C), or (N,) for the second class of two; a target of shape (N, K) holds K labels, each true, false or unknown (NaN),
+with probabilities of shape (N, K). Two columns are a binary task, whose second column is the positive class.
+
+An unknown label counts nowhere: scores of a label are over the cases where it is known, scores of a case over its known
+labels, and a case without one is left out.
 """
 
 from __future__ import annotations
@@ -13,10 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amodal.errors import DataError, ShapeError
+from amodal.metrics.resampling import Value, weighted_mean
 
-__all__ = ["Classified", "check_classified", "check_regressed"]
+__all__ = ["Classified", "Problem", "check_classified", "check_regressed"]
 
 _ROUNDING = 1e-3  # probabilities may come from half precision
+
+Problem = tuple[NDArray[np.float64], NDArray[np.bool_], ArrayLike | None]
+"""Scores and truth of a binary problem, each (n,), with the weights of its cases."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,13 @@ class Classified:
 
     Args:
         probabilities: Of shape (N, C), float64; binary: C = 2; multilabel: (N, K).
-        target: Positions of the classes, (N,) integers; multilabel: (N, K) bool.
+        target: Positions of the classes, (N,) integers; multilabel: (N, K) bool, false where unknown.
+        known: Which labels are known, bool (N, K); None: all.
     """
 
     probabilities: NDArray[np.float64]
     target: NDArray
+    known: NDArray[np.bool_] | None = None
 
     @property
     def many_labels(self) -> bool:
@@ -53,18 +62,35 @@ class Classified:
             return self.probabilities > 0.5
         return self.probabilities.argmax(1)
 
-    @property
-    def one_versus_rest(self) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-        """The binary problems that a macro average runs over: scores and truth, each (N,).
+    def one_versus_rest(self, weight: ArrayLike | None = None) -> list[Problem]:
+        """The binary problems that a macro average runs over.
 
-        One for a binary task (its second column), C for a multiclass one, K for a multilabel one.
+        One for a binary task (its second column), C for a multiclass one; for a multilabel one those of the K labels
+        that are known of some case (all K if none is), each over the cases where it is known.
         """
         if self.two_classes:
-            return [(self.probabilities[:, 1], self.target == 1)]
-        columns = range(self.probabilities.shape[1])
-        if self.many_labels:
-            return [(self.probabilities[:, c], self.target[:, c]) for c in columns]
-        return [(self.probabilities[:, c], self.target == c) for c in columns]
+            return [self.of_column(1, weight)]
+        problems = [self.of_column(c, weight) for c in range(self.probabilities.shape[1])]
+        return [problem for problem in problems if len(problem[0])] or problems
+
+    def of_column(self, column: int, weight: ArrayLike | None = None) -> Problem:
+        """One class against the rest, or one label over the cases where it is known."""
+        scores = self.probabilities[:, column]
+        if not self.many_labels:
+            return scores, self.target == column, weight
+        if self.known is None:
+            return scores, self.target[:, column], weight
+        rows = self.known[:, column]
+        return scores[rows], self.target[rows, column], _of_rows(weight, rows)
+
+    def mean_over_labels(self, values: NDArray[np.float64], weight: ArrayLike | None) -> Value:
+        """Weighted mean over cases of the mean over a case's known labels of values (N, K)."""
+        if self.known is None:
+            return weighted_mean(values.mean(1), weight)
+        rows = self.known.any(1)
+        known = self.known[rows]
+        means = np.where(known, values[rows], 0.0).sum(1) / known.sum(1)
+        return weighted_mean(means, _of_rows(weight, rows))
 
 
 def check_classified(probabilities: ArrayLike, target: ArrayLike) -> Classified:
@@ -73,15 +99,15 @@ def check_classified(probabilities: ArrayLike, target: ArrayLike) -> Classified:
     Args:
         probabilities: Of shape (N, C) with rows that sum to one, (N,) for the second of two classes, or (N, K) for
             K labels.
-        target: Positions of classes, (N,), or labels that are true or false, (N, K).
+        target: Positions of classes, (N,), or labels that are true, false or unknown (NaN), (N, K).
 
     Returns:
         The two, checked.
 
     Raises:
         ShapeError: If the shapes do not fit each other.
-        DataError: If probabilities are NaN, outside [0, 1], or do not sum to one; if a target is missing, not an
-            integer, or of a class without a column.
+        DataError: If probabilities are NaN, outside [0, 1], or do not sum to one; if a class is missing, not an
+            integer, or without a column.
 
     Example:
         >>> check_classified([[0.9, 0.1], [0.2, 0.8]], [0, 1]).two_classes
@@ -104,7 +130,9 @@ def check_classified(probabilities: ArrayLike, target: ArrayLike) -> Classified:
     if p.ndim == 1:
         p = np.stack([1 - p, p], axis=1)  # (N, 2)
     if y.ndim == 2:
-        return Classified(p, _positions(y, 2).astype(bool))
+        known = ~np.isnan(y)
+        labels = _positions(np.where(known, y, 0.0), 2).astype(bool)
+        return Classified(p, labels, None if known.all() else known)
     if p.shape[1] < 2:
         raise ShapeError(
             "one column is not enough for a class each",
@@ -144,6 +172,18 @@ def check_regressed(predictions: ArrayLike, target: ArrayLike) -> tuple[NDArray[
             row = int(np.argmin(np.isfinite(values)))
             raise DataError(f"a {name} is missing or infinite", got=f"{values[row]} in row {row}")
     return p, y
+
+
+def _of_rows(weight: ArrayLike | None, rows: NDArray[np.bool_]) -> ArrayLike | None:
+    """Weights (N,) or (R, N) of some cases."""
+    if weight is None:
+        return None
+    array = np.asarray(weight)
+    if array.ndim not in (1, 2) or array.shape[-1] != len(rows):
+        raise ShapeError(
+            "weights do not fit the cases", expected=f"({len(rows)},) or (R, {len(rows)})", got=array.shape
+        )
+    return array[..., rows]
 
 
 def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:

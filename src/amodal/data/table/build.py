@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from amodal.data.moments import IMAGE_LEVELS, image_levels
 from amodal.data.store import ArrayStore, RaggedStore, Store
 from amodal.data.table.manifest import MemoryTable, Table
 from amodal.data.table.schema import TableSchema
@@ -22,14 +23,12 @@ from amodal.errors import AmodalError, DataError
 from amodal.files import write_json
 
 __all__ = [
-    "IMAGE_LEVELS",
     "Built",
     "Ranges",
     "build_stores",
     "cases",
     "chunk_rows",
     "fingerprint",
-    "image_levels",
     "places",
     "working_folder",
 ]
@@ -50,15 +49,6 @@ class Built(NamedTuple):
     stores: dict[str, Store]
     observed: np.ndarray
     ranges: dict[str, list[list[float | None]]]
-
-
-IMAGE_LEVELS = ("mean level", "contrast")
-"""What the range of an image modality is of: the mean of each image and its standard deviation."""
-
-
-def image_levels(values: np.ndarray) -> np.ndarray:
-    """Mean level and standard deviation of each image, float64 (n, 2); `values` are (n, C, H, W)."""
-    return np.array([[v.mean(dtype=np.float64), v.std(dtype=np.float64)] for v in values]).reshape(-1, 2)
 
 
 class Ranges:
