@@ -213,3 +213,19 @@ def test_impact_of_new_cases(tmp_path: Path, method: str):
         np.testing.assert_allclose(unlabelled, result.variability, atol=0.02)
     with pytest.raises(NotFittedError):
         MissingModalityClassifier().impact(new)
+
+
+def test_the_score_of_several_labels_is_over_those_that_are_known():
+    rng = np.random.default_rng(0)
+    X, Y = {"table": rng.normal(size=(60, 4))}, rng.integers(0, 2, (60, 3)).astype(float)
+    clf = MissingModalityClassifier("fusion", epochs=1, width=8).fit(X, np.where(rng.random((60, 3)) < 0.3, np.nan, Y))
+    right = clf.predict(X) == Y
+    assert clf.score(X, Y) == pytest.approx(right.all(1).mean())
+    first = np.where([True, False, False], Y, np.nan)
+    first[:5] = np.nan  # cases without a known label are left out
+    weight = np.arange(60.0)
+    assert clf.score(X, first) == pytest.approx(right[5:, 0].mean())
+    assert clf.score(X, pd.DataFrame(first).convert_dtypes()) == pytest.approx(right[5:, 0].mean())
+    assert clf.score(X, first, weight) == pytest.approx(np.average(right[5:, 0], weights=weight[5:]))
+    with pytest.raises(DataError, match="no label is known in y"):
+        clf.score(X, np.full((60, 3), np.nan))

@@ -511,8 +511,23 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
         return self.classes_[probabilities.argmax(axis=1)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy; `y` is aligned with the rows of X by label where both have some."""
-        return super().score(*self._aligned_score_arguments(X, y, sample_weight))
+        """Accuracy; `y` is aligned with the rows of X by label where both have some.
+
+        Of several labels all must be right, as in scikit-learn: all that are known, over the cases that have one.
+        """
+        X, y, weight = self._aligned_score_arguments(X, y, sample_weight)
+        labels = np.asarray(y, dtype=object)
+        if labels.ndim != 2 or not self.schema_.task.traits.many_labels:
+            return super().score(X, y, weight)
+        known = np.array([[not is_missing(entry) for entry in row] for row in labels.tolist()], dtype=bool)
+        if known.all():
+            return super().score(X, y, weight)
+        rows = known.any(axis=1)
+        if not rows.any():
+            raise DataError("no label is known in y", expected="at least one to score against")
+        wrong = known & (self.predict(X) != np.where(known, labels, 0).astype(float))
+        weight = None if weight is None else np.asarray(weight)[rows]
+        return float(np.average(~wrong[rows].any(axis=1), weights=weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
