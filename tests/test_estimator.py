@@ -229,3 +229,23 @@ def test_the_score_of_several_labels_is_over_those_that_are_known():
     assert clf.score(X, first, weight) == pytest.approx(np.average(right[5:, 0], weights=weight[5:]))
     with pytest.raises(DataError, match="no label is known in y"):
         clf.score(X, np.full((60, 3), np.nan))
+
+
+def test_images_on_another_scale_than_trainings_are_told_also_of_one_case_and_of_a_loaded_model(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labs = rng.integers(0, 255, (60, 1, 8, 8)).astype(np.uint8), rng.normal(size=(60, 2))
+    clf = MissingModalityClassifier("modality_dropout", epochs=1, width=8)
+    clf.fit({"x": images, "labs": labs}, rng.integers(0, 2, 60))
+    loaded = amodal.estimator.load(clf.save(tmp_path / "model"))
+    clf.predict({"x": images, "labs": labs})  # no warning, which would be an error
+    clf.predict({"labs": labs})
+    train, without = {"x": images, "labs": labs}, np.full((1, 2), np.nan)
+    for task in (
+        lambda: clf.predict({"x": images[:1] / 255}),
+        lambda: loaded.predict({"x": images / 255.0, "labs": labs}),
+        lambda: loaded.predict({"x": [None, images[0] / 255.0], "labs": labs[:2]}),
+        lambda: clf.impact({"x": images[:1] / 255, "labs": without}, train=train, draws=2),
+        lambda: clf.advise({"x": images[:1] / 255, "labs": without}, train=train, draws=2),
+    ):
+        with pytest.warns(UserWarning, match="modality 'x': .* images lie beyond all of training's"):
+            task()

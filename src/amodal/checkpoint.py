@@ -126,13 +126,16 @@ class TrainedModel:
         self.method.to(resolve_device(device))
         return self
 
-    def batches(self, cohort: Cohort, batch_size: int = 1024, rows: np.ndarray | None = None) -> Iterator[Batch]:
+    def batches(
+        self, cohort: Cohort, batch_size: int = 1024, rows: np.ndarray | None = None, *, check_levels: bool = False
+    ) -> Iterator[Batch]:
         """Cuts a cohort into scaled batches on the model's device, in order.
 
         Args:
             cohort: Cases with this model's modalities, or some of them; one that the cohort lacks is absent.
             batch_size: Rows a batch.
             rows: Positions of the rows to take; None takes all.
+            check_levels: Warn at the end of images that are clearly beyond those of training in level.
 
         Yields:
             Batches without regard to whether anything is observed.
@@ -142,13 +145,12 @@ class TrainedModel:
         """
         check_schema(self.schema, cohort.schema)
         rows = np.arange(len(cohort)) if rows is None else rows
-        for batch in self._raw_batches(cohort, batch_size, rows):
-            yield self.scaling.apply(batch).to(self.device)
-
-    def _raw_batches(self, cohort: Cohort, batch_size: int, rows: np.ndarray) -> Iterator[Batch]:
-        dataset = CohortDataset(cohort, None)
+        dataset, levels = CohortDataset(cohort, None), LevelCheck(self.scaling.levels if check_levels else {})
         for start in range(0, len(rows), batch_size):
-            yield self._conform(dataset[rows[start : start + batch_size]], cohort.schema)
+            batch = self._conform(dataset[rows[start : start + batch_size]], cohort.schema)
+            levels.add(batch)
+            yield self.scaling.apply(batch).to(self.device)
+        levels.warn()
 
     def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
         """Predicts cases with any presence, and warns of images that are clearly beyond those of training in level.
@@ -175,17 +177,14 @@ class TrainedModel:
         rows = np.flatnonzero(seen)
         outputs = np.empty((len(cohort), len(self.prior)), dtype=np.float64)
         outputs[:] = self.prior
-        done, levels = 0, LevelCheck({} if on_empty == "silent" else self.scaling.levels)
+        done = 0
         with inference(self.method):
-            for raw in self._raw_batches(cohort, batch_size, rows):
-                levels.add(raw)
-                batch = self.scaling.apply(raw).to(self.device)
+            for batch in self.batches(cohort, batch_size, rows, check_levels=on_empty != "silent"):
                 predicted = self.method.predict(batch).double().cpu().numpy()
                 if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted
                 done += len(batch)
-        levels.warn()
         return outputs[:, 0] if self.schema.task.traits.one_value else outputs
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:

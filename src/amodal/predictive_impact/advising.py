@@ -136,7 +136,7 @@ def advise(
     work = _Work(model, source, value, utility, prices, worth, steps, odds_ratio)
     parts: list[dict[str, np.ndarray]] = []
     with inference(model.method), progress_bar("advice", quiet=not progress) as tell:
-        for batch in model.batches(cohort, min(256, chunk_of(model, draws))):
+        for batch in model.batches(cohort, min(256, chunk_of(model, draws)), check_levels=True):
             parts.append(work.of_batch(batch))
             if tell is not None:
                 tell(sum(len(part["observed"]) for part in parts), len(cohort))

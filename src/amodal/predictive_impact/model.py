@@ -122,7 +122,7 @@ def impact(
     work = _Work(model, source, tuple(asked), kind if model.schema.task.is_classification else False, odds_ratio)
     parts = []
     with inference(model.method), progress_bar("impact", quiet=not progress) as tell:
-        for batch in model.batches(cohort, chunk_of(model, draws)):
+        for batch in model.batches(cohort, chunk_of(model, draws), check_levels=True):
             refuse_empty(model, batch)
             parts.append(work.of_batch(batch))
             if tell is not None:

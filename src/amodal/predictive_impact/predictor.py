@@ -43,8 +43,10 @@ class Predictor(Protocol):
         """Where the weights are."""
         ...
 
-    def batches(self, cohort: Cohort, batch_size: int = 1024, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """Scaled batches on the model's device, in order, with the model's modalities."""
+    def batches(
+        self, cohort: Cohort, batch_size: int = 1024, rows: np.ndarray | None = None, *, check_levels: bool = False
+    ) -> Iterator[Batch]:
+        """Scaled batches on the model's device, in order; `check_levels`: warn of images beyond those of training."""
         ...
 
     def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
