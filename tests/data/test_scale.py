@@ -197,6 +197,14 @@ def test_images_on_another_scale_than_trainings_are_told(train, new):
     assert "bring them to" in said
 
 
+def test_images_on_another_scale_are_told_where_training_has_black_ones_too():
+    images = 255 * np.repeat(np.arange(40) % 2, 16).reshape(-1, 1, 4, 4).astype(np.float32)
+    (said,) = _told(images, images / 255)
+    assert "all 40 images lie far below most of training's (mean level 0 … 1, in training 0 … 255" in said
+    assert not _told(images, images)
+    assert not _told(images, images[:1])  # one black image is like some of training's
+
+
 def test_images_like_trainings_are_not_told():
     assert not _told(_images(0, 255), _images(0, 255, n=400))
     assert not _told(_images(0, 255, n=30), _images(0, 255, n=1))

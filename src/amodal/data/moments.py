@@ -39,17 +39,15 @@ def image_levels(values: np.ndarray) -> np.ndarray:
 
 
 def level_range(cuts: Cuts) -> np.ndarray:
-    """Smallest and largest `IMAGE_LEVELS` over present images, float64 (2, 2); NaN where there is none."""
-    found = np.full((2, 2), np.nan)  # (levels, low and high)
-    for _, cut in cuts:
-        levels = image_levels(cut.values)
-        found[:, 0] = np.fmin(found[:, 0], np.fmin.reduce(levels, axis=0))
-        found[:, 1] = np.fmax(found[:, 1], np.fmax.reduce(levels, axis=0))
-    return found
+    """Smallest, largest and upper quartile of `IMAGE_LEVELS` over present images, (2, 3); NaN where there is none."""
+    levels = np.concatenate([np.zeros((0, 2)), *(image_levels(cut.values) for _, cut in cuts)])  # (n, 2)
+    if not len(levels):
+        return np.full((2, 3), np.nan)
+    return np.stack([levels.min(0), levels.max(0), np.quantile(levels, 0.75, axis=0)], axis=1)
 
 
 def beyond_levels(levels: np.ndarray, pairs: np.ndarray, slack: np.ndarray) -> np.ndarray:
-    """Which `IMAGE_LEVELS` (n, 2) lie beyond all of training's, pairs (2, 2) of low and high, by more than a slack.
+    """which `IMAGE_LEVELS` (n, 2) lie beyond all of training's, pairs (2, …) of low and high, by over a slack.
 
     Returns:
         Bool (n, 2).

@@ -19,6 +19,7 @@ from amodal.schema import Schema
 __all__ = ["LevelCheck", "Scaling"]
 
 _QUANTILE_ROWS = 100_000
+_MANY = 20  # images that are all below a quarter of training's upper quartile: by chance in 0.3 % of cases
 _SHARE_BEYOND = 0.1  # of new images; below, chance alone may put them beyond a small training set
 
 
@@ -38,8 +39,8 @@ class Scaling:
         target_scale: Scale of a regression target; 1 otherwise.
         clip: Bound :math:`c` on standardised inputs, so that one wild value (a pH of 735) cannot swamp a batch;
             infinity: none.
-        levels: Of each image modality the smallest and largest mean level and contrast of a training image, (2, 2), by
-            which predictions tell images on another scale; empty for runs that did not record them.
+        levels: Of each image modality the smallest, largest and upper quartile of mean level and contrast of training
+            images, (2, 3), by which predictions tell images on another scale; empty for runs that did not record them.
     """
 
     means: Mapping[str, Tensor]
@@ -134,8 +135,8 @@ class Scaling:
             parts[part][name] = torch.from_numpy(array)
         ranges = {name: np.array(arrays[key], dtype=np.float64) for key, name in levels.items() if key in arrays}
         for name, pairs in ranges.items():
-            if pairs.shape != (2, 2):
-                raise DataError(f"levels of modality {name!r} are damaged", expected="(2, 2)", got=pairs.shape)
+            if pairs.shape != (2, 3):
+                raise DataError(f"levels of modality {name!r} are damaged", expected="(2, 3)", got=pairs.shape)
         mean, scale = (float(number) for number in arrays["target"])
         return cls(parts["mean"], parts["scale"], mean, scale, float(arrays["clip"][0]), ranges)
 
@@ -144,7 +145,8 @@ class LevelCheck:
     """Images to predict whose mean level or contrast lies clearly beyond all of training's.
 
     Clearly is by a quarter of training's range and, on the dark side, below half of its lowest level: a model trained
-    on bytes is told from one that is given the same images divided by 255.
+    on bytes tells the same images divided by 255. Where training has black images as well, that shows only in many: all
+    of them are below a quarter of training's upper quartile.
 
     Args:
         ranges: `Scaling.levels`.
@@ -160,27 +162,36 @@ class LevelCheck:
             self.found[name].append(image_levels(batch.values[name][batch.observed[name]].numpy()))
 
     def warn(self, stacklevel: int = 2) -> None:
-        """Warns of each modality of which a tenth or more of the images lie beyond."""
-        for name, (pairs, parts) in {name: (self.ranges[name], parts) for name, parts in self.found.items()}.items():
-            levels = np.concatenate([np.zeros((0, 2)), *parts])  # (n, 2)
-            if not len(levels):
-                continue
-            margin = 0.25 * (pairs[:, 1] - pairs[:, 0]) + 0.01 * np.abs(pairs).max()
-            lower = np.where(pairs[:, 0] > 0, np.minimum(margin, pairs[:, 0] / 2), margin)
-            beyond = beyond_levels(levels, pairs, np.stack([lower, margin], axis=1))
-            if beyond.any(1).mean() < _SHARE_BEYOND:
-                continue
-            said = "; ".join(
-                f"{what} {levels[:, d].min():.3g} … {levels[:, d].max():.3g}, in training {low:.3g} … {high:.3g}"
-                for d, (what, (low, high)) in enumerate(zip(IMAGE_LEVELS, pairs))
-                if beyond[:, d].any()
-            )
-            warnings.warn(
-                f"modality {name!r}: {int(beyond.any(1).sum())} of {len(levels)} images lie beyond all of training's "
-                f"({said}). If they are on another scale (bytes 0 … 255 and the same divided by 255), bring them to "
-                "that of training.",
-                stacklevel=stacklevel + 1,
-            )
+        """Warns of each modality of which a tenth or more of the images lie beyond, or all far below most."""
+        for name, pairs in self.ranges.items():
+            levels = np.concatenate([np.zeros((0, 2)), *self.found[name]])  # (n, 2)
+            problem = _level_problem(levels, pairs) if len(levels) else None
+            if problem is not None:
+                warnings.warn(
+                    f"modality {name!r}: {problem}. If they are on another scale (bytes 0 … 255 and the same divided "
+                    "by 255), bring them to that of training.",
+                    stacklevel=stacklevel + 1,
+                )
+
+
+def _level_problem(levels: np.ndarray, pairs: np.ndarray) -> str | None:
+    margin = 0.25 * (pairs[:, 1] - pairs[:, 0]) + 0.01 * np.abs(pairs[:, :2]).max()
+    lower = np.where(pairs[:, 0] > 0, np.minimum(margin, pairs[:, 0] / 2), margin)
+    beyond = beyond_levels(levels, pairs, np.stack([lower, margin], axis=1))  # (n, 2)
+    n = len(levels)
+    if beyond.any(1).mean() >= _SHARE_BEYOND:
+        which, text = beyond.any(0), f"{int(beyond.any(1).sum())} of {n} images lie beyond all of training's"
+    elif n >= _MANY:
+        which, text = levels.max(0) < pairs[:, 2] / 4, f"all {n} images lie far below most of training's"
+    else:
+        return None
+    said = "; ".join(
+        f"{level} {levels[:, d].min():.3g} … {levels[:, d].max():.3g}, in training {low:.3g} … {high:.3g}, "
+        f"of a quarter {upper:.3g} or more"
+        for d, (level, (low, high, upper)) in enumerate(zip(IMAGE_LEVELS, pairs))
+        if which[d]
+    )
+    return f"{text} ({said})" if said else None
 
 
 def _thinned(cohort: Cohort) -> Cohort:
