@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from amodal.data import load_cohort
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -46,7 +46,7 @@ def test_every_variant_is_one_that_can_be_built():
     for group in recipe.GROUPS.values():
         for name, (method, options) in group.items():
             if method == "cm2":
-                built = METHODS[method](schema, **options)
+                built = METHODS[method](schema, **method_options(method, options))
                 assert (built.law is None) == (options.get("completion") == "none" and name == "cm2, neither")
     ks = {
         name: METHODS["cm2"](schema, **recipe.COMPONENTS[name][1]).law.mixture.components for name in recipe.COMPONENTS

@@ -44,6 +44,7 @@ def test_the_command_takes_runs_one_after_the_other(folders, capsys):
         "comparison",
         "patterns",
         "calibration",
+        "decisions",
         "cases",
         "training",
         "methods",

@@ -30,7 +30,11 @@ def draw_all(names: list[str], metric: Metric = METRICS["accuracy"]) -> dict[str
         "curves": figures.draw_curves([0, 1], series(2, names), "x", "y", key="curves", alt="alt"),
         "whole": figures.draw_curves([1, 2], series(2, names), "x", "y", key="whole", alt="alt", whole=True),
         "reliability": figures.draw_reliability(
-            {"1 present": line}, key="reliability", alt="alt", title=names[0], labels=("a", "b")
+            {"1 present": (Mark(COLOURS[0], MARKERS[0]), line)},
+            key="reliability",
+            alt="alt",
+            title=names[0],
+            labels=("a", "b"),
         ),
         "history": figures.draw_history({"training": line, "validation": line}, 1, key="history", title=names[0]),
     }

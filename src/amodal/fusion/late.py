@@ -36,6 +36,7 @@ def average_predictions(outputs: Tensor, observed: Tensor, kind: str) -> Tensor:
         The sum rule of :cite:`kittler1998combining`, section 3.3.
 
     Example:
+        >>> import math
         >>> sure, unsure = [math.log(0.9), math.log(0.1)], [math.log(0.5), math.log(0.5)]
         >>> average_predictions(torch.tensor([[sure, unsure]]), torch.tensor([[True, True]]), "binary").softmax(1)
         tensor([[0.7000, 0.3000]])

@@ -108,8 +108,8 @@ def _by_modality(result: Impact, advice: Advice) -> Table:
     for m, name in enumerate(result.names):
         absent = ~result.observed[:, m]
         if absent.any():
-            means = [np.nanmean(column[absent]) if np.isfinite(column[absent]).any() else np.nan for column in
-                     (result.per_modality[name], result.if_last[name], advice.gain[:, m])]  # fmt: skip
+            columns = (result.per_modality[name], result.if_last[name], advice.gain[:, m])
+            means = [float(np.nanmean(c[absent])) if np.isfinite(c[absent]).any() else np.nan for c in columns]
             rows.append([name.replace("_", " "), f"{absent.sum():,}", *map(_cell, means), f"{(names == name).sum():,}"])
     head = ["modality", "absent in", "mean change if next", "mean change if last", "mean gain", "to look at next in"]
     return Table(head, rows, "All cases, by modality")

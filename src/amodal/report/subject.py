@@ -169,7 +169,7 @@ def subject_of(
 def _title(results: Results) -> str:
     name = results.task.name
     name = name.capitalize() if name.islower() else name
-    methods = f"{len(results.names)} methods compared" if len(results.names) > 1 else results.names[0]
+    methods = f"{len(results.names)} methods compared" if len(results.names) > 1 else " ".join(results.names)
     return f"{name}: {methods}"
 
 
