@@ -180,9 +180,12 @@ def _level_problem(levels: np.ndarray, pairs: np.ndarray) -> str | None:
     beyond = beyond_levels(levels, pairs, np.stack([lower, margin], axis=1))  # (n, 2)
     n = len(levels)
     if beyond.any(1).mean() >= _SHARE_BEYOND:
-        which, text = beyond.any(0), f"{int(beyond.any(1).sum())} of {n} images lie beyond all of training's"
+        which, text = (
+            np.asarray(beyond.any(0)),
+            f"{int(beyond.any(1).sum())} of {n} images lie beyond all of training's",
+        )
     elif n >= _MANY:
-        which, text = levels.max(0) < pairs[:, 2] / 4, f"all {n} images lie far below most of training's"
+        which, text = np.asarray(levels.max(0) < pairs[:, 2] / 4), f"all {n} images lie far below most of training's"
     else:
         return None
     said = "; ".join(

@@ -87,7 +87,7 @@ class Classified:
         """Weighted mean over cases of the mean over a case's known labels of values (N, K)."""
         if self.known is None:
             return weighted_mean(values.mean(1), weight)
-        rows = self.known.any(1)
+        rows = np.asarray(self.known.any(1))
         known = self.known[rows]
         means = np.where(known, values[rows], 0.0).sum(1) / known.sum(1)
         return weighted_mean(means, _of_rows(weight, rows))

@@ -186,9 +186,9 @@ def _curves(subject: Subject, label: str, i: int) -> Drawing:
         predicted = predicted_by(subject.results.runs_of(name)[0])._replace(resamples=200)
         table = decision_curve(predicted, _CURVE.tolist())
         rows = table[table["label"] == label]
-        columns = [rows[c].to_numpy() for c in ("model", "model_low", "model_high")]
+        columns = [np.asarray(rows[c]) for c in ("model", "model_low", "model_high")]
         series.append(Series(name, subject.marks[name], [Interval(a, b, c, 200, 0) for a, b, c in zip(*columns)]))
-        everyone = rows["all"].to_numpy()
+        everyone = np.asarray(rows["all"])
     assert everyone is not None
     _, true, _ = predicted_by(subject.first).outcomes()[label]
     svg = figures.draw_decision_curves(
