@@ -85,7 +85,7 @@ class TaskKind(ABC):
         return ()
 
     def unusable(self, target: np.ndarray) -> np.ndarray:
-        """Flags of the entries of a numeric target that cannot be used, bool of its shape: those that are not finite."""
+        """Flags of entries of a numeric target that cannot be used, bool of its shape: those that are not finite."""
         return ~np.isfinite(target)
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Account of what a preparation read, lost and assumed: every cell and row is measured, empty or counted with its reason."""
+"""Account of what a preparation read, lost and assumed: every cell and row is measured, empty or counted."""
 
 from __future__ import annotations
 
