@@ -85,7 +85,7 @@ class TaskKind(ABC):
         return ()
 
     def unusable(self, target: np.ndarray) -> np.ndarray:
-        """Which entries of a numeric target cannot be used, bool of its shape: those that are not finite."""
+        """Flags of entries of a numeric target that cannot be used, bool of its shape: those that are not finite."""
         return ~np.isfinite(target)
 
     @abstractmethod
@@ -98,7 +98,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
-        """What is predicted when nothing is known, from training targets: frequencies (C,), or the mean (1,)."""
+        """The prediction when nothing is known, from training targets: frequencies (C,), or the mean (1,)."""
 
     @abstractmethod
     def constant_outputs(self, total: Tensor, count: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class TaskKind(ABC):
         """Groups of cases by their target, each bool (N,): classes, labels, or thirds."""
 
     def outcomes(self, target: np.ndarray, classes: Sequence[Any]) -> dict[str, np.ndarray]:
-        """What a case may have or not, each bool (N,); none for a value, one for two classes."""
+        """The outcomes a case may have, each bool (N,); none for a value, one for two classes."""
         return self.groups(target, classes)
 
     @abstractmethod
@@ -159,7 +159,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def prediction_loss(self, prediction: Tensor, target: Tensor, over_labels: OverLabels = "mean") -> Tensor:
-        """What `loss` gives for the outputs of predictions."""
+        """The value of `loss` for the outputs of predictions."""
 
     def prediction_error(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Share of what was predicted wrongly in each row, (B,).
@@ -186,7 +186,7 @@ class TaskKind(ABC):
     @property
     @abstractmethod
     def utilities(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """What a prediction is worth, by name, the default in front: (…) of predictions (…, C), or of values (…)."""
+        """The utilities of a prediction by name, the default in front: (…) of predictions (…, C), or of values (…)."""
 
 
 def tiny_log(probability: Tensor) -> Tensor:
