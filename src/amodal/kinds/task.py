@@ -85,8 +85,8 @@ class TaskKind(ABC):
         return ()
 
     def unusable(self, target: np.ndarray) -> np.ndarray:
-        """Which entries of a numeric target cannot be used, bool of its shape: those that are not finite."""
-        return ~np.isfinite(target)
+        """Which entries of a numeric target cannot be used, bool of its shape: infinite ones; NaN is an unknown one."""
+        return np.isinf(target)
 
     @abstractmethod
     def n_features(self, n_outputs: int) -> int:

@@ -82,6 +82,7 @@ class TrainingLoop:
             pin_memory=self.device.type == "cuda",
             rank=self.processes.rank,
             world_size=self.processes.size,
+            labelled_share=self.settings.labelled_share,
         )
         steps = len(loader)
         clock = Clock(epoch * steps, epoch, self.settings.epochs * steps, self.settings.epochs)
