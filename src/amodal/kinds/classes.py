@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from amodal.batch import UNKNOWN_CLASS
-from amodal.kinds.task import OverLabels, TaskKind, log_mean, tiny_log
+from amodal.kinds.task import OverLabels, TaskKind, among, log_mean, tiny_log
 
 __all__ = ["Binary", "Multiclass", "OneClass"]
 
@@ -36,6 +36,14 @@ class OneClass(TaskKind):
         if target.is_floating_point():
             return target
         return functional.one_hot(target + 1, n_outputs + 1)[..., 1:]  # the column of -1 falls away
+
+    def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The same class, or the probability of drawing the same."""
+        if target.is_floating_point():
+            known = ~target.isnan().any(1)
+            probability = torch.where(known[:, None], target, 0.0)
+            return among(known, probability @ probability.mT)
+        return among(target >= 0, (target[:, None] == target).float())
 
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
         """Shares of the classes."""
