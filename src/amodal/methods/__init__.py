@@ -12,6 +12,7 @@ from amodal.methods.cepa import CEPA
 from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
 from amodal.methods.fills import Fills
+from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
 from amodal.methods.late_fusion import LateFusion
@@ -21,6 +22,7 @@ from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
+from amodal.methods.simmlm import SimMLM
 from amodal.methods.unimodal import Unimodal
 from amodal.options import resolve_options
 
@@ -42,6 +44,8 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
+    "fusemoe": FuseMoE,
+    "simmlm": SimMLM,
 }
 
 
