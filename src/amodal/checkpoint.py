@@ -188,7 +188,7 @@ class TrainedModel:
         return outputs[:, 0] if self.schema.task.traits.one_value else outputs
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:
-        """How much what is missing could still change each prediction.
+        """Variability of each prediction over what is missing.
 
         Args:
             cohort: N cases, whatever they lack.
@@ -200,7 +200,7 @@ class TrainedModel:
         return impact(self, cohort, **options)
 
     def advise(self, cohort: Cohort, **options: Any) -> Advice:
-        """Which missing modality of each case to look at next.
+        """Advice on the missing modality of each case to look at next.
 
         Args:
             cohort: N cases, whatever they lack.

@@ -301,7 +301,7 @@ def _print_preparation(record: dict[str, Any]) -> None:
 
 
 def describe_cohort(cohort: Any) -> str:
-    """What a cohort holds, in lines: sizes, splits, target, presence."""
+    """Description of a cohort in lines: sizes, splits, target, presence."""
     import numpy as np
 
     from amodal.missingness import Natural
@@ -335,7 +335,7 @@ def describe_cohort(cohort: Any) -> str:
 
 
 def describe_modalities(cohort: Any) -> list[str]:
-    """What each modality was taken for, a line each."""
+    """Description of each modality, a line each."""
     from amodal.data.table import TableSchema
 
     record = (cohort.source or {}).get("table")

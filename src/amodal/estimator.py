@@ -31,7 +31,7 @@ _ONE = "x"  # name of the modality that a table is when nothing divides it
 
 
 class _Estimator(BaseEstimator):
-    """What the classifier and the regressor share."""
+    """Base of the classifier and the regressor."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class _Estimator(BaseEstimator):
         raise NotImplementedError
 
     def _weights(self, sample_weight: Any, outcome: Outcome, n: int) -> np.ndarray | None:
-        """How much each case counts; None: all alike."""
+        """The weight of each case; None: all alike."""
         if sample_weight is None:
             return None
         weights = np.asarray(sample_weight, dtype=np.float64)
@@ -277,7 +277,7 @@ class _Estimator(BaseEstimator):
     # What is missing -------------------------------------------------------------------------------------------------
 
     def impact(self, X: Any, observed: Any = None, *, train: Any = None, **options: Any) -> Impact:
-        """How much what is missing could still change each prediction; see `amodal.impact`.
+        """Variability of each prediction over what is missing; see `amodal.impact`.
 
         Args:
             X: Cases as for `predict`.
@@ -297,7 +297,7 @@ class _Estimator(BaseEstimator):
         return self.model_.impact(cohort, train=None if train is None else lenders, **options)
 
     def advise(self, X: Any, observed: Any = None, *, train: Any = None, **options: Any) -> Advice:
-        """Which missing modality of each case to look at next; see `amodal.predictive_impact.advise`.
+        """Advice on the missing modality of each case to look at next; see `amodal.predictive_impact.advise`.
 
         Args:
             X: Cases as for `predict`.

@@ -294,7 +294,7 @@ def degradation(
     metrics: Sequence[str] | None = None,
     resamples: int = 1000,
 ) -> pd.DataFrame:
-    """How a model's metrics fall as more modalities are removed.
+    """The fall of a model's metrics as more modalities are removed.
 
     Args:
         model: A trained model.

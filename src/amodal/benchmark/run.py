@@ -34,7 +34,7 @@ _LARGEST_M = 6  # modalities of which all patterns (63) are imposed
 
 @dataclass(frozen=True)
 class Progress:
-    """What `run_all` tells after each experiment.
+    """Progress that `run_all` reports after each experiment.
 
     Args:
         done: How many have ended.

@@ -171,7 +171,7 @@ def fixed_order(
 
 @dataclass
 class _Chooser:
-    """Which modality each case gets next, whether it gets one, and which cases come first."""
+    """The choice of each case's next modality, of whether it gets one, and of the order of cases."""
 
     model: Predictor
     cohort: Cohort

@@ -134,7 +134,7 @@ class DonorCompletions:
 
     @property
     def how(self) -> str:
-        """Where the completions come from, in words."""
+        """The source of the completions, in words."""
         k, n = self.number, len(self.train)
         return (
             f"completions taken from the {k} most similar of {n} training cases (similar in what both have, weighted "

@@ -50,7 +50,7 @@ def impact(
     coverage: float = 0.9,
     progress: bool = False,
 ) -> Impact:
-    r"""How much what is missing could still change each prediction.
+    r"""Variability of each prediction over what is missing.
 
     Each case is completed in many plausible ways, by the method itself if it draws completions of modalities, or with
     the missing modalities of similar training cases (`DonorCompletions`; the result says which). The spread of the

@@ -138,7 +138,7 @@ def _suspicions(inspection: Inspection) -> Markup:
 
 
 def _losses(cohort: Cohort) -> Markup:
-    """What a preparation from tables counted, with the first rows of each kind."""
+    """Problems that a preparation from tables counted, with the first rows of each kind."""
     record = (cohort.source or {})["preparation"]
     counts = sorted(record["counts"].items(), key=lambda pair: -pair[1])
     problems = Table(

@@ -221,7 +221,7 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
 
 
 def _differing(plan: dict[str, Any], stored: dict[str, Any]) -> list[str]:
-    """Where two plans differ, in words; of data, which part of the content."""
+    """The differences between two plans, in words; of data, the part of the content."""
     differing = sorted(key for key in plan if json.loads(json.dumps(plan[key])) != stored.get(key))
     if "data" in differing:
         before = stored.get("data", {}).get("digests", {})

@@ -1,4 +1,4 @@
-"""Who the cases of a manifest are: ids, groups, splits, targets."""
+"""The cases of a manifest: ids, groups, splits, targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the columns of a table look like: kinds, ranges, words, and what their names say in several languages."""
+"""Descriptions of the columns of a table: kinds, ranges, words, and what their names say in several languages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .
 
 @dataclass
 class Look:
-    """What a column looks like.
+    """Description of a column.
 
     Attributes:
         name: The column.

@@ -71,7 +71,7 @@ class LabelColumn:
 
 @dataclass(frozen=True)
 class TaskColumns:
-    """What is predicted, and where it stands.
+    """The target and the columns that hold it.
 
     Attributes:
         task: Kind, name, classes, units, bins.
