@@ -17,11 +17,13 @@ from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.lvae import LVAE
+from amodal.methods.m3jepa import M3JEPA
 from amodal.methods.mmvae import MMVAE
 from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
+from amodal.methods.robult import Robult
 from amodal.methods.simmlm import SimMLM
 from amodal.methods.unimodal import Unimodal
 from amodal.options import resolve_options
@@ -46,6 +48,8 @@ METHODS: dict[str, type[Method]] = {
     "cm2": CM2,
     "fusemoe": FuseMoE,
     "simmlm": SimMLM,
+    "robult": Robult,
+    "m3jepa": M3JEPA,
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.network import Head
+from amodal.losses.contrast import margin_ranking
 from amodal.losses.masked import mean_over_rows, select
 from amodal.losses.task import task_loss
 from amodal.method import LossTerms, NetworkMethod
@@ -118,7 +119,7 @@ class SimMLM(NetworkMethod):
             *(losses_by_output(gated(experts, self.weights(features, s)), target, task) for s in (more, fewer))
         )
         own = [mean_over_outputs(part, known[0]) for part in losses]  # of both sets, (B,) each
-        rank = mean_over_outputs((losses[0] - losses[1]).clamp(min=0), known[0])
+        rank = mean_over_outputs(margin_ranking(*losses), known[0])
         terms = {
             "task": mean_over_rows(torch.where(paired, 0.5 * (own[0] + own[1]), own[0])),
             "rank": mean_over_rows(select(rank, paired)),
