@@ -39,6 +39,7 @@ SMALL: dict[str, dict] = {
     "lvae": {"hidden": 32, "latent": 4},
     "m3jepa": {"experts": 3},
     "fusemoe": {"experts": 4},
+    "smil": {"prototypes": 4},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}

@@ -24,7 +24,9 @@ from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
 from amodal.methods.robult import Robult
+from amodal.methods.shaspec import ShaSpec
 from amodal.methods.simmlm import SimMLM
+from amodal.methods.smil import SMIL
 from amodal.methods.unimodal import Unimodal
 from amodal.options import resolve_options
 
@@ -50,6 +52,8 @@ METHODS: dict[str, type[Method]] = {
     "simmlm": SimMLM,
     "robult": Robult,
     "m3jepa": M3JEPA,
+    "smil": SMIL,
+    "shaspec": ShaSpec,
 }
 
 
