@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from amodal.batch import Batch
 from amodal.errors import ConfigurationError
-from amodal.fusion.experts import ExpertPool
-from amodal.methods.fusemoe import ExpertLayer, FuseMoE, Router, entropy_term, squared_variation
+from amodal.fusion.experts import ExpertPool, Router, squared_variation
+from amodal.methods.fusemoe import ExpertLayer, FuseMoE, entropy_term
 
 close = torch.testing.assert_close
 SMALL = {"experts": 6, "hidden": 8, "dropout": 0.0}

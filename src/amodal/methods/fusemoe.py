@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.errors import ConfigurationError
-from amodal.fusion.experts import ExpertPool, top_gates
-from amodal.losses.masked import connected_zero
+from amodal.fusion.experts import ExpertPool, Router, Routing, squared_variation
 from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Positive, Share, Size, Weight
 from amodal.schema import Schema
 
-__all__ = ["FuseMoE", "Router", "entropy_term", "squared_variation"]
+__all__ = ["ExpertLayer", "FuseMoE", "entropy_term"]
 
 
 class FuseMoE(NetworkMethod):
@@ -130,20 +127,6 @@ class FuseMoE(NetworkMethod):
         return LossTerms(terms, {name: weight for name, weight in self.loss_weights.items() if name in terms})
 
 
-class Routing(NamedTuple):
-    """Where a router sent some inputs.
-
-    Attributes:
-        gates: Of shape (N, E): k positive ones a row, which add up to one.
-        load: Expected number of inputs of each expert under the noise, (E,); counts without noise.
-        probabilities: A softmax over all experts without noise, (N, E).
-    """
-
-    gates: Tensor
-    load: Tensor
-    probabilities: Tensor
-
-
 class ExpertLayer(nn.Module):
     """One layer: the experts' mixture of the streams, then a feed-forward part for each, both as branches.
 
@@ -196,67 +179,6 @@ class ExpertLayer(nn.Module):
         streams = streams + self.dropout(mixed.view_as(streams))
         moved = torch.stack([part(z) for part, z in zip(self.feedforward, streams.unbind(1))], dim=1)
         return streams + self.dropout(moved), routings
-
-
-class Router(nn.Module):
-    """Gates of E experts for inputs (N, D), k of them positive.
-
-    Args:
-        width: Width D, of normalised inputs.
-        n_experts: Number of experts E.
-        gate: "laplace", "gaussian" or "softmax".
-        top_k: k.
-        temperature: Divisor of the logits.
-    """
-
-    def __init__(self, width: int, n_experts: int, *, gate: str, top_k: int, temperature: float = 1.0):
-        super().__init__()
-        self.gate, self.top_k, self.temperature = gate, top_k, temperature
-        scale = width**-0.5 if gate == "softmax" else 1.0
-        self.centres = nn.Parameter(scale * torch.randn(n_experts, width))
-        self.noise = nn.Parameter(torch.zeros(n_experts, width))
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits (N, E) without noise."""
-        if self.gate == "softmax":
-            return x @ self.centres.T / self.temperature
-        squared = (x[:, None] - self.centres).square().sum(2)
-        return -(squared if self.gate == "gaussian" else (squared + 1e-12).sqrt()) / self.temperature
-
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Routing:
-        """Where inputs (N, D) are sent, with noise from a generator or without."""
-        clean = noisy = self.logits(x)
-        scale = functional.softplus(x @ self.noise.T - 3.0) + 0.01
-        if generator is not None:
-            draws = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
-            noisy = clean + draws * scale
-        gates = top_gates(noisy, self.top_k)
-        if generator is None or self.top_k == clean.shape[1]:
-            load = (gates > 0).sum(0).to(gates.dtype)
-        else:
-            load = _chance_of_the_top(clean, noisy, scale, self.top_k).sum(0)
-        return Routing(gates, load, clean.softmax(1))
-
-
-def _chance_of_the_top(clean: Tensor, noisy: Tensor, scale: Tensor, k: int) -> Tensor:
-    """Probability (N, E) that an expert is among the k first if its own noise is drawn anew, the others' is not."""
-    top = noisy.topk(k + 1, dim=1).values
-    inside = noisy > top[:, k:]
-    # The place to be beaten is the (k + 1)-th if the expert holds one of the first k, and the k-th otherwise.
-    threshold = torch.where(inside, top[:, k:], top[:, k - 1 : k])
-    return 0.5 * (1 + torch.erf((clean - threshold) / (scale * math.sqrt(2))))
-
-
-def squared_variation(values: Tensor) -> Tensor:
-    """Squared coefficient of variation of values (E,): unbiased variance over squared mean; 0 for one value.
-
-    Example:
-        >>> squared_variation(torch.tensor([1.0, 3.0]))  # 2 / 4
-        tensor(0.5000)
-    """
-    if len(values) < 2:
-        return connected_zero(values)
-    return values.var() / (values.mean().square() + 1e-10)
 
 
 def entropy_term(usage: Tensor) -> Tensor:
