@@ -37,6 +37,7 @@ SMALL: dict[str, dict] = {
     "mmvae": {"hidden": 32, "latent": 4},
     "cmmd": {"hidden": 32, "latent": 4},
     "lvae": {"hidden": 32, "latent": 4},
+    "smil": {"prototypes": 4},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}

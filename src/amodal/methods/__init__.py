@@ -21,6 +21,8 @@ from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
+from amodal.methods.shaspec import ShaSpec
+from amodal.methods.smil import SMIL
 from amodal.methods.unimodal import Unimodal
 from amodal.options import resolve_options
 
@@ -42,6 +44,8 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
+    "smil": SMIL,
+    "shaspec": ShaSpec,
 }
 
 
