@@ -85,8 +85,8 @@ class TaskKind(ABC):
         return ()
 
     def unusable(self, target: np.ndarray) -> np.ndarray:
-        """Flags of entries of a numeric target that cannot be used, bool of its shape: those that are not finite."""
-        return ~np.isfinite(target)
+        """Flags of entries of a numeric target that cannot be used, bool of its shape: infinite ones."""
+        return np.isinf(target)
 
     @abstractmethod
     def n_features(self, n_outputs: int) -> int:
@@ -95,6 +95,10 @@ class TaskKind(ABC):
     @abstractmethod
     def features(self, target: Tensor, n_outputs: int) -> Tensor:
         """A target as an input of a network, (B, T)."""
+
+    @abstractmethod
+    def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Agreement (B, B) of every two rows' targets, and the rows that have one (B,); see `label_agreement`."""
 
     @abstractmethod
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
@@ -192,6 +196,11 @@ class TaskKind(ABC):
 def tiny_log(probability: Tensor) -> Tensor:
     """Logarithms of probabilities, those of zero as of the smallest normal number."""
     return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+
+
+def among(known: Tensor, agreement: Tensor) -> tuple[Tensor, Tensor]:
+    """Agreement (B, B) of rows with a known target, zero for others, and which are known (B,)."""
+    return torch.where(known[:, None] & known, agreement, 0.0), known
 
 
 def log_mean(logs: Tensor, keep: Tensor) -> Tensor:
