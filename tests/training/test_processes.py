@@ -60,7 +60,7 @@ observed = {"image": rng.random(90) < 0.7, "table": np.ones(90, bool)}
 task = amodal.schema.Task("binary", classes=("no", "yes"))
 cohort = amodal.Cohort.from_arrays(values, task=task, target=y, observed=observed)
 rows = np.arange(90)
-encoders = {"image": {"name": "lenet"}}
+encoders = {"image": {"name": "lenet"}, "table": {"name": "mlp", "dropout": 0.0}}
 for devices in (1, 2):
     model = amodal.fit("fusion", cohort.take(rows[:60]), cohort.take(rows[60:]), encoders=encoders,
                        **settings | {"epochs": 6, "patience": 1, "devices": devices})
