@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
-from amodal.losses.masked import mean_over_rows
+from amodal.losses.masked import mean_over_observed, mean_over_rows, select
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.options import OptionsChecked
 from amodal.schema import Schema
@@ -134,8 +134,8 @@ class Method(OptionsChecked, nn.Module, ABC):
     couples_rows: ClassVar[bool] = False
     accepts_empty: ClassVar[bool] = False
     meets_all_patterns: bool = False
-    optimisers: ClassVar[Mapping[str, OptimiserSettings]] = {"main": OptimiserSettings()}
-    alternates: ClassVar[bool] = False
+    optimisers: Mapping[str, OptimiserSettings] = {"main": OptimiserSettings()}
+    alternates: bool = False
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
@@ -276,6 +276,10 @@ class Method(OptionsChecked, nn.Module, ABC):
 
     # What every method can use -------------------------------------------------------------------------------------
 
+    def presence(self, batch: Batch) -> Tensor:
+        """Presence of all modalities in the schema's order, bool, of shape (B, M)."""
+        return torch.stack([batch.observed[name] for name in self.schema.names], dim=1)
+
     def to_predictions(self, outputs: Tensor) -> Tensor:
         """Logits to probabilities, or (…, 1) regression outputs to (…)."""
         return logits_to_predictions(outputs, self.schema.task.kind)
@@ -283,6 +287,19 @@ class Method(OptionsChecked, nn.Module, ABC):
     def task_term(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The task's loss of outputs (B, C), a mean over all rows: a scalar."""
         return mean_over_rows(task_loss(outputs, batch.labels, self.schema.task.kind))
+
+    def own_term(self, outputs: Tensor, observed: Tensor, batch: Batch) -> Tensor:
+        """The task's loss of each modality's own outputs, a mean over the rows that have it; then their sum, a scalar.
+
+        Args:
+            outputs: Of shape (B, M, C); what stands where a modality is absent does not matter.
+            observed: Which of them count, bool, of shape (B, M).
+            batch: B rows, with target.
+        """
+        kind = self.schema.task.kind
+        parts = zip(outputs.unbind(1), observed.unbind(1))
+        means = [mean_over_observed(task_loss(select(own, seen), batch.labels, kind), seen) for own, seen in parts]
+        return torch.stack(means).sum()
 
 
 @contextmanager

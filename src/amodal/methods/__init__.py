@@ -11,16 +11,19 @@ from amodal.methods.boosting import Boosting
 from amodal.methods.cepa import CEPA
 from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
+from amodal.methods.daft import DAFT
 from amodal.methods.fills import Fills
 from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.lvae import LVAE
+from amodal.methods.mmtm import MMTM
 from amodal.methods.mmvae import MMVAE
 from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
+from amodal.methods.unified import Unified
 from amodal.methods.unimodal import Unimodal
 from amodal.options import resolve_options
 
@@ -42,6 +45,9 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
+    "mmtm": MMTM,
+    "daft": DAFT,
+    "unified": Unified,
 }
 
 
