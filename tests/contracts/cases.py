@@ -38,6 +38,7 @@ SMALL: dict[str, dict] = {
     "cmmd": {"hidden": 32, "latent": 4},
     "lvae": {"hidden": 32, "latent": 4},
     "daft": {"factor": 1.0},  # the width is small already: two units may see nothing
+    "smil": {"prototypes": 4},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}

@@ -1,7 +1,6 @@
 """Prototypes: small methods of shapes that no shipped method has yet, put through every contract.
 
-An objective with an inner gradient step; an adversary that shares the
-forward pass; a prediction that compares with remembered training cases.
+An adversary that shares the forward pass; a prediction that compares with remembered training cases.
 """
 
 from __future__ import annotations
@@ -16,40 +15,8 @@ from torch.nn import functional
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import task_loss
 from amodal.method import LossTerms, Method, NetworkMethod, OptimiserSettings
 from amodal.schema import Schema
-
-
-class InnerStep(NetworkMethod):
-    """Stand-ins of absent modalities that one gradient step adapts to each training row before the outer loss."""
-
-    def __init__(self, schema: Schema, encoders: PerModality | None = None, *, rate: float = 0.5):
-        super().__init__(schema)
-        self.rate = rate
-        self.encoders = encoders_for(schema, encoders)
-        width = width_of(self.encoders)
-        self.stand_in = nn.Parameter(0.1 * torch.randn(len(self.encoders), width))
-        self.head = nn.Sequential(
-            nn.Linear(len(self.encoders) * width, 16), nn.Tanh(), nn.Linear(16, schema.task.n_outputs)
-        )
-
-    def read(self, features: Tensor, observed: Tensor, stand_in: Tensor) -> Tensor:
-        return self.head(torch.where(observed[..., None], features, stand_in).flatten(1))
-
-    def outputs(self, batch: Batch) -> Tensor:
-        features, observed = encode_pooled(self.encoders, batch)
-        return self.read(features, observed, self.stand_in)
-
-    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        features, observed = encode_pooled(self.encoders, batch)
-        start = self.stand_in.expand(len(batch), -1, -1)  # one a row, so that rows stay independent
-        kind = self.schema.task.kind
-        with torch.enable_grad():
-            inner = task_loss(self.read(features, observed, start), batch.labels, kind).sum()
-            (slope,) = torch.autograd.grad(inner, start, create_graph=True)
-        adapted = start - self.rate * slope
-        return LossTerms({"task": self.task_term(self.read(features, observed, adapted), batch)})
 
 
 class Adversary(Method):
@@ -125,7 +92,6 @@ class RememberedBank(NetworkMethod):
 
 
 PROTOTYPES: dict[str, type[Method]] = {
-    "inner step": InnerStep,
     "adversary": Adversary,
     "remembered bank": RememberedBank,
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from amodal.kinds.task import OverLabels, TaskKind, log_mean, tiny_log
+from amodal.kinds.task import OverLabels, TaskKind, among, log_mean, tiny_log
 
 __all__ = ["Binary", "Multiclass", "OneClass"]
 
@@ -33,6 +33,14 @@ class OneClass(TaskKind):
     def features(self, target: Tensor, n_outputs: int) -> Tensor:
         """One-hot classes, int64, or the probabilities as they are."""
         return target if target.is_floating_point() else functional.one_hot(target, n_outputs)
+
+    def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The same class, or the probability of drawing the same."""
+        if target.is_floating_point():
+            known = ~target.isnan().any(1)
+            probability = torch.where(known[:, None], target, 0.0)
+            return among(known, probability @ probability.mT)
+        return among(target >= 0, (target[:, None] == target).float())
 
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
         """Shares of the classes."""

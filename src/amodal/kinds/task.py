@@ -97,6 +97,10 @@ class TaskKind(ABC):
         """A target as an input of a network, (B, T)."""
 
     @abstractmethod
+    def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Agreement (B, B) of every two rows' targets, and the rows that have one (B,); see `label_agreement`."""
+
+    @abstractmethod
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
         """The prediction when nothing is known, from training targets: frequencies (C,), or the mean (1,)."""
 
@@ -192,6 +196,11 @@ class TaskKind(ABC):
 def tiny_log(probability: Tensor) -> Tensor:
     """Logarithms of probabilities, those of zero as of the smallest normal number."""
     return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+
+
+def among(known: Tensor, agreement: Tensor) -> tuple[Tensor, Tensor]:
+    """Agreement (B, B) of rows with a known target, zero for others, and which are known (B,)."""
+    return torch.where(known[:, None] & known, agreement, 0.0), known
 
 
 def log_mean(logs: Tensor, keep: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.kinds.task import OverLabels, TaskKind
+from amodal.kinds.task import OverLabels, TaskKind, among
 
 __all__ = ["Regression"]
 
@@ -46,6 +46,12 @@ class Regression(TaskKind):
     def features(self, target: Tensor, n_outputs: int) -> Tensor:
         """The value."""
         return target[:, None]
+
+    def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """A normal kernel as wide as the standardised targets' standard deviation."""
+        known = ~target.isnan()
+        value = torch.where(known, target, 0.0)
+        return among(known, (-0.5 * (value[:, None] - value).square()).exp())
 
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
         """The mean."""

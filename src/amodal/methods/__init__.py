@@ -23,6 +23,8 @@ from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
+from amodal.methods.shaspec import ShaSpec
+from amodal.methods.smil import SMIL
 from amodal.methods.unified import Unified
 from amodal.methods.unimodal import Unimodal
 from amodal.options import resolve_options
@@ -48,6 +50,8 @@ METHODS: dict[str, type[Method]] = {
     "mmtm": MMTM,
     "daft": DAFT,
     "unified": Unified,
+    "smil": SMIL,
+    "shaspec": ShaSpec,
 }
 
 
