@@ -39,19 +39,14 @@ class CohortDataset(Dataset):
 class RowBatches(Sampler):
     """Index arrays of batches; the same for the same seed and epoch, whatever came before.
 
-    With several ranks every rank gets equally many batches of equal sizes: the first rows of the order come again at
-    its end until it can be shared out.
-
     Args:
         n: Number of rows.
         batch_size: Rows in a batch.
         shuffle: Whether to draw a new order every epoch.
         seed: Seed of the order.
-        rank: Of this process.
-        world_size: Number of processes.
 
     Raises:
-        ConfigurationError: If a size or the rank is out of range.
+        ConfigurationError: If a size is out of range.
 
     Example:
         >>> [rows.tolist() for rows in RowBatches(5, 2, shuffle=False, seed=0)]
@@ -65,36 +60,25 @@ class RowBatches(Sampler):
         *,
         shuffle: bool = False,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
     ):
-        for what, value in {"n": n, "batch_size": batch_size, "world_size": world_size}.items():
+        for what, value in {"n": n, "batch_size": batch_size}.items():
             if value < 1:
                 raise ConfigurationError(f"{what} is out of range", expected="1 or more", got=value)
-        if not 0 <= rank < world_size:
-            raise ConfigurationError("rank is out of range", expected=f"0 … {world_size - 1}", got=rank)
         self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose order comes next."""
         self.epoch = int(epoch)
 
-    @property
-    def _per_rank(self) -> int:
-        """Rows of each rank in an epoch."""
-        return -(-self.n // self.world_size)
-
     def __len__(self) -> int:
-        return -(-self._per_rank // self.batch_size)
+        return -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(self.n) if self.shuffle else np.arange(self.n)
-        share = self._per_rank
-        order = np.resize(order, share * self.world_size)  # repeated from its beginning
-        order = order.astype(np.int64)[self.rank :: self.world_size]
-        return (order[start : start + self.batch_size] for start in range(0, share, self.batch_size))
+        order = order.astype(np.int64)
+        return (order[start : start + self.batch_size] for start in range(0, self.n, self.batch_size))
 
 
 def make_loader(
@@ -107,8 +91,6 @@ def make_loader(
     epoch: int = 0,
     workers: int = 0,
     pin_memory: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> DataLoader:
     """A loader of batches.
 
@@ -121,13 +103,11 @@ def make_loader(
         epoch: The first epoch.
         workers: Processes that cut batches ahead; 0: this one, which is the fastest for data in memory.
         pin_memory: Pin batches in page-locked memory.
-        rank: Of this process.
-        world_size: Number of processes.
 
     Returns:
         A loader that yields a `Batch` at a time.
     """
-    sampler = RowBatches(len(cohort), batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+    sampler = RowBatches(len(cohort), batch_size, shuffle=shuffle, seed=seed)
     sampler.set_epoch(epoch)
     return DataLoader(
         CohortDataset(cohort, scaling),

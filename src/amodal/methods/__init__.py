@@ -13,17 +13,24 @@ from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
 from amodal.methods.daft import DAFT
 from amodal.methods.fills import Fills
+from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.lvae import LVAE
+<<<<<<< HEAD
 from amodal.methods.mmtm import MMTM
+=======
+from amodal.methods.m3jepa import M3JEPA
+>>>>>>> main
 from amodal.methods.mmvae import MMVAE
 from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
+from amodal.methods.robult import Robult
 from amodal.methods.shaspec import ShaSpec
+from amodal.methods.simmlm import SimMLM
 from amodal.methods.smil import SMIL
 from amodal.methods.unified import Unified
 from amodal.methods.unimodal import Unimodal
@@ -47,9 +54,16 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
+<<<<<<< HEAD
     "mmtm": MMTM,
     "daft": DAFT,
     "unified": Unified,
+=======
+    "fusemoe": FuseMoE,
+    "simmlm": SimMLM,
+    "robult": Robult,
+    "m3jepa": M3JEPA,
+>>>>>>> main
     "smil": SMIL,
     "shaspec": ShaSpec,
 }

@@ -24,7 +24,7 @@ from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import settings_from
 from amodal.training.data import TrainingData
-from amodal.training.processes import expected_rank, start_processes
+from amodal.training.processes import follow, is_follower, processes_for
 from amodal.training.run import Run
 
 __all__ = ["fit"]
@@ -92,6 +92,8 @@ def fit(
         >>> model.predict(cohort.split("test")).shape[1]
         10
     """
+    if is_follower():
+        follow()  # and end: only the first of several processes runs the user's program
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
     spec = {
@@ -130,14 +132,14 @@ def fit(
     if weights is not None:
         plan["data"]["weight"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
     folder = None if out is None else Path(out)
-    if folder is not None and expected_rank(settings_) == 0:
+    if folder is not None:
         _open_folder(folder, plan, resume)
     if folder is not None and (folder / "experiment.json").is_file():
         return TrainedModel.load(folder, device=device)
     data = TrainingData(train, valid, train_mechanism, valid_mechanism, settings_, seed, weights, valid_weights)
-    run = Run(plan, settings_, built, data, start_processes(settings_, device), folder)
-    with forked_rng(device):
-        return run.train(loggers, progress=progress)
+    run = Run(plan, settings_, built, data, folder)
+    with processes_for(settings_, device, run.take_part) as processes, forked_rng(device):
+        return run.train(processes, loggers, progress=progress)
 
 
 def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
