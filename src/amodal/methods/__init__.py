@@ -18,11 +18,8 @@ from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.lvae import LVAE
-<<<<<<< HEAD
-from amodal.methods.mmtm import MMTM
-=======
 from amodal.methods.m3jepa import M3JEPA
->>>>>>> main
+from amodal.methods.mmtm import MMTM
 from amodal.methods.mmvae import MMVAE
 from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.mvae import MVAE
@@ -54,16 +51,13 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
-<<<<<<< HEAD
     "mmtm": MMTM,
     "daft": DAFT,
     "unified": Unified,
-=======
     "fusemoe": FuseMoE,
     "simmlm": SimMLM,
     "robult": Robult,
     "m3jepa": M3JEPA,
->>>>>>> main
     "smil": SMIL,
     "shaspec": ShaSpec,
 }

@@ -144,7 +144,7 @@ class DAFT(Method):
         if without is None:
             terms["own"] = self.own_term(own, self.presence(batch), batch)
         else:
-            some = self.presence(batch)[:, self.others].any(1)
+            some = self.presence(batch)[:, self.others].any(1) & batch.labelled
             terms["own"] = mean_over_observed(task_loss(without, batch.labels, self.schema.task.kind), some)
         return LossTerms(terms, {"own": self.own_weight})
 
