@@ -193,7 +193,7 @@ class TrainedModel:
         return outputs[:, 0] if self.schema.task.traits.one_value else outputs
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:
-        """How much what is missing could still change each prediction.
+        """Variability of each prediction over what is missing.
 
         Args:
             cohort: N cases, whatever they lack.
@@ -205,7 +205,7 @@ class TrainedModel:
         return impact(self, cohort, **options)
 
     def advise(self, cohort: Cohort, **options: Any) -> Advice:
-        """Which missing modality of each case to look at next.
+        """Advice on the missing modality of each case to look at next.
 
         Args:
             cohort: N cases, whatever they lack.
@@ -255,7 +255,7 @@ class TrainedModel:
             for part in (values, measured) if name in measured else (values,):
                 part[name] = part[name].index_select(axis, torch.tensor(order, device=part[name].device))
         lengths = {name: length for name, length in batch.lengths.items() if name in values}
-        return Batch(values, observed, measured, lengths, batch.target, batch.ids)
+        return Batch(values, observed, measured, lengths, batch.target, batch.ids, batch.labelled)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the model's folder: experiment.json, model.safetensors, history.csv, presence.npz.
