@@ -347,6 +347,9 @@ class NetworkMethod(Method):
 class SamplingMethod(Method):
     """A method that can draw plausible completions of what is absent, and so say what it could still change.
 
+    Draws are spread evenly over their law (`amodal.distributions.quasirandom`): rows share their noise, so that the
+    error of few draws is common to a whole cohort, and no interval over cases would show it.
+
     Attributes:
         prediction_draws: Number of draws that `predict` averages over.
         draws_mean: What the draws are: "completions" of modalities, each of which can vary by itself, or the width of
@@ -384,16 +387,13 @@ class SamplingMethod(Method):
         return self.to_predictions(self.draw_outputs(batch, draws, generator, vary=vary))
 
     def predict(self, batch: Batch) -> Tensor:
-        """The mean prediction over a fixed set of `prediction_draws` draws; see `Method.predict`."""
-        return self.to_predictions(self.prediction_outputs(batch)).mean(0)
+        """The mean prediction over `prediction_draws` draws of a fixed seed; see `Method.predict`."""
+        return self.predict_by(batch, seed=0)
 
-    def prediction_outputs(self, batch: Batch) -> Tensor:
-        """Outputs (S, B, C) that `predict` averages the predictions of: a hook.
-
-        By default draws from a generator with a fixed seed. A method whose noise is its own may spread a fixed set of
-        draws more evenly than chance does.
-        """
-        return self.draw_outputs(batch, self.prediction_draws, torch.Generator(batch.device).manual_seed(0))
+    def predict_by(self, batch: Batch, *, seed: int) -> Tensor:
+        """The mean prediction over the draws of a seed: another seed shows what the number of draws leaves open."""
+        generator = torch.Generator(batch.device).manual_seed(seed)
+        return self.draw(batch, self.prediction_draws, generator).mean(0)
 
 
 class LatentMethod(SamplingMethod):
