@@ -1,6 +1,6 @@
 """Time and memory of preparing MIMIC-III: made tables of a tenth of its size, or the open demo.
 
-Command:  python benchmarks/prepare_mimic.py --folder /tmp/made            (33 million charted rows, some 300 MB on disk)
+Command:  python benchmarks/prepare_mimic.py --folder /tmp/made        (33 million charted rows, 300 MB on disk)
           python benchmarks/prepare_mimic.py --source ../shared/data/mimic3-demo
 Prints a row a task: seconds of the clock and of the processors, largest memory of the process, charted rows a second of
 the processors, and what 330 million rows would take at that rate.
