@@ -11,6 +11,8 @@ from entry import CohortSpec, Entry, Rival, Setting, recipe
 _CLINICAL = recipe("mimic_cm2")
 _TASKS = {"mortality": "ihm", "readmission": "readmission"}
 _PUBLISHED = {"ehr,notes": "mimic3+notes", "ehr,cxr": "mimic4+cxr", "ehr,cxr,report": "mimic4+cxr+report"}
+_GRID = {"learning_rate": (1e-4, 5e-5, 1e-5), "dropout": (0.0, 0.1, 0.2, 0.3), "components": (1, 2, 3, 4, 5, 6),
+         "w_alignment": (256e-5, 256 * 5e-6, 256e-6)}  # fmt: skip
 _PAPER: dict[str, Any] = {"preset": "paper", "family": "frank", "dropout": 0.3}
 _CM2 = Rival("cm2", _PAPER, None)
 _RIVALS = {name: Rival(name, {"dropout": 0.3}, None) for name in ("mmtm", "daft", "unified", "medfuse", "drfuse")}
@@ -72,7 +74,7 @@ def _variants(source: str, title: str, variants: Mapping[str, dict[str, Any]]) -
         for published, options in variants.items()
         for task in _TASKS
     )
-    return Entry("cm2", source, title, settings, favourite="cm2", encoders=encoders)
+    return Entry("cm2", source, title, settings, favourite="cm2", encoders=encoders, grid=_GRID)
 
 
 _TWO = ("ehr,notes", "ehr,cxr")
@@ -88,9 +90,10 @@ _BACKBONES = tuple(
 )
 ENTRIES = (
     Entry("cm2", "table 2", "totally matched stays", _both(_TWO, "matched", _RIVALS | {"cm2": _CM2}, "totally matched"),
-          favourite="cm2", encoders=encoders),
+          favourite="cm2", encoders=encoders, grid=_GRID),
     Entry("cm2", "table 3", "partially matched stays",
-          _both(_TWO, "partial", _RIVALS | {"cm2": _CM2}, "partially matched"), favourite="cm2", encoders=encoders),
+          _both(_TWO, "partial", _RIVALS | {"cm2": _CM2}, "partially matched"),
+          favourite="cm2", encoders=encoders, grid=_GRID),
     _variants("table 4", "kinds of alignment", {
         "totally matched, alignment=copula": {},
         "totally matched, alignment=cosine": {"alignment": "cosine", "w_alignment": 1.0},
@@ -106,16 +109,16 @@ ENTRIES = (
     }),
     Entry("cm2", "table 7", "three modalities",
           _both(("ehr,cxr,report",), "matched", _RIVALS | {"cm2": _CM2}, "totally matched, three modalities"),
-          favourite="cm2", encoders=encoders),
+          favourite="cm2", encoders=encoders, grid=_GRID),
     Entry("cm2", "table 9", "later rivals",
           _both(("ehr,cxr",), "matched", _LATER | {"cm2": _CM2}, "totally matched")
           + _both(("ehr,cxr",), "partial", _LATER | {"cm2": _CM2}, "partially matched"),
-          favourite="cm2", encoders=encoders),
+          favourite="cm2", encoders=encoders, grid=_GRID),
     Entry("cm2", "table 10", "encoders (with --encoders paper)", tuple(
         _setting(task, "ehr,cxr", "matched", _RIVALS | _LATER | {"cm2": _CM2}, f"totally matched, {names}",
                  f"{task}, {names}", series=series, image=image)
         for names, series, image in _BACKBONES for task in _TASKS
-    ), favourite="cm2", encoders=encoders),
+    ), favourite="cm2", encoders=encoders, grid=_GRID),
     Entry("cm2", "table 11", "t-tests between bootstrap values, which are no evidence",
           command="python recipes/mimic_cm2.py --database mimic4 … (t-tests.csv)"),
     Entry("cm2", "figure 3", "the copula's parameter while it trains", command="history.csv of any run of cm2"),

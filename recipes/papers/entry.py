@@ -6,13 +6,14 @@ import hashlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from amodal import METHODS
-from amodal.benchmark import Experiment, run_all
+from amodal.benchmark import Experiment, Results, run_all
 from amodal.benchmark.recipe import tell_run
 from amodal.data import Cohort
 from amodal.data.sources.mimic import multibench
@@ -21,6 +22,7 @@ from amodal.errors import AmodalError
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.report.papers import Block, Exhibit
 from amodal.schema import Schema
+from amodal.settings import TrainingSettings
 
 __all__ = ["CohortSpec", "Entry", "Rival", "Setting", "recipe", "run_entry"]
 
@@ -151,6 +153,7 @@ class Entry:
         hours: About how long it takes on one GPU of 24 GB by the paper's own account; None: not stated.
         command: The recipe that makes it, where there are no settings, or what stands in for its data.
         encoders: Choices of encoders by the modalities' names and kinds, with a folder of networks or None.
+        grid: The paper's grid: values by the name of a training setting or of an option.
     """
 
     paper: str
@@ -162,6 +165,7 @@ class Entry:
     hours: float | None = None
     command: str = ""
     encoders: Callable[..., dict[str, Any]] | None = None
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -175,7 +179,7 @@ def run_entry(entry: Entry, sources: Mapping[str, Path | None], given: Any) -> E
     Args:
         entry: The entry.
         sources: Folder of each database; None: not at hand.
-        given: The command line: out, seeds, epochs, methods, networks, encoders, jobs, where, width.
+        given: The command line: out, seeds, epochs, methods, select, networks, encoders, jobs, where, width.
     """
     blocks: list[Block] = []
     for setting in entry.settings:
@@ -203,39 +207,63 @@ def run_entry(entry: Entry, sources: Mapping[str, Path | None], given: Any) -> E
     return Exhibit(entry.paper, entry.source, entry.title, blocks, entry.favourite)
 
 
-def _run(entry: Entry, setting: Setting, source: Path, given: Any) -> Any:
+def _run(entry: Entry, setting: Setting, source: Path, given: Any) -> Results:
     cohort = setting.cohort.prepare(source, given.out / "cohorts")
     kinds = {modality.name: modality.kind for modality in cohort.schema.modalities}
     print(f"{entry.name}, {setting.title}: {len(cohort):,} cases", flush=True)
     encoders: dict[str, Any] = {}
     if given.encoders == "paper" and entry.encoders is not None:
         encoders = entry.encoders(kinds, given.networks, **setting.backbone)
-    settings = dict(setting.settings)
-    if given.epochs is not None:
-        settings |= {"epochs": given.epochs}
-    chosen = {
-        name: rival
-        for name, rival in setting.rivals.items()
-        if rival.is_here and (not given.methods or name in given.methods)
+    seeds = given.seeds or entry.seeds
+    common = {
+        "cohort": f"{entry.name}, {setting.title}",
+        "encoders": encoders,
+        "width": given.width,
+        "train_missingness": setting.train,
+        "test_missingness": setting.test,
+        "patterns": "all" if setting.conditions else "met",
     }
-    experiments = [
-        Experiment(
-            rival.method,
-            cohort=f"{entry.name}, {setting.title}",
-            name=name,
-            options=rival.own_options(),
-            encoders=encoders,
-            width=given.width,
-            train_missingness=setting.train,
-            test_missingness=setting.test,
-            removal=rival.own_removal(cohort.schema),
-            rows=rival.rows,  # type: ignore[arg-type]
-            patterns="all" if setting.conditions else "met",
-            seed=seed,
-            settings=settings,
-        )
-        for seed in (given.seeds or entry.seeds)
-        for name, rival in chosen.items()
-    ]
+    first = []
+    for name, rival in setting.rivals.items():
+        if rival.is_here and (not given.methods or name in given.methods):
+            settings = dict(setting.settings) | ({} if given.epochs is None else {"epochs": given.epochs})
+            first.append(
+                Experiment(
+                    rival.method,
+                    name=name,
+                    options=rival.own_options(),
+                    removal=rival.own_removal(cohort.schema),
+                    rows=rival.rows,  # type: ignore[arg-type]
+                    seed=seeds[0],
+                    settings=settings,
+                    **common,
+                )
+            )
     out = given.out / entry.name / setting.title.replace(" ", "-").replace(",", "")
-    return run_all(experiments, out, cohort=cohort, jobs=given.jobs, where=given.where, tell=tell_run)
+    run = partial(run_all, cohort=cohort, jobs=given.jobs, where=given.where, tell=tell_run)
+    if given.select:
+        first = [_select(one, entry.grid, partial(run, out=out / "selection")) for one in first]
+    return run([replace(one, seed=seed) for seed in seeds for one in first], out=out)
+
+
+def _select(start: Experiment, grid: Mapping[str, Sequence[Any]], run: Callable[..., Results]) -> Experiment:
+    """The experiment with the values of a grid that have the lowest validation loss, one hyperparameter after another.
+
+    The paper's grids are searched in the order of their names with the first seed; what the method has no option for is
+    left out. The test rows decide nothing.
+    """
+    best, taken = start, inspect.signature(METHODS[start.method]).parameters
+    for name, values in grid.items():
+        where = "settings" if name in asdict(TrainingSettings()) else "options"
+        if where == "options" and name not in taken:
+            continue
+        tried = [
+            replace(best, name=f"{start.name}, {name} {value}", **{where: {**getattr(best, where), name: value}})
+            for value in values
+        ]
+        losses = {run.name: run.record["result"]["best_valid_loss"] for run in run(tried).runs}
+        known = [one for one in tried if losses.get(one.name) is not None]
+        if known:
+            best = min(known, key=lambda one: losses[one.name])
+    print(f"{start.name}: chosen {dict(best.settings)} {dict(best.options)}", flush=True)
+    return replace(best, name=start.name)

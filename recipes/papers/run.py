@@ -43,6 +43,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", help="default: as many runs as the paper has")
     parser.add_argument("--epochs", type=int, help="default: the paper's")
     parser.add_argument("--methods", nargs="+", default=[], help="published names of methods; default: all")
+    parser.add_argument("--select", action="store_true", help="search the paper's grid on validation rows first")
     parser.add_argument("--encoders", choices=("paper", "small"), default="paper")
     parser.add_argument("--networks", type=Path, help="folder with siglip2, cxr-bert and tinybert")
     parser.add_argument("--width", type=int, default=256)

@@ -101,7 +101,7 @@ def remarks_on(paper: str, source: str) -> list[str]:
         'Table 11 names no cohort; no p'
     """
     table = read_published("remarks")
-    chosen = [source in str(sources).split("; ") for sources in table.sources]
+    chosen = table.sources.map(lambda sources: source in str(sources).split("; "))
     return table[(table.paper == paper) & chosen].remark.tolist()
 
 
