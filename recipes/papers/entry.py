@@ -19,6 +19,7 @@ from amodal.data import Cohort
 from amodal.data.sources.mimic import multibench
 from amodal.data.sources.mimic.cohort import prepare_mimic3, prepare_mimic4
 from amodal.errors import AmodalError
+from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.report.papers import Block, Exhibit
 from amodal.schema import Schema
@@ -104,7 +105,7 @@ class Rival:
         """Further removal in training, as an experiment takes it."""
         if self.removal != "thirds":
             return self.removal
-        method = METHODS[self.method](schema, **self.own_options())
+        method = METHODS[self.method](schema, **method_options(self.method, self.own_options()))
         return "auto" if method.meets_all_patterns else BalancedCounts(equal=True)
 
 

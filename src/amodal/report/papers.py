@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amodal.benchmark import Results
-from amodal.errors import RunError
-from amodal.files import replace_file
-from amodal.report.page import fill_page
+from amodal.metrics.intervals import Difference, Interval
+from amodal.report.page import fill_page, write_text
 from amodal.report.parts import Section, Table, render
 from amodal.report.published import PrintedValue, judge_difference, judge_value, printed_values, remarks_on
 from amodal.report.words import duration
@@ -88,13 +87,7 @@ def write_paper_page(exhibits: Sequence[Exhibit], path: str | Path) -> Path:
     Raises:
         RunError: If it cannot be written.
     """
-    path, text = Path(path), paper_page(exhibits)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return path
+    return write_text(path, paper_page(exhibits))
 
 
 def _exhibit(exhibit: Exhibit) -> str:
@@ -118,7 +111,7 @@ def _block(exhibit: Exhibit, block: Block) -> dict[str, object]:
     return {
         "title": block.title,
         "note": " ".join(part for part in (found[block.data] + cost, block.note) if part),
-        "values": Table(head, rows),
+        "table": Table(head, rows),
         "differences": _differences(exhibit, block, by_method),
     }
 
@@ -136,7 +129,14 @@ def _ours(block: Block, name: str, metric: str, printed: PrintedValue) -> tuple[
         return (f"failed: {failed[0].message[:80]}" if failed else "not run"), "cannot be told"
     interval = block.results.summary(ours, metric, (block.condition,)).interval
     verdict = judge_value(printed, interval.low, interval.high, same_data=block.data == "real")
-    return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})", verdict
+    return _shown(interval, ".3f"), verdict
+
+
+def _shown(found: Interval | Difference, form: str) -> str:
+    """An estimate with its interval, or why there is none."""
+    if found.estimate != found.estimate:
+        return f"undefined: {found.reason or 'too few test cases'}"
+    return f"{found.estimate:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 
 def _differences(exhibit: Exhibit, block: Block, printed: dict[tuple[str, str], PrintedValue]) -> Table | None:
@@ -154,8 +154,7 @@ def _differences(exhibit: Exhibit, block: Block, printed: dict[tuple[str, str], 
             found = block.results.difference(best, ours, metric, (block.condition,)).difference
             verdict = judge_difference(claimed, found.low, found.high, same_data=block.data == "real")
             shown = "not given" if claimed != claimed else f"{claimed:+.3f}"
-            ends = f"{found.estimate:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-            rows.append([f"{exhibit.favourite} less {name}", metric, shown, ends, verdict])
+            rows.append([f"{exhibit.favourite} less {name}", metric, shown, _shown(found, "+.3f"), verdict])
     return Table(["difference", "metric", "paper", "ours, paired", "verdict"], rows) if rows else None
 
 
