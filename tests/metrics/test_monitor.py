@@ -45,7 +45,8 @@ def test_weights_of_a_softmax_by_hand():
         ([{"predicted_spread": 1.0}, {"predicted_spread": 0.009}], "predicted representations .* point: .* 0.009"),
         ([{"context_diversity": 2.0}, {"context_diversity": 0.01}], "contexts have collapsed to a point"),
         ([{"pooled_rank": 1.01}], "pooled representations have collapsed to a line"),
-        ([{"effective_sample_size": 1.1, "neighbours": 20.0}], "1.1 of 20 neighbours count"),
+        ([{"effective_sample_size": 1.1, "neighbours": 20.0}], "1.1 of 20 neighbours count; use a wider bandwidth"),
+        ([{"effective_sample_size": 19.0, "neighbours": 20.0}], "nearly uniform: 19 of 20 .* narrower bandwidth"),
     ],
 )
 def test_signs(rows, words):
@@ -62,6 +63,8 @@ def test_signs(rows, words):
         [{"pooled_rank": 1.2}],
         [{"pooled_rank": math.nan}],
         [{"effective_sample_size": 1.0, "neighbours": 2.0}],  # there are hardly any
+        [{"effective_sample_size": 7.0, "neighbours": 7.0}],
+        [{"effective_sample_size": 10.0, "neighbours": 20.0}],
         [{"valid_loss": 0.0, "seconds": 0.0}],
     ],
 )

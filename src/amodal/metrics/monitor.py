@@ -16,6 +16,7 @@ _TO_A_POINT = 0.01  # of the largest spread of earlier epochs
 _TO_A_LINE = 1.05  # dimensions
 _ONE_NEIGHBOUR = 1.5  # cases, where there are at least as many as:
 _NEIGHBOURS = 8.0
+_ALL_NEIGHBOURS = 0.9  # of the cases
 
 
 def representation_numbers(name: str, features: Tensor, counted: Tensor | None = None) -> dict[str, float]:
@@ -80,7 +81,7 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
 
     A representation has collapsed to a point if its spread (or the diversity of contexts) is below a hundredth of what
     it has been in an earlier row, and to a line if its effective rank is below 1.05. Kernel weights have collapsed if
-    fewer than 1.5 of 8 or more neighbours count.
+    fewer than 1.5 of 8 or more neighbours count, and tell nothing of the context if more than nine tenths do.
 
     Args:
         history: Rows with columns such as `pooled_rank`, `pooled_spread`, `context_diversity`, `effective_sample_size`.
@@ -106,9 +107,17 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
                 )
         elif column.endswith("_rank") and value < _TO_A_LINE:
             signs.append(f"{what} representations have collapsed to a line: their effective rank is {value:.3g}")
-    if last.get("effective_sample_size", math.inf) < _ONE_NEIGHBOUR and last.get("neighbours", 0.0) >= _NEIGHBOURS:
-        signs.append(
-            f"kernel weights have collapsed: {last['effective_sample_size']:.2g} of {last['neighbours']:.3g} "
-            "neighbours count; use a wider bandwidth, or distances per dimension"
-        )
-    return signs
+    return signs + _signs_of_weights(last)
+
+
+def _signs_of_weights(row: Mapping[str, float]) -> list[str]:
+    """Signs that kernel weights leave one neighbour, or all of them alike."""
+    size, count = row.get("effective_sample_size", math.nan), row.get("neighbours", 0.0)
+    share = f"{size:.3g} of {count:.3g} neighbours count"
+    if count < _NEIGHBOURS:
+        return []
+    if size < _ONE_NEIGHBOUR:
+        return [f"kernel weights have collapsed: {share}; use a wider bandwidth, or a share of the neighbours"]
+    if size > _ALL_NEIGHBOURS * count:
+        return [f"kernel weights are nearly uniform: {share}, and the context does not; use a narrower bandwidth"]
+    return []
