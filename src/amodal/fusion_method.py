@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion import FusionChoice, build_fusion
+from amodal.fusion.late import average_predictions
 from amodal.fusion.network import FusionNetwork
-from amodal.method import NetworkMethod
+from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Count, Share
 from amodal.schema import Schema
 
@@ -32,12 +34,33 @@ class FusionMethod(NetworkMethod):
         fill: Literal["zero", "mean", "learned"] | None = None,
         hidden: Count = 128,
         dropout: Share = 0.1,
+        members: Count = 0,
     ):
         super().__init__(schema)
+        self.members = members
         self.encoders = encoders_for(schema, encoders)
         fused = build_fusion(fusion, len(self.encoders), width_of(self.encoders), fill=fill)
-        self.network = FusionNetwork(fused, schema.task.n_outputs, hidden=hidden, dropout=dropout)
+        self.network = FusionNetwork(fused, schema.task.n_outputs, hidden=hidden, dropout=dropout, members=members)
 
     def outputs(self, batch: Batch) -> Tensor:
-        """The network's outputs (B, C)."""
-        return self.network(*encode_pooled(self.encoders, batch))
+        """The network's outputs (B, C); of several members those whose prediction is the mean of theirs."""
+        outputs = self.network(*encode_pooled(self.encoders, batch))
+        if not self.members:
+            return outputs
+        return average_predictions(outputs, torch.ones_like(outputs[..., 0], dtype=torch.bool), self.schema.task.kind)
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The task's loss (of several members the mean of theirs), averaged over all rows; see `Method.objective`."""
+        return LossTerms({"task": self.network_term(self.network(*encode_pooled(self.encoders, batch)), batch)})
+
+    def network_term(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The task's term from the network's outputs.
+
+        Args:
+            outputs: Of the batch's rows under P patterns, one pattern after the other, (P · B, C) or (P · B, K, C).
+            batch: B rows with target.
+
+        Returns:
+            A scalar: the mean over patterns, rows and members.
+        """
+        return self.task_term(outputs.transpose(0, 1).flatten(0, 1) if self.members else outputs, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from amodal.errors import AmodalError, ConfigurationError
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.options import OptionsChecked
-from amodal.schema import Schema
+from amodal.patterns import repeat_rows
+from amodal.schema import Schema, Task
 
 __all__ = [
     "Clock",
@@ -29,6 +31,8 @@ __all__ = [
     "OneLatent",
     "OptimiserSettings",
     "SamplingMethod",
+    "base_outputs",
+    "case_weights",
     "inference",
 ]
 
@@ -210,6 +214,17 @@ class Method(OptionsChecked, nn.Module, ABC):
             batches: All training rows in order, with targets and as they came: nothing further removed.
         """
 
+    def adjust(self, batches: Iterable[Batch]) -> None:
+        """Called once after `remember`, with the best weights, in evaluation mode and without gradients.
+
+        What a method chooses by validation rows is chosen here and stored in buffers: weights of its parts, a rule that
+        joins them.
+
+        Args:
+            batches: Validation rows, with targets; where the training was for more than one presence, each case comes
+                several times, as it is and under removals. Empty where there are no validation rows.
+        """
+
     def register_memory(self, name: str, row: Tensor) -> None:
         """Makes a buffer whose number of rows is known after training only: saved, and restored at its stored size.
 
@@ -281,8 +296,51 @@ class Method(OptionsChecked, nn.Module, ABC):
         return logits_to_predictions(outputs, self.schema.task.kind)
 
     def task_term(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The task's loss of outputs (B, C), a mean over all rows: a scalar."""
-        return mean_over_rows(task_loss(outputs, batch.labels, self.schema.task.kind))
+        """The task's loss of a batch's outputs, a mean over all rows: a scalar.
+
+        Args:
+            outputs: Outputs (B, C), or (n · B, C): those of all rows under one pattern of presence after another.
+            batch: B rows with target.
+        """
+        target = repeat_rows(batch.labels, len(outputs) // max(1, len(batch)))
+        return mean_over_rows(task_loss(outputs, target, self.schema.task.kind))
+
+
+def base_outputs(batches: Iterable[Batch], task: Task) -> Tensor:
+    """Outputs (C,) for rows of which nothing is known, from the targets of training rows.
+
+    They are log odds of each label, logarithms of the class frequencies (half a case added to each), or the mean.
+
+    Args:
+        batches: Training rows.
+        task: The task.
+    """
+    total, count = torch.zeros(2, task.n_outputs, dtype=torch.float64)
+    for batch in batches:
+        if batch.target is None:
+            continue
+        target = batch.target.cpu()
+        if task.is_classification and not target.is_floating_point():
+            target = torch.nn.functional.one_hot(target, task.n_outputs)
+        target = target.double().view(len(target), task.n_outputs)
+        known = ~target.isnan()
+        total += torch.where(known, target, 0.0).sum(0)
+        count += known.sum(0)
+    return task.traits.constant_outputs(total, count)
+
+
+def case_weights(ids: Sequence[str]) -> Tensor:
+    """How much each row counts so that the rows of one case count once together, (N,).
+
+    Args:
+        ids: The case of each row.
+
+    Example:
+        >>> case_weights(["a", "b", "a"])
+        tensor([0.5000, 1.0000, 0.5000])
+    """
+    times = Counter(ids)
+    return torch.tensor([1.0 / times[name] for name in ids])
 
 
 @contextmanager

@@ -39,6 +39,8 @@ class TrainingSettings:
         nodes: Number of nodes.
         workers: Worker processes of each loader.
         redraw: Whether the removal of training modalities is drawn anew every epoch, or once.
+        recalibrate: Whether predictions are recalibrated after training, by the number of modalities present, on the
+            validation rows; see `amodal.recalibration`. A regression has nothing to recalibrate.
 
     Raises:
         ConfigurationError: If a value is out of range.
@@ -60,6 +62,7 @@ class TrainingSettings:
     nodes: int = 1
     workers: int = 0
     redraw: bool = True
+    recalibrate: bool = True
 
     def __post_init__(self) -> None:
         for name in ("epochs", "devices", "nodes", "workers", "batch_size", "patience"):

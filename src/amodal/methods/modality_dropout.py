@@ -10,11 +10,9 @@ from amodal.batch import Batch
 from amodal.encoders import PerModality
 from amodal.fusion import FusionChoice
 from amodal.fusion_method import FusionMethod
-from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import task_loss
 from amodal.method import LossTerms
 from amodal.options import Count, Share, Size
-from amodal.patterns import draw_removals, encode_under, repeat_rows
+from amodal.patterns import draw_removals, encode_under
 from amodal.schema import Schema
 
 __all__ = ["ModalityDropout"]
@@ -34,6 +32,7 @@ class ModalityDropout(FusionMethod):
             fusion's own default.
         hidden: Width of the head's hidden layer; 0: a linear head.
         dropout: Dropout of the head.
+        members: Number of heads that share their weights; see `amodal.fusion.network.HeadEnsemble`. 0: one plain head.
         patterns: How many removals of each row a step learns from. The row is encoded once, so that several cost little
             next to its encoders; with few epochs and many patterns they are worth more than a point of accuracy
             (docs/log.md, 2026-11-21).
@@ -57,14 +56,14 @@ class ModalityDropout(FusionMethod):
         fill: Literal["zero", "mean", "learned"] | None = None,
         hidden: Count = 128,
         dropout: Share = 0.1,
+        members: Count = 0,
         patterns: Size = 1,
     ):
-        super().__init__(schema, encoders, fusion=fusion, fill=fill, hidden=hidden, dropout=dropout)
+        super().__init__(schema, encoders, fusion=fusion, fill=fill, hidden=hidden, dropout=dropout, members=members)
         self.patterns = patterns
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """The task's loss after the removal, averaged over all rows; see `Method.objective`."""
         remaining = draw_removals(batch.presence, self.patterns, generator)
         outputs = self.network(*encode_under(self.encoders, batch, remaining))  # (P * B, C)
-        target = repeat_rows(batch.labels, self.patterns)
-        return LossTerms({"task": mean_over_rows(task_loss(outputs, target, self.schema.task.kind))})
+        return LossTerms({"task": self.network_term(outputs, batch)})

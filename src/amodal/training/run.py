@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from amodal.checkpoint import TrainedModel
 from amodal.data.loader import make_loader
-from amodal.method import EstimatedMethod, Method
+from amodal.method import EstimatedMethod, Method, inference
 from amodal.seeds import mix_seed
 from amodal.settings import TrainingSettings
 from amodal.training.data import TrainingData
@@ -21,6 +22,7 @@ from amodal.training.loggers import Logger, open_loggers
 from amodal.training.loop import TrainingLoop
 from amodal.training.optimisers import Optimisers
 from amodal.training.processes import Processes
+from amodal.training.recalibrate import recalibration_of, validation_copies
 from amodal.training.state import STATE_FILE, TrainingState
 from amodal.training.validation import monitored, part_validation_losses, validation_losses, warn_of_collapse
 
@@ -92,6 +94,7 @@ class Run:
                 for logger in self.loggers:
                     logger.close()
         self._remember()
+        self._adjust()
         return self._finish()
 
     def _estimate(self, method: EstimatedMethod) -> None:
@@ -142,6 +145,14 @@ class Run:
             rows = make_loader(data.train, data.batch_size, scaling=data.scaling)
             self.method.remember(batch.take(batch.presence.any(1)).to(device) for batch in rows)
 
+    def _adjust(self) -> None:
+        """Lets the method choose what it chooses by the validation rows."""
+        data, model = self.data, self.model
+        copies = validation_copies(data, meets_all_patterns=self.plan["missingness"]["by_objective"])
+        chunks = ((cohort, np.flatnonzero(cohort.observed.any(axis=1))) for cohort in copies)
+        with inference(self.method):
+            self.method.adjust(batch for cohort, seen in chunks for batch in model.batches(cohort, 1024, seen))
+
     def _loss_of_best(self) -> float:
         """The validation loss of the weights that are kept."""
         if "" not in self.state.best:  # a method of sub-models, whose best epochs differ
@@ -170,6 +181,11 @@ class Run:
         }
         self.plan["versions"] = versions()
         model = self.model
+        if self.settings.recalibrate:
+            by_objective = self.plan["missingness"]["by_objective"]
+            model.recalibration = recalibration_of(model, data, meets_all_patterns=by_objective)
+            if model.recalibration is not None:
+                self.plan["recalibration"] = model.recalibration.to_json()
         if self.folder is not None and self.processes.is_first:
             model.write_into(self.folder)
             (self.folder / STATE_FILE).unlink(missing_ok=True)

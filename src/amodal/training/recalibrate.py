@@ -1,0 +1,87 @@
+"""Recalibration after training: from the validation rows, for every number of modalities present."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from amodal.checkpoint import TrainedModel
+from amodal.data.cohort import Cohort
+from amodal.method import inference
+from amodal.missingness import BalancedCounts, Natural
+from amodal.presence import draw_presence
+from amodal.recalibration import Recalibration, fit_recalibration
+from amodal.training.data import TrainingData
+
+__all__ = ["recalibration_of", "validation_copies"]
+
+_DRAWS = 3  # removals under which the validation rows are predicted once more
+_MANY_ROWS = 20_000  # of which one removal is enough
+
+
+def validation_copies(data: TrainingData, *, meets_all_patterns: bool) -> list[Cohort]:
+    """The validation rows under every presence that the training was for.
+
+    Args:
+        data: The rows and their removal.
+        meets_all_patterns: Whether the method removes modalities in its own objective.
+
+    Returns:
+        The rows under their validation presence; and, where training met further removal, as they are and under
+        removals of a number of modalities that is uniform.
+    """
+    asked = data.valid_rows
+    removed = not isinstance(data.train_mechanism, Natural)
+    if not meets_all_patterns and not removed:
+        return [asked]
+    whole = asked if removed and not data.settings.redraw else data.valid  # drawn once: what was removed does not exist
+    if len(whole.schema.names) == 1:
+        return [asked]
+    draws = _DRAWS if len(whole) <= _MANY_ROWS else 1
+    presence = [draw_presence(BalancedCounts(), whole, (data.seed, 5, i)) for i in range(draws)]
+    return [asked, *([whole] if whole is not asked else []), *(whole.with_observed(p.observed) for p in presence)]
+
+
+def recalibration_of(model: TrainedModel, data: TrainingData, *, meets_all_patterns: bool) -> Recalibration | None:
+    """The recalibration of a model's predictions of its validation rows.
+
+    A case that comes under several removals counts once for each number of modalities that remain.
+
+    Args:
+        model: The model with its best weights.
+        data: Its rows.
+        meets_all_patterns: Whether the method removes modalities in its own objective.
+
+    Returns:
+        None for a task without probabilities, or without validation rows.
+    """
+    traits, copies = model.schema.task.traits, validation_copies(data, meets_all_patterns=meets_all_patterns)
+    if traits.one_value or not len(data.valid):
+        return None
+    predictions, rows, present = [], [], []
+    with inference(model.method):
+        for cohort in copies:
+            seen = np.flatnonzero(cohort.observed.any(axis=1) | model.method.accepts_empty)
+            for batch in model.batches(cohort, 1024, seen):
+                predictions.append(model.method.predict(batch).double().cpu().numpy())
+            rows.append(seen)
+            present.append(cohort.observed[seen].sum(axis=1))
+    case, number = np.concatenate(rows), np.concatenate(present)
+    if not len(case):
+        return None
+    _, place, times = np.unique(np.stack([case, number]), axis=1, return_inverse=True, return_counts=True)
+    weight = 1.0 / times[place.reshape(-1)]
+    if data.valid_weight is not None:
+        weight = weight * data.valid_weight[case] * (len(data.valid_weight) / (data.valid_weight.sum() or 1.0))
+    if not weight.any():
+        return None
+    target = data.valid.target
+    assert target is not None
+    return fit_recalibration(
+        np.concatenate(predictions),
+        target[case],
+        number,
+        weight,
+        traits,
+        len(model.schema.names),
+        case,
+    )
