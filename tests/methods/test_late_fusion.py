@@ -116,7 +116,7 @@ def test_the_regression_agrees_with_scikit_learn_and_calibrates():
     both = observed.all(1)
     theirs = LogisticRegression(C=np.inf).fit(outputs[both, :, 1], target[both]).predict_proba(outputs[both, :, 1])
     ours = join(outputs, observed)[both].softmax(1)
-    np.testing.assert_allclose(ours, theirs, atol=0.03)
+    np.testing.assert_allclose(ours, theirs, atol=0.05)
     outputs[~observed] = torch.nan  # absent outputs are never read
     np.testing.assert_array_equal(join(outputs, observed)[both].softmax(1), ours)
 
@@ -145,8 +145,8 @@ def test_a_regression_learns_whom_to_believe():
 def test_every_modality_keeps_its_best_weights_and_adjusting_stores_the_join():
     method, batch, _ = case("binary")
     losses = method.part_losses(batch)
-    assert set(losses) == {f"{part}.modality_{name}." for part in ("encoders", "heads") for name in "abc"}
-    assert len(losses["heads.modality_a."]) == int(batch.observed["a"].sum())
+    assert set(losses) == {f"models.modality_{name}." for name in "abc"}
+    assert len(losses["models.modality_a."]) == int(batch.observed["a"].sum())
     before = method.state_dict()["joined.scale"].clone()
     with torch.no_grad():
         method.adjust(iter([batch]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
@@ -64,12 +64,23 @@ class LateFusion(NetworkMethod):
     ):
         super().__init__(schema)
         self.join, self.own_weight = join, own_weight
-        self.encoders = encoders_for(schema, encoders)
-        width, n_outputs = width_of(self.encoders), schema.task.n_outputs
-        self.heads = PerModality(
-            {name: Head(width, n_outputs, hidden=hidden, dropout=dropout) for name in self.encoders}
+        encoders = encoders_for(schema, encoders)
+        width, n_outputs = width_of(encoders), schema.task.n_outputs
+        heads = {name: Head(width, n_outputs, hidden=hidden, dropout=dropout) for name in encoders}
+        self.models = PerModality(
+            {name: nn.ModuleDict({"encoder": encoders[name], "head": head}) for name, head in heads.items()}
         )
-        self.joined = JoinedPredictions(len(self.encoders), n_outputs, schema.task.kind)
+        self.joined = JoinedPredictions(len(encoders), n_outputs, schema.task.kind)
+
+    @property
+    def encoders(self) -> PerModality:
+        """The modalities' encoders."""
+        return PerModality({name: model.get_submodule("encoder") for name, model in self.models.items()})
+
+    @property
+    def heads(self) -> PerModality:
+        """The modalities' heads."""
+        return PerModality({name: model.get_submodule("head") for name, model in self.models.items()})
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Takes the base rates from the targets of all training rows."""
@@ -110,12 +121,16 @@ class LateFusion(NetworkMethod):
             return {}
         outputs, observed = self.outputs_by_modality(batch)
         losses = {}
-        for m, name in enumerate(self.encoders):
+        for m, name in enumerate(self.models):
             seen = observed[:, m]
             own = task_loss(outputs[seen, m], batch.labels[seen], self.schema.task.kind)
             if len(own):
-                losses |= {f"{part}.modality_{name}.": own for part in ("encoders", "heads")}
+                losses[f"models.modality_{name}."] = own
         return losses
+
+    def representations(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """The modalities' pooled vectors."""
+        return {"pooled": encode_pooled(self.encoders, batch)}
 
     def adjust(self, batches: Iterable[Batch]) -> None:
         """Fits the regression that joins the modalities to the validation rows."""
