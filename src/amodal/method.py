@@ -475,12 +475,12 @@ class EstimatedMethod(Method):
     redraws: int = 10
 
     @abstractmethod
-    def estimate(self, train: Sequence[Batch], valid: Batch | None, generator: torch.Generator) -> None:
+    def estimate(self, train: Sequence[Batch], valid: Sequence[Batch], generator: torch.Generator) -> None:
         """Fits the method; the result lives in buffers, so that it is saved like any network.
 
         Args:
-            train: All training rows, once for each drawing of the removal.
-            valid: All validation rows, or None.
+            train: All training rows as they are, and again for each drawing of the removal if there is any.
+            valid: All validation rows likewise; empty where there are none.
             generator: Source of all randomness.
         """
 

@@ -239,7 +239,7 @@ def make_ready(method: Method, batches: list[Batch], *, remember: bool = True) -
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if isinstance(method, EstimatedMethod):
-            method.estimate(batches, None, torch.Generator().manual_seed(0))
+            method.estimate(batches, [], torch.Generator().manual_seed(0))
         else:
             method.prepare(batches)
         if remember:

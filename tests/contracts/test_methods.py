@@ -555,7 +555,7 @@ def test_an_estimate_follows_its_generator(name):
         with torch.random.fork_rng():
             torch.manual_seed(global_seed)
             method = cases.new_method(name, schema)
-            method.estimate(batches, batch, torch.Generator().manual_seed(0))
+            method.estimate(batches, [batch], torch.Generator().manual_seed(0))
             predictions.append(method.predict(batch))
     assert torch.equal(*predictions)
 

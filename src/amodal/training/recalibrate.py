@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from amodal.checkpoint import TrainedModel
@@ -14,7 +16,7 @@ from amodal.training.data import TrainingData
 
 __all__ = ["recalibration_of", "validation_copies"]
 
-_DRAWS = 3  # removals under which the validation rows are predicted once more
+_DRAWS = 2  # removals under which the validation rows are predicted once more
 _MANY_ROWS = 20_000  # of which one removal is enough
 
 
@@ -26,8 +28,8 @@ def validation_copies(data: TrainingData, *, meets_all_patterns: bool) -> list[C
         meets_all_patterns: Whether the method removes modalities in its own objective.
 
     Returns:
-        The rows under their validation presence; and, where training met further removal, as they are and under
-        removals of a number of modalities that is uniform.
+        Where training met further removal the rows as they are, under their validation presence, and under removals of
+        a number of modalities that is uniform; else under their validation presence alone.
     """
     asked = data.valid_rows
     removed = not isinstance(data.train_mechanism, Natural)
@@ -38,10 +40,10 @@ def validation_copies(data: TrainingData, *, meets_all_patterns: bool) -> list[C
         return [asked]
     draws = _DRAWS if len(whole) <= _MANY_ROWS else 1
     presence = [draw_presence(BalancedCounts(), whole, (data.seed, 5, i)) for i in range(draws)]
-    return [asked, *([whole] if whole is not asked else []), *(whole.with_observed(p.observed) for p in presence)]
+    return [*([whole] if whole is not asked else []), asked, *(whole.with_observed(p.observed) for p in presence)]
 
 
-def recalibration_of(model: TrainedModel, data: TrainingData, *, meets_all_patterns: bool) -> Recalibration | None:
+def recalibration_of(model: TrainedModel, data: TrainingData, copies: Sequence[Cohort]) -> Recalibration | None:
     """The recalibration of a model's predictions of its validation rows.
 
     A case that comes under several removals counts once for each number of modalities that remain.
@@ -49,12 +51,12 @@ def recalibration_of(model: TrainedModel, data: TrainingData, *, meets_all_patte
     Args:
         model: The model with its best weights.
         data: Its rows.
-        meets_all_patterns: Whether the method removes modalities in its own objective.
+        copies: The validation rows, each in its place, under every presence that counts; see `validation_copies`.
 
     Returns:
         None for a task without probabilities, or without validation rows.
     """
-    traits, copies = model.schema.task.traits, validation_copies(data, meets_all_patterns=meets_all_patterns)
+    traits = model.schema.task.traits
     if traits.one_value or not len(data.valid):
         return None
     predictions, rows, present = [], [], []

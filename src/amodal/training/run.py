@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from amodal.checkpoint import TrainedModel
+from amodal.data.cohort import Cohort
 from amodal.data.loader import make_loader
 from amodal.method import EstimatedMethod, Method, inference
 from amodal.seeds import mix_seed
@@ -100,9 +101,12 @@ class Run:
     def _estimate(self, method: EstimatedMethod) -> None:
         """Fits an `EstimatedMethod` in one call."""
         data = self.data
-        draws = [data.whole(data.rows_of(i)) for i in range(method.redraws if data.is_redrawn else 1)]
+        draws = [data.rows_of(i) for i in range(method.redraws if data.is_redrawn else 1)]
+        if data.is_removed_anew:
+            draws = [data.rows_of(0, removed=False), *draws]
+        copies = [rows for rows in self._validation_copies() if len(rows)]
         generator = torch.Generator().manual_seed(mix_seed(self.seed, 0, 2))
-        method.estimate(draws, data.whole(data.valid_rows), generator)
+        method.estimate([data.whole(rows) for rows in draws], [data.whole(rows) for rows in copies], generator)
         losses = validation_losses(self.model, data)
         self.state.best[""] = (losses[f"valid_{self.settings.best_by}"], 0)
         self.state.history.append({"epoch": 0, **losses, "seconds": time.time() - self.started})
@@ -145,11 +149,13 @@ class Run:
             rows = make_loader(data.train, data.batch_size, scaling=data.scaling)
             self.method.remember(batch.take(batch.presence.any(1)).to(device) for batch in rows)
 
+    def _validation_copies(self) -> list[Cohort]:
+        return validation_copies(self.data, meets_all_patterns=self.plan["missingness"]["by_objective"])
+
     def _adjust(self) -> None:
         """Lets the method choose what it chooses by the validation rows."""
-        data, model = self.data, self.model
-        copies = validation_copies(data, meets_all_patterns=self.plan["missingness"]["by_objective"])
-        chunks = ((cohort, np.flatnonzero(cohort.observed.any(axis=1))) for cohort in copies)
+        model = self.model
+        chunks = ((rows, np.flatnonzero(rows.observed.any(axis=1))) for rows in self._validation_copies())
         with inference(self.method):
             self.method.adjust(batch for cohort, seen in chunks for batch in model.batches(cohort, 1024, seen))
 
@@ -182,8 +188,7 @@ class Run:
         self.plan["versions"] = versions()
         model = self.model
         if self.settings.recalibrate:
-            by_objective = self.plan["missingness"]["by_objective"]
-            model.recalibration = recalibration_of(model, data, meets_all_patterns=by_objective)
+            model.recalibration = recalibration_of(model, data, self._validation_copies())
             if model.recalibration is not None:
                 self.plan["recalibration"] = model.recalibration.to_json()
         if self.folder is not None and self.processes.is_first:
