@@ -197,7 +197,7 @@ class TrainedModel:
         return self.recalibration(predictions, batch.presence.sum(1), self.schema.task.traits)
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:
-        """How much what is missing could still change each prediction.
+        """Variability of each prediction over what is missing.
 
         Args:
             cohort: N cases, whatever they lack.
@@ -209,7 +209,7 @@ class TrainedModel:
         return impact(self, cohort, **options)
 
     def advise(self, cohort: Cohort, **options: Any) -> Advice:
-        """Which missing modality of each case to look at next.
+        """Advice on the missing modality of each case to look at next.
 
         Args:
             cohort: N cases, whatever they lack.
@@ -259,7 +259,7 @@ class TrainedModel:
             for part in (values, measured) if name in measured else (values,):
                 part[name] = part[name].index_select(axis, torch.tensor(order, device=part[name].device))
         lengths = {name: length for name, length in batch.lengths.items() if name in values}
-        return Batch(values, observed, measured, lengths, batch.target, batch.ids)
+        return Batch(values, observed, measured, lengths, batch.target, batch.ids, batch.labelled)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the model's folder: experiment.json, model.safetensors, history.csv, presence.npz.

@@ -69,7 +69,7 @@ class Cell:
         return self.values[name]
 
     def identity(self, work: Callable[..., Any], cohort: Cohort | None) -> dict[str, Any]:
-        """What a stored result must agree with to be this cell's."""
+        """The identity that a stored result must agree with to be this cell's."""
         return {
             "cell": self.values,
             "data": None if cohort is None else cohort.fingerprint,

@@ -29,7 +29,7 @@ __all__ = ["CellProgress", "Swept", "sweep"]
 
 @dataclass(frozen=True)
 class CellProgress:
-    """What `sweep` tells after each cell.
+    """Progress that `sweep` reports after each cell.
 
     Args:
         number: How many have ended.
@@ -46,7 +46,7 @@ class CellProgress:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep found, in the order of its cells."""
+    """Results of a sweep, in the order of its cells."""
 
     done: tuple[Done, ...]
     failed: tuple[Failed, ...] = ()

@@ -63,7 +63,7 @@ class ModalityDropout(FusionMethod):
         self.patterns = patterns
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The task's loss after the removal, averaged over all rows; see `Method.objective`."""
+        """The task's loss after the removal, averaged over the rows with a label; see `Method.objective`."""
         remaining = draw_removals(batch.presence, self.patterns, generator)
         outputs = self.network(*encode_under(self.encoders, batch, remaining))  # (P * B, C)
         return LossTerms({"task": self.network_term(outputs, batch)})

@@ -73,7 +73,7 @@ class Metric:
         return self.function(predictions, target, weight=weight)
 
     def why_undefined(self, predictions: ArrayLike, target: ArrayLike) -> str | None:
-        """Why the value is NaN for these cases, in a sentence; None if it is defined.
+        """The reason why the value is NaN for these cases, in a sentence; None if it is defined.
 
         Example:
             >>> METRICS["auroc"].why_undefined([0.1, 0.9], [0, 0])

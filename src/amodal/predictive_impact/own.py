@@ -50,7 +50,7 @@ class OwnCompletions:
 
     @property
     def how(self) -> str:
-        """Where the completions come from, in words."""
+        """The source of the completions, in words."""
         if self.by_modality:
             return "completions drawn by the method itself"
         return "draws of the method's one latent, which are no completions of modalities"

@@ -1,4 +1,4 @@
-"""What impact needs of a trained model: its method, data description, batches and predictions."""
+"""The parts of a trained model that impact needs: its method, data description, batches and predictions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Predictor(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         ...
 
     def batches(

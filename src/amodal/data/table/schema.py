@@ -38,7 +38,7 @@ SOURCES: dict[str, type[Source]] = {
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which split a case is in.
+    """The rule for the split of a case.
 
     Attributes:
         column: The column that says so; "" = drawn.
@@ -87,7 +87,7 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """How a table and the files it names become a cohort.
+    """The schema by which a table and the files it names become a cohort.
 
     Attributes:
         id: Column with distinct ids; "" numbers the rows.
@@ -206,7 +206,7 @@ class TableSchema:
 
     @property
     def reading(self) -> Reading:
-        """How cells are read where a column does not say otherwise."""
+        """The rules for reading cells where a column does not say otherwise."""
         return Reading(frozenset(self.missing), self.numbers, self.timezone, self.ignore_case, self.encoding)
 
     @property

@@ -303,7 +303,7 @@ class JointLaw(nn.Module, ABC):
 
     @torch.no_grad()
     def describe(self) -> dict[str, float]:
-        """What is worth watching: mean Kendall's tau over pairs, its mean size, the parameter, how far components are
+        """Statistics to monitor: mean Kendall's tau over pairs, its mean size, the parameter, how far components are
         apart (least distance of two means of a mixture, over the mean scale, for each coordinate)."""
         values: dict[str, float] = {}
         mixture = self.mixture

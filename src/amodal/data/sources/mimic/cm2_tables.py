@@ -4,10 +4,11 @@ r"""MIMIC-III's and MIMIC-IV's tables read as in CM2's experiments: stays, 17 va
 that, 18 years or more. Of those, samples last 48 hours and have an event of the variables in them.
 
 **Events.** Charted and laboratory events of an admission among the stays; those that name another stay, or have no
-value once cleaned, are left out. Where several are at one time, the last by the order of their text counts; of a bin,
-the last. Cleaning: "a/b" pressures split; oxygen fractions above 1 divided by 100 unless in torr; saturations up to 1
-times 100; laboratory text that is no number left out; Fahrenheit (by item, by unit, or 79 and more), ounces, pounds and
-inches converted. Output events hold none of the variables' items and are not read.
+value once cleaned, are left out. Where several are at one time, the last of them in order counts: in the order of
+numbers for the ten variables that are cleaned, of text for the others; of a bin, the last. Cleaning: "a/b" pressures
+split; oxygen fractions above 1 divided by 100 unless in torr; saturations up to 1 times 100; laboratory text that is no
+number left out; Fahrenheit (by item, by unit, or 79 and more), ounces, pounds and inches converted. Output events hold
+none of the variables' items and are not read.
 
 **Readmission** within 30 days: death in hospital, or the next of the patient's stays above starts less than 30 whole
 days after this discharge. Readmissions that are no such stay cannot be seen, and death after discharge does not count.
@@ -47,6 +48,13 @@ _EDGE = 1e-6  # hours
 
 _FAHRENHEIT, _POUNDS, _OUNCES, _INCHES = (3654, 678, 223761, 679), (3581, 226531), (3582,), (226707, 1394)
 _PLACE = {variable.name: place for place, variable in enumerate(VARIABLES)}
+_CLEANED = tuple(
+    _PLACE[name]
+    for name in (
+        "Capillary refill rate", "Diastolic blood pressure", "Fraction inspired oxygen", "Glucose", "Height",
+        "Oxygen saturation", "Systolic blood pressure", "Temperature", "Weight", "pH",
+    )
+)  # fmt: skip
 
 
 class Stays(NamedTuple):
@@ -157,8 +165,10 @@ def read_tables(source: Path, database: Database, *, hours: int = 48, bin_hours:
             connection,
             f"""
             SELECT stay, CAST(GREATEST(0, FLOOR(hour / {bin_hours} - {_EDGE})) AS BIGINT) AS time_bin, variable, value
-            FROM events QUALIFY ROW_NUMBER() OVER (PARTITION BY stay, time_bin, variable ORDER BY hour DESC, text DESC)
-            = 1 ORDER BY stay, time_bin, variable
+            FROM events QUALIFY ROW_NUMBER() OVER (
+                PARTITION BY stay, time_bin, variable
+                ORDER BY hour DESC, CASE WHEN variable IN {_CLEANED} THEN value END DESC, text DESC
+            ) = 1 ORDER BY stay, time_bin, variable
             """,
         )
         first = columns_of(
