@@ -218,6 +218,10 @@ class Method(OptionsChecked, nn.Module, ABC):
             batches: All training rows in order, with targets and as they came: nothing further removed.
         """
 
+    def estimated_parts(self) -> Iterable[EstimatedMethod]:
+        """Parts that are fitted by an algorithm of their own, before the first step."""
+        return ()
+
     def adjust(self, batches: Iterable[Batch]) -> None:
         """Called once after `remember`, with the best weights, in evaluation mode and without gradients.
 

@@ -28,6 +28,13 @@ from amodal.training.step import training_step
 # Options that make a method small; "dropout" and "hidden" are set wherever a method has them.
 SMALL: dict[str, dict] = {
     "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
+    "ensemble": {
+        "members": [
+            {"name": "modality_dropout", "hidden": 8, "dropout": 0.0},
+            {"name": "late_fusion", "hidden": 8, "dropout": 0.0},
+            {"name": "boosting", "steps": 8, "leaves": 4, "min_rows": 1, "buckets": 8},
+        ]
+    },
     "per_pattern": {"min_rows": 1},
     "primo": {"hidden": 32, "latent": 4},
     "cepa": {"layers": 1},
@@ -254,11 +261,14 @@ def make_ready(method: Method, batches: list[Batch], *, remember: bool = True) -
         if isinstance(method, EstimatedMethod):
             method.estimate(batches, [], torch.Generator().manual_seed(0))
         else:
+            for part in method.estimated_parts():
+                part.estimate(batches, [], torch.Generator().manual_seed(0))
             method.prepare(batches)
         if remember:
             training = method.training
             with torch.no_grad():
                 method.eval().remember(batches)
+                method.adjust(batches)
             method.train(training)
 
 
@@ -315,4 +325,5 @@ def train(method: Method, batch: Batch, *, steps: int, learning_rate: float = 1e
     method.eval()
     with torch.no_grad():
         method.remember([batch])
+        method.adjust([batch])
     return method

@@ -11,6 +11,7 @@ from amodal.methods.boosting import Boosting
 from amodal.methods.cepa import CEPA
 from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
+from amodal.methods.ensemble import Ensemble, member_options
 from amodal.methods.fills import Fills
 from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "late_fusion": LateFusion,
     "per_pattern": PerPattern,
     "boosting": Boosting,
+    "ensemble": Ensemble,
     "primo": PRIMO,
     "fills": Fills,
     "cepa": CEPA,
@@ -55,6 +57,8 @@ METHODS: dict[str, type[Method]] = {
     "smil": SMIL,
     "shaspec": ShaSpec,
 }
+
+Ensemble.known = METHODS
 
 
 def method_options(name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -77,4 +81,8 @@ def method_options(name: str, options: Mapping[str, Any] | None = None) -> dict[
     """
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
-    return resolve_options(METHODS[name], options or {}, owner=name, outside=("schema", "encoders"))
+    resolved = resolve_options(METHODS[name], options or {}, owner=name, outside=("schema", "encoders"))
+    if METHODS[name] is Ensemble:  # its members' options too, so that a later change of a default does not change a run
+        pairs = (member_options(METHODS, member) for member in resolved["members"])
+        resolved["members"] = [{"name": member, **options} for member, options in pairs]
+    return resolved

@@ -21,11 +21,11 @@ from amodal.method import EstimatedMethod, Method, inference
 from amodal.processes import Processes, sharing_rows
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import TrainingSettings
+from amodal.training.copies import recalibration_of, training_copies, validation_copies
 from amodal.training.data import TrainingData
 from amodal.training.loggers import Logger, open_loggers
 from amodal.training.loop import TrainingLoop
 from amodal.training.optimisers import Optimisers
-from amodal.training.recalibrate import recalibration_of, validation_copies
 from amodal.training.state import STATE_FILE, TrainingState
 from amodal.training.validation import monitored, part_validation_losses, validation_losses, warn_of_collapse
 
@@ -98,7 +98,12 @@ class Run:
     def _train(self, loggers: Sequence[str], progress: bool) -> TrainedModel:
         if isinstance(self.method, EstimatedMethod):
             self._estimate(self.method)
+            losses = validation_losses(self.model, self.data)
+            self.state.best[""] = (losses[f"valid_{self.settings.best_by}"], 0)
+            self.state.history.append({"epoch": 0, **losses, "seconds": time.time() - self.started})
         else:
+            for part in self.method.estimated_parts():
+                self._estimate(part)
             names = {f"{part}.{k}": v for part in ("spec", "training") for k, v in self.plan[part].items()}
             first = self.processes.is_first
             self.loggers = open_loggers(loggers, self.folder, names | {"seed": self.seed}) if first else ()
@@ -113,16 +118,12 @@ class Run:
 
     def _estimate(self, method: EstimatedMethod) -> None:
         """Fits an `EstimatedMethod` in one call."""
-        data = self.data
-        draws = [data.rows_of(i) for i in range(method.redraws if data.is_redrawn else 1)]
-        if data.is_removed_anew:
-            draws = [data.rows_of(0, removed=False), *draws]
-        copies = [rows for rows in self._validation_copies() if len(rows)]
+        by_objective = self.plan["missingness"]["by_objective"]
+        train = training_copies(self.data, method.redraws, meets_all_patterns=by_objective)
+        valid = [rows for rows in self._validation_copies() if len(rows)]
         generator = torch.Generator().manual_seed(mix_seed(self.seed, 0, 2))
-        method.estimate([data.whole(rows) for rows in draws], [data.whole(rows) for rows in copies], generator)
-        losses = validation_losses(self.model, data)
-        self.state.best[""] = (losses[f"valid_{self.settings.best_by}"], 0)
-        self.state.history.append({"epoch": 0, **losses, "seconds": time.time() - self.started})
+        batches = ([self.data.whole(rows) for rows in part] for part in (train, valid))
+        method.estimate(*batches, generator)
 
     def _optimise(self, progress: bool) -> None:
         """Trains by gradient steps, from the stored state if there is one."""
@@ -154,7 +155,9 @@ class Run:
         whole = self.state.history[-1]
         for logger in self.loggers:
             logger.log({k: v for k, v in whole.items() if k != "epoch"}, int(row["epoch"]))
-        return whole, self.state.is_out_of_patience(self.settings.patience)
+        limit = self.settings.time_limit
+        late = limit is not None and self.processes.agree([time.time() - self.started])[0] > limit
+        return whole, late or self.state.is_out_of_patience(self.settings.patience)
 
     def _agreed(self, losses: dict[str, float]) -> dict[str, float]:
         """The first process's losses, so that all keep the same weights and stop in the same epoch."""

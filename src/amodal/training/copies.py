@@ -1,4 +1,4 @@
-"""Recalibration after training: from the validation rows, for every number of modalities present."""
+"""Copies of training and validation rows under every presence that a training is for; recalibration by them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,30 @@ from amodal.presence import draw_presence
 from amodal.recalibration import Recalibration, fit_recalibration
 from amodal.training.data import TrainingData
 
-__all__ = ["recalibration_of", "validation_copies"]
+__all__ = ["recalibration_of", "training_copies", "validation_copies"]
 
 _DRAWS = 2  # removals under which the validation rows are predicted once more
 _MANY_ROWS = 20_000  # of which one removal is enough
+
+
+def training_copies(data: TrainingData, redraws: int, *, meets_all_patterns: bool) -> list[Cohort]:
+    """The training rows for what is fitted in one call.
+
+    Args:
+        data: The rows and their removal.
+        redraws: Drawings of the removal, where it is drawn anew every epoch.
+        meets_all_patterns: Whether the whole method removes modalities in its own objective: what is a part of it then
+            meets removals of a number of modalities that is uniform.
+
+    Returns:
+        The rows as they are, where in time training sees them so, and under each drawing.
+    """
+    if meets_all_patterns and len(data.train.schema.names) > 1:
+        whole = data.rows_of(0)
+        drawn = (draw_presence(BalancedCounts(), whole, (data.seed, 6, i)) for i in range(redraws))
+        return [whole, *(whole.with_observed(presence.observed) for presence in drawn)]
+    draws = [data.rows_of(i) for i in range(redraws if data.is_redrawn else 1)]
+    return [data.rows_of(0, removed=False), *draws] if data.is_removed_anew else draws
 
 
 def validation_copies(data: TrainingData, *, meets_all_patterns: bool) -> list[Cohort]:

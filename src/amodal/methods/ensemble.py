@@ -1,0 +1,312 @@
+"""Ensemble: a pool of methods in one model, weighted by validation rows for every number of modalities present."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from amodal.batch import Batch
+from amodal.encoders import PerModality, encoders_for
+from amodal.encoders.pretrained import PretrainedEncoder
+from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.kinds import TaskKind
+from amodal.losses.task import prediction_loss
+from amodal.method import EstimatedMethod, LossTerms, Method, case_weights
+from amodal.options import Size, resolve_options
+from amodal.patterns import draw_removal
+from amodal.schema import Schema
+
+__all__ = ["Ensemble", "member_options", "select"]
+
+_SHRINKAGE = 200.0  # cases of a number of modalities that count as much as the common weights
+
+
+class Ensemble(Method):
+    r"""A pool of methods whose predictions are averaged with weights that depend on how many modalities are present.
+
+    The networks are trained side by side, as each would be alone: no parameter is shared, their gradients are clipped
+    apart, and each keeps its own best weights. Methods that are fitted by an algorithm of their own (`boosting`) are
+    fitted before. Then weights are chosen by greedy selection with replacement: of `picks` picks each adds the member
+    that lowers the loss of the mean prediction most, on validation rows as they are and under removals, averaged over
+    `bags` random halves of the cases. With the weights :math:`w` of all rows and :math:`w_k` of the :math:`n_k` cases
+    with k modalities, these rows are predicted with
+
+    .. math:: \frac{n_k w_k + n_0 w}{n_k + n_0}, \qquad n_0 = 200
+
+    Training takes the time of all members together; `time_limit` of `amodal.fit` ends it, and the members are then what
+    they are. Impact takes completions from training cases.
+
+    Args:
+        schema: The modalities and the task.
+        encoders: An encoder for each modality, of the first network; the others begin with fresh weights.
+        members: Names of methods, or {"name": …, option: …}; a name may come several times.
+        picks: Picks of the greedy selection.
+        bags: Random halves of the validation cases that the selection is averaged over.
+
+    Raises:
+        UnknownNameError: If a member is no method.
+        ConfigurationError: If there is no member, or one needs several optimisers.
+
+    Source:
+        :cite:`caruana2004ensemble`, sections 2.1 to 2.3 (selection with replacement, bagged). Deviation: weights by the
+        number of modalities.
+    """
+
+    summary = "networks and boosted trees, weighted by validation rows for every number of modalities"
+    references = ("caruana2004ensemble",)
+    meets_all_patterns = True
+    known: ClassVar[Mapping[str, type[Method]]] = {}
+    """The methods that may be members; filled by the registry."""
+
+    weights: Tensor
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: PerModality | None = None,
+        *,
+        members: Sequence[str | Mapping[str, Any]] = ("modality_dropout", "modality_dropout", "boosting"),
+        picks: Size = 20,
+        bags: Size = 10,
+    ):
+        super().__init__(schema)
+        self.picks, self.bags = picks, bags
+        encoders, built = encoders_for(schema, encoders), []
+        for member in members:
+            name, options = member_options(self.known, member)
+            own = fresh_copy(encoders) if built else encoders
+            built.append(cast(Callable[..., Method], self.known[name])(schema, own, **options))
+        if not built:
+            raise ConfigurationError("an ensemble has no members", expected="names of methods", got=repr(members))
+        for method in built:
+            if method.alternates or set(method.optimisers) != {"main"}:
+                raise ConfigurationError(
+                    f"{type(method).__name__} cannot be a member of an ensemble", expected="a method with one optimiser"
+                )
+        self.members = nn.ModuleList(built)
+        estimated = torch.tensor([isinstance(method, EstimatedMethod) for method in built])
+        used = estimated if bool(estimated.all()) else ~estimated
+        start = used.float() / used.sum()
+        self.register_buffer("weights", start.repeat(len(schema.names) + 1, 1))  # (M + 1, J)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The members."""
+        return tuple(cast(Method, member) for member in self.members)
+
+    @property
+    def networks(self) -> dict[int, Method]:
+        """The members that are trained by gradient steps, by their places."""
+        return {i: member for i, member in enumerate(self.methods) if not isinstance(member, EstimatedMethod)}
+
+    # Training ----------------------------------------------------------------------------------------------------
+
+    def estimated_parts(self) -> Iterable[EstimatedMethod]:
+        """The members that are fitted by an algorithm of their own."""
+        return [member for member in self.methods if isinstance(member, EstimatedMethod)]
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Lets the networks take their statistics."""
+        self._pass_on("prepare", batches)
+
+    def begin_epoch(self) -> None:
+        """Tells the networks."""
+        for member in self.networks.values():
+            member.clock = self.clock
+            member.begin_epoch()
+
+    def after_step(self) -> None:
+        """Tells the networks."""
+        for member in self.networks.values():
+            member.clock = self.clock
+            member.after_step()
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+        """The terms of all networks, each with its place before its name; see `Method.objective`."""
+        terms: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        for i, member in self.networks.items():
+            member.clock, seen = self.clock, batch
+            if not member.meets_all_patterns:
+                remaining = draw_removal(batch.presence, generator)
+                seen = batch.restrict(dict(zip(batch.modalities, remaining.unbind(1))))
+            found = member.objective(seen, generator)
+            terms |= {f"{i}.{name}": term for name, term in found.terms.items()}
+            weights |= {f"{i}.{name}": weight for name, weight in found.weights.items()}
+        if not terms:
+            terms["none"] = torch.zeros((), device=batch.device)
+        return LossTerms(terms, weights)
+
+    def clip_groups(self, optimiser: str) -> Iterator[Iterable[nn.Parameter]]:
+        """Those of each network."""
+        for member in self.networks.values():
+            yield from member.clip_groups("main")
+
+    def learning_rate_scale(self, parameter_name: str) -> float:
+        """What the parameter's member says."""
+        _, place, name = parameter_name.split(".", 2)
+        return self.methods[int(place)].learning_rate_scale(name)
+
+    @torch.no_grad()
+    def part_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Each network's losses of the rows as they are and under a removal, or those of its own parts."""
+        generator = torch.Generator(batch.device).manual_seed(0)
+        remaining = draw_removal(batch.presence, generator)
+        removed = batch.restrict(dict(zip(batch.modalities, remaining.unbind(1))))
+        losses: dict[str, Tensor] = {}
+        for i, member in self.networks.items():
+            parts = member.part_losses(batch)
+            if not parts:
+                kind = self.schema.task.kind
+                both = [prediction_loss(member.predict(rows), batch.labels, kind) for rows in (batch, removed)]
+                parts = {"": torch.cat(both)}
+            losses |= {f"members.{i}.{prefix}": values for prefix, values in parts.items()}
+        return losses
+
+    def representations(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Those of the first network."""
+        return next((member.representations(batch) for member in self.networks.values()), {})
+
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Lets the members store what they need of the training rows."""
+        self._pass_on("remember", batches)
+
+    def adjust(self, batches: Iterable[Batch]) -> None:
+        """Chooses the weights by the members' predictions of the validation rows."""
+        batches = self._pass_on("adjust", batches)
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        ids: list[str] = []
+        for batch in batches:
+            predictions = torch.stack([member.predict(batch) for member in self.methods], dim=1)  # (B, J, …)
+            parts.append((predictions.double().cpu(), batch.labels.cpu(), batch.presence.sum(1).cpu()))
+            ids += batch.ids or [f"{len(parts)}-{i}" for i in range(len(batch))]
+        if not ids:
+            return
+        predictions, target, present = (torch.cat(part) for part in zip(*parts))
+        chosen = select(
+            predictions, target, present, ids, self.schema.task.traits, len(self.schema.names), self.picks, self.bags
+        )
+        self.weights.copy_(chosen)
+
+    def _pass_on(self, hook: str, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Calls a hook of the members that have their own, each with all batches; the batches, to be used again."""
+        own = [member for member in self.methods if getattr(type(member), hook) is not getattr(Method, hook)]
+        batches = list(batches) if own else batches
+        for member in own:
+            getattr(member, hook)(batches)
+        return batches
+
+    # Prediction --------------------------------------------------------------------------------------------------
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Weighted means of the members' predictions, of shape (B, C), (B, K) or (B,); see `Method.predict`."""
+        weights = self.weights[batch.presence.sum(1)]  # (B, J)
+        total = None
+        for j, member in enumerate(self.methods):
+            if not bool(self.weights[:, j].any()):
+                continue
+            predicted = member.predict(batch)
+            part = weights[:, j].view(-1, *[1] * (predicted.ndim - 1)).to(predicted.dtype) * predicted
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+
+def member_options(known: Mapping[str, type[Method]], member: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of a member and all its options, checked.
+
+    Args:
+        known: Methods by name.
+        member: A name, or {"name": …, option: …}.
+
+    Raises:
+        UnknownNameError: If it is no method, the ensemble itself, or has no such option.
+    """
+    options = {"name": member} if isinstance(member, str) else dict(member)
+    name = options.pop("name", None)
+    if name not in known or known[name] is Ensemble:
+        raise UnknownNameError("member of an ensemble", str(name), [n for n in known if known[n] is not Ensemble])
+    return name, resolve_options(known[name], options, owner=name, outside=("schema", "encoders"))
+
+
+def fresh_copy(encoders: PerModality) -> PerModality:
+    """A copy of encoders that begins with other weights, drawn from torch's generator; pretrained ones keep theirs."""
+    copies = copy.deepcopy(encoders)
+    for _, encoder in copies.items():
+        if isinstance(encoder, PretrainedEncoder):
+            continue
+        for module in encoder.modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if reset is not None:
+                reset()
+    return copies
+
+
+def select(
+    predictions: Tensor,
+    target: Tensor,
+    present: Tensor,
+    ids: Sequence[str],
+    traits: TaskKind,
+    n_modalities: int,
+    picks: int,
+    bags: int,
+) -> Tensor:
+    """Weights of the members by number of modalities present; see `Ensemble`.
+
+    Args:
+        predictions: Of shape (N, J, …) for J members, double.
+        target: As the task has it, (N, …).
+        present: Number of modalities present, (N,).
+        ids: The case of each row.
+        traits: The kind of the task.
+        n_modalities: Number of modalities M.
+        picks: Picks of a selection.
+        bags: Halves of the cases that it is averaged over.
+
+    Returns:
+        Of shape (M + 1, J); each row adds up to one.
+    """
+    place = {name: i for i, name in enumerate(dict.fromkeys(ids))}
+    case = torch.tensor([place[name] for name in ids])
+    generator = torch.Generator().manual_seed(0)
+    halves = torch.rand(bags, len(place), generator=generator).argsort(1) < (len(place) + 1) // 2  # (bags, cases)
+
+    def bagged(rows: Tensor) -> Tensor:
+        weight = case_weights([ids[i] for i in rows.tolist()]).double()
+        found = []
+        for half in halves:
+            kept = half[case[rows]]
+            if bool(kept.any()):
+                part = rows[kept]
+                found.append(_greedy(predictions[part], target[part], weight[kept], traits, picks))
+        return torch.stack(found).mean(0) if found else common
+
+    common = torch.full((predictions.shape[1],), 1.0 / predictions.shape[1], dtype=torch.float64)
+    common = bagged(torch.arange(len(ids)))
+    weights = []
+    for k in range(n_modalities + 1):
+        rows = (present == k).nonzero().squeeze(1)
+        n = len(case[rows].unique())
+        own = bagged(rows) if n else common
+        weights.append((n * own + _SHRINKAGE * common) / (n + _SHRINKAGE))
+    return torch.stack(weights)
+
+
+def _greedy(predictions: Tensor, target: Tensor, weight: Tensor, traits: TaskKind, picks: int) -> Tensor:
+    """Shares (J,) of the members among the picks of a greedy selection with replacement."""
+    total = torch.zeros_like(predictions[:, 0])
+    counts = torch.zeros(predictions.shape[1], dtype=torch.float64)
+    for pick in range(picks):
+        losses = [
+            (weight * traits.prediction_loss((total + member) / (pick + 1), target)).sum()
+            for member in predictions.unbind(1)
+        ]
+        best = int(torch.stack(losses).argmin())
+        total = total + predictions[:, best]
+        counts[best] += 1
+    return counts / picks
