@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +31,6 @@ __all__ = [
     "OptimiserSettings",
     "SamplingMethod",
     "base_outputs",
-    "case_weights",
     "inference",
 ]
 
@@ -222,15 +220,16 @@ class Method(OptionsChecked, nn.Module, ABC):
         """Parts that are fitted by an algorithm of their own, before the first step."""
         return ()
 
-    def adjust(self, batches: Iterable[Batch]) -> None:
+    def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
         """Called once after `remember`, with the best weights, in evaluation mode and without gradients.
 
         What a method chooses by validation rows is chosen here and stored in buffers: weights of its parts, a rule that
         joins them.
 
         Args:
-            batches: Validation rows, with targets; where the training was for more than one presence, each case comes
-                several times, as it is and under removals. Empty where there are no validation rows.
+            rows: Batches of validation rows, with targets, and how much each row counts, (B,). Where training was for
+                more than one presence, each case comes several times, as it is and under removals; its rows together
+                count as much as the case. Empty where there are no validation rows.
         """
 
     def register_memory(self, name: str, row: Tensor) -> None:
@@ -335,20 +334,6 @@ def base_outputs(batches: Iterable[Batch], task: Task) -> Tensor:
         total += torch.where(known, target, 0.0).sum(0)
         count += known.sum(0)
     return task.traits.constant_outputs(total, count)
-
-
-def case_weights(ids: Sequence[str]) -> Tensor:
-    """How much each row counts so that the rows of one case count once together, (N,).
-
-    Args:
-        ids: The case of each row.
-
-    Example:
-        >>> case_weights(["a", "b", "a"])
-        tensor([0.5000, 1.0000, 0.5000])
-    """
-    times = Counter(ids)
-    return torch.tensor([1.0 / times[name] for name in ids])
 
 
 @contextmanager

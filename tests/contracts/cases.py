@@ -268,7 +268,7 @@ def make_ready(method: Method, batches: list[Batch], *, remember: bool = True) -
             training = method.training
             with torch.no_grad():
                 method.eval().remember(batches)
-                method.adjust(batches)
+                method.adjust([(batch, torch.ones(len(batch))) for batch in batches])
             method.train(training)
 
 
@@ -325,5 +325,5 @@ def train(method: Method, batch: Batch, *, steps: int, learning_rate: float = 1e
     method.eval()
     with torch.no_grad():
         method.remember([batch])
-        method.adjust([batch])
+        method.adjust([(batch, torch.ones(len(batch)))])
     return method

@@ -23,11 +23,12 @@ def said(*probabilities):
     return torch.stack([1 - p, p], dim=-1)
 
 
-def weights_of(predictions, target, present=None, ids=None, m=1, picks=20, bags=1):
+def weights_of(predictions, target, present=None, ids=None, m=1, picks=20, bags=1, weight=None):
     n = len(target)
     present = torch.ones(n, dtype=torch.int64) if present is None else present
     ids = [str(i) for i in range(n)] if ids is None else ids
-    return select(predictions, torch.as_tensor(target), present, ids, BINARY, m, picks, bags)
+    weight = torch.ones(n) if weight is None else weight
+    return select(predictions, torch.as_tensor(target), present, weight.double(), ids, BINARY, m, picks, bags)
 
 
 # Selection -----------------------------------------------------------------------------------------------------------
@@ -70,7 +71,9 @@ def test_a_case_under_several_removals_counts_once():
     members = said(np.where(target, 0.8, 0.2), np.where(np.arange(200) < 60, np.where(target, 0.99, 0.01), 0.4))
     rows = torch.cat([torch.arange(200), torch.arange(60).repeat(5)])  # the second's cases come six times
     ids = [str(int(i)) for i in rows]
-    once, repeated = weights_of(members, target), weights_of(members[rows], target[rows.numpy()], ids=ids)
+    weight = torch.where(rows < 60, 1 / 6, 1.0)
+    once = weights_of(members, target)
+    repeated = weights_of(members[rows], target[rows.numpy()], ids=ids, weight=weight)
     np.testing.assert_allclose(once, repeated)
 
 

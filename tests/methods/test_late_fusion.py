@@ -149,5 +149,5 @@ def test_every_modality_keeps_its_best_weights_and_adjusting_stores_the_join():
     assert len(losses["models.modality_a."]) == int(batch.observed["a"].sum())
     before = method.state_dict()["joined.scale"].clone()
     with torch.no_grad():
-        method.adjust(iter([batch]))
+        method.adjust(iter([(batch, torch.ones(len(batch)))]))
     assert not torch.equal(method.state_dict()["joined.scale"], before)

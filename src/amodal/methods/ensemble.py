@@ -15,7 +15,7 @@ from amodal.encoders.pretrained import PretrainedEncoder
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.kinds import TaskKind
 from amodal.losses.task import prediction_loss
-from amodal.method import EstimatedMethod, LossTerms, Method, case_weights
+from amodal.method import EstimatedMethod, LossTerms, Method
 from amodal.options import Size, resolve_options
 from amodal.patterns import draw_removal
 from amodal.schema import Schema
@@ -175,30 +175,29 @@ class Ensemble(Method):
         """Lets the members store what they need of the training rows."""
         self._pass_on("remember", batches)
 
-    def adjust(self, batches: Iterable[Batch]) -> None:
+    def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
         """Chooses the weights by the members' predictions of the validation rows."""
-        batches = self._pass_on("adjust", batches)
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        rows = self._pass_on("adjust", rows)
+        parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         ids: list[str] = []
-        for batch in batches:
+        for batch, weight in rows:
             predictions = torch.stack([member.predict(batch) for member in self.methods], dim=1)  # (B, J, …)
-            parts.append((predictions.double().cpu(), batch.labels.cpu(), batch.presence.sum(1).cpu()))
+            part = (predictions.double(), batch.labels, batch.presence.sum(1), weight.double())
+            parts.append(tuple(tensor.cpu() for tensor in part))
             ids += batch.ids or [f"{len(parts)}-{i}" for i in range(len(batch))]
-        if not ids:
-            return
-        predictions, target, present = (torch.cat(part) for part in zip(*parts))
-        chosen = select(
-            predictions, target, present, ids, self.schema.task.traits, len(self.schema.names), self.picks, self.bags
-        )
-        self.weights.copy_(chosen)
+        if ids:
+            columns = (torch.cat(part) for part in zip(*parts))
+            self.weights.copy_(
+                select(*columns, ids, self.schema.task.traits, len(self.schema.names), self.picks, self.bags)
+            )
 
-    def _pass_on(self, hook: str, batches: Iterable[Batch]) -> Iterable[Batch]:
-        """Calls a hook of the members that have their own, each with all batches; the batches, to be used again."""
+    def _pass_on(self, hook: str, rows: Iterable[Any]) -> Iterable[Any]:
+        """Calls a hook of the members that have their own, each with all rows; the rows, to be used again."""
         own = [member for member in self.methods if getattr(type(member), hook) is not getattr(Method, hook)]
-        batches = list(batches) if own else batches
+        rows = list(rows) if own else rows
         for member in own:
-            getattr(member, hook)(batches)
-        return batches
+            getattr(member, hook)(rows)
+        return rows
 
     # Prediction --------------------------------------------------------------------------------------------------
 
@@ -250,6 +249,7 @@ def select(
     predictions: Tensor,
     target: Tensor,
     present: Tensor,
+    weight: Tensor,
     ids: Sequence[str],
     traits: TaskKind,
     n_modalities: int,
@@ -262,6 +262,7 @@ def select(
         predictions: Of shape (N, J, …) for J members, double.
         target: As the task has it, (N, …).
         present: Number of modalities present, (N,).
+        weight: How much each row counts, (N,), double.
         ids: The case of each row.
         traits: The kind of the task.
         n_modalities: Number of modalities M.
@@ -277,13 +278,12 @@ def select(
     halves = torch.rand(bags, len(place), generator=generator).argsort(1) < (len(place) + 1) // 2  # (bags, cases)
 
     def bagged(rows: Tensor) -> Tensor:
-        weight = case_weights([ids[i] for i in rows.tolist()]).double()
         found = []
         for half in halves:
             kept = half[case[rows]]
             if bool(kept.any()):
                 part = rows[kept]
-                found.append(_greedy(predictions[part], target[part], weight[kept], traits, picks))
+                found.append(_greedy(predictions[part], target[part], weight[part], traits, picks))
         return torch.stack(found).mean(0) if found else common
 
     common = torch.full((predictions.shape[1],), 1.0 / predictions.shape[1], dtype=torch.float64)

@@ -14,7 +14,7 @@ from amodal.fusion.late import JoinedPredictions, average_predictions
 from amodal.fusion.network import Head
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import task_loss
-from amodal.method import LossTerms, NetworkMethod, base_outputs, case_weights
+from amodal.method import LossTerms, NetworkMethod, base_outputs
 from amodal.options import Count, Share, Weight
 from amodal.schema import Schema
 
@@ -132,15 +132,10 @@ class LateFusion(NetworkMethod):
         """The modalities' pooled vectors."""
         return {"pooled": encode_pooled(self.encoders, batch)}
 
-    def adjust(self, batches: Iterable[Batch]) -> None:
+    def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
         """Fits the regression that joins the modalities to the validation rows."""
         if self.join == "average":
             return
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        ids: list[str] = []
-        for batch in batches:
-            parts.append((*self.outputs_by_modality(batch), batch.labels))
-            ids += batch.ids or [f"{len(parts)}-{i}" for i in range(len(batch))]
-        if ids:
-            outputs, observed, target = (torch.cat(part) for part in zip(*parts))
-            self.joined.learn(outputs, observed, target, case_weights(ids).to(outputs.device))
+        parts = [(*self.outputs_by_modality(batch), batch.labels, weight) for batch, weight in rows]
+        if parts:
+            self.joined.learn(*(torch.cat(part) for part in zip(*parts)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from amodal.batch import Batch
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.data.loader import make_loader
@@ -177,9 +178,18 @@ class Run:
     def _adjust(self) -> None:
         """Lets the method choose what it chooses by the validation rows."""
         model = self.model
-        chunks = ((rows, np.flatnonzero(rows.observed.any(axis=1))) for rows in self._validation_copies())
+        copies, weight = self._validation_copies(), self.data.valid_weight
+        counted = torch.from_numpy(np.ones(len(self.data.valid)) if weight is None else weight).float() / len(copies)
+
+        def rows() -> Iterator[tuple[Batch, torch.Tensor]]:
+            for cohort in copies:
+                seen, done = np.flatnonzero(cohort.observed.any(axis=1)), 0
+                for batch in model.batches(cohort, 1024, seen):
+                    yield batch, counted[seen[done : done + len(batch)]].to(batch.device)
+                    done += len(batch)
+
         with inference(self.method):
-            self.method.adjust(batch for cohort, seen in chunks for batch in model.batches(cohort, 1024, seen))
+            self.method.adjust(rows())
 
     def _loss_of_best(self) -> float:
         """The validation loss of the weights that are kept."""
