@@ -27,7 +27,7 @@ from amodal.training.step import training_step
 
 # Options that make a method small; "dropout" and "hidden" are set wherever a method has them.
 SMALL: dict[str, dict] = {
-    "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
+    "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "l2": 0.0, "buckets": 8},
     "ensemble": {
         "members": [
             {"name": "modality_dropout", "hidden": 8, "dropout": 0.0},
@@ -53,7 +53,7 @@ READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
 # Steps after which every parameter has had a turn, where these are more than three: m3jepa takes one direction a step.
 STEPS_TO_REACH = {"m3jepa": 20}
 # Methods with a model for every modality or every pattern, which meet all patterns without removing anything.
-BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern")
+BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern", "ensemble")
 
 
 class Identity(Encoder):

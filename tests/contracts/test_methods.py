@@ -483,7 +483,7 @@ def test_a_state_with_a_part_missing_is_refused(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_options_are_plain_json(name):
     defaults = {k: p.default for k, p in _parameters(METHODS[name]).items() if k not in ("schema", "encoders")}
-    assert method_options(name, json.loads(json.dumps(defaults))) == defaults
+    assert method_options(name, json.loads(json.dumps(defaults))) == method_options(name)
 
 
 @every_method

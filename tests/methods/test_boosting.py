@@ -145,6 +145,7 @@ def rows_of(task, n=60):
 def fitted(schema, train, **options):
     method = Boosting(schema, buckets=8, **SMALL | options)
     method.estimate(train, [], torch.Generator().manual_seed(0))
+    method.weights.copy_(torch.tensor([1.0, 0.0]))  # the trees of all batches alone
     return method
 
 
@@ -247,6 +248,25 @@ def test_removal_in_training_teaches_small_patterns():
     accuracy = [(m.predict(only_b).argmax(1) == target).double().mean() for m in (without, with_removal)]
     assert accuracy[1] > 0.85  # the optimum is 0.894
     assert accuracy[0] < accuracy[1] - 0.2
+
+
+def test_two_sets_of_trees_are_weighed_by_the_number_of_modalities():
+    """The trees of the rows as they are and those of both; each is fitted as it would be alone."""
+    schema, (train, removed) = rows_of("binary")
+    method = Boosting(schema, buckets=8, **SMALL)
+    method.estimate([train, removed], [], torch.Generator().manual_seed(0))
+    assert method.weights.tolist() == [[0.5, 0.5]] * 5
+    whole, plain = fitted(schema, [train, removed]), fitted(schema, [train])
+    torch.testing.assert_close(method.predict(removed), (whole.predict(removed) + plain.predict(removed)) / 2)
+    new = cases.make_batch(schema, cases.mixed_presence(schema, 3), seed=3)
+    sure = plain.predict(new)[:, 1] > 0.5
+    wrong = Batch(new.values, new.observed, new.measured, new.lengths, torch.where(sure, 0, 1), new.ids)
+    right = Batch(new.values, new.observed, new.measured, new.lengths, torch.where(sure, 1, 0), new.ids)
+    weights = []
+    for rows in (wrong, right):
+        method.adjust([(rows, torch.ones(len(rows)))])
+        weights.append(method.weights[:, 1].mean())
+    assert weights[0] < weights[1]
 
 
 def test_steps_end_at_the_lowest_loss_of_the_validation_rows():

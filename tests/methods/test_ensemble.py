@@ -8,10 +8,12 @@ import torch
 from contracts import cases
 
 import amodal
+from amodal.batch import Batch
 from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.fusion.selection import select
 from amodal.kinds import task_kind
 from amodal.methods import method_options
-from amodal.methods.ensemble import Ensemble, fresh_copy, select
+from amodal.methods.ensemble import Ensemble, fresh_copy
 
 BINARY = task_kind("binary")
 SETTINGS = {"epochs": 3, "width": 8, "device": "cpu", "seed": 0}
@@ -26,9 +28,11 @@ def said(*probabilities):
 def weights_of(predictions, target, present=None, ids=None, m=1, picks=20, bags=1, weight=None):
     n = len(target)
     present = torch.ones(n, dtype=torch.int64) if present is None else present
+    seen = {f"m{i}": present > i for i in range(m)}
     ids = [str(i) for i in range(n)] if ids is None else ids
-    weight = torch.ones(n) if weight is None else weight
-    return select(predictions, torch.as_tensor(target), present, weight.double(), ids, BINARY, m, picks, bags)
+    batch = Batch({name: torch.zeros(n, 1) for name in seen}, seen, target=torch.as_tensor(target), ids=ids)
+    rows = [(batch, torch.ones(n) if weight is None else weight)]
+    return select(lambda _: predictions, rows, BINARY, picks=picks, bags=bags)
 
 
 # Selection -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from amodal.batch import Batch, Present
 from amodal.encoders import PerModality, scatter
 from amodal.errors import DataError
+from amodal.fusion.selection import select, weighted_mean
 from amodal.losses.task import logits_to_predictions
 from amodal.method import EstimatedMethod
 from amodal.options import Positive, Size, Weight, at_least
@@ -35,11 +36,13 @@ class Boosting(EstimatedMethod):
     there are many; for a text counts of hashed words. What was not measured is NaN, too, and the trees choose at each
     node to which side NaN goes.
 
-    Where training removes modalities, the trees learn from the rows as they are and from the same rows once for each
-    drawing of the removal, so that they meet every pattern; the rows as they are weigh as much as all drawings
-    together. A case that comes several times would fill a leaf by itself: `min_rows` is therefore counted in cases, not
-    in their repetitions. Boosting stops when the loss of the validation rows, as they are and under removal with the
-    same weights, has not fallen for `patience` steps, and keeps the steps up to there.
+    Where training removes modalities there are two sets of trees: one learns from the rows as they are, one from these
+    and from the same rows once for each drawing of the removal, so that it meets every pattern; the rows as they are
+    weigh as much as all drawings together. Their predictions are averaged with weights that depend on the number of
+    modalities present, chosen on the validation rows (`amodal.fusion.selection`). A case that comes several times would
+    fill a leaf by itself: `min_rows` is therefore counted in cases, not in their repetitions. Boosting stops when the
+    loss of the validation rows, as they are or as they are and under removal, has not fallen for `patience` steps, and
+    keeps the steps up to there.
 
     Args:
         schema: The modalities and the task.
@@ -63,6 +66,8 @@ class Boosting(EstimatedMethod):
     summary = "gradient boosted trees on summaries of each modality, absence as NaN"
     references = ("friedman2001gradient", "ke2017lightgbm", "pedregosa2011scikit")
 
+    weights: Tensor
+
     def __init__(
         self,
         schema: Schema,
@@ -84,6 +89,8 @@ class Boosting(EstimatedMethod):
         self.redraws, self.image_cells, self.buckets = redraws, image_cells, buckets
         n_features = sum(self._n_features(modality) for modality in schema.modalities)
         self.trees = BoostedTrees(n_features, schema.task.n_outputs)
+        self.plain = BoostedTrees(n_features, schema.task.n_outputs)  # of the rows as they are alone
+        self.register_buffer("weights", torch.tensor([1.0, 0.0]).repeat(len(schema.names) + 1, 1))
 
     def predict(self, batch: Batch) -> Tensor:
         """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`.
@@ -91,7 +98,26 @@ class Boosting(EstimatedMethod):
         Raises:
             AmodalError: If the method has not been fitted.
         """
-        return logits_to_predictions(self.trees(self.features(batch)), self.schema.task.kind).float()
+        features, kind = self.features(batch), self.schema.task.kind
+        ways = [lambda _, trees=trees: logits_to_predictions(trees(features), kind) for trees in self._sets]
+        return weighted_mean(self.weights, ways, batch).float()
+
+    @property
+    def _sets(self) -> tuple[BoostedTrees, BoostedTrees]:
+        return self.trees, self.plain
+
+    def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
+        """Chooses the weights of the two sets of trees, where there are two."""
+        if not self.plain.is_fitted:
+            return
+
+        def both(batch: Batch) -> Tensor:
+            features, kind = self.features(batch), self.schema.task.kind
+            return torch.stack([logits_to_predictions(trees(features), kind) for trees in self._sets], dim=1)
+
+        chosen = select(both, rows, self.schema.task.traits)
+        if chosen is not None:
+            self.weights.copy_(chosen)
 
     def estimate(self, train: Sequence[Batch], valid: Sequence[Batch], generator: torch.Generator) -> None:
         """Fits the trees with scikit-learn and stores them as tensors; see `EstimatedMethod.estimate`.
@@ -101,6 +127,15 @@ class Boosting(EstimatedMethod):
         """
         if not train or any(batch.target is None for batch in train):
             raise DataError("boosting needs training rows with a target", got=f"{len(train)} batches")
+        seed = int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device))
+        self._fit(self.trees, train, valid, seed)
+        self.weights.copy_(torch.tensor([1.0, 0.0]))
+        if len(train) > 1:
+            self._fit(self.plain, train[:1], valid[:1], seed)
+            self.weights.copy_(torch.tensor([0.5, 0.5]))
+
+    def _fit(self, trees: BoostedTrees, train: Sequence[Batch], valid: Sequence[Batch], seed: int) -> None:
+        """Fits one set of trees."""
         x, y, weight = self._rows(train)
         x[:, np.isnan(x).all(0)] = 0.0  # never measured: a constant, which no tree splits at, whatever comes later
         held = self._rows(valid) if valid and self.patience is not None else None
@@ -111,18 +146,18 @@ class Boosting(EstimatedMethod):
             "min_samples_leaf": self.min_rows * len(train),
             "l2_regularization": self.l2 * float(weight.sum()) / len(train[0]),
             "n_iter_no_change": self.patience or 1,
-            "random_state": int(torch.randint(2**31 - 1, (), generator=generator, device=generator.device)),
+            "random_state": seed,
         }
         traits = self.schema.task.traits
         if traits.one_value:
             from sklearn.ensemble import HistGradientBoostingRegressor
 
             model = _fitted(HistGradientBoostingRegressor, options, (x, y, weight), held)
-            self.trees.adopt([model], [[0]], [0.0])
+            trees.adopt([model], [[0]], [0.0])
         elif traits.many_labels:
-            self._fit_labels((x, y, weight), held, options)
+            self._fit_labels(trees, (x, y, weight), held, options)
         else:
-            self._fit_classes((x, y, weight), held, options)
+            self._fit_classes(trees, (x, y, weight), held, options)
 
     def _rows(self, batches: Sequence[Batch]) -> Rows:
         """Features, targets and weights of rows as they are, which the first batch has, and under removal."""
@@ -132,7 +167,7 @@ class Boosting(EstimatedMethod):
         weight[: len(batches[0])] = max(1, len(batches) - 1)
         return x, y, weight
 
-    def _fit_classes(self, rows: Rows, held: Rows | None, options: dict[str, Any]) -> None:
+    def _fit_classes(self, trees: BoostedTrees, rows: Rows, held: Rows | None, options: dict[str, Any]) -> None:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         classes = np.unique(rows[1])
@@ -148,9 +183,9 @@ class Boosting(EstimatedMethod):
         baseline = np.full(self.schema.task.n_outputs, _UNSEEN)
         baseline[classes] = 0.0
         columns = classes[1:] if len(classes) == 2 else classes  # of two classes only the second has an output
-        self.trees.adopt([model], [columns.tolist()], baseline.tolist())
+        trees.adopt([model], [columns.tolist()], baseline.tolist())
 
-    def _fit_labels(self, rows: Rows, held: Rows | None, options: dict[str, Any]) -> None:
+    def _fit_labels(self, trees: BoostedTrees, rows: Rows, held: Rows | None, options: dict[str, Any]) -> None:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         models, columns, baseline = [], [], []
@@ -166,7 +201,7 @@ class Boosting(EstimatedMethod):
                 columns.append([label])
         if not models:
             raise DataError("every label is constant in the training rows", expected="both values of some label")
-        self.trees.adopt(models, columns, baseline)
+        trees.adopt(models, columns, baseline)
 
     def features(self, batch: Batch) -> Tensor:
         """Summaries of all modalities side by side.

@@ -13,16 +13,14 @@ from amodal.batch import Batch
 from amodal.encoders import PerModality, encoders_for
 from amodal.encoders.pretrained import PretrainedEncoder
 from amodal.errors import ConfigurationError, UnknownNameError
-from amodal.kinds import TaskKind
+from amodal.fusion.selection import select, weighted_mean
 from amodal.losses.task import prediction_loss
 from amodal.method import EstimatedMethod, LossTerms, Method
 from amodal.options import Size, resolve_options
 from amodal.patterns import draw_removal
 from amodal.schema import Schema
 
-__all__ = ["Ensemble", "member_options", "select"]
-
-_SHRINKAGE = 200.0  # cases of a number of modalities that count as much as the common weights
+__all__ = ["Ensemble", "member_options"]
 
 
 class Ensemble(Method):
@@ -178,18 +176,15 @@ class Ensemble(Method):
     def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
         """Chooses the weights by the members' predictions of the validation rows."""
         rows = self._pass_on("adjust", rows)
-        parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        ids: list[str] = []
-        for batch, weight in rows:
-            predictions = torch.stack([member.predict(batch) for member in self.methods], dim=1)  # (B, J, …)
-            part = (predictions.double(), batch.labels, batch.presence.sum(1), weight.double())
-            parts.append(tuple(tensor.cpu() for tensor in part))
-            ids += batch.ids or [f"{len(parts)}-{i}" for i in range(len(batch))]
-        if ids:
-            columns = (torch.cat(part) for part in zip(*parts))
-            self.weights.copy_(
-                select(*columns, ids, self.schema.task.traits, len(self.schema.names), self.picks, self.bags)
-            )
+        chosen = select(
+            lambda batch: torch.stack([member.predict(batch) for member in self.methods], dim=1),
+            rows,
+            self.schema.task.traits,
+            picks=self.picks,
+            bags=self.bags,
+        )
+        if chosen is not None:
+            self.weights.copy_(chosen)
 
     def _pass_on(self, hook: str, rows: Iterable[Any]) -> Iterable[Any]:
         """Calls a hook of the members that have their own, each with all rows; the rows, to be used again."""
@@ -203,16 +198,7 @@ class Ensemble(Method):
 
     def predict(self, batch: Batch) -> Tensor:
         """Weighted means of the members' predictions, of shape (B, C), (B, K) or (B,); see `Method.predict`."""
-        weights = self.weights[batch.presence.sum(1)]  # (B, J)
-        total = None
-        for j, member in enumerate(self.methods):
-            if not bool(self.weights[:, j].any()):
-                continue
-            predicted = member.predict(batch)
-            part = weights[:, j].view(-1, *[1] * (predicted.ndim - 1)).to(predicted.dtype) * predicted
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        return weighted_mean(self.weights, [member.predict for member in self.methods], batch)
 
 
 def member_options(known: Mapping[str, type[Method]], member: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -243,70 +229,3 @@ def fresh_copy(encoders: PerModality) -> PerModality:
             if reset is not None:
                 reset()
     return copies
-
-
-def select(
-    predictions: Tensor,
-    target: Tensor,
-    present: Tensor,
-    weight: Tensor,
-    ids: Sequence[str],
-    traits: TaskKind,
-    n_modalities: int,
-    picks: int,
-    bags: int,
-) -> Tensor:
-    """Weights of the members by number of modalities present; see `Ensemble`.
-
-    Args:
-        predictions: Of shape (N, J, …) for J members, double.
-        target: As the task has it, (N, …).
-        present: Number of modalities present, (N,).
-        weight: How much each row counts, (N,), double.
-        ids: The case of each row.
-        traits: The kind of the task.
-        n_modalities: Number of modalities M.
-        picks: Picks of a selection.
-        bags: Halves of the cases that it is averaged over.
-
-    Returns:
-        Of shape (M + 1, J); each row adds up to one.
-    """
-    place = {name: i for i, name in enumerate(dict.fromkeys(ids))}
-    case = torch.tensor([place[name] for name in ids])
-    generator = torch.Generator().manual_seed(0)
-    halves = torch.rand(bags, len(place), generator=generator).argsort(1) < (len(place) + 1) // 2  # (bags, cases)
-
-    def bagged(rows: Tensor) -> Tensor:
-        found = []
-        for half in halves:
-            kept = half[case[rows]]
-            if bool(kept.any()):
-                part = rows[kept]
-                found.append(_greedy(predictions[part], target[part], weight[part], traits, picks))
-        return torch.stack(found).mean(0) if found else common
-
-    common = torch.full((predictions.shape[1],), 1.0 / predictions.shape[1], dtype=torch.float64)
-    common = bagged(torch.arange(len(ids)))
-    weights = []
-    for k in range(n_modalities + 1):
-        rows = (present == k).nonzero().squeeze(1)
-        n = len(case[rows].unique())
-        own = bagged(rows) if n else common
-        weights.append((n * own + _SHRINKAGE * common) / (n + _SHRINKAGE))
-    return torch.stack(weights)
-
-
-def _greedy(predictions: Tensor, target: Tensor, weight: Tensor, traits: TaskKind, picks: int) -> Tensor:
-    """Shares (J,) of the members among the picks of a greedy selection with replacement."""
-    total = torch.zeros_like(predictions[:, 0])
-    counts = torch.zeros(predictions.shape[1], dtype=torch.float64)
-    for pick in range(picks):
-        losses = [
-            (weight * traits.prediction_loss((total + member) / (pick + 1), target)).sum()
-            for member in predictions.unbind(1)
-        ]
-        best = int(torch.stack(losses).argmin())
-        total = total + predictions[:, best]
-        counts[best] += 1
-    return counts / picks

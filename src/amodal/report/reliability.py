@@ -63,6 +63,7 @@ def calibration(subject: Subject) -> Section | None:
         table=table,
         traits=traits,
         imposed=subject.imposes_patterns,
+        recalibrated=any(_recalibration(run) for run in subject.results.runs),
     )
 
 
