@@ -39,6 +39,7 @@ SMALL: dict[str, dict] = {
     "lvae": {"hidden": 32, "latent": 4},
     "m3jepa": {"experts": 3},
     "fusemoe": {"experts": 4},
+    "dicmor": {"steps": 2, "flow_hidden": 8},
     "smil": {"prototypes": 4},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
@@ -84,6 +85,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 1, "fusion": "lstm"}),
     "primo, paper": ("primo", {"preset": "paper", "w_anchor": 0.1, "w_tie": 0.1}),  # at 1, it stays unsure on purpose
     "lvae, mixture": ("lvae", {"imputer_components": 3}),
+    "dicmor, published": ("dicmor", {"literal": True, "merge": "linear"}),
     "fusemoe, joint": ("fusemoe", {"router": "joint", "gate": "softmax", "layers": 1}),
     "m3jepa, published gates": ("m3jepa", {"renormalise": False, "detach_targets": False}),
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),

@@ -11,6 +11,7 @@ from amodal.methods.boosting import Boosting
 from amodal.methods.cepa import CEPA
 from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
+from amodal.methods.dicmor import DiCMoR
 from amodal.methods.fills import Fills
 from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
+    "dicmor": DiCMoR,
     "fusemoe": FuseMoE,
     "simmlm": SimMLM,
     "robult": Robult,
