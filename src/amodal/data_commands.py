@@ -307,16 +307,16 @@ def describe_cohort(cohort: Any) -> str:
     from amodal.missingness import Natural
     from amodal.presence import draw_presence
 
-    task = cohort.schema.task
+    task, labelled = cohort.schema.task, cohort.take(cohort.labelled)
     lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]
     splits, sizes = np.unique(cohort.splits, return_counts=True)
     lines.append("splits: " + ", ".join(f"{name or 'none'} {size:,}" for name, size in zip(splits, sizes)))
     if cohort.target is not None and task.is_classification:
-        sizes = np.bincount(cohort.target, minlength=task.n_outputs)
-        shares = ", ".join(f"{c} {n:,} ({n / len(cohort):.1%})" for c, n in zip(task.classes, sizes))
+        sizes = np.bincount(labelled.target, minlength=task.n_outputs)
+        shares = ", ".join(f"{c} {n:,} ({n / max(1, len(labelled)):.1%})" for c, n in zip(task.classes, sizes))
         lines.append(f"{task.name} ({task.kind}): {shares}")
     elif cohort.target is not None and task.traits.one_value:
-        low, middle, high = np.quantile(cohort.target, [0.05, 0.5, 0.95])
+        low, middle, high = np.quantile(labelled.target, [0.05, 0.5, 0.95]) if len(labelled) else [np.nan] * 3
         lines.append(
             f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"
         )
@@ -329,6 +329,8 @@ def describe_cohort(cohort: Any) -> str:
         lines.append(f"{task.name} ({task.kind}): {', '.join(shares)}")
     else:
         lines.append(f"{task.name} ({task.kind})")
+    if cohort.target is not None and len(labelled) < len(cohort):
+        lines.append(f"labels: {len(labelled):,} cases have one, {len(cohort) - len(labelled):,} have none")
     lines += describe_modalities(cohort)
     lines.append(draw_presence(Natural(), cohort, 0).describe())
     return "\n".join(line for line in lines if line)

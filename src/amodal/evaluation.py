@@ -23,7 +23,15 @@ from amodal.schema import Task
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Evaluation", "PatternEvaluation", "compare", "degradation", "evaluate", "evaluate_patterns"]
+__all__ = [
+    "Evaluation",
+    "PatternEvaluation",
+    "compare",
+    "degradation",
+    "evaluate",
+    "evaluate_patterns",
+    "labelled_cases",
+]
 
 _NOTHING = "none"
 
@@ -163,7 +171,7 @@ def evaluate(
 
     Args:
         model: A trained model.
-        cohort: N cases with targets.
+        cohort: Cases, of which the N with a label are evaluated.
         missingness: Further removal; None leaves the natural absence as it is.
         seed: Seed of the removal and of the bootstrap; the same seed gives every model the same presence.
         metrics: Names of the metrics; None takes all of the task's.
@@ -174,7 +182,7 @@ def evaluate(
         Predictions and metrics with 95 % percentile intervals.
 
     Raises:
-        DataError: If the cohort is empty or has no targets.
+        DataError: If the cohort is empty or no case has a label.
         UnknownNameError: If a metric is not one of the task's.
 
     Example:
@@ -186,7 +194,7 @@ def evaluate(
         >>> table.columns.tolist()
         ['pattern', 'modalities', 'n', 'accuracy', 'accuracy_low', 'accuracy_high']
     """
-    target, chosen = _checked(model, cohort, metrics)
+    cohort, target, chosen = _checked(model, cohort, metrics)
     presence = draw_presence(missingness or Natural(), cohort, (seed, 2))
     predictions = model.predict(cohort.with_observed(presence.observed), on_empty=on_empty)
     counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
@@ -231,7 +239,7 @@ def evaluate_patterns(
 
     Args:
         model: A trained model.
-        cohort: N cases with targets, of which all have every modality that a pattern asks for.
+        cohort: Cases, of which the N with a label are evaluated; they have every modality that a pattern asks for.
         patterns: Patterns to impose, bool (P, M); None imposes all 2^M − 1.
         seed: Seed of the bootstrap.
         metrics: Names of the metrics; None takes all of the task's.
@@ -243,7 +251,7 @@ def evaluate_patterns(
     Raises:
         DataError: If a pattern asks for a modality that some case lacks, or there are no targets.
     """
-    target, chosen = _checked(model, cohort, metrics)
+    cohort, target, chosen = _checked(model, cohort, metrics)
     names = cohort.schema.names
     patterns = all_patterns(len(names)) if patterns is None else np.asarray(patterns, dtype=bool)
     lacking = (patterns.any(0) & ~cohort.observed).any(axis=1)
@@ -369,19 +377,38 @@ def compare(
     return pd.DataFrame(rows, columns=["run", "reference", "metric", "difference", "low", "high", "p_value"])
 
 
+def labelled_cases(cohort: Cohort) -> Cohort:
+    """The cases of a cohort whose label is known, which are the ones that can be judged.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if not cohort.labelled.any():
+        raise DataError(
+            "no case has a label to evaluate against",
+            expected=f"cases whose {cohort.schema.task.name!r} is known",
+            hint="Use model.predict for cases without.",
+        )
+    return cohort if cohort.labelled.all() else cohort.take(cohort.labelled)
+
+
 def prediction_columns(task: Task) -> list[str]:
     """Names of a prediction's columns in files: `p_<class>` for probabilities, `prediction` for a regression."""
     return task.traits.prediction_columns(task.classes)
 
 
-def _checked(model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None) -> tuple[NDArray, dict[str, Metric]]:
+def _checked(
+    model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None
+) -> tuple[Cohort, NDArray, dict[str, Metric]]:
+    """The cases with a label, their targets, and the metrics."""
     if not len(cohort):
         raise DataError("there are no cases to evaluate", hint="Check the name of the split.")
     if cohort.target is None:
         raise DataError("the cohort has no targets to evaluate against", hint="Use model.predict for new cases.")
+    cohort = labelled_cases(cohort)
     target = cohort.with_task(model.schema.task).target
     assert target is not None
-    return target, _chosen(model.schema.task, metrics)
+    return cohort, target, _chosen(model.schema.task, metrics)
 
 
 def _chosen(task: Task, metrics: Sequence[str] | None) -> dict[str, Metric]:

@@ -171,7 +171,13 @@ def make_batch(schema: Schema, observed: Tensor, *, seed: int = 0, hidden: float
         return batch
     behind = {name: _where_rows(seen, batch.values[name], hidden) for name, seen in present.items()}
     return Batch._trusted(
-        values=behind, observed=present, measured=batch.measured, lengths=batch.lengths, target=target, ids=ids
+        values=behind,
+        observed=present,
+        measured=batch.measured,
+        lengths=batch.lengths,
+        target=target,
+        ids=ids,
+        labelled=batch.labelled,
     )
 
 

@@ -80,6 +80,7 @@ class TrainingLoop:
             epoch=epoch,
             workers=self.settings.workers,
             pin_memory=self.device.type == "cuda",
+            labelled_share=self.settings.labelled_share,
         )
         steps = len(loader)
         clock = Clock(epoch * steps, epoch, self.settings.epochs * steps, self.settings.epochs)
