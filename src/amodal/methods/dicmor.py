@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from amodal.distributions.flow import glow
 from amodal.encoders import PerModality, encode_pooled, encoders_for, scatter, width_of
 from amodal.fusion import FusionTransformer
 from amodal.fusion.network import Head
-from amodal.losses.masked import mean_over_rows
+from amodal.losses.masked import mean_over_labelled, mean_over_rows
 from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Count, Share, Size, Weight
 from amodal.patterns import draw_removal
@@ -66,6 +67,7 @@ class DiCMoR(NetworkMethod):
     summary = "absent modalities recovered through invertible flows to a latent law that all share"
     references = ("wang2023dicmor", "kingma2018glow")
     meets_all_patterns = True
+    uses_unlabelled = True
     PRESETS: ClassVar = {"paper": {"steps": 32, "literal": True, "merge": "linear", "blocks": 20}}
 
     def __init__(
@@ -104,42 +106,43 @@ class DiCMoR(NetworkMethod):
     def outputs(self, batch: Batch) -> Tensor:
         """Outputs (B, C)."""
         features, observed = encode_pooled(self.encoders, batch)
-        return self._read(self.filled(features, self.latents(features, observed)[0], observed))
+        return self._read(self.filled(features, self.latents(features, observed), observed))
 
     def _read(self, features: Tensor) -> Tensor:
         return self.head(self.fusion(features, torch.ones_like(features[..., 0], dtype=torch.bool)))
 
-    def latents(self, features: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B, M, D) and log determinants (B, M) of the present features, as constants; zero where absent."""
-        made = []
+    def latents(self, features: Tensor, observed: Tensor) -> Latents:
+        """Latents of the present features, which are constants here."""
+        transforms, columns = [], []
         for m, (_, flow) in enumerate(self.flows.items()):
             rows, given = observed[:, m].nonzero()[:, 0], features[:, m].detach().float()
             parts = given[rows], given[rows, 0]  # of no rows
-            if len(rows):
-                with torch.autocast(features.device.type, enabled=False):
-                    parts = flow().call_and_ladj(given[rows])
-            made.append([scatter(part, rows, len(features)) for part in parts])
-        latents, log_dets = zip(*made)
-        return torch.stack(latents, dim=1), torch.stack(log_dets, dim=1)
+            with torch.autocast(features.device.type, enabled=False):
+                transforms.append(flow())
+                if len(rows):
+                    parts = transforms[-1].call_and_ladj(given[rows])
+            columns.append([scatter(part, rows, len(features)) for part in parts])
+        values, log_dets = (torch.stack(part, dim=1) for part in zip(*columns))
+        return Latents(values, log_dets, transforms)
 
-    def recovered(self, latents: Tensor, available: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    def recovered(self, latents: Latents, available: Tensor, target: int) -> tuple[Tensor, Tensor]:
         """Rows (P,) that lack a modality, and it by inverting its flow at the others' latents (P, D), not refined."""
         rows, sources = (available & ~available[:, target, None]).nonzero(as_tuple=True)
         name, n = self.schema.names[target], available.sum(1, keepdim=True).clamp(min=1)
-        mapped = latents[rows, sources].detach()
+        mapped = latents.values[rows, sources].detach()
         if len(rows):  # the published detach: neither task nor recovery moves a flow
-            with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-                mapped = self.flows[name]().inv(mapped)
+            with torch.no_grad(), torch.autocast(mapped.device.type, enabled=False):
+                mapped = latents.transforms[target].inv(mapped)
         lacking = (~available[:, target]).nonzero()[:, 0]
-        mean = (torch.zeros_like(latents[:, 0]).index_add(0, rows, mapped) / n)[lacking]
+        mean = (torch.zeros_like(latents.values[:, 0]).index_add(0, rows, mapped) / n)[lacking]
         if self.merges is None:
             return lacking, mean
         others = [m for m in range(available.shape[1]) if m != target]
-        beside = torch.zeros_like(latents).index_put((rows, sources), mapped)[:, others].flatten(1)
+        beside = torch.zeros_like(latents.values).index_put((rows, sources), mapped)[:, others].flatten(1)
         merged = self.merges[name]((beside * (len(others) / n))[lacking])
         return lacking, torch.where(n[lacking] > 1, merged, mean)
 
-    def filled(self, features: Tensor, latents: Tensor, available: Tensor) -> Tensor:
+    def filled(self, features: Tensor, latents: Latents, available: Tensor) -> Tensor:
         """Features (B, M, D), those that are not available recovered from those that are."""
         slots = []
         for m, (_, refinement) in enumerate(self.refinements.items()):
@@ -149,48 +152,61 @@ class DiCMoR(NetworkMethod):
         return torch.stack(slots, dim=1)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """Losses of task, flows and recovery, as means over all rows; see `Method.objective`."""
+        """Losses of task and flows over the rows with a label, of recovery over all rows; see `Method.objective`."""
         features, observed = encode_pooled(self.encoders, batch)
-        latents, log_det = self.latents(features, observed)
+        latents = self.latents(features, observed)
         remaining = draw_removal(observed, generator)
         filled = self.filled(features, latents, remaining)
         removed = observed & ~remaining
         missed = torch.where(removed, (filled - features.detach()).square().mean(2), 0.0)  # (B, M)
-        bits, labelled = self.bits(latents, log_det, batch.labels)
+        bits = torch.where(observed, self.bits(latents, batch.labels), 0.0).sum(1)
         terms = {
             "task": self.task_term(self._read(filled), batch),
-            "flow": mean_over_rows(torch.where(observed & labelled[:, None], bits, 0.0).sum(1)),
+            "flow": mean_over_labelled(bits, batch.labelled),
             "recovery": mean_over_rows(missed.sum(1) / removed.sum(1).clamp(min=1)),
         }
         return LossTerms(terms, self.loss_weights)
 
-    def bits(self, latents: Tensor, log_det: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihoods (B, M) of features, in bits a dimension, and the rows with a known class (B,)."""
-        shares, labelled = class_shares(target, self.schema.task)
-        law = torch.einsum("bk,kpd->bpd", shares.to(latents.dtype), self.prior)  # (B, 2, D)
+    def bits(self, latents: Latents, target: Tensor) -> Tensor:
+        """Negative log-likelihoods (B, M) of features, in bits a dimension; of a known class where there is one."""
+        shares = class_shares(target, self.schema.task)
+        law = torch.einsum("bk,kpd->bpd", shares.to(self.prior.dtype), self.prior)  # (B, 2, D)
         law = law if self.prior_base is None else law + self.prior_base
         mean, log_scale = law[:, None, 0], law[:, None, 1].clamp(-5, 5)
-        log_density = -0.5 * (((latents - mean) / log_scale.exp()).square() + math.log(2 * math.pi)) - log_scale
-        return -(log_density.sum(2) + log_det) / (math.log(2) * latents.shape[2]), labelled
+        log_density = -0.5 * (((latents.values - mean) / log_scale.exp()).square() + math.log(2 * math.pi)) - log_scale
+        return -(log_density.sum(2) + latents.log_dets) / (math.log(2) * mean.shape[2])
 
 
-def class_shares(target: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """Shares (B, K) of the prior's classes in each row, and the rows with a known target (B,).
+def class_shares(target: Tensor, task: Task) -> Tensor:
+    """Shares (B, K) of the prior's classes in each row; anything where the target is unknown.
 
     Example:
-        >>> class_shares(torch.tensor([-0.4, 9.0]), Task("regression"))[0].argmax(1)
+        >>> class_shares(torch.tensor([-0.4, 9.0]), Task("regression")).argmax(1)
         tensor([3, 6])
     """
     if task.traits.many_labels:
         true = target.nan_to_num(0.0)
-        return true / true.sum(1, keepdim=True).clamp(min=1), ~target.isnan().all(1)
+        return true / true.sum(1, keepdim=True).clamp(min=1)
     if task.traits.one_value:
-        labelled = ~target.isnan()
         place = target.nan_to_num(0.0).round().clamp(-LEVELS, LEVELS).long() + LEVELS
-        return functional.one_hot(place, 2 * LEVELS + 1), labelled
+        return functional.one_hot(place, 2 * LEVELS + 1)
     if target.is_floating_point():  # probabilities
-        return target.nan_to_num(0.0), ~target.isnan().any(1)
-    return functional.one_hot(target.clamp(min=0), task.n_outputs), target >= 0
+        return target.nan_to_num(0.0)
+    return functional.one_hot(target.clamp(min=0), task.n_outputs)
+
+
+class Latents(NamedTuple):
+    """Latents of a batch, and the flows that made them.
+
+    Attributes:
+        values: Of shape (B, M, D), zero where absent.
+        log_dets: Logarithms of the flows' Jacobians, (B, M), zero where absent.
+        transforms: The flow of each modality.
+    """
+
+    values: Tensor
+    log_dets: Tensor
+    transforms: Sequence[Any]
 
 
 class Refinement(nn.Module):
@@ -204,7 +220,7 @@ class Refinement(nn.Module):
     def __init__(self, width: int, blocks: int):
         super().__init__()
         wide = 2 * width
-        narrow = max(1, wide // 16)
+        narrow = max(4, wide // 16)
         self.widen, self.narrow = nn.Linear(width, wide), nn.Linear(wide, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, wide)) for _ in range(blocks)
