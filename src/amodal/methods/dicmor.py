@@ -220,7 +220,7 @@ class Refinement(nn.Module):
     def __init__(self, width: int, blocks: int):
         super().__init__()
         wide = 2 * width
-        narrow = max(4, wide // 16)
+        narrow = max(8, wide // 16)  # with few, none may be on
         self.widen, self.narrow = nn.Linear(width, wide), nn.Linear(wide, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, wide)) for _ in range(blocks)
