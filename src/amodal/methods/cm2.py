@@ -143,7 +143,7 @@ class CM2(SamplingMethod):
         dropout: Share = 0.1,
         removal: bool = True,
         training_draws: Size = 1,
-        prediction_draws: Size = 16,
+        prediction_draws: Size = 64,
     ):
         super().__init__(schema)
         self.completion, self.alignment, self.normalise = completion, alignment, normalise
