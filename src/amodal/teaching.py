@@ -114,7 +114,9 @@ class TaughtMethod(Method):
         if taught is None:
             return LossTerms({"task": self.task_term(outputs, batch)})
         n = len(batch)
-        own, pupil = (outputs[:-n], outputs[-n:]) if self.teacher.whole else (outputs, outputs)
+        own = pupil = outputs
+        if self.teacher.whole and len(outputs) > n:
+            own, pupil = outputs[:-n], outputs[-n:]
         target = repeat_rows(taught, len(pupil) // max(1, n))
         loss = mean_over_rows(task_loss(pupil, target, self.schema.task.kind))
         weight = self.teacher.weight_at(self.clock.progress)
