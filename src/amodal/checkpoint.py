@@ -19,7 +19,7 @@ from amodal.data.scale import LevelCheck, Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
-from amodal.method import Clock, Method, inference
+from amodal.method import Clock, Method, SamplingMethod, inference
 from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
@@ -81,6 +81,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ConfigurationError("the device is not known", expected="auto, cpu or cuda", got=device) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"{resolved.type} devices are not supported", expected="auto, cpu or cuda", got=device)
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise RunError(
             "CUDA was asked for, but there is none here", hint="Use device='cpu', or install a CUDA build of torch."
@@ -122,7 +124,7 @@ class TrainedModel:
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next((p.device for p in self.method.parameters()), torch.device("cpu"))
+        return next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> TrainedModel:
         """Moves the weights to a device ("auto", "cpu", "cuda", …) and returns the model itself."""
@@ -155,7 +157,9 @@ class TrainedModel:
             yield self.scaling.apply(batch).to(self.device)
         levels.warn()
 
-    def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
+    def predict(
+        self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn", draw_seed: int = 0
+    ) -> np.ndarray:
         """Predicts cases with any presence, and warns of images that are clearly beyond those of training in level.
 
         Args:
@@ -164,6 +168,7 @@ class TrainedModel:
             on_empty: What to do with cases of which nothing is observed: "warn" (predict the training prior, with a
                 warning), "silent" (without any warning), or "error". Methods that accept such cases predict them
                 themselves.
+            draw_seed: Of methods that average over draws: which. Another seed shows what their number leaves open.
 
         Returns:
             Probabilities of shape (N, C) or (N, K), or values of shape (N,) in the target's units.
@@ -181,9 +186,11 @@ class TrainedModel:
         outputs = np.empty((len(cohort), len(self.prior)), dtype=np.float64)
         outputs[:] = self.prior
         done = 0
+        by_draws = self.method.predict_by if isinstance(self.method, SamplingMethod) and draw_seed else None
         with inference(self.method):
             for batch in self.batches(cohort, batch_size, rows, check_levels=on_empty != "silent"):
-                predicted = self.recalibrated(self.method.predict(batch).double(), batch).cpu().numpy()
+                predicted = by_draws(batch, seed=draw_seed) if by_draws else self.method.predict(batch)
+                predicted = self.recalibrated(predicted.double(), batch).cpu().numpy()
                 if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted

@@ -14,6 +14,7 @@ from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.files import replace_file, write_json
+from amodal.method import SamplingMethod
 from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
 from amodal.metrics.resampling import too_few_groups
 from amodal.missingness import MCAR, Mechanism, Natural, Presence, all_patterns, pattern_codes, pattern_label
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 _NOTHING = "none"
+_SETS_OF_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Evaluation:
         resamples: Number of bootstrap resamples.
         missingness: What the presence was drawn by.
         weight: How much each case counts in the metrics; None: all alike.
+        draw_errors: {pattern: {metric: error}} of a method that averages over draws: standard deviation of the metric
+            over other draws of the same number. Empty for other methods.
     """
 
     task: Task
@@ -67,6 +71,7 @@ class Evaluation:
     resamples: int
     missingness: Mechanism = field(default_factory=Natural)
     weight: NDArray | None = None
+    draw_errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def table(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """One row a pattern, those with most modalities first, and the row "overall" at the end.
@@ -77,9 +82,10 @@ class Evaluation:
         Returns:
             Columns: pattern, modalities (how many are present), n, and for each metric its value, `<metric>_low` and
             `<metric>_high` (the 95 % interval; NaN where it is not defined: fewer than ten groups, or all resamples
-            agree); `<metric>_over` where a mean does not run over all labels everywhere.
+            agree); `<metric>_over` where a mean does not run over all labels everywhere, `<metric>_draw_error` for a
+            method that averages over draws.
         """
-        return _table(self.intervals, self.counts, self.presence.names, metrics)
+        return _table(self.intervals, self.counts, self.presence.names, metrics, self.draw_errors)
 
     def to_json(self) -> dict[str, object]:
         """Metrics, intervals, realised presence and seed, as plain JSON values."""
@@ -94,6 +100,7 @@ class Evaluation:
                     "pattern": pattern,
                     "n": self.counts[pattern],
                     "metrics": {name: _interval_json(interval) for name, interval in row.items()},
+                    **({"draw_errors": self.draw_errors[pattern]} if self.draw_errors else {}),
                 }
                 for pattern, row in self.intervals.items()
             ],
@@ -141,6 +148,7 @@ class PatternEvaluation:
         intervals: {pattern: {metric: Interval}}; the pattern "mean" is the mean over the patterns, on common resamples.
         seed: Seed of the resamples.
         resamples: Number of bootstrap resamples.
+        draw_errors: As in `Evaluation`, but for the mean.
     """
 
     task: Task
@@ -152,11 +160,12 @@ class PatternEvaluation:
     intervals: dict[str, dict[str, Interval]]
     seed: int
     resamples: int
+    draw_errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def table(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """As `Evaluation.table`, with the row "mean" at the end."""
         counts = dict.fromkeys(self.intervals, len(self.target))
-        return _table(self.intervals, counts, self.names, metrics)
+        return _table(self.intervals, counts, self.names, metrics, self.draw_errors)
 
 
 def evaluate(
@@ -198,7 +207,8 @@ def evaluate(
     """
     cohort, target, chosen = _checked(model, cohort, metrics)
     presence = draw_presence(missingness or Natural(), cohort, (seed, 2))
-    predictions = model.predict(cohort.with_observed(presence.observed), on_empty=on_empty)
+    cases = cohort.with_observed(presence.observed)
+    predictions = model.predict(cases, on_empty=on_empty)
     counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
     labels = _labels(presence)
     codes = pattern_codes(presence.observed)
@@ -231,6 +241,7 @@ def evaluate(
         resamples=resamples,
         missingness=missingness or Natural(),
         weight=cohort.weight,
+        draw_errors=_draw_errors(model, cases, predictions, target, chosen, rows),
     )
 
 
@@ -270,10 +281,13 @@ def evaluate_patterns(
             hint="Take the complete cases only: cohort.take(np.flatnonzero(cohort.observed.all(1))).",
         )
     counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
-    predictions, intervals, values = [], {}, []
+    predictions, intervals, values, draw_errors = [], {}, [], {}
+    everybody = np.ones(len(cohort), dtype=bool)
     for pattern in patterns:
-        predicted = model.predict(cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape)))
+        cases = cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape))
+        predicted = model.predict(cases)
         label = pattern_label(int(pattern_codes(pattern[None])[0]), names)
+        draw_errors |= _draw_errors(model, cases, predicted, target, chosen, {label: everybody})
         row = {
             name: (metric(predicted, target), (metric.deviation or metric)(predicted, target, weight=counts))
             for name, metric in chosen.items()
@@ -298,6 +312,7 @@ def evaluate_patterns(
         intervals=intervals,
         seed=seed,
         resamples=resamples,
+        draw_errors=draw_errors,
     )
 
 
@@ -440,6 +455,29 @@ def _interval(metric: Metric, predictions: NDArray, target: NDArray, counts: NDA
     return bootstrap(metric, predictions, target, counts=counts)
 
 
+def _draw_errors(
+    model: TrainedModel,
+    cases: Cohort,
+    predictions: NDArray,
+    target: NDArray,
+    chosen: Mapping[str, Metric],
+    rows: Mapping[str, NDArray[np.bool_]],
+) -> dict[str, dict[str, float]]:
+    """Standard deviations of metrics over sets of draws, of which one gave the predictions; nothing without draws."""
+    if not isinstance(model.method, SamplingMethod):
+        return {}
+    others = [model.predict(cases, on_empty="silent", draw_seed=seed) for seed in range(1, _SETS_OF_DRAWS)]
+    if all(np.array_equal(predictions, other) for other in others):
+        return {}
+    return {
+        pattern: {
+            name: float(np.std([metric(part[some], target[some]) for part in (predictions, *others)], ddof=1))
+            for name, metric in chosen.items()
+        }
+        for pattern, some in rows.items()
+    }
+
+
 def _mean_interval(metric: Metric, values: NDArray, drawn: NDArray, problem: str | None) -> Interval:
     """The mean over patterns, (P,), and its interval from values (or deviations) on common resamples, (P, R)."""
     estimate, drawn = float(values.mean()), drawn.mean(axis=0) if problem is None else np.full(drawn.shape[1], np.nan)
@@ -459,6 +497,7 @@ def _table(
     counts: Mapping[str, int],
     names: Sequence[str],
     metrics: Sequence[str] | None,
+    draw_errors: Mapping[str, Mapping[str, float]],
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -476,6 +515,8 @@ def _table(
             record |= {name: row[name].estimate, f"{name}_low": row[name].low, f"{name}_high": row[name].high}
             if any(other[name].note for other in intervals.values()):
                 record[f"{name}_over"] = row[name].note or "all"
+            if draw_errors:
+                record[f"{name}_draw_error"] = draw_errors.get(pattern, {}).get(name, np.nan)
         rows.append(record)
     return pd.DataFrame(rows)
 

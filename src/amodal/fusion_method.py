@@ -50,17 +50,12 @@ class FusionMethod(NetworkMethod):
         return average_predictions(outputs, torch.ones_like(outputs[..., 0], dtype=torch.bool), self.schema.task.kind)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The task's loss (of several members the mean of theirs), averaged over all rows; see `Method.objective`."""
-        return LossTerms({"task": self.network_term(self.network(*encode_pooled(self.encoders, batch)), batch)})
+        """The task's loss, of several members the mean of theirs; see `NetworkMethod.objective`."""
+        outputs = self.network(*encode_pooled(self.encoders, batch))
+        return LossTerms({"task": self.task_term(self.members_apart(outputs, batch), batch)})
 
-    def network_term(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The task's term from the network's outputs.
-
-        Args:
-            outputs: Of the batch's rows under P patterns, one pattern after the other, (P · B, C) or (P · B, K, C).
-            batch: B rows with target.
-
-        Returns:
-            A scalar: the mean over patterns, rows and members.
-        """
-        return self.task_term(outputs.transpose(0, 1).flatten(0, 1) if self.members else outputs, batch)
+    def members_apart(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Outputs of a batch's rows under P patterns, (P · B, C), or of K members (P · B, K, C) as (P · K · B, C)."""
+        if not self.members:
+            return outputs
+        return outputs.view(-1, max(1, len(batch)), *outputs.shape[1:]).transpose(1, 2).flatten(0, 2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
-from amodal.losses.masked import mean_over_labelled
+from amodal.losses.masked import mean_over_labelled, mean_over_observed, select
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.options import OptionsChecked
 from amodal.patterns import repeat_rows
@@ -140,8 +140,8 @@ class Method(OptionsChecked, nn.Module, ABC):
     accepts_empty: ClassVar[bool] = False
     meets_all_patterns: bool = False
     uses_unlabelled: bool = False
-    optimisers: ClassVar[Mapping[str, OptimiserSettings]] = {"main": OptimiserSettings()}
-    alternates: ClassVar[bool] = False
+    optimisers: Mapping[str, OptimiserSettings] = {"main": OptimiserSettings()}
+    alternates: bool = False
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
@@ -298,6 +298,10 @@ class Method(OptionsChecked, nn.Module, ABC):
 
     # What every method can use -------------------------------------------------------------------------------------
 
+    def presence(self, batch: Batch) -> Tensor:
+        """Presence of all modalities in the schema's order, bool, of shape (B, M)."""
+        return torch.stack([batch.observed[name] for name in self.schema.names], dim=1)
+
     def to_predictions(self, outputs: Tensor) -> Tensor:
         """Logits to probabilities, or (…, 1) regression outputs to (…)."""
         return logits_to_predictions(outputs, self.schema.task.kind)
@@ -311,6 +315,22 @@ class Method(OptionsChecked, nn.Module, ABC):
         """
         target = repeat_rows(batch.labels, len(outputs) // max(1, len(batch)))
         return mean_over_labelled(task_loss(outputs, target, self.schema.task.kind), batch.labelled)
+
+    def own_term(self, outputs: Tensor, observed: Tensor, batch: Batch) -> Tensor:
+        """The task's loss of each modality's own outputs, a mean over the labelled rows that have it; then their sum.
+
+        Args:
+            outputs: Of shape (B, M, C); what stands where a modality is absent does not matter.
+            observed: Which of them count, bool, of shape (B, M).
+            batch: B rows with target.
+
+        Returns:
+            A scalar; a modality that no labelled row has adds zero.
+        """
+        kind, counted = self.schema.task.kind, observed & batch.labelled[:, None]
+        parts = zip(outputs.unbind(1), counted.unbind(1))
+        means = [mean_over_observed(task_loss(select(own, seen), batch.labels, kind), seen) for own, seen in parts]
+        return torch.stack(means).sum()
 
 
 def base_outputs(batches: Iterable[Batch], task: Task) -> Tensor:
@@ -367,6 +387,9 @@ class NetworkMethod(Method):
 class SamplingMethod(Method):
     """A method that can draw plausible completions of what is absent, and so say what it could still change.
 
+    Draws are spread evenly over their law (`amodal.distributions.quasirandom`): rows share their noise, so that the
+    error of few draws is common to a whole cohort, and no interval over cases would show it.
+
     Attributes:
         prediction_draws: Number of draws that `predict` averages over.
         draws_mean: What the draws are: "completions" of modalities, each of which can vary by itself, or the width of
@@ -404,16 +427,13 @@ class SamplingMethod(Method):
         return self.to_predictions(self.draw_outputs(batch, draws, generator, vary=vary))
 
     def predict(self, batch: Batch) -> Tensor:
-        """The mean prediction over a fixed set of `prediction_draws` draws; see `Method.predict`."""
-        return self.to_predictions(self.prediction_outputs(batch)).mean(0)
+        """The mean prediction over `prediction_draws` draws of a fixed seed; see `Method.predict`."""
+        return self.predict_by(batch, seed=0)
 
-    def prediction_outputs(self, batch: Batch) -> Tensor:
-        """Outputs (S, B, C) that `predict` averages the predictions of: a hook.
-
-        By default draws from a generator with a fixed seed. A method whose noise is its own may spread a fixed set of
-        draws more evenly than chance does.
-        """
-        return self.draw_outputs(batch, self.prediction_draws, torch.Generator(batch.device).manual_seed(0))
+    def predict_by(self, batch: Batch, *, seed: int) -> Tensor:
+        """The mean prediction over the draws of a seed: another seed shows what the number of draws leaves open."""
+        generator = torch.Generator(batch.device).manual_seed(seed)
+        return self.draw(batch, self.prediction_draws, generator).mean(0)
 
 
 class LatentMethod(SamplingMethod):

@@ -44,8 +44,10 @@ SMALL: dict[str, dict] = {
     "mmvae": {"hidden": 32, "latent": 4},
     "cmmd": {"hidden": 32, "latent": 4},
     "lvae": {"hidden": 32, "latent": 4},
+    "daft": {"factor": 1.0},  # the width is small already: two units may see nothing
     "m3jepa": {"experts": 3},
     "fusemoe": {"experts": 4},
+    "dicmor": {"steps": 2, "flow_hidden": 8},
     "smil": {"prototypes": 4},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
@@ -91,6 +93,12 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 1, "fusion": "lstm"}),
     "primo, paper": ("primo", {"preset": "paper", "w_anchor": 0.1, "w_tie": 0.1}),  # at 1, it stays unsure on purpose
     "lvae, mixture": ("lvae", {"imputer_components": 3}),
+    "dicmor, published": ("dicmor", {"literal": True, "merge": "linear"}),
+    "mmtm, hub, alternating": ("mmtm", {"preset": "paper", "form": "hub", "dropout": 0.0}),
+    "mmtm, mean": ("mmtm", {"output": "mean"}),
+    "daft, joint": ("daft", {"form": "joint", "activation": "sigmoid"}),
+    "daft, paper": ("daft", {"preset": "paper", "dropout": 0.0}),
+    "unified, paper": ("unified", {"preset": "paper", "dropout": 0.0}),
     "fusemoe, joint": ("fusemoe", {"router": "joint", "gate": "softmax", "layers": 1}),
     "m3jepa, published gates": ("m3jepa", {"renormalise": False, "detach_targets": False}),
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
@@ -236,7 +244,7 @@ def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0
         options = resolve_options(
             method_of(name), options_of(name, dropout=dropout), owner=name, outside=("schema", "encoders")
         )
-        return method_of(name)(schema, encoders, **options)
+        return method_of(name)(schema, encoders, **options).to("cpu")  # as training does: no part may break it
 
 
 def make_method(

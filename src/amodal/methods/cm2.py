@@ -106,6 +106,7 @@ class CM2(SamplingMethod):
     """
 
     summary = "mixtures joined by a copula; absent modalities are drawn given the present ones"
+    uses_unlabelled = True
     references = ("wu2025cm2",)
     accepts_empty = True
 
@@ -143,7 +144,7 @@ class CM2(SamplingMethod):
         dropout: Share = 0.1,
         removal: bool = True,
         training_draws: Size = 1,
-        prediction_draws: Size = 16,
+        prediction_draws: Size = 64,
     ):
         super().__init__(schema)
         self.completion, self.alignment, self.normalise = completion, alignment, normalise

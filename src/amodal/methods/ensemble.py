@@ -86,6 +86,7 @@ class Ensemble(Method):
                     f"{type(method).__name__} cannot be a member of an ensemble", expected="a method with one optimiser"
                 )
         self.members = nn.ModuleList(built)
+        self.uses_unlabelled = any(method.uses_unlabelled for method in built)
         estimated = torch.tensor([isinstance(method, EstimatedMethod) for method in built])
         used = estimated if bool(estimated.all()) else ~estimated
         start = used.float() / used.sum()

@@ -121,6 +121,7 @@ class Run:
         """Fits an `EstimatedMethod` in one call."""
         by_objective = self.plan["missingness"]["by_objective"]
         train = training_copies(self.data, method.redraws, meets_all_patterns=by_objective)
+        train = [rows if rows.labelled.all() else rows.take(rows.labelled) for rows in train]
         valid = [rows for rows in self._validation_copies() if len(rows)]
         generator = torch.Generator().manual_seed(mix_seed(self.seed, 0, 2))
         batches = ([self.data.whole(rows) for rows in part] for part in (train, valid))
