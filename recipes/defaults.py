@@ -6,8 +6,8 @@ Time:     see the last column of the table it prints
 Expected: see docs/log.md, 2026-11-30
 
 Training and validation rows of the cohort are cut into folds by group; test rows are never touched, so that defaults
-may be chosen by what is printed. Every method gets the same folds, the same tenth of each fold's training rows for early
-stopping and recalibration, and the same removals. The held rows are predicted as they are, and again under MCAR 0.5.
+may be chosen by what is printed. Every method gets the same folds, the same tenth of each fold's training rows to
+stop and recalibrate by, and the same removals. The held rows are predicted as they are, and again under MCAR 0.5.
 """
 
 from __future__ import annotations
