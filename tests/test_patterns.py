@@ -8,7 +8,7 @@ from contracts import cases
 from scipy.stats import chisquare
 
 from amodal.encoders import encode_pooled
-from amodal.patterns import draw_removal, draw_removals, draw_subset, encode_under
+from amodal.patterns import draw_removal, draw_removals, draw_strict_subset, draw_subset, encode_under
 
 
 @pytest.mark.parametrize("draw", [draw_removal, draw_subset])
@@ -25,6 +25,24 @@ def test_every_subset_has_its_probability(present, draw):
     for size in range(1, k + 1):
         subsets = list(itertools.combinations(present, size))
         expected |= {sum(2**m for m in subset): n / k / len(subsets) for subset in subsets}
+    assert set(codes.unique().tolist()) == set(expected)
+    counts = [int((codes == code).sum()) for code in expected]
+    assert k == 1 or chisquare(counts, list(expected.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("present", [(0, 1, 2, 3), (0, 2, 3), (1, 3), (2,)])
+def test_a_strict_subset_is_neither_empty_nor_all(present):
+    """Of k modalities, n of 1 … k − 1 with one probability, and each subset of n with one; a single one stays."""
+    n, k = 30_000, len(present)
+    observed = torch.zeros(n, 4, dtype=torch.bool)
+    observed[:, list(present)] = True
+    taken = draw_strict_subset(observed, torch.Generator().manual_seed(0))
+    assert not (taken & ~observed).any()
+    codes = (taken * 2 ** torch.arange(4)).sum(1)
+    expected = {2 ** present[0]: n} if k == 1 else {}
+    for size in range(1, k):
+        subsets = list(itertools.combinations(present, size))
+        expected |= {sum(2**m for m in subset): n / (k - 1) / len(subsets) for subset in subsets}
     assert set(codes.unique().tolist()) == set(expected)
     counts = [int((codes == code).sum()) for code in expected]
     assert k == 1 or chisquare(counts, list(expected.values())).pvalue > 1e-3

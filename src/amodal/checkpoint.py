@@ -19,10 +19,11 @@ from amodal.data.scale import LevelCheck, Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
-from amodal.method import Clock, Method, inference
+from amodal.method import Clock, Method, SamplingMethod, inference
 from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
+from amodal.recalibration import Recalibration, recalibration_from
 from amodal.schema import Schema, check_schema, feature_order
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ConfigurationError("the device is not known", expected="auto, cpu or cuda", got=device) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"{resolved.type} devices are not supported", expected="auto, cpu or cuda", got=device)
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise RunError(
             "CUDA was asked for, but there is none here", hint="Use device='cpu', or install a CUDA build of torch."
@@ -102,6 +105,7 @@ class TrainedModel:
         experiment: Everything that made it, resolved, as plain JSON values.
         history: One row an epoch: losses, validation scores, seconds.
         presence: Presence of the training data in its first epoch, with rates, patterns and hash.
+        recalibration: How its predictions are recalibrated; None: not at all.
         folder: Where it was saved or read; None if nowhere.
         training_cases: The training cases, kept while the model is in memory, for `impact` and `advise`; never saved.
     """
@@ -113,13 +117,14 @@ class TrainedModel:
     experiment: dict[str, Any]
     history: pd.DataFrame
     presence: Presence | None = None
+    recalibration: Recalibration | None = None
     folder: Path | None = field(default=None, repr=False)
     training_cases: Cohort | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next((p.device for p in self.method.parameters()), torch.device("cpu"))
+        return next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> TrainedModel:
         """Moves the weights to a device ("auto", "cpu", "cuda", …) and returns the model itself."""
@@ -152,7 +157,9 @@ class TrainedModel:
             yield self.scaling.apply(batch).to(self.device)
         levels.warn()
 
-    def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
+    def predict(
+        self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn", draw_seed: int = 0
+    ) -> np.ndarray:
         """Predicts cases with any presence, and warns of images that are clearly beyond those of training in level.
 
         Args:
@@ -161,6 +168,7 @@ class TrainedModel:
             on_empty: What to do with cases of which nothing is observed: "warn" (predict the training prior, with a
                 warning), "silent" (without any warning), or "error". Methods that accept such cases predict them
                 themselves.
+            draw_seed: Of methods that average over draws: which. Another seed shows what their number leaves open.
 
         Returns:
             Probabilities of shape (N, C) or (N, K), or values of shape (N,) in the target's units.
@@ -178,17 +186,25 @@ class TrainedModel:
         outputs = np.empty((len(cohort), len(self.prior)), dtype=np.float64)
         outputs[:] = self.prior
         done = 0
+        by_draws = self.method.predict_by if isinstance(self.method, SamplingMethod) and draw_seed else None
         with inference(self.method):
             for batch in self.batches(cohort, batch_size, rows, check_levels=on_empty != "silent"):
-                predicted = self.method.predict(batch).double().cpu().numpy()
+                predicted = by_draws(batch, seed=draw_seed) if by_draws else self.method.predict(batch)
+                predicted = self.recalibrated(predicted.double(), batch).cpu().numpy()
                 if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted
                 done += len(batch)
         return outputs[:, 0] if self.schema.task.traits.one_value else outputs
 
+    def recalibrated(self, predictions: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Predictions (…, B, C) of the method for a batch, recalibrated for what is present in its rows."""
+        if self.recalibration is None:
+            return predictions
+        return self.recalibration(predictions, batch.presence.sum(1), self.schema.task.traits)
+
     def impact(self, cohort: Cohort, **options: Any) -> Impact:
-        """How much what is missing could still change each prediction.
+        """Variability of each prediction over what is missing.
 
         Args:
             cohort: N cases, whatever they lack.
@@ -200,7 +216,7 @@ class TrainedModel:
         return impact(self, cohort, **options)
 
     def advise(self, cohort: Cohort, **options: Any) -> Advice:
-        """Which missing modality of each case to look at next.
+        """Advice on the missing modality of each case to look at next.
 
         Args:
             cohort: N cases, whatever they lack.
@@ -250,7 +266,7 @@ class TrainedModel:
             for part in (values, measured) if name in measured else (values,):
                 part[name] = part[name].index_select(axis, torch.tensor(order, device=part[name].device))
         lengths = {name: length for name, length in batch.lengths.items() if name in values}
-        return Batch(values, observed, measured, lengths, batch.target, batch.ids)
+        return Batch(values, observed, measured, lengths, batch.target, batch.ids, batch.labelled)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the model's folder: experiment.json, model.safetensors, history.csv, presence.npz.
@@ -334,6 +350,9 @@ class TrainedModel:
             experiment={k: v for k, v in experiment.items() if k != "format"},
             history=pd.read_csv(history) if history.is_file() and history.stat().st_size > 1 else pd.DataFrame(),
             presence=_training_presence(presence, experiment) if presence.is_file() else None,
+            recalibration=recalibration_from(
+                experiment, n_modalities=len(schema.names), n_outputs=schema.task.n_outputs
+            ),
             folder=folder,
         )
         return model.to(device)

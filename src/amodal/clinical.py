@@ -1,4 +1,4 @@
-"""What a clinician and a reviewer ask first of stored predictions: by label, at thresholds, by group of patients."""
+"""Clinical tables of stored predictions: by label, at thresholds, by group of patients."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def calibration_table(predicted: Predicted) -> pd.DataFrame:
 
 
 def absence_by_group(predicted: Predicted, by: Any, *, bands: Sequence[float] | None = None) -> pd.DataFrame:
-    """Who lacks which modality: the share of cases of each group of patients that lack it.
+    """Absence by group of patients: the share of cases of each group that lack each modality.
 
     Args:
         predicted: The predictions.

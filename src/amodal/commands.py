@@ -59,7 +59,7 @@ def _summary(function: Callable[..., Any]) -> str:
 
 
 def _arguments(function: Callable[..., Any]) -> dict[str, str]:
-    """What a docstring says about each argument, on one line."""
+    """Descriptions of a function's arguments from its docstring, one line each."""
     text = (inspect.getdoc(function) or "").partition("\nArgs:\n")[2]
     text = re.split(r"\n(?=\S)", text)[0]
     found = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", text, flags=re.MULTILINE)

@@ -133,7 +133,7 @@ def impact_command(
 
 
 def _about(advice: Any, task: Any, priced: bool) -> str:
-    """What the advice is, and how often it is to look at nothing."""
+    """Description of the advice, and the share of cases in which it is to look at nothing."""
     units = {"log_likelihood": "log-likelihood (nats)", "squared_error": "squared error"}
     gained = units.get(advice.utility, advice.utility)
     names, _ = advice.next()

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
-from amodal.losses.masked import mean_over_rows
+from amodal.losses.masked import mean_over_labelled, mean_over_observed, select
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.options import OptionsChecked
-from amodal.schema import Schema
+from amodal.patterns import repeat_rows
+from amodal.schema import Schema, Task
 
 __all__ = [
     "Clock",
@@ -29,6 +30,7 @@ __all__ = [
     "OneLatent",
     "OptimiserSettings",
     "SamplingMethod",
+    "base_outputs",
     "inference",
 ]
 
@@ -121,6 +123,9 @@ class Method(OptionsChecked, nn.Module, ABC):
         accepts_empty: A row with no modality at all is a legal input.
         meets_all_patterns: The objective meets every pattern of presence by itself, so that training needs no further
             removal. Asked of the instance: options may decide it.
+        uses_unlabelled: Rows without a label teach it something, so that they are in its batches (`Batch.labelled`
+            tells them; `task_term` leaves them out). Otherwise training leaves them out, and says so. Asked of the
+            instance.
         optimisers: The optimisers by name, stepped in this order for each batch.
         alternates: Each optimiser steps on an objective of its own, computed after the step of the one before
             (`objective_of`), at the cost of a forward pass each. Otherwise all step on the `objectives` of one pass.
@@ -134,8 +139,9 @@ class Method(OptionsChecked, nn.Module, ABC):
     couples_rows: ClassVar[bool] = False
     accepts_empty: ClassVar[bool] = False
     meets_all_patterns: bool = False
-    optimisers: ClassVar[Mapping[str, OptimiserSettings]] = {"main": OptimiserSettings()}
-    alternates: ClassVar[bool] = False
+    uses_unlabelled: bool = False
+    optimisers: Mapping[str, OptimiserSettings] = {"main": OptimiserSettings()}
+    alternates: bool = False
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
@@ -210,6 +216,22 @@ class Method(OptionsChecked, nn.Module, ABC):
             batches: All training rows in order, with targets and as they came: nothing further removed.
         """
 
+    def estimated_parts(self) -> Iterable[EstimatedMethod]:
+        """Parts that are fitted by an algorithm of their own, before the first step."""
+        return ()
+
+    def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
+        """Called once after `remember`, with the best weights, in evaluation mode and without gradients.
+
+        What a method chooses by validation rows is chosen here and stored in buffers: weights of its parts, a rule that
+        joins them.
+
+        Args:
+            rows: Batches of validation rows, with targets, and how much each row counts, (B,). Where training was for
+                more than one presence, each case comes several times, as it is and under removals; its rows together
+                count as much as the case. Empty where there are no validation rows.
+        """
+
     def register_memory(self, name: str, row: Tensor) -> None:
         """Makes a buffer whose number of rows is known after training only: saved, and restored at its stored size.
 
@@ -276,13 +298,62 @@ class Method(OptionsChecked, nn.Module, ABC):
 
     # What every method can use -------------------------------------------------------------------------------------
 
+    def presence(self, batch: Batch) -> Tensor:
+        """Presence of all modalities in the schema's order, bool, of shape (B, M)."""
+        return torch.stack([batch.observed[name] for name in self.schema.names], dim=1)
+
     def to_predictions(self, outputs: Tensor) -> Tensor:
         """Logits to probabilities, or (…, 1) regression outputs to (…)."""
         return logits_to_predictions(outputs, self.schema.task.kind)
 
     def task_term(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The task's loss of outputs (B, C), a mean over all rows: a scalar."""
-        return mean_over_rows(task_loss(outputs, batch.labels, self.schema.task.kind))
+        """The task's loss of a batch's outputs, a mean over the rows whose label is known: a scalar.
+
+        Args:
+            outputs: Outputs (B, C), or (n · B, C): those of all rows under one pattern of presence after another.
+            batch: B rows with target.
+        """
+        target = repeat_rows(batch.labels, len(outputs) // max(1, len(batch)))
+        return mean_over_labelled(task_loss(outputs, target, self.schema.task.kind), batch.labelled)
+
+    def own_term(self, outputs: Tensor, observed: Tensor, batch: Batch) -> Tensor:
+        """The task's loss of each modality's own outputs, a mean over the labelled rows that have it; then their sum.
+
+        Args:
+            outputs: Of shape (B, M, C); what stands where a modality is absent does not matter.
+            observed: Which of them count, bool, of shape (B, M).
+            batch: B rows with target.
+
+        Returns:
+            A scalar; a modality that no labelled row has adds zero.
+        """
+        kind, counted = self.schema.task.kind, observed & batch.labelled[:, None]
+        parts = zip(outputs.unbind(1), counted.unbind(1))
+        means = [mean_over_observed(task_loss(select(own, seen), batch.labels, kind), seen) for own, seen in parts]
+        return torch.stack(means).sum()
+
+
+def base_outputs(batches: Iterable[Batch], task: Task) -> Tensor:
+    """Outputs (C,) for rows of which nothing is known, from the targets of training rows.
+
+    They are log odds of each label, logarithms of the class frequencies (half a case added to each), or the mean.
+
+    Args:
+        batches: Training rows.
+        task: The task.
+    """
+    total, count = torch.zeros(2, task.n_outputs, dtype=torch.float64)
+    for batch in batches:
+        if batch.target is None:
+            continue
+        target = batch.target[batch.labelled].cpu()
+        if task.is_classification and not target.is_floating_point():
+            target = torch.nn.functional.one_hot(target, task.n_outputs)
+        target = target.double().view(len(target), task.n_outputs)
+        known = ~target.isnan()
+        total += torch.where(known, target, 0.0).sum(0)
+        count += known.sum(0)
+    return task.traits.constant_outputs(total, count)
 
 
 @contextmanager
@@ -305,7 +376,7 @@ class NetworkMethod(Method):
         """Outputs of the network (B, C): logits, or regression means."""
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The task's loss, averaged over all rows; see `Method.objective`."""
+        """The task's loss, averaged over the rows with a label; see `Method.objective`."""
         return LossTerms({"task": self.task_term(self.outputs(batch), batch)})
 
     def predict(self, batch: Batch) -> Tensor:
@@ -315,6 +386,9 @@ class NetworkMethod(Method):
 
 class SamplingMethod(Method):
     """A method that can draw plausible completions of what is absent, and so say what it could still change.
+
+    Draws are spread evenly over their law (`amodal.distributions.quasirandom`): rows share their noise, so that the
+    error of few draws is common to a whole cohort, and no interval over cases would show it.
 
     Attributes:
         prediction_draws: Number of draws that `predict` averages over.
@@ -353,16 +427,13 @@ class SamplingMethod(Method):
         return self.to_predictions(self.draw_outputs(batch, draws, generator, vary=vary))
 
     def predict(self, batch: Batch) -> Tensor:
-        """The mean prediction over a fixed set of `prediction_draws` draws; see `Method.predict`."""
-        return self.to_predictions(self.prediction_outputs(batch)).mean(0)
+        """The mean prediction over `prediction_draws` draws of a fixed seed; see `Method.predict`."""
+        return self.predict_by(batch, seed=0)
 
-    def prediction_outputs(self, batch: Batch) -> Tensor:
-        """Outputs (S, B, C) that `predict` averages the predictions of: a hook.
-
-        By default draws from a generator with a fixed seed. A method whose noise is its own may spread a fixed set of
-        draws more evenly than chance does.
-        """
-        return self.draw_outputs(batch, self.prediction_draws, torch.Generator(batch.device).manual_seed(0))
+    def predict_by(self, batch: Batch, *, seed: int) -> Tensor:
+        """The mean prediction over the draws of a seed: another seed shows what the number of draws leaves open."""
+        generator = torch.Generator(batch.device).manual_seed(seed)
+        return self.draw(batch, self.prediction_draws, generator).mean(0)
 
 
 class LatentMethod(SamplingMethod):
@@ -417,12 +488,12 @@ class EstimatedMethod(Method):
     redraws: int = 10
 
     @abstractmethod
-    def estimate(self, train: Sequence[Batch], valid: Batch | None, generator: torch.Generator) -> None:
+    def estimate(self, train: Sequence[Batch], valid: Sequence[Batch], generator: torch.Generator) -> None:
         """Fits the method; the result lives in buffers, so that it is saved like any network.
 
         Args:
-            train: All training rows, once for each drawing of the removal.
-            valid: All validation rows, or None.
+            train: All training rows as they are, and again for each drawing of the removal if there is any.
+            valid: All validation rows likewise; empty where there are none.
             generator: Source of all randomness.
         """
 

@@ -153,7 +153,7 @@ def resolve_options(
 
 
 def resolve_choice(choice: Any, what: Choice, *, default: str | None = None) -> tuple[Any, dict[str, Any]]:
-    """What a choice from a registry builds, and all its options.
+    """The class that a choice from a registry names, and all its options.
 
     Args:
         choice: A name, or a mapping with "name" (unless there is a default) and options.

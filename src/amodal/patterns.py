@@ -8,7 +8,7 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 
-__all__ = ["draw_removal", "draw_removals", "draw_subset", "encode_under", "repeat_rows"]
+__all__ = ["draw_removal", "draw_removals", "draw_strict_subset", "draw_subset", "encode_under", "repeat_rows"]
 
 
 def draw_removal(observed: Tensor, generator: torch.Generator) -> Tensor:
@@ -94,6 +94,22 @@ def draw_subset(observed: Tensor, generator: torch.Generator) -> Tensor:
     """
     draws = torch.rand(len(observed), 1 + observed.shape[1], generator=generator, device=observed.device)
     n_taken = 1 + (draws[:, 0] * observed.sum(1)).floor()  # (B,), uniform on 1 … k
+    return observed & (_random_rank(observed, draws) < n_taken[:, None])
+
+
+def draw_strict_subset(observed: Tensor, generator: torch.Generator) -> Tensor:
+    """Takes some of the present modalities of each row but not all: a uniform number on 1 … k − 1, and uniformly which.
+
+    Args:
+        observed: Presence, bool, of shape (B, M).
+        generator: Source of the draws, on the same device.
+
+    Returns:
+        What is taken, bool, of shape (B, M); rows with one modality, which have no such subset, as they are.
+    """
+    draws = torch.rand(len(observed), 1 + observed.shape[1], generator=generator, device=observed.device)
+    n = observed.sum(1)
+    n_taken = torch.where(n > 1, 1 + (draws[:, 0] * (n - 1)).floor(), n)  # (B,)
     return observed & (_random_rank(observed, draws) < n_taken[:, None])
 
 

@@ -147,7 +147,7 @@ class BoostedTrees(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _problem_with(self, stored: dict[str, Tensor]) -> str | None:
-        """What keeps stored buffers from being trees whose paths all end, or None."""
+        """The reason why stored buffers are not trees whose paths all end, or None."""
         if any(stored[name].ndim != 1 for name in stored) or len(stored["baseline"]) != self.n_outputs:
             return f"the baseline or a buffer has another shape (expected {self.n_outputs} outputs)"
         nodes = len(stored["left"])

@@ -1,12 +1,11 @@
 """Prototypes: small methods of shapes that no shipped method has yet, put through every contract.
 
-An exchange between encoders while they run; an objective with an inner gradient step; an adversary that shares the
-forward pass; a prediction that compares with remembered training cases.
+An adversary that shares the forward pass; a prediction that compares with remembered training cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -15,67 +14,9 @@ from torch.nn import functional
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
-from amodal.encoders.exchange import StageMap, encode_exchanging, exchange_points
 from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import task_loss
 from amodal.method import LossTerms, Method, NetworkMethod, OptimiserSettings
 from amodal.schema import Schema
-
-
-class SqueezeExchange(NetworkMethod):
-    """Squeeze and excitation across modalities, between the last stages of their encoders."""
-
-    def __init__(self, schema: Schema, encoders: PerModality | None = None, *, hidden: int = 8):
-        super().__init__(schema)
-        self.encoders = encoders_for(schema, encoders)
-        self.points = exchange_points(self.encoders)
-        widths = [e.stage_widths[self.points[name][-1]] for name, e in self.encoders.items()]  # type: ignore[union-attr]
-        self.absent = nn.ParameterList(torch.zeros(n) for n in widths)
-        self.squeeze = nn.Linear(sum(widths), hidden)
-        self.excite = nn.ModuleList(nn.Linear(hidden, n) for n in widths)
-        self.head = nn.Linear(len(widths) * (width_of(self.encoders) + 1), schema.task.n_outputs)
-
-    def exchange(self, k: int, maps: Mapping[str, StageMap]) -> dict[str, StageMap]:
-        means = [torch.where(m.observed[:, None], m.mean(), a) for m, a in zip(maps.values(), self.absent)]
-        joint = self.squeeze(torch.cat(means, dim=1)).relu()  # (B, hidden)
-        gates = (2 * excite(joint).sigmoid() for excite in self.excite)
-        return {name: m.with_values(m.values * m.over_places(g)) for (name, m), g in zip(maps.items(), gates)}
-
-    def outputs(self, batch: Batch) -> Tensor:
-        encoded = encode_exchanging(self.encoders, batch, self.exchange, self.points)
-        presence = [batch.observed[name][:, None].float() for name in encoded]
-        return self.head(torch.cat([*(e.pooled for e in encoded.values()), *presence], dim=1))
-
-
-class InnerStep(NetworkMethod):
-    """Stand-ins of absent modalities that one gradient step adapts to each training row before the outer loss."""
-
-    def __init__(self, schema: Schema, encoders: PerModality | None = None, *, rate: float = 0.5):
-        super().__init__(schema)
-        self.rate = rate
-        self.encoders = encoders_for(schema, encoders)
-        width = width_of(self.encoders)
-        self.stand_in = nn.Parameter(0.1 * torch.randn(len(self.encoders), width))
-        self.head = nn.Sequential(
-            nn.Linear(len(self.encoders) * width, 16), nn.Tanh(), nn.Linear(16, schema.task.n_outputs)
-        )
-
-    def read(self, features: Tensor, observed: Tensor, stand_in: Tensor) -> Tensor:
-        return self.head(torch.where(observed[..., None], features, stand_in).flatten(1))
-
-    def outputs(self, batch: Batch) -> Tensor:
-        features, observed = encode_pooled(self.encoders, batch)
-        return self.read(features, observed, self.stand_in)
-
-    def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        features, observed = encode_pooled(self.encoders, batch)
-        start = self.stand_in.expand(len(batch), -1, -1)  # one a row, so that rows stay independent
-        kind = self.schema.task.kind
-        with torch.enable_grad():
-            inner = task_loss(self.read(features, observed, start), batch.labels, kind).sum()
-            (slope,) = torch.autograd.grad(inner, start, create_graph=True)
-        adapted = start - self.rate * slope
-        return LossTerms({"task": self.task_term(self.read(features, observed, adapted), batch)})
 
 
 class Adversary(Method):
@@ -151,8 +92,6 @@ class RememberedBank(NetworkMethod):
 
 
 PROTOTYPES: dict[str, type[Method]] = {
-    "squeeze exchange": SqueezeExchange,
-    "inner step": InnerStep,
     "adversary": Adversary,
     "remembered bank": RememberedBank,
 }

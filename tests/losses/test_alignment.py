@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import special, stats
+from sklearn.metrics import mean_absolute_error
 from sklearn.metrics.pairwise import cosine_similarity
 
 from amodal.errors import ConfigurationError, ShapeError
-from amodal.losses.alignment import cosine_alignment, kl_alignment, pairs_observed
+from amodal.losses.alignment import absolute_alignment, cosine_alignment, kl_alignment, pairs_observed
 from amodal.losses.masked import mean_over_observed
 
 NAMES = ("ecg", "labs", "notes", "image")
 NAN = float("nan")
-LOSSES = pytest.mark.parametrize("loss", [cosine_alignment, kl_alignment])
+LOSSES = pytest.mark.parametrize("loss", [cosine_alignment, kl_alignment, absolute_alignment])
 
 
 def patterns(modalities):
@@ -42,6 +43,13 @@ def test_cosine_is_scikit_learns_over_the_observed_pairs(modalities):
     z, observed = patterns(modalities)
     expected = by_pairs(z, observed, lambda a, b: 1 - cosine_similarity(a[None], b[None]).item())
     np.testing.assert_allclose(cosine_alignment(z, observed), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+def test_absolute_is_scikit_learns_over_the_observed_pairs(modalities):
+    z, observed = patterns(modalities)
+    expected = by_pairs(z, observed, mean_absolute_error)
+    np.testing.assert_allclose(absolute_alignment(z, observed), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("modalities", [2, 3, 4])
@@ -95,7 +103,7 @@ def test_equal_features_are_aligned_and_order_matters_only_for_one_sided_kl(loss
     same = dict.fromkeys(z, z["ecg"])
     np.testing.assert_allclose(loss(same, observed), 0, atol=1e-12)
     turned = {name: z[name] for name in reversed(z)}
-    options = {} if loss is cosine_alignment else {"direction": "symmetric"}
+    options = {"direction": "symmetric"} if loss is kl_alignment else {}
     torch.testing.assert_close(loss(z, observed, **options), loss(turned, observed, **options))
     if loss is kl_alignment:
         torch.testing.assert_close(loss(z, observed), loss(turned, observed, direction="reverse"))
@@ -104,7 +112,7 @@ def test_equal_features_are_aligned_and_order_matters_only_for_one_sided_kl(loss
 @LOSSES
 def test_gradients_are_finite_differences(loss):
     z, observed = patterns(3)
-    options = {} if loss is cosine_alignment else {"detach_target": False}
+    options = {"detach_target": False} if loss is kl_alignment else {}
     inputs = tuple(value.requires_grad_() for value in z.values())
     assert torch.autograd.gradcheck(lambda *v: loss(dict(zip(z, v)), observed, **options), inputs)
 

@@ -110,7 +110,7 @@ class Experiment:
 
     @property
     def setting(self) -> str:
-        """What methods must have in common to be compared: the cohort and what its data lack, in words."""
+        """The setting that compared methods share: the cohort and the mechanism of absence, in words."""
         options = "".join(f", {key} {value}" for key, value in sorted(self.cohort_options.items()))
         part = "" if self.fold is None else f", fold {self.fold[0] + 1} of {self.fold[1]}"
         lacking = describe_mechanism(self.train_missingness), describe_mechanism(self.test_missingness)
@@ -153,7 +153,7 @@ class Experiment:
 
 
 def describe_mechanism(mechanism: Mechanism) -> str:
-    """What data lack, in a word: "complete" stands for nothing beyond natural absence.
+    """A mechanism in one word: "complete" stands for nothing removed beyond natural absence.
 
     Example:
         >>> from amodal.missingness import MCAR, Natural

@@ -1,4 +1,4 @@
-"""What recipes share: their command line, their sweep with a line a cell, and their tables over seeds."""
+"""Shared parts of recipes: their command line, their sweep with a line a cell, and their tables over seeds."""
 
 from __future__ import annotations
 

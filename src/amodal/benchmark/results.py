@@ -1,4 +1,4 @@
-"""What a comparison found: means over seeds and paired differences, with intervals for cases and seeds together."""
+"""Results of a comparison: means over seeds and paired differences, with intervals for cases and seeds together."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Results:
 
     @property
     def task(self) -> Task:
-        """What is predicted."""
+        """The task: the kind of target."""
         return self.runs[0].task
 
     @property
@@ -276,7 +276,7 @@ class Results:
         return value, drawn, next((p[2] for p in parts if p[2]), None)
 
     def _deviation(self, run: FinishedRun, metric: str, conditions: Sequence[str]) -> NDArray[np.float64]:
-        """How far a metric that resampling biases can be from the truth, on each resample: (R,)."""
+        """Bound on the error of a metric that resampling biases, on each resample: (R,)."""
         deviation, parts = self._metric(metric).deviation, []
         assert deviation is not None
         for condition in conditions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +18,7 @@ from amodal.benchmark.results import Results
 from amodal.benchmark.stored import FinishedRun, read_run
 from amodal.benchmark.sweep import CellProgress, sweep
 from amodal.data import Cohort, folds, load_cohort, split_groups
-from amodal.evaluation import Evaluation, evaluate
+from amodal.evaluation import Evaluation, evaluate, labelled_cases
 from amodal.files import replace_file
 from amodal.missingness import MCAR, all_patterns, pattern_codes, pattern_label
 from amodal.presence import draw_presence
@@ -34,7 +34,7 @@ _LARGEST_M = 6  # modalities of which all patterns (63) are imposed
 
 @dataclass(frozen=True)
 class Progress:
-    """What `run_all` tells after each experiment.
+    """Progress that `run_all` reports after each experiment.
 
     Args:
         done: How many have ended.
@@ -86,6 +86,7 @@ def run_all(
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
     fail_fast: bool = False,
+    only: Collection[int] | None = None,
     tell: Callable[[Progress], object] | None = None,
 ) -> Results:
     """Runs experiments, each into its own folder under `out`; those that are there already are not run again.
@@ -103,6 +104,8 @@ def run_all(
         where: "here", or "ray"; see `amodal.benchmark.sweep`.
         fail_fast: Raise the first error. Otherwise an experiment that fails is stored as such (error.json), the others
             are run, and a warning at the end names the failed ones.
+        only: Positions in `experiments` of those to run, as the tasks of an array job do; of the others, those that are
+            finished already are returned too. None: all.
         tell: Called after each one.
 
     Returns:
@@ -138,7 +141,15 @@ def run_all(
             tell(Progress(ended.number, ended.total, run, ended.seconds, failure))
 
     swept = sweep(
-        cells, out, train_and_evaluate, data=cohort_of, jobs=jobs, where=where, fail_fast=fail_fast, tell=note
+        cells,
+        out,
+        train_and_evaluate,
+        data=cohort_of,
+        jobs=jobs,
+        where=where,
+        fail_fast=fail_fast,
+        only=only,
+        tell=note,
     )
     return Results([finished[place] for place in sorted(finished)], failed=swept.failed)
 
@@ -171,6 +182,7 @@ def train_and_evaluate(cell: Cell, cohort: Cohort, folder: Path) -> dict[str, Pa
     """Trains and evaluates the experiment of a cell in its folder; the files of the evaluation."""
     experiment = Experiment.from_json(cell["experiment"])
     train, valid, test = _parts(experiment, cohort)
+    test = labelled_cases(test)
     train, valid = (
         part.with_observed(draw_presence(experiment.train_missingness, part, (experiment.seed, place)).observed)
         for part, place in ((train, 10), (valid, 11))

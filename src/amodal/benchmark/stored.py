@@ -87,7 +87,7 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name in tables."""
         return self.experiment.name
 
     @property
@@ -97,7 +97,7 @@ class FinishedRun:
 
     @property
     def task(self) -> Task:
-        """What is predicted."""
+        """The task: the kind of target."""
         return self.schema.task
 
     def condition(self, name: str) -> Condition:

@@ -17,7 +17,7 @@ __all__ = ["as_frame", "plain_values"]
 def plain_values(
     name: str, given: Any, features: Sequence[str] = (), *, is_series: bool = False, is_text: bool = False
 ) -> tuple[Any, tuple[str, ...]]:
-    """What a user has of one modality, as an array, a list of texts or a list of series.
+    """The plain values of one modality: an array, a list of texts or a list of series.
 
     Args:
         name: Name of the modality, for messages.

@@ -47,7 +47,7 @@ def level_range(cuts: Cuts) -> np.ndarray:
 
 
 def beyond_levels(levels: np.ndarray, pairs: np.ndarray, slack: np.ndarray) -> np.ndarray:
-    """Which `IMAGE_LEVELS` (n, 2) lie beyond all of training's, pairs (2, …) of low and high, by over a slack.
+    """Flags of `IMAGE_LEVELS` (n, 2) beyond all of training's, pairs (2, …) of low and high, by over a slack.
 
     Returns:
         Bool (n, 2).

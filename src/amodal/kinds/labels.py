@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from amodal.errors import ConfigurationError
-from amodal.kinds.task import OverLabels, TaskKind, log_mean, tiny_log
+from amodal.kinds.task import OverLabels, TaskKind, among, log_mean, tiny_log
 
 __all__ = ["Multilabel"]
 
@@ -53,6 +53,15 @@ class Multilabel(TaskKind):
         """The labels, 0 where unknown, and which are known."""
         known = ~target.isnan()
         return torch.cat([torch.where(known, target, 0.0), known.to(target.dtype)], dim=1)
+
+    def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels true in both over labels true in either, of those known in both."""
+        known = ~target.isnan()
+        true, told = torch.where(known, target, 0.0), known.to(target.dtype)
+        both = true @ true.mT
+        either = true @ told.mT + told @ true.mT - both
+        agreement = torch.where(either > 0, both / either.clamp_min(1.0), 1.0)
+        return among(known.any(1), agreement)
 
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
         """Shares of the known cases in which each label is true; one half where none is known."""

@@ -244,7 +244,7 @@ class Text(ModalityKind):
         return lengths.double()
 
     def summary(self, present: Present, shape: tuple[int, ...], *, size: int = 256) -> Tensor:
-        """How many words fall into each of `size` buckets."""
+        """Counts of words in each of `size` buckets."""
         return count_words(present.values, present.lengths, size)
 
     def similarity_vector(self, present: Present, shape: tuple[int, ...]) -> Tensor:

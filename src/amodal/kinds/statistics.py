@@ -26,7 +26,7 @@ _SLOPE_RIDGE = 0.02
 
 
 def read_cells(values: Tensor, measured: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Which cells of a series can be read, with all others blanked.
+    """Flags of the cells of a series that can be read, with all others blanked.
 
     Args:
         values: Of shape (P, T, D).

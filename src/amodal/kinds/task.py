@@ -85,8 +85,8 @@ class TaskKind(ABC):
         return ()
 
     def unusable(self, target: np.ndarray) -> np.ndarray:
-        """Which entries of a numeric target cannot be used, bool of its shape: those that are not finite."""
-        return ~np.isfinite(target)
+        """Flags of entries of a numeric target that cannot be used, bool of its shape: infinite ones."""
+        return np.isinf(target)
 
     @abstractmethod
     def n_features(self, n_outputs: int) -> int:
@@ -97,8 +97,12 @@ class TaskKind(ABC):
         """A target as an input of a network, (B, T)."""
 
     @abstractmethod
+    def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Agreement (B, B) of every two rows' targets, and the rows that have one (B,); see `label_agreement`."""
+
+    @abstractmethod
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
-        """What is predicted when nothing is known, from training targets: frequencies (C,), or the mean (1,)."""
+        """The prediction when nothing is known, from training targets: frequencies (C,), or the mean (1,)."""
 
     @abstractmethod
     def constant_outputs(self, total: Tensor, count: Tensor) -> Tensor:
@@ -114,7 +118,7 @@ class TaskKind(ABC):
         """Groups of cases by their target, each bool (N,): classes, labels, or thirds."""
 
     def outcomes(self, target: np.ndarray, classes: Sequence[Any]) -> dict[str, np.ndarray]:
-        """What a case may have or not, each bool (N,); none for a value, one for two classes."""
+        """The outcomes a case may have, each bool (N,); none for a value, one for two classes."""
         return self.groups(target, classes)
 
     @abstractmethod
@@ -159,7 +163,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def prediction_loss(self, prediction: Tensor, target: Tensor, over_labels: OverLabels = "mean") -> Tensor:
-        """What `loss` gives for the outputs of predictions."""
+        """The value of `loss` for the outputs of predictions."""
 
     def prediction_error(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Share of what was predicted wrongly in each row, (B,).
@@ -186,12 +190,17 @@ class TaskKind(ABC):
     @property
     @abstractmethod
     def utilities(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """What a prediction is worth, by name, the default in front: (…) of predictions (…, C), or of values (…)."""
+        """The utilities of a prediction by name, the default in front: (…) of predictions (…, C), or of values (…)."""
 
 
 def tiny_log(probability: Tensor) -> Tensor:
     """Logarithms of probabilities, those of zero as of the smallest normal number."""
     return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+
+
+def among(known: Tensor, agreement: Tensor) -> tuple[Tensor, Tensor]:
+    """Agreement (B, B) of rows with a known target, zero for others, and which are known (B,)."""
+    return torch.where(known[:, None] & known, agreement, 0.0), known
 
 
 def log_mean(logs: Tensor, keep: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def hash_words(text: Tensor, lengths: Tensor, buckets: int, max_words: int) -> t
 
 
 def count_words(text: Tensor, lengths: Tensor | None, buckets: int) -> Tensor:
-    """How many words of each text fall into each bucket.
+    """Counts of each text's words in each bucket.
 
     Args:
         text: Bytes, uint8, of shape (P, L).

@@ -1,8 +1,8 @@
 r"""Alignment of modalities: similarity of one case's features across its present modalities.
 
 Each function takes the features of any number of modalities and gives one value for each row, the mean over the pairs
-of modalities that the row has; a row with fewer than two is zero, connected to the graph. These are the two losses
-that copula alignment is compared with.
+of modalities that the row has; a row with fewer than two is zero, connected to the graph. Cosine and divergence are the
+two losses that copula alignment is compared with, the absolute difference is ShaSpec's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from amodal.errors import ConfigurationError, ShapeError
 from amodal.losses.masked import select
 
-__all__ = ["Direction", "cosine_alignment", "kl_alignment", "pairs_observed"]
+__all__ = ["Direction", "absolute_alignment", "cosine_alignment", "kl_alignment", "pairs_observed"]
 
 Direction = Literal["forward", "reverse", "symmetric"]
 
@@ -107,6 +107,34 @@ def kl_alignment(
             "unknown direction", expected="'forward', 'reverse' or 'symmetric'", got=repr(direction)
         )
     return _mean_over_pairs(divergence, presence)
+
+
+def absolute_alignment(features: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
+    r"""Mean absolute difference of two modalities' features, averaged over a row's observed pairs.
+
+    .. math:: \ell = \frac{1}{|\{m < n \text{ observed}\}|} \sum_{m < n} \frac1D \sum_j |z_{mj} - z_{nj}|
+
+    Args:
+        features: For each modality features :math:`z_m` of shape (B, D), of one width; arbitrary where it is absent.
+        observed: For each modality its presence, bool, of shape (B,).
+
+    Returns:
+        Values of at least zero, of shape (B,). Zero where fewer than two modalities are observed.
+
+    Raises:
+        ShapeError: If there are fewer than two modalities, or their shapes disagree.
+
+    Source:
+        :cite:`wang2023shaspec`, whose code sums neighbouring pairs.
+
+    Example:
+        >>> import torch
+        >>> z = {"a": torch.tensor([[1.0, 0.0]]), "b": torch.tensor([[0.0, 3.0]])}
+        >>> absolute_alignment(z, {"a": torch.tensor([True]), "b": torch.tensor([True])})
+        tensor([2.])
+    """
+    stacked, presence = _stack(features, observed)
+    return _mean_over_pairs((stacked[:, :, None] - stacked[:, None]).abs().mean(-1), presence)
 
 
 def pairs_observed(observed: Mapping[str, Tensor]) -> Tensor:

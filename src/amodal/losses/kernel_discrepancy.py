@@ -1,4 +1,4 @@
-"""How far two samples are from being of one distribution, by a kernel."""
+"""Kernel discrepancy between two samples: zero in the mean where they are of one distribution."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def calibration_error_deviation(
     binning: Binning = "width",
     weight: ArrayLike | None = None,
 ) -> Value:
-    r"""How far the gaps of resamples are from those of the cases: a bound on the error of the calibration error.
+    r"""Distance of the gaps of resamples from those of the cases: a bound on the error of the calibration error.
 
     .. math:: \sum_b |g^*_b - g_b| \ge \Bigl| \sum_b |g^*_b| - \sum_b |g_b| \Bigr|
 
@@ -286,7 +286,7 @@ def _edges(stated: NDArray[np.float64], bins: int, binning: str) -> NDArray[np.f
 
 
 def _membership(stated: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Which bin a case is in, (N, bins) of zeros and ones."""
+    """Membership of cases in bins, (N, bins) of zeros and ones."""
     index = np.searchsorted(edges[1:-1], stated, side="right")
     return (index[:, None] == np.arange(len(edges) - 1)).astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""What a decision needs of predicted risks: errors at thresholds, net benefit, and how risks and outcomes agree.
+"""Metrics for decisions on predicted risks: errors at thresholds, net benefit, and how risks and outcomes agree.
 
 All functions take risks (N,) of one outcome and whether it came true (N,), and a `weight`: None, (N,), or (R, N) counts
 of R resamples, which gives R results in one pass. What is undefined is NaN.
@@ -113,7 +113,7 @@ def net_benefit(
 
 
 class CalibrationFit(NamedTuple):
-    """How outcomes follow the logits of the risks, each () or (R,).
+    """The fit of outcomes on the logits of the risks, each () or (R,).
 
     Attributes:
         slope: Of the logit of the outcome over the logit of the risk; below 1: risks are too extreme.

@@ -114,7 +114,7 @@ def _is_missing(names: NDArray) -> NDArray[np.bool_]:
 
 
 def _draw_groups(n_groups: int, rows: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """How often each of the groups comes in `rows` draws of `n_groups` with replacement, (rows, G)."""
+    """Counts of each group in `rows` draws of `n_groups` with replacement, (rows, G)."""
     counts = np.empty((rows, n_groups), np.uint8)
     step = max(1, _BLOCK // n_groups)
     for start in range(0, rows, step):
@@ -132,7 +132,7 @@ FEWEST_GROUPS = 10
 
 
 def too_few_groups(counts: NDArray, fewest: int = FEWEST_GROUPS) -> str | None:
-    """Why resamples are of too few independent groups for an interval, in a sentence; None if there are enough.
+    """The reason why there are too few independent groups for an interval, in a sentence; None if there are enough.
 
     Args:
         counts: Counts of shape (R, N); cases of one group have the same ones.

@@ -85,7 +85,7 @@ class Presence:
         return _fractions(self.natural & ~self.observed, self.natural, self.names)
 
     def patterns(self) -> dict[str, int]:
-        """How many rows have each pattern of presence that occurs, the most frequent first, by label ("a+b")."""
+        """Counts of rows by pattern of presence that occurs, the most frequent first, by label ("a+b")."""
         codes, counts = np.unique(pattern_codes(self.observed), return_counts=True)
         order = np.lexsort((codes, -counts))
         return {pattern_label(int(codes[i]), self.names): int(counts[i]) for i in order}

@@ -1,4 +1,4 @@
-"""Which missing modality to look at next: what observing it is expected to change, to be worth, and to cost."""
+"""Advice on the missing modality to look at next: the change, worth and cost expected of observing it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Rank = Literal["net", "gain", "change", "ratio"]
 
 @dataclass(frozen=True, eq=False)
 class Advice:
-    """What a look at each missing modality of each case is expected to do.
+    """The effect expected of a look at each missing modality of each case.
 
     Attributes:
         ids: Ids of the N cases.

@@ -1,4 +1,4 @@
-r"""Which of the modalities that are present drove a prediction.
+r"""Attribution of a prediction to the modalities that are present.
 
 A model that predicts under every pattern of presence says itself what it would have predicted without a modality. With
 :math:`v(S)` the prediction from the modalities S, the Shapley value of each of those present is exact over the
@@ -32,7 +32,7 @@ _MOST = 10  # present modalities: 1,024 patterns
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What each present modality contributed to a prediction.
+    """Contributions of each present modality to a prediction.
 
     Attributes:
         ids: Ids of the N cases.
@@ -63,7 +63,7 @@ class Attribution:
         return pd.DataFrame(columns | {f"because[{name}]": v for name, v in zip(self.names, self.values.T)})
 
     def over_cohort(self, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-        """How much each modality contributes on average where it is present.
+        """Mean contribution of each modality where it is present.
 
         Args:
             resamples: Bootstrap resamples of groups behind the 95 % intervals.

@@ -1,4 +1,4 @@
-r"""How far predictions are from what they should be: distances between predictors, and the noise floor below them.
+r"""Bias of predictions: distances between predictors, and the noise floor below them.
 
 The protocol of the paper (section 4.4): split the training cases into two disjoint halves; on the first, complete,
 train a unimodal and a multimodal oracle, on the second, with modalities missing, the method in question; compare their

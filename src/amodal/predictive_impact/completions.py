@@ -43,7 +43,7 @@ class Law(Protocol):
 
 
 class Completions(Protocol):
-    """Where completions come from."""
+    """A source of completions."""
 
     @property
     def how(self) -> str:
@@ -77,7 +77,7 @@ def completions_of(
     seed: int = 0,
     prefer: CompletionsFrom = "own",
 ) -> Completions:
-    """Where the completions of a model's cases come from: its method, or similar training cases.
+    """The source of completions for a model's cases: its method, or similar training cases.
 
     Args:
         model: A trained model.

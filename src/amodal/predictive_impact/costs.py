@@ -17,7 +17,7 @@ __all__ = ["Costs", "read_costs"]
 
 @dataclass(frozen=True)
 class Costs:
-    """What a look at each modality costs.
+    """The cost of a look at each modality.
 
     Args:
         prices: Price of each modality; one without a price is free.

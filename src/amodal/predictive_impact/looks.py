@@ -1,4 +1,4 @@
-"""What looks at missing modalities would do to a batch of cases: the numbers behind impact and advice."""
+"""Effects of looks at missing modalities on a batch of cases: the numbers behind impact and advice."""
 
 from __future__ import annotations
 

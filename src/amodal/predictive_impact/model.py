@@ -50,7 +50,7 @@ def impact(
     coverage: float = 0.9,
     progress: bool = False,
 ) -> Impact:
-    r"""How much what is missing could still change each prediction.
+    r"""Variability of each prediction over what is missing.
 
     Each case is completed in many plausible ways, by the method itself if it draws completions of modalities, or with
     the missing modalities of similar training cases (`DonorCompletions`; the result says which). The spread of the
@@ -208,7 +208,7 @@ class _Work:
         kind, present = self.model.schema.task.traits, predictions_of(self.model, batch)
         if not missing:
             if isinstance(self.source, OwnCompletions):
-                whole = self.source.predictions(self.source.everything(batch))
+                whole = self.source.predictions(self.source.everything(batch), batch)
             else:
                 whole = present[None]
             weights = torch.full_like(whole[..., 0], 1.0 / len(whole))
@@ -332,7 +332,8 @@ def _promised(
         raise DataError(
             "sets of labels need classes", expected="a binary or multiclass task", got=model.schema.task.kind
         )
-    if calibration.target is None:
+    if calibration.target is None or not calibration.labelled.any():
         raise DataError("the calibration cases have no target")
+    calibration = calibration.take(calibration.labelled)
     of_calibration = model.predict(calibration, on_empty="silent")
     return conformal_labels(prediction, conformal_threshold(of_calibration, calibration.target, coverage))

@@ -1,4 +1,4 @@
-"""What a reader must know before believing numbers on impact, in sentences."""
+"""Notes on the assumptions behind numbers on impact, in sentences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def notes_on_cohort(schema: Schema, cohort: Cohort, observed: np.ndarray) -> lis
 
 
 def notes_on_donors(source: Completions, observed: np.ndarray) -> list[str]:
-    """What completions from training cases rest on."""
+    """Notes on completions from training cases."""
     if not isinstance(source, DonorCompletions) or observed.all():
         return []
     notes = []
@@ -68,7 +68,7 @@ def notes_on_gap(gap: np.ndarray, model: Predictor, source: Completions) -> list
 
 
 def notes_on_task(task: Task, draws: int, source: Completions, odds_ratio: float | None) -> list[str]:
-    """What V is for a task, and what few draws do to it."""
+    """Notes on V for a task, and on few draws."""
     notes = []
     if isinstance(source, OwnCompletions):
         if draws == 1:

@@ -1,4 +1,4 @@
-"""What impact needs of a trained model: its method, data description, batches and predictions."""
+"""The parts of a trained model that impact needs: its method, data description, batches and predictions."""
 
 from __future__ import annotations
 
@@ -40,13 +40,17 @@ class Predictor(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         ...
 
     def batches(
         self, cohort: Cohort, batch_size: int = 1024, rows: np.ndarray | None = None, *, check_levels: bool = False
     ) -> Iterator[Batch]:
         """Scaled batches on the model's device, in order; `check_levels`: warn of images beyond those of training."""
+        ...
+
+    def recalibrated(self, predictions: Tensor, batch: Batch) -> Tensor:
+        """The method's predictions (…, B, D) for a batch, recalibrated for what is present in its rows."""
         ...
 
     def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
@@ -97,7 +101,7 @@ def predictions_of(model: Predictor, batch: Batch) -> Tensor:
 
     A row of which nothing is observed gets the training prior, unless the method predicts such rows itself.
     """
-    predicted = model.method.predict(batch).float()
+    predicted = model.recalibrated(model.method.predict(batch).float(), batch)
     if model.schema.task.traits.one_value:
         predicted = model.scaling.unscale(predicted)[:, None]
     if not model.method.accepts_empty:

@@ -34,7 +34,7 @@ __all__ = ["change_curve", "rank_correlation", "realised_change"]
 
 
 def realised_change(withheld: ArrayOrTensor, revealed: ArrayOrTensor) -> ArrayOrTensor:
-    """How much a prediction changed when a modality was revealed.
+    """The change of a prediction when a modality was revealed.
 
     Args:
         withheld: Probabilities with the modality missing, of shape (N, C): means over the draws whose V is tested.

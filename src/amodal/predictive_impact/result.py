@@ -1,4 +1,4 @@
-"""What `amodal.impact` gives: V of each case with its error, by modality, and the labels that remain plausible."""
+"""The result of `amodal.impact`: V of each case with its error, by modality, and the labels that remain plausible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Impact"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Impact:
-    """How much what is missing could still change each prediction.
+    """Variability of each prediction over what is missing.
 
     Attributes:
         ids: Ids of the N cases.

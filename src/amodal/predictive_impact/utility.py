@@ -200,7 +200,7 @@ def _checked(function: Callable[[Any], Any], task: Task) -> UtilityFunction:
 
 
 def realised_utility(utility: Utility | None, predictions: np.ndarray, target: np.ndarray, task: Task) -> np.ndarray:
-    """What predictions turned out to be worth (N,), now that the classes are known.
+    """The utility of predictions (N,) when the classes are known.
 
     Args:
         utility: As in `utility_function`: the log-likelihood of the true class, whether it was the most probable, or

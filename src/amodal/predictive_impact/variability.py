@@ -1,4 +1,4 @@
-r"""How much a prediction varies over the plausible completions of what is missing.
+r"""Variability of a prediction over the plausible completions of what is missing.
 
 The measure of the paper is the mean total variation distance between the prediction under one completion and the mean
 prediction (eq. 9),

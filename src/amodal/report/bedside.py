@@ -18,7 +18,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at one modality would do, in words.
+    """The effect of a look at one modality, in words.
 
     Args:
         name: The modality.
@@ -59,7 +59,7 @@ class Bedside:
 
     @property
     def verdict(self) -> str:
-        """What to do, in a sentence."""
+        """Advice in a sentence."""
         if not self.looks:
             return "Everything has been looked at."
         for look in self.looks:
@@ -141,7 +141,7 @@ def _gained(advice: Advice, gain: float) -> str:
 
 
 def _shows(result: Impact, advice: Advice, i: int, m: int) -> str:
-    """What a look would most likely show, by the class that would come out on top."""
+    """The most likely results of a look, by the class that would come out on top."""
     if advice.outcomes is None or not result.task.is_classification:
         return ""
     share, now = advice.outcomes[i, m], int(result.prediction[i].argmax())

@@ -28,7 +28,7 @@ _REACH = 2.8  # standard deviations on either side
 def copula_drawings(
     histories: Mapping[str, tuple[pd.DataFrame, int]], runs: Mapping[str, FinishedRun]
 ) -> list[Drawing]:
-    """How the copulas of the runs that have one changed while they were fitted: dependence, and densities.
+    """Drawings of the copulas of runs over training: dependence, and densities.
 
     Args:
         histories: For each run its history and the position of the epoch whose weights were kept.

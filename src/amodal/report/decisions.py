@@ -111,7 +111,7 @@ def decisions(subject: Subject) -> Section | None:
 
 
 def groups(subject: Subject) -> Section | None:
-    """Who lacks which modality, and metrics by group of patients, for the columns that were asked for.
+    """Absence and metrics by group of patients, for the requested columns.
 
     Raises:
         UnknownNameError: If the cohort has no such column.

@@ -67,7 +67,7 @@ class Series:
 
 
 def draw_presence(patterns: NDArray[np.bool_], counts: Sequence[int], names: Sequence[str], *, key: str) -> Markup:
-    """Which modalities occur together: a row a pattern, with its dots and the number of cases that have it.
+    """Patterns of presence: a row a pattern, with its dots and the number of cases that have it.
 
     Args:
         patterns: Bool, of shape (P, M).

@@ -39,7 +39,7 @@ _LABELS = 5  # plausible labels shown of a case
 
 @dataclass(frozen=True)
 class _Looks:
-    """What was asked of a model about N cases, and what revealing each modality did.
+    """Impact and advice for N cases, and the effect of revealing each modality.
 
     Args:
         rows: Positions of the cases among the test rows (N,).
@@ -78,7 +78,7 @@ class _Looks:
 
     @property
     def moved(self) -> NDArray[np.float64]:
-        """How far each prediction moves when one modality is revealed, (N, M); NaN where it cannot be."""
+        """Distance that each prediction moves when one modality is revealed, (N, M); NaN where it cannot be."""
         return np.stack(
             [
                 np.where(

@@ -1,4 +1,4 @@
-"""What the section on impact shows of a case: what was seen, open and advised, and what happened."""
+"""Cases in the section on impact: what was seen, missing and advised, and what happened."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def removal(run: FinishedRun) -> str:
 
 
 def lacking(mechanism: Mechanism) -> str:
-    """What data lack beyond natural absence, as the end of a sentence."""
+    """The absence beyond natural absence, as the end of a sentence."""
     return (
         f"with {'nothing removed' if isinstance(mechanism, Natural) else f'removal by {describe_mechanism(mechanism)}'}"
     )

@@ -89,7 +89,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _end(text: str, start: int) -> int:
-    """Where the value that begins at `start` ends: at a comma or brace that is not inside braces or quotes."""
+    """The end of the value that begins at `start`: at a comma or brace that is not inside braces or quotes."""
     depth, quoted = 0, False
     for i in range(start, len(text)):
         character = text[i]

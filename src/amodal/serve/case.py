@@ -108,7 +108,7 @@ def case_table(rules: TableSchema, given: Mapping[str, Any], folder: Path, case_
 
 
 def describe_fields(rules: TableSchema) -> list[dict[str, Any]]:
-    """What a request may give, as plain JSON values, for `/schema` and the form."""
+    """The fields of a request, as plain JSON values, for `/schema` and the form."""
     fields = []
     for source in rules.sources:
         modality = source.modality()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from numbers import Integral
@@ -19,12 +20,13 @@ from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, ShapeError, UnknownNameError
 from amodal.files import write_json
-from amodal.methods import METHODS, method_options
+from amodal.method import Method
+from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import settings_from
 from amodal.training.data import TrainingData
-from amodal.training.processes import expected_rank, start_processes
+from amodal.training.processes import follow, is_follower, processes_for
 from amodal.training.run import Run
 
 __all__ = ["fit"]
@@ -38,6 +40,7 @@ def fit(
     missingness: Mechanism | str | None = "auto",
     valid_missingness: Mechanism | str | None = "same",
     weight: ArrayLike | None = None,
+    class_weight: str | Mapping[Any, float] | None = None,
     options: Mapping[str, Any] | None = None,
     encoders: Mapping[str, Any] | None = None,
     width: int = 64,
@@ -56,14 +59,20 @@ def fit(
 
     Args:
         method: A name in `amodal.METHODS`.
-        train: Training cases, with targets; whatever they lack stays absent.
-        valid: Validation cases; None holds a tenth of `train` back, by group.
+        train: Training cases; whatever modalities they lack stay absent. Rows without a label teach the methods that
+            can use them (`Method.uses_unlabelled`); for others they are left out, with a warning.
+        valid: Validation cases, of which those with a label count; None holds a tenth of the labelled rows of `train`
+            back, by group.
         missingness: Further removal in training. "auto" redraws `BalancedCounts()` every epoch, so that every pattern
             is met (none for methods that remove modalities in their own objective); None removes nothing. With
             `redraw=False` it is drawn once: the data set then simply lacks what was removed.
         valid_missingness: Further removal in validation, drawn once: "same" as in training, a mechanism, or None.
         weight: How much each training case counts, (N,), not negative: one of weight 2 comes twice as often as one of
-            weight 1, in every term of the objective, whatever the method. None: all count alike.
+            weight 1, in every term of the objective, whatever the method. None: `Cohort.weight`, where there is none
+            all count alike.
+        class_weight: How much the classes count, times `weight`: "balanced", so that all count alike, or {class:
+            weight}, 1 for those not named. Not for several labels at once, or numbers. Predictions are then those of
+            a population in which the classes are so frequent.
         options: Keyword arguments of the method.
         encoders: For some modalities, an encoder's name or {"name": …, option: …}; see `amodal.encoders`.
         width: Width of tokens and pooled vectors.
@@ -92,6 +101,8 @@ def fit(
         >>> model.predict(cohort.split("test")).shape[1]
         10
     """
+    if is_follower():
+        follow()  # and end: only the first of several processes runs the user's program
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
     spec = {
@@ -103,18 +114,24 @@ def fit(
     if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
-    check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
-    weights = None if weight is None else _check_weight(weight, len(train))
-    valid_weights = None
+    with forked_rng(device):
+        torch.manual_seed(mix_seed(seed, 0, 0))
+        built = build_method(spec, train.schema)
+    by_class = _class_weights(train, class_weight)
+    weights, valid_weights = _weights(train, train.weight if weight is None else weight, by_class), None
+    rows = _rows_that_teach(train, method, built)
+    if len(rows) < len(train):
+        train, weights = train.take(rows), None if weights is None else weights[rows]
+    check_trainable(train, allow_empty_rows=built.accepts_empty)
     if valid is None:
         kept, held = _hold_back(train, seed)
         train, valid = train.take(kept), train.take(held)
         if weights is not None:
             weights, valid_weights = weights[kept], weights[held]
-    valid = valid.with_task(train.schema.task)
-    with forked_rng(device):
-        torch.manual_seed(mix_seed(seed, 0, 0))
-        built = build_method(spec, train.schema)
+        valid = _labelled_only(valid)
+    else:
+        valid = _labelled_only(valid.with_task(train.schema.task))
+        valid_weights = _weights(valid, valid.weight, by_class)
     train_mechanism, valid_mechanism = _mechanisms(built.meets_all_patterns, missingness, valid_missingness)
     plan = {
         "spec": spec,
@@ -130,14 +147,14 @@ def fit(
     if weights is not None:
         plan["data"]["weight"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
     folder = None if out is None else Path(out)
-    if folder is not None and expected_rank(settings_) == 0:
+    if folder is not None:
         _open_folder(folder, plan, resume)
     if folder is not None and (folder / "experiment.json").is_file():
         return TrainedModel.load(folder, device=device)
     data = TrainingData(train, valid, train_mechanism, valid_mechanism, settings_, seed, weights, valid_weights)
-    run = Run(plan, settings_, built, data, start_processes(settings_, device), folder)
-    with forked_rng(device):
-        return run.train(loggers, progress=progress)
+    run = Run(plan, settings_, built, data, folder)
+    with processes_for(settings_, device, run.take_part) as processes, forked_rng(device):
+        return run.train(processes, loggers, progress=progress)
 
 
 def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
@@ -148,6 +165,8 @@ def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
         "fingerprint": train.fingerprint[:16] + valid.fingerprint[:16],
         "digests": {"train": train.digests, "valid": valid.digests},
     }
+    if not train.labelled.all():
+        record["rows"]["labelled"] = int(train.labelled.sum())
     return record if train.source is None else record | {"source": dict(train.source)}
 
 
@@ -155,6 +174,35 @@ def _check_seed(seed: Any) -> int:
     if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ConfigurationError("the seed is out of range", expected="a whole number, 0 or more", got=repr(seed))
     return int(seed)
+
+
+def _weights(cohort: Cohort, weight: ArrayLike | None, by_class: np.ndarray | None) -> np.ndarray | None:
+    """How much each case counts, by its own weight and that of its class; None: all alike."""
+    weights = None if weight is None else _check_weight(weight, len(cohort))
+    if by_class is None or cohort.target is None:
+        return weights
+    own = np.append(by_class, 1.0)[cohort.target]  # the last entry: of an unknown class
+    return own if weights is None else own * weights
+
+
+def _class_weights(train: Cohort, class_weight: str | Mapping[Any, float] | None) -> np.ndarray | None:
+    """The weight of each class (C,), or None."""
+    if class_weight is None:
+        return None
+    task, target = train.schema.task, train.target
+    if not task.is_classification:
+        raise ConfigurationError(
+            "class_weight is for classes that exclude each other", got=task.kind, hint="Pass weight."
+        )
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise UnknownNameError("class_weight", class_weight, ("balanced",))
+        counts = np.bincount([] if target is None else target[train.labelled], minlength=task.n_outputs)
+        return counts.sum() / np.maximum(counts, 1) / max(1, int((counts > 0).sum()))
+    for name in class_weight:
+        if name not in task.classes:
+            raise UnknownNameError("class", str(name), tuple(map(str, task.classes)))
+    return _check_weight([class_weight.get(name, 1.0) for name in task.classes], task.n_outputs)
 
 
 def _check_weight(weight: ArrayLike, n: int) -> np.ndarray:
@@ -183,9 +231,41 @@ def _mechanisms(
     raise UnknownNameError("valid_missingness", valid, ("same",))
 
 
+def _rows_that_teach(train: Cohort, method: str, built: Method) -> np.ndarray:
+    """Positions of the training rows that a method can learn from; says so if some are left out."""
+    labelled = train.labelled
+    if built.uses_unlabelled or labelled.all() or not labelled.any():
+        return np.arange(len(train))
+    warnings.warn(
+        f"{int((~labelled).sum()):,} of {len(train):,} training rows have no label: {method} learns from the other "
+        f"{int(labelled.sum()):,} alone. See docs/absence.md for methods that use all.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return np.flatnonzero(labelled)
+
+
+def _labelled_only(valid: Cohort) -> Cohort:
+    """The validation rows with a label."""
+    if not len(valid) or valid.labelled.all() or valid.target is None:
+        return valid
+    if not valid.labelled.any():
+        raise DataError(
+            "no validation row has a label",
+            expected="labelled rows, by which the best weights are chosen",
+            hint="Pass other rows as `valid`, or None: a tenth of the labelled training rows is then held back.",
+        )
+    return valid.take(valid.labelled)
+
+
 def _hold_back(train: Cohort, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    parts = split_groups(train.groups, train.target, {"train": 0.9, "valid": 0.1}, seed=seed)
-    kept, held = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "valid")
+    """Positions of the rows to train on and of a tenth of the labelled ones to validate with, by group."""
+    parts = np.full(len(train), "train")
+    shared = np.isin(train.groups, train.groups[train.labelled])  # a group without any label stays in training
+    assert train.target is not None
+    shares = {"train": 0.9, "valid": 0.1}
+    parts[shared] = split_groups(train.groups[shared], train.target[shared], shares, seed=seed)
+    kept, held = np.flatnonzero(parts == "train"), np.flatnonzero((parts == "valid") & train.labelled)
     if not len(held):
         raise DataError(
             "there are too few groups to hold a tenth back for validation", got=len(train), hint="Pass `valid`."
@@ -221,7 +301,7 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
 
 
 def _differing(plan: dict[str, Any], stored: dict[str, Any]) -> list[str]:
-    """Where two plans differ, in words; of data, which part of the content."""
+    """The differences between two plans, in words; of data, the part of the content."""
     differing = sorted(key for key in plan if json.loads(json.dumps(plan[key])) != stored.get(key))
     if "data" in differing:
         before = stored.get("data", {}).get("digests", {})

@@ -169,7 +169,7 @@ class Array(Source):
 
     @property
     def traits(self) -> ModalityKind:
-        """What follows from the kind of the modality."""
+        """The traits of the modality's kind."""
         return modality_kind(self.as_kind)
 
     def modality(self) -> Modality:

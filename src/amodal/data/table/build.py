@@ -113,7 +113,7 @@ def chunk_rows(sources: Sequence[Source]) -> int:
 
 
 def fingerprint(manifest: Table, schema: TableSchema, root: Path) -> str:
-    """What a preparation depends on: the schema, and name, size and date of every table it names."""
+    """The fingerprint of a preparation: the schema, and name, size and date of every table it names."""
     digest = hashlib.sha256(json.dumps(schema.to_json(), sort_keys=True).encode())
     files = [manifest.path, *(root / name for source in schema.sources for name in source.tables())]
     for path in files:

@@ -38,7 +38,7 @@ DATE_FORMATS = (
 
 @dataclass(frozen=True)
 class Reading:
-    """How the cells of all tables are read, where a column does not say otherwise.
+    """The rules for reading cells where a column does not say otherwise.
 
     Attributes:
         missing: Words that stand for an empty cell.

@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Checked:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         findings: What does not fit, in the order of the schema.

@@ -180,7 +180,7 @@ class Column:
         return f"{self.units} above {self.centre:.0f}".strip() if self.centre else self.units
 
     def describe(self) -> str:
-        """What it is taken for, in a few words."""
+        """Description of the column in a few words."""
         if self.type == "category":
             words = self.categories or ()
             shown = ", ".join(words[:5]) + (f", … ({len(words)})" if len(words) > 5 else "")

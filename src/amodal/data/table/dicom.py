@@ -225,7 +225,7 @@ def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _padding(data: Any, every: np.ndarray) -> np.ndarray:
-    """Which stored values are padding around the image, bool."""
+    """Flags of stored values that are padding around the image, bool."""
     value = data.get("PixelPaddingValue")
     if value is None:
         return np.zeros(len(every), bool)

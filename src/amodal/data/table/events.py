@@ -223,7 +223,7 @@ class Events(Source):
         return Modality(self.name, "series", (self.n_steps, len(names)), names, units, self.description)
 
     def taken_for(self) -> str:
-        """What it was taken for, in one line."""
+        """Description of the modality in one line."""
         shown = ", ".join(f"{v.name}{f' in {v.units}' if v.units else ''} ({v.aggregate})" for v in self.variables[:8])
         more = ", …" if len(self.variables) > 8 else ""
         return (

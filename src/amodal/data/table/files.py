@@ -26,7 +26,7 @@ _MOST_NAMES = 100_000
 
 
 class FileRule(NamedTuple):
-    """How a source deals with the files that its column names.
+    """The rule for files that a column names.
 
     Attributes:
         column: The manifest's column with the names.
@@ -152,7 +152,7 @@ def _plain(name: str) -> str:
 def _read_cell(
     place: Place, rule: FileRule, cell: str | None, decode: Callable[[Path], Any], folders: _Folders
 ) -> tuple[str, Any]:
-    """What one cell names: "empty", "read", "outside", "missing" or "unreadable", with content, error or advice."""
+    """State of a cell's file: "empty", "read", "outside", "missing" or "unreadable", with content, error or advice."""
     if cell is None:
         return "empty", None
     if not rule.separator:

@@ -1,4 +1,4 @@
-"""What the tables beside a manifest are: long tables of events and tables with a row a case, joined by shared ids."""
+"""Roles of the tables next to a manifest: long tables of events and tables with a row a case, joined by shared ids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_VARIABLES = 60
 
 @dataclass
 class Beside:
-    """What the tables beside the manifest add to a schema.
+    """Additions to a schema from the tables next to a manifest.
 
     Attributes:
         lines: Modalities, as lines of YAML.

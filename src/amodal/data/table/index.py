@@ -1,4 +1,4 @@
-"""Who the cases of a manifest are: ids, groups, splits, targets."""
+"""The cases of a manifest: ids, groups, splits, targets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.checks import check_distinct, check_groups, name_rows
+from amodal.data.cohort import WEIGHT
 from amodal.data.columns import read_target
 from amodal.data.split import split_groups
 from amodal.data.table.cells import texts, words
 from amodal.data.table.manifest import Table
+from amodal.data.table.numbers import numbers
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import TableSchema
 from amodal.data.table.words import spelled
@@ -30,7 +32,7 @@ class Index(NamedTuple):
         groups: Str (N,).
         splits: Str (N,).
         target: As in `Cohort.target`.
-        extras: Str (N,) by column.
+        extras: Str (N,) by column, and the weights, float64.
         left_out: Ids of the rows that are no cases.
     """
 
@@ -116,16 +118,21 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
 
     Raises:
         DataError: If there are no rows; an id is missing or comes twice; a group is missing or in two splits; a target
-            is missing (unless such rows are left out) or is none.
+            is missing (unless such rows are left out or kept) or is none.
     """
     missing, rows_of = frozenset(schema.missing), f"rows of {manifest.path.name}"
     ids = _ids(manifest, schema, False)
     again = _repeated(manifest, ids, schema.duplicates)
-    targets, columns = [], {name: [] for name in (schema.group, schema.split.column, *schema.extras) if name}
+    targets, weights = [], []
+    columns = {name: [] for name in (schema.group, schema.split.column, *schema.extras) if name}
     start = 0
-    for chunk in manifest.chunks(list({**schema.task.cells(), **dict.fromkeys(columns)}), _CHUNK):
+    for chunk in manifest.chunks(
+        list({**schema.task.cells(), **dict.fromkeys([*columns, *filter(None, [schema.weight])])}), _CHUNK
+    ):
         n = len(next(iter(chunk.values())))
         targets.append(schema.task.values(chunk, ids[start : start + n], schema.reading))
+        if schema.weight:
+            weights.append(_weights(chunk[schema.weight], schema, ids[start : start + n]))
         for name, parts in columns.items():
             empty = missing if name != schema.split.column else frozenset({""})
             parts.append(words(chunk[name], empty, ignore_case=schema.ignore_case))
@@ -142,19 +149,21 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
     unknown = np.asarray(np.isnan(target).reshape(len(target), -1).all(1)) & ~again
     if unknown.any():
         _tell_unknown(schema, ids, unknown, problems, rows_of)
+    if schema.task.without_target == "keep":
+        unknown = np.zeros_like(unknown)
     kept = np.asarray(~unknown & ~again)
     problems.enter(rows_of, 0, measured=int(kept.sum()))
     left_out = frozenset(ids[unknown].tolist())
     ids, target = ids[kept], target[kept]
-    if not len(ids):
+    if not len(ids) or np.isnan(target).all():
         raise DataError(f"no row of {manifest.path} has a target", hint="Are all its words under `unknown`?")
     found = {name: column[kept] for name, column in found.items()}
     groups = _groups(found[schema.group], schema.group, ids) if schema.group else ids
     task = schema.task.task
-    column: Any = target.astype(np.int64) if task.is_classification else target
-    answers = read_target([task.classes[i] for i in column], task, ids) if task.is_classification else read_target(
-        column, task, ids
-    )  # fmt: skip
+    column: Any = target
+    if task.is_classification:
+        column = [None if np.isnan(i) else task.classes[int(i)] for i in target]
+    answers = read_target(column, task, ids)
     if schema.split.column:
         splits = _splits(found[schema.split.column], schema, ids)
     else:
@@ -168,7 +177,21 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         if not met.any():
             problems.say(f"there is no case of {label!r}")
     extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
+    if weights:
+        extras[WEIGHT] = np.concatenate(weights)[kept]
     return Index(kept, ids, groups, splits, answers, extras, left_out)
+
+
+def _weights(column: Any, schema: TableSchema, ids: np.ndarray) -> np.ndarray:
+    """How much each case counts, float64 (n,)."""
+    read = numbers(column, frozenset(schema.missing), schema.numbers)
+    bad = read.bad | read.empty | ~(read.values >= 0)
+    if bad.any():
+        raise DataError(
+            f"the weight column {schema.weight!r} is no weight in rows: {name_rows(bad, ids)}",
+            expected="a number, 0 or more, for every case",
+        )
+    return read.values
 
 
 def _splits(column: np.ndarray, schema: TableSchema, ids: np.ndarray) -> np.ndarray:
@@ -227,10 +250,14 @@ def _groups(column: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:
 
 
 def _tell_unknown(schema: TableSchema, ids: np.ndarray, unknown: np.ndarray, problems: Problems, rows_of: str) -> None:
-    if not schema.task.leave_out:
+    if schema.task.without_target == "keep":
+        problems.add("no target, kept as rows without a label", ids[unknown])
+        return
+    if schema.task.without_target == "error":
         raise DataError(
             f"the target {schema.task.task.name!r} is missing in rows: {name_rows(unknown, ids)}",
             expected="a target for every case",
-            hint="Write `without_target: leave_out` under `task` to leave such rows out.",
+            hint="Under `task` write `without_target: keep` to keep them as rows without a label, from which some "
+            "methods learn, or `without_target: leave_out` to leave such rows out.",
         )
     problems.add("no target, left out", ids[unknown], lost=rows_of)

@@ -163,7 +163,7 @@ def _object(node: _Node, notes: Mapping[str, str], inner: Mapping[str, dict[str,
 
 
 def _notes(*kinds: type) -> dict[str, str]:
-    """What the attributes of classes are, from their docstrings."""
+    """Descriptions of the attributes of classes, from their docstrings."""
     found: dict[str, str] = {}
     for kind in kinds:
         part = (kind.__doc__ or "").partition("Attributes:")[2]

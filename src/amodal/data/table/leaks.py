@@ -84,7 +84,7 @@ def reasons(looks: Mapping[str, Look], target: Look) -> dict[str, str]:
 
 
 def single_column_score(look: Look, target: Look) -> float:
-    """How well one column tells the target: AUROC of the class it tells best, or the absolute rank correlation.
+    """Association of a column with the target: AUROC of the class it separates best, or absolute rank correlation.
 
     A column of words is scored by the target's mean for each word in the other half of the rows. Where the column is
     empty is scored too: presence alone may tell the target. 0 where there are too few cases.

@@ -19,7 +19,7 @@ SCALINGS = ("type", "own")
 
 
 class Levels(NamedTuple):
-    """How values become levels 0 … 255.
+    """The map from values to levels 0 … 255.
 
     Attributes:
         range: The values that become 0 and 255; None: the type's own.

@@ -1,4 +1,4 @@
-"""What the columns of a table look like: kinds, ranges, words, and what their names say in several languages."""
+"""Descriptions of the columns of a table: kinds, ranges, words, and what their names say in several languages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .
 
 @dataclass
 class Look:
-    """What a column looks like.
+    """Description of a column.
 
     Attributes:
         name: The column.
@@ -133,7 +133,7 @@ class Look:
 
     @property
     def time_units(self) -> str:
-        """Units of time that most of its numbers have beside them, in the words of `type: duration`; "" = none."""
+        """Units of time that most of its numbers have next to them, by their names in a schema; "" = none."""
         found = self.units.most_common(1)
         return _TIMES.get(found[0][0].casefold(), "") if found and found[0][1] >= 0.5 * self.numeric else ""
 

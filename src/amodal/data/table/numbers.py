@@ -42,7 +42,7 @@ _TRUTH = {"true": 1.0, "false": 0.0, "wahr": 1.0, "falsch": 0.0}
 
 @dataclass(frozen=True)
 class NumberRule:
-    """How the numbers of a column are written.
+    """The notation of the numbers of a column.
 
     Attributes:
         decimal: "." or ","; "" = found in the data.
@@ -269,7 +269,7 @@ def _ungrouped(digits: str, mark: str, group: str) -> str | None:
 
 @dataclass
 class Marks:
-    """What the cells of a column say about its decimal mark.
+    """Evidence in the cells of a column about its decimal mark.
 
     Attributes:
         commas: Cells whose comma can only be a decimal mark.

@@ -1,4 +1,4 @@
-"""What a preparation read, lost and assumed: every cell and row is measured, empty or counted with its reason."""
+"""Account of what a preparation read, lost and assumed: every cell and row is measured, empty or counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMITS = {"unmatched": 0.5, "outside_window": 0.5, "no_origin": 0.1, "out_of_ran
 
 @dataclass
 class Problems:
-    """What was odd in the data: counted, with the first few, and at prediction by row.
+    """Problems in the data: counted, with the first few, and at prediction by row.
 
     Every cell or row that is read is *entered* under a place (a file, or a column of a modality), and is later
     measured, empty, or lost for a reason that is counted: `balance` is zero everywhere.

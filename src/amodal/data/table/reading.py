@@ -164,7 +164,7 @@ def read_moments(
 
 
 def _date_hint(cells: np.ndarray, key: str) -> str:
-    """What to write for cells that are no dates as yet."""
+    """Advice for cells that are not yet read as dates."""
     some = [str(cell) for cell in cells[:20]]
     for pattern, form in ((r"(1[89]|20|21)[0-9]{2}", "%Y"), (r"[0-9]{4}-[0-9]{2}", "%Y-%m")):
         if all(re.fullmatch(pattern, cell) for cell in some):

@@ -40,7 +40,7 @@ def modality_name(column: str) -> str:
 
 
 def counts(look: Look) -> str:
-    """What a column holds, in a few words."""
+    """Contents of a column in a few words."""
     empty = f", {look.empty:,} empty" if look.empty else ""
     if look.kind == "number" and len(look.words) > 10:
         return f"numbers {look.low:g} … {look.high:g}{empty}"

@@ -65,7 +65,7 @@ class Section:
         return self._record.get(key) is not None
 
     def place(self, key: str) -> str:
-        """Where a key stands, for messages."""
+        """Position of a key, for messages."""
         return f"{self.where}.{key}" if self.where else key
 
     def text(self, key: str, default: Any = REQUIRED) -> Any:

@@ -1,4 +1,4 @@
-"""What every kind of modality of a table has to do: say which columns it reads, and turn rows into arrays."""
+"""The interface of a modality of a table: the columns it reads, and the arrays it makes of rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a table's data lie and how they are read.
+    """The place of a table's data and the rules for reading them.
 
     Attributes:
         manifest: The table of cases.

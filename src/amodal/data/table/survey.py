@@ -1,4 +1,4 @@
-"""How the numbers and dates of a table are written, learnt from all of its cells before any is read."""
+"""The notation of a table's numbers and dates, learnt from all of its cells before any is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHOLE = 2.0**24
 
 @dataclass(frozen=True)
 class Survey:
-    """What was learnt of a table's columns.
+    """Results of the survey of a table's columns.
 
     Attributes:
         rules: How the numbers of each column are written, with a decimal mark.

@@ -137,7 +137,7 @@ class Tabular(Source):
         return Modality(self.name, "tabular", (len(features),), features, units, self.description)
 
     def taken_for(self) -> str:
-        """What it was taken for, in one line."""
+        """Description of the modality in one line."""
         shown = "; ".join(field.describe() for field in self.fields[:8]) + ("; …" if len(self.fields) > 8 else "")
         return f"a table of {self.modality().shape[0]} features of {len(self.fields)} columns: {shown}"
 

@@ -1,4 +1,4 @@
-"""When two spellings are the same word: ids, joins, classes, categories, labels, yes and no, names of files."""
+"""Equality of spellings: ids, joins, classes, categories, labels, yes and no, names of files."""
 
 from __future__ import annotations
 

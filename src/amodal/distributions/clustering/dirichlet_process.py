@@ -186,7 +186,7 @@ class _Rows:
 
 @dataclass
 class _Posterior(_Rows):
-    """What an update gives, in whitened coordinates."""
+    """The result of an update, in whitened coordinates."""
 
     natural: Tensor  # (n, K, Q): coefficients of the features in the expected log joint density, in bits
     bound: Tensor  # (n,): lower bound without the entropy of the assignments, in nats, double precision
@@ -309,7 +309,7 @@ class _Ascent:
             work.remove(leaving)
 
     def _results(self) -> DirichletProcessMixture:
-        """What was written down, in the coordinates of the data."""
+        """The stored results in the coordinates of the data."""
         dtype, dim = self.points.dtype, self.form.dim
         packed, counts, means = self._means(self.moments)
         scatter = self.form.scatter(packed, means * (1.0 + counts).sqrt(), self.white_floor)

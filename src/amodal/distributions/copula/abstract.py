@@ -43,7 +43,7 @@ __all__ = ["Copula", "TailDependence"]
 
 
 class TailDependence(NamedTuple):
-    r"""How often one margin is extreme where another is, in the limit.
+    r"""The limiting probability that one margin is extreme given that another is.
 
     Attributes:
         lower: :math:`\lim_{q \to 0} P(V \le q \mid U \le q)`.
@@ -238,7 +238,7 @@ class Copula(CopulaLaw):
 
     @classmethod
     def _initial(cls, u: Tensor, observed: Tensor) -> Self:
-        """Where the fit starts: the mean Kendall's tau of the pairs, not at the end of its range."""
+        """The start of the fit: the mean Kendall's tau of the pairs, not at the end of its range."""
         taus = pairwise_kendall_tau(u, observed)[0]
         negative = cls._signed_pair and u.shape[-1] == 2
         mean = require_fittable(cls.__name__, taus, len(u), positive=not negative)

@@ -128,7 +128,7 @@ class Archimedean(Copula):
         return part
 
     def extra_repr(self) -> str:
-        """What the printed module shows."""
+        """The settings that the printed module shows."""
         theta = self.theta.detach()
         return f"theta={theta.item():.4g}, dim={self.dim}" if theta.ndim == 0 else f"theta={theta}, dim={self.dim}"
 

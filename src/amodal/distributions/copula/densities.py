@@ -308,5 +308,5 @@ class CopulaLaw(nn.Module, ABC):
 
 
 def farthest(dtype: torch.dtype) -> float:
-    """How far from zero the logarithm of a probability may be that a conditional law is asked about."""
+    """The largest distance from zero of the logarithm of a probability at which a conditional law is evaluated."""
     return 80.0 if dtype == torch.float32 else 300.0

@@ -139,7 +139,7 @@ class Elliptical(Copula):
         return part
 
     def _copy_settings(self, other: Self) -> None:
-        """What a margin takes over besides the correlation."""
+        """Copy to a margin the settings other than the correlation."""
 
     def kendall_tau(self) -> Tensor:
         r""":math:`\frac2\pi \arcsin R_{ij}`, shape (…, M, M), 1 on the diagonal."""
@@ -173,7 +173,7 @@ class Elliptical(Copula):
         return self.correlation.numel() // self.dim**2 * (self.dim * (self.dim - 1) // 2)
 
     def extra_repr(self) -> str:
-        """What the printed module shows."""
+        """The settings that the printed module shows."""
         if self.dim == 2 and not self.batch_shape:
             return f"correlation={self.correlation[0, 1].item():.4g}"
         return f"dim={self.dim}, batch_shape={tuple(self.batch_shape)}"

@@ -28,7 +28,7 @@ _MOST_DOUBLINGS = 40
 
 @dataclass(frozen=True)
 class FamilySelection:
-    """What `select_family` chose, and what it compared.
+    """The family that `select_family` chose, and those it compared.
 
     Attributes:
         copula: The fitted copula of the chosen family.
@@ -189,7 +189,7 @@ def parameter_intervals(copula: Copula, u: Any, *, observed: Any = None, level: 
 
 
 def _ratio_interval(copula: Archimedean, u: Tensor, observed: Tensor, level: float) -> Tensor:
-    """Where the likelihood ratio crosses its critical value, or the end of the domain where it does not."""
+    """The points where the likelihood ratio crosses its critical value, or the end of the domain where it does not."""
     from scipy.optimize import brentq
     from scipy.stats import chi2
 

@@ -58,7 +58,7 @@ class StudentTCopula(Elliptical):
         self.df = other.df
 
     def extra_repr(self) -> str:
-        """What the printed module shows."""
+        """The settings that the printed module shows."""
         return f"{super().extra_repr()}, df={self.df:g}"
 
     def _scores(self, log_u: Tensor, log_1mu: Tensor) -> Tensor:

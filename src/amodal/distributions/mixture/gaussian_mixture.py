@@ -140,7 +140,7 @@ class GaussianMixture(nn.Module):
         return nn.functional.softplus(self.raw_scales) + self.scale_floor
 
     def extra_repr(self) -> str:
-        """What the printed module shows."""
+        """The settings that the printed module shows."""
         batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
         return f"components={self.components}, dim={self.dim}{batch}"
 
