@@ -13,6 +13,7 @@ from amodal.losses.characteristic_function.loss import conditional_cf_loss
 from amodal.methods import cepa, method_options
 from amodal.methods.cepa import CEPA
 from amodal.patterns import draw_removal, draw_removals
+from amodal.schema import Schema
 from amodal.tokens.hiding import embed_present, encode_passes
 from amodal.tokens.latent_prediction import MovingAverage
 
@@ -209,6 +210,36 @@ def test_the_alignment_conditions_on_a_share_of_the_rows(share):
     assert numbers["effective_sample_size"] == pytest.approx(share * numbers["neighbours"], rel=0.05)
     uniform = method_of(alignment="marginal").eval().monitor(batch)
     assert "effective_sample_size" not in uniform
+
+
+def test_spreads_of_predictions_are_watched_by_modality():
+    method = method_of().eval()
+    columns = {f"spread_ratio_{name}" for name in SCHEMA.names}
+    numbers = method.monitor(batch_of(cases.mixed_presence(SCHEMA, 3)))
+    assert all(numbers[column] > 0 for column in columns)
+    constant = copy.deepcopy(method)
+    constant.predictor.output.weight.data.zero_()
+    numbers = constant.monitor(batch_of(cases.mixed_presence(SCHEMA, 3)))
+    assert [numbers[column] for column in columns] == pytest.approx([0.0] * 4, abs=1e-4)
+
+
+def test_two_modalities_of_one_token_are_told():
+    two = Schema(cases.MODALITIES["tables"][:2], cases.TASKS["binary"])
+    with pytest.warns(UserWarning, match="cross.* is zero.*'feature_tokens'"):
+        CEPA(two, build_encoders(two, width=8)).prepare([])
+    tokens = build_encoders(two, width=8, choices=dict.fromkeys(two.names, "feature_tokens"))
+    CEPA(two, tokens).prepare([])
+    CEPA(two, build_encoders(two, width=8), cross_weight=0.0).prepare([])
+
+
+def test_half_precision_leaves_predictions_and_reconstructions_in_single():
+    method = method_of()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = method.objective(batch_of(), generator()).terms
+        predicted = method.eval().predict(batch_of())
+    assert all(value.dtype == torch.float32 for value in terms.values())
+    assert predicted.dtype == torch.float32
+    torch.testing.assert_close(predicted.sum(1), torch.ones(len(predicted)))
 
 
 def test_terms_vanish_where_they_are_not_defined():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -17,7 +18,7 @@ from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.token_reconstruction import hidden_token_error
 from amodal.method import LossTerms
 from amodal.metrics.collapse import context_diversity
-from amodal.metrics.monitor import weight_numbers
+from amodal.metrics.monitor import spread_ratios, weight_numbers
 from amodal.options import Condition, Count, Share, Size, Weight
 from amodal.patterns import draw_removals
 from amodal.schema import Schema
@@ -318,6 +319,20 @@ class CEPA(TaughtMethod):
         # The same tensor twice: pooled tokens where present, predicted ones where absent.
         return self.alignment(features, features, context, observed, generator, contexts_without=without)
 
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Says where the second reconstruction can never have anything to reconstruct; see `Method.prepare`."""
+        super().prepare(batches)
+        encoders = [self._encoder(name) for name in self.schema.names]
+        units = sum(2 if encoder.can_hide and encoder.n_tokens > 1 else 1 for encoder in encoders)
+        if self.masks is not None and self.weights["cross"] and units == len(encoders) == 2 and self.clean_prediction:
+            warnings.warn(
+                "the reconstruction by way of predicted modalities (cross) is zero: a row that lacks one of two "
+                "modalities that count as one token each has nothing to hide. Encoders of several tokens have, for a "
+                "table 'feature_tokens'.",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def after_step(self) -> None:
         """Updates the moving average of the predictor (section 2.3.2); see `Method.after_step`."""
         super().after_step()
@@ -335,10 +350,15 @@ class CEPA(TaughtMethod):
         return {"pooled": (features, observed), "predicted": (features, ~observed)}
 
     def monitor(self, batch: Batch) -> dict[str, float]:
-        """Diversity of the contexts and effective number of their neighbours; see `Method.monitor`."""
+        """Diversity and neighbours of the contexts, spread of the predictions; see `Method.monitor`."""
         features, observed = self._clean_features(batch), batch.presence
         context, without = self.contexts(features, observed), self._contexts_without(features, observed)
         numbers = {"context_diversity": context_diversity(context)} if len(batch) > 1 else {}
+        # One modality of each row in turn is withheld, and its prediction set beside it.
+        place = torch.arange(len(batch), device=observed.device) % observed.sum(1).clamp(min=1)
+        withheld = observed & (observed.cumsum(1) - 1 == place[:, None]) & (observed.sum(1, keepdim=True) > 1)
+        rest = batch.restrict(dict(zip(batch.modalities, (observed & ~withheld).unbind(1))))
+        numbers |= spread_ratios(self._clean_features(rest), features, withheld, batch.modalities)
         return numbers | weight_numbers(self.alignment.weights(context, observed, without))
 
 
