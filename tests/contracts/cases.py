@@ -38,6 +38,8 @@ SMALL: dict[str, dict] = {
     "cmmd": {"hidden": 32, "latent": 4},
     "lvae": {"hidden": 32, "latent": 4},
     "smil": {"prototypes": 4},
+    "drim": {"heads": 2, "head_width": 4},
+    "m3care": {"layers": 1, "bank": 24},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}

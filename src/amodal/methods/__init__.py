@@ -11,13 +11,16 @@ from amodal.methods.boosting import Boosting
 from amodal.methods.cepa import CEPA
 from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
+from amodal.methods.drim import DRIM
 from amodal.methods.fills import Fills
 from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.lvae import LVAE
+from amodal.methods.m3care import M3Care
 from amodal.methods.mmvae import MMVAE
 from amodal.methods.modality_dropout import ModalityDropout
+from amodal.methods.muse import MUSE
 from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
@@ -45,7 +48,10 @@ METHODS: dict[str, type[Method]] = {
     "lvae": LVAE,
     "cm2": CM2,
     "smil": SMIL,
+    "muse": MUSE,
     "shaspec": ShaSpec,
+    "drim": DRIM,
+    "m3care": M3Care,
 }
 
 
