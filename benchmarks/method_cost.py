@@ -24,7 +24,7 @@ from amodal.encoders import build_encoders
 from amodal.method import EstimatedMethod, Method
 from amodal.methods import METHODS
 from amodal.missingness import BalancedCounts
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 
 BATCH, ROUNDS = 128, 7
 OPTIONS = {"unimodal": {"modality": "top_left"}}

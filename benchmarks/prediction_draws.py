@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import torch
 
 import amodal
-from amodal.batch import Batch
-from amodal.method import SamplingMethod
+from amodal.methods import primo
 from amodal.methods.primo import PRIMO
 from amodal.missingness import MCAR, realise
 
@@ -32,16 +33,15 @@ def predictions(model: amodal.TrainedModel, cases: amodal.Cohort, draws: int, sp
     method = model.method
     assert isinstance(method, PRIMO)
     method.prediction_draws = draws
-    if not spread:  # the hook as it is for methods that do not spread their draws
-
-        def independent(batch: Batch) -> torch.Tensor:
-            return SamplingMethod.prediction_outputs(method, batch)
-
-        method.prediction_outputs = independent  # type: ignore[method-assign]
-    try:
+    if spread:
         return model.predict(cases)
-    finally:
-        method.__dict__.pop("prediction_outputs", None)
+    with mock.patch.object(primo, "spread_uniform", independent):
+        return model.predict(cases)
+
+
+def independent(shape: Sequence[int], generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
+    """Uniform numbers that are not spread evenly."""
+    return torch.rand(shape, generator=generator, dtype=like.dtype).clamp(1e-7, 1 - 1e-7)
 
 
 def compare(model: amodal.TrainedModel, cases: amodal.Cohort) -> pd.DataFrame:

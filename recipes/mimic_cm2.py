@@ -1,7 +1,8 @@
 """CM2's clinical experiments on MIMIC-III and MIMIC-IV, for whoever has the data: death in hospital and readmission.
 
-Command:  python recipes/mimic_cm2.py --database mimic3 --source MIMIC3 --task ihm --out runs/mimic3-ihm
-          python recipes/mimic_cm2.py --database mimic4 --source MIMIC4 --cxr CXR_JPG --task readm --out runs/mimic4
+Command:  python recipes/mimic_cm2.py --database mimic3 --source MIMIC3 --task mortality --out runs/mimic3-ihm
+          python recipes/mimic_cm2.py --database mimic4 --source MIMIC4 --cxr CXR_JPG \
+              --task readmission --out runs/mimic4
           the second with --reports CXR for three modalities (series, image, report)
 Time:     not measured: MIMIC is under credentialed access. It takes a GPU.
 Expected: not measured. The paper's AUROC and AUPR of CM2 (its figures for single families and for the ablations lie
@@ -14,9 +15,9 @@ Expected: not measured. The paper's AUROC and AUPR of CM2 (its figures for singl
           MIMIC-IV partial       0.858 / 0.527        0.771 / 0.486
           MIMIC-IV, three        0.824 / 0.471        0.730 / 0.444
 
---source prepares the cohort into OUT/cohort unless it is there; see `amodal.data.sources.mimic.cm2` for its rules and
-for where they differ from the release. --cohort takes a prepared one instead. "matched" are the stays that have
-everything, in training, validation and testing; "partial" are all stays.
+--source prepares the cohort into OUT/cohort unless it is there (the preset "cm2" of `amodal data prepare`); see
+`amodal.data.sources.mimic.cohort` for its rules and for where they differ from the release. --cohort takes a prepared
+one instead. "matched" are the stays that have everything, in training, validation and testing; "partial" are all stays.
 
 The paper's protocol: two-layer LSTM (24 bins of 2 hours), ResNet-34, TinyBERT; latent width 256, K = 3; Adam at 1e-4
 without weight decay or clipping, batches of 16 (MIMIC-III and three modalities) or 32, up to 100 epochs, patience 15.
@@ -43,7 +44,8 @@ import pandas as pd
 from amodal.benchmark import Experiment, Results, difference_table, method_table, run_all, save_tables
 from amodal.benchmark.recipe import recipe_parser, tell_run
 from amodal.data import Cohort
-from amodal.data.sources.mimic.cm2 import TASKS, prepare_mimic3, prepare_mimic4
+from amodal.data.sources.mimic.cohort import prepare_mimic3, prepare_mimic4
+from amodal.data.sources.mimic.samples import TASKS
 from amodal.errors import ConfigurationError, DataError
 from amodal.files import replace_file
 from amodal.metrics import METRICS, resample_counts, two_sample_bootstrap_t_test
@@ -99,11 +101,15 @@ def open_cohort(given: argparse.Namespace) -> Cohort:
     elif given.source is None:
         raise ConfigurationError("there is no cohort", hint="Give --source, the folder of MIMIC's tables, or --cohort.")
     elif given.database == "mimic3":
-        cohort = prepare_mimic3(given.source, folder, task=given.task, **lists)
+        cohort = prepare_mimic3(given.source, folder, task=given.task, modalities="ehr,notes", preset="cm2", **lists)
     elif given.cxr is None:
         raise ConfigurationError("MIMIC-IV needs images", hint="Give --cxr, the folder of MIMIC-CXR-JPG.")
     else:
-        cohort = prepare_mimic4(given.source, given.cxr, folder, reports=given.reports, task=given.task, **lists)
+        modalities = "ehr,cxr" if given.reports is None else "ehr,cxr,report"
+        folders = {"cxr": given.cxr, "reports": given.reports}
+        cohort = prepare_mimic4(
+            given.source, folder, task=given.task, modalities=modalities, preset="cm2", **folders, **lists
+        )
     kinds = {modality.name: modality.kind for modality in cohort.schema.modalities}
     if "ehr" not in kinds or len(kinds) < 2 or any(KINDS.get(name) != kind for name, kind in kinds.items()):
         raise ConfigurationError("the cohort does not have the recipe's modalities", expected=KINDS, got=kinds)
@@ -152,7 +158,7 @@ def report(results: Results, out: Path, reference: str) -> None:
 def parse(words: list[str] | None) -> argparse.Namespace:
     parser = recipe_parser(__doc__, "runs/mimic-cm2", methods=list(METHODS), seeds=range(3))
     parser.add_argument("--database", choices=("mimic3", "mimic4"), default="mimic3")
-    parser.add_argument("--task", choices=list(TASKS), required=True)
+    parser.add_argument("--task", choices=("mortality", "readmission"), required=True)
     parser.add_argument("--source", type=Path, help="folder of MIMIC's tables")
     parser.add_argument("--cxr", type=Path, help="folder of MIMIC-CXR-JPG (MIMIC-IV)")
     parser.add_argument("--reports", type=Path, help="folder of MIMIC-CXR's reports: a third modality (MIMIC-IV)")

@@ -247,9 +247,8 @@ def test_run_takes_settings_and_lists(by: str, tmp_path: Path, monkeypatch: pyte
 
 SOURCES = {
     "cinc2012": ("cinc2012.cohort.prepare", ["--source"]),
-    "mimic3": ("mimic.multibench.prepare", ["--source"]),
-    "mimic3-cm2": ("mimic.cm2.prepare_mimic3", ["--source"]),
-    "mimic4-cm2": ("mimic.cm2.prepare_mimic4", ["--source", "--cxr"]),
+    "mimic3": ("mimic.cohort.prepare_mimic3", ["--source"]),
+    "mimic4": ("mimic.cohort.prepare_mimic4", ["--source"]),
     "avmnist": ("avmnist.cohort.prepare", ["--mnist", "--fsdd", "--esc50"]),
 }
 

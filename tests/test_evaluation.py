@@ -229,3 +229,17 @@ def test_features_go_by_name_and_units_are_compared():
         model.predict(Cohort.from_arrays({"v": x}, **(made_of | {"features": {"v": ("hr", "crp")}})))
     with pytest.raises(SchemaError, match="feature 'temp' of modality 'v' has other units.*expected degC, got degF"):
         model.predict(Cohort.from_arrays({"v": x}, **(made_of | {"units": {"v": ("1/min", "degF")}})))
+
+
+def test_the_error_of_few_draws_stands_beside_a_metric(model: TrainedModel, test_rows: Cohort):
+    drawn = amodal.fit("mvae", made(300, 0), epochs=3, width=8, seed=0, device="cpu", options={"prediction_draws": 4})
+    result = evaluate(drawn, test_rows, MCAR(0.4), seed=7, resamples=20)
+    table = result.table(["nll"]).set_index("pattern")
+    assert (table["nll_draw_error"] > 0).all()
+    assert result.to_json()["patterns"][0]["draw_errors"]["nll"] == result.draw_errors[table.index[0]]["nll"]
+    sets = [drawn.predict(test_rows.with_observed(result.presence.observed), draw_seed=s) for s in range(4)]
+    losses = [-np.log(p[np.arange(len(test_rows)), test_rows.target]).mean() for p in sets]
+    assert table.loc["overall", "nll_draw_error"] == pytest.approx(np.std(losses, ddof=1))
+    imposed = evaluate_patterns(drawn, test_rows, resamples=20).table(["nll"])
+    assert (imposed["nll_draw_error"].iloc[:-1] > 0).all()
+    assert "nll_draw_error" not in evaluate(model, test_rows, resamples=20).table(["nll"])

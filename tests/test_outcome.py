@@ -47,6 +47,17 @@ def test_columns_name_labels_that_may_be_true_at_once():
         read_labels(np.arange(90) % 30)
 
 
+@pytest.mark.parametrize("gap", [None, np.nan, pd.NA, pd.NaT])
+@pytest.mark.parametrize("labels", [B, np.where(B, "a", "b"), B == 1], ids=["int", "text", "bool"])
+def test_labels_that_are_not_known(labels: np.ndarray, gap: object):
+    outcome = read_labels([*labels[:6].tolist(), gap, *labels[6:].tolist()])
+    assert outcome.target[6] is None
+    assert outcome.classes.tolist() == np.unique(labels).tolist()
+    assert outcome.target[[*range(6), *range(7, 13)]].tolist() == labels.tolist()
+    assert read_labels(pd.Series([0, 1, None, 1])).target.tolist() == [0, 1, None, 1]
+    np.testing.assert_array_equal(read_numbers([0.5, gap, 2]).target, [0.5, np.nan, 2])
+
+
 SURVIVAL = np.array([(True, 1.0), (False, 2.0)], dtype=[("event", bool), ("time", float)])
 
 
@@ -55,7 +66,8 @@ SURVIVAL = np.array([(True, 1.0), (False, 2.0)], dtype=[("event", bool), ("time"
     [
         (read_labels, None, "requires y to be passed, but the target y is None"),
         (read_labels, [1, "1"] * 3, "labels are of different types .expected one type, got int and str"),
-        (read_labels, [None, *B[1:].tolist()], "labels are missing in rows: 0"),
+        (read_labels, [None] * 12, "no target is known .*None, NaN or NA stand for"),
+        (read_numbers, [np.nan] * 12, "no target is known"),
         (read_labels, np.linspace(0.1, 0.7, 12), "Unknown label type: continuous.*MissingModalityRegressor"),
         (read_labels, np.zeros(4), "there is one class only"),
         (read_labels, np.c_[B, B + 1], "Unknown label type: multiclass-multioutput.*taken for 2 labels a case"),

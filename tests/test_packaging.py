@@ -19,7 +19,6 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
-    "lightning_fabric": "lightning-fabric",
 }
 
 

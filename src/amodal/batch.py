@@ -1,4 +1,4 @@
-"""Batch: the record that every method receives, with three kinds of absence under three names."""
+"""Batch: the record that every method receives, with each kind of absence under a name of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import Tensor
 
 from amodal.errors import DataError, SchemaError, ShapeError
 
-__all__ = ["Batch", "Present"]
+__all__ = ["UNKNOWN_CLASS", "Batch", "Present", "known_targets"]
+
+UNKNOWN_CLASS = -1
+"""What stands in a column of classes where a row has no label; labels and values have NaN there."""
 
 
 class Present(NamedTuple):
@@ -37,15 +40,19 @@ class Batch:
     Three kinds of "not there" have three names and never share one: a modality that is *absent* (`observed` is
     False), a cell that was *not measured* inside a present modality (`measured` is False), and *padding* beyond a
     row's `lengths`. Construction checks everything once and **blanks** all three: the values are set to zero, so that
-    hidden data are physically gone and no later arithmetic can meet a NaN in them. Nobody checks again.
+    hidden data are physically gone and no later arithmetic can meet a NaN in them. Nobody checks again. A fourth is a
+    state of the row: a target may be unknown (`labelled` is False), and is blanked, too.
 
     Args:
         values: A tensor of shape (B, …) for each modality, in the schema's order. Text is UTF-8 bytes, uint8 (B, L).
         observed: Presence, bool of shape (B,) for each modality; True = present.
         measured: For some modalities, bool of the values' shape: the cells measured.
         lengths: For some modalities, integers of shape (B,): valid entries along axis 1.
-        target: int64 (B,) classes, float (B, K) labels (NaN = unknown label) or float (B,) values; None at prediction.
+        target: int64 (B,) classes (-1 = unknown), float (B, K) labels (NaN = unknown label) or float (B,) values (NaN =
+            unknown); None at prediction.
         ids: The samples' ids, used in messages and in predictions.
+        labelled: Whether a row's target is known, bool of shape (B,); of several labels, whether any is. None: as the
+            target says. Where it is False the target is blanked to what stands for unknown.
 
     Raises:
         SchemaError: If `observed`, `measured` or `lengths` name modalities that `values` does not have.
@@ -69,9 +76,11 @@ class Batch:
     lengths: Mapping[str, Tensor] = field(default_factory=dict)
     target: Tensor | None = None
     ids: Sequence[str] | None = None
+    labelled: Tensor = None  # type: ignore[assignment]  # given or not, a tensor after construction
 
     def __post_init__(self) -> None:
         self._check()
+        self._settle_labels()
         values, measured, lengths = {}, {}, {}
         for name, value in self.values.items():
             seen = self.observed[name]
@@ -121,6 +130,26 @@ class Batch:
             raise ShapeError("the target has another number of rows", expected=size, got=tuple(self.target.shape))
         if self.ids is not None and len(self.ids) != size:
             raise ShapeError("ids have another number of rows", expected=size, got=len(self.ids))
+
+    def _settle_labels(self) -> None:
+        """Blanks the targets of rows that are not labelled, and says which are."""
+        given, size = self.labelled, len(self)
+        if given is not None and (given.dtype != torch.bool or given.shape != (size,)):
+            raise ShapeError(
+                "labelled must be bool of shape (B,)",
+                expected=f"bool ({size},)",
+                got=f"{given.dtype} {tuple(given.shape)}",
+            )
+        if self.target is None:
+            labelled = torch.zeros(size, dtype=torch.bool, device=self.device)
+        else:
+            known = known_targets(self.target)
+            labelled = known if given is None else known & given
+            if given is not None and not bool(torch.equal(labelled, known)):
+                blank = UNKNOWN_CLASS if not self.target.is_floating_point() else torch.nan
+                keep = labelled.view(-1, *[1] * (self.target.ndim - 1))
+                object.__setattr__(self, "target", torch.where(keep, self.target, blank))
+        object.__setattr__(self, "labelled", labelled)
 
     def _check_inner(self, name: str, value: Tensor, size: int) -> None:
         measured, lengths = self.measured.get(name), self.lengths.get(name)
@@ -173,7 +202,7 @@ class Batch:
 
     @property
     def labels(self) -> Tensor:
-        """The target of a batch that has one.
+        """The target of a batch that has one, which may be unknown in rows that are not `labelled`.
 
         Raises:
             DataError: If the batch has no target.
@@ -216,6 +245,7 @@ class Batch:
             **{part: {k: v[rows] for k, v in getattr(self, part).items()} for part in _MAPPINGS},
             target=None if self.target is None else self.target[rows],
             ids=ids,
+            labelled=self.labelled[rows],
         )
 
     def restrict(self, observed: Mapping[str, Tensor]) -> Batch:
@@ -231,7 +261,7 @@ class Batch:
         if unknown:
             raise SchemaError(f"cannot restrict modalities the batch does not have: {sorted(unknown)}")
         seen = {name: self.observed[name] & observed.get(name, self.observed[name]) for name in self.values}
-        return Batch(self.values, seen, self.measured, self.lengths, self.target, self.ids)
+        return Batch(self.values, seen, self.measured, self.lengths, self.target, self.ids, self.labelled)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copies all tensors to a device."""
@@ -246,10 +276,22 @@ class Batch:
             **{part: {k: function(v) for k, v in getattr(self, part).items()} for part in _MAPPINGS},
             target=None if self.target is None else function(self.target),
             ids=self.ids,
+            labelled=function(self.labelled),
         )
 
 
 _MAPPINGS = ("values", "observed", "measured", "lengths")
+
+
+def known_targets(target: Tensor) -> Tensor:
+    """Which rows of a target are known: classes (B,) that are not -1, values (B,) and labels (B, K) that are not NaN.
+
+    Example:
+        >>> known_targets(torch.tensor([2, -1])), known_targets(torch.tensor([[1.0, torch.nan], [torch.nan] * 2]))
+        (tensor([ True, False]), tensor([ True, False]))
+    """
+    known = ~target.isnan() if target.is_floating_point() else target != UNKNOWN_CLASS
+    return known.flatten(1).any(1) if known.ndim > 1 else known
 
 
 def _kept_cells(value: Tensor, seen: Tensor, measured: Tensor | None, lengths: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from amodal.data.scale import LevelCheck, Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import atomic_folder, replace_file, write_json
-from amodal.method import Clock, Method, inference
+from amodal.method import Clock, Method, SamplingMethod, inference
 from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
@@ -152,7 +152,9 @@ class TrainedModel:
             yield self.scaling.apply(batch).to(self.device)
         levels.warn()
 
-    def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
+    def predict(
+        self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn", draw_seed: int = 0
+    ) -> np.ndarray:
         """Predicts cases with any presence, and warns of images that are clearly beyond those of training in level.
 
         Args:
@@ -161,6 +163,7 @@ class TrainedModel:
             on_empty: What to do with cases of which nothing is observed: "warn" (predict the training prior, with a
                 warning), "silent" (without any warning), or "error". Methods that accept such cases predict them
                 themselves.
+            draw_seed: Of methods that average over draws: which. Another seed shows what their number leaves open.
 
         Returns:
             Probabilities of shape (N, C) or (N, K), or values of shape (N,) in the target's units.
@@ -178,9 +181,11 @@ class TrainedModel:
         outputs = np.empty((len(cohort), len(self.prior)), dtype=np.float64)
         outputs[:] = self.prior
         done = 0
+        by_draws = self.method.predict_by if isinstance(self.method, SamplingMethod) and draw_seed else None
         with inference(self.method):
             for batch in self.batches(cohort, batch_size, rows, check_levels=on_empty != "silent"):
-                predicted = self.method.predict(batch).double().cpu().numpy()
+                predicted = by_draws(batch, seed=draw_seed) if by_draws else self.method.predict(batch)
+                predicted = predicted.double().cpu().numpy()
                 if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted
@@ -250,7 +255,7 @@ class TrainedModel:
             for part in (values, measured) if name in measured else (values,):
                 part[name] = part[name].index_select(axis, torch.tensor(order, device=part[name].device))
         lengths = {name: length for name, length in batch.lengths.items() if name in values}
-        return Batch(values, observed, measured, lengths, batch.target, batch.ids)
+        return Batch(values, observed, measured, lengths, batch.target, batch.ids, batch.labelled)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the model's folder: experiment.json, model.safetensors, history.csv, presence.npz.

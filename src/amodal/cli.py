@@ -340,6 +340,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(f"amodal {__version__}")
         return 0
+    if int(os.environ.get("RANK") or 0) > 0 and "TORCHELASTIC_RUN_ID" in os.environ:
+        from amodal.training.processes import follow
+
+        follow()
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from amodal.commands import command
 
@@ -112,31 +112,42 @@ def _cinc2012() -> Callable[..., Any]:
 
 
 def _mimic3() -> Callable[..., Any]:
-    from amodal.data.sources.mimic.multibench import prepare
+    from amodal.data.sources.mimic import multibench
+    from amodal.data.sources.mimic.cohort import prepare_mimic3 as prepare
+    from amodal.errors import ConfigurationError
 
-    def prepare_mimic3(*, source: Path, out: Path, **more: Any) -> None:
-        """MIMIC-III in MultiBench's form: five static features and 24 hours of twelve variables."""
-        _prepared(out, prepare, source, **more)
+    def prepare_mimic3(
+        *,
+        source: Path,
+        out: Path,
+        preset: Literal["benchmark", "medfuse", "cm2", "cepa", "multibench"] = "benchmark",
+        split: Literal["stratified", "multibench"] = "stratified",
+        zero_unmeasured: bool = False,
+        **more: Any,
+    ) -> None:
+        """MIMIC-III: five tasks of the benchmark from hourly vital signs, statics and notes; or MultiBench's form.
+
+        Args:
+            split: Of the preset multibench: by label, or as MultiBench's loader splits rows.
+            zero_unmeasured: Of the preset multibench: variables that were never measured are 0, as in its loader.
+        """
+        if preset == "multibench":
+            kept = {name: more[name] for name in ("task", "seed", "fractions", "overwrite") if name in more}
+            _prepared(out, multibench.prepare, source, split=split, zero_unmeasured=zero_unmeasured, **kept)
+            return
+        if split != "stratified" or zero_unmeasured:
+            raise ConfigurationError("split and zero_unmeasured are of the preset multibench", got=f"preset {preset}")
+        _prepared(out, prepare, source, preset=preset, **more)
 
     return command(prepare_mimic3, prepare)
 
 
-def _mimic3_cm2() -> Callable[..., Any]:
-    from amodal.data.sources.mimic.cm2 import prepare_mimic3 as prepare
+def _mimic4() -> Callable[..., Any]:
+    from amodal.data.sources.mimic.cohort import prepare_mimic4 as prepare
 
-    def prepare_mimic3(*, source: Path, out: Path, **more: Any) -> None:
-        """MIMIC-III in CM2's form: 48 hours of vital signs in bins, and notes."""
+    def prepare_mimic4(*, source: Path, out: Path, **more: Any) -> None:
+        """MIMIC-IV: five tasks of the benchmark from hourly vital signs, statics, chest X-rays, reports and notes."""
         _prepared(out, prepare, source, **more)
-
-    return command(prepare_mimic3, prepare)
-
-
-def _mimic4_cm2() -> Callable[..., Any]:
-    from amodal.data.sources.mimic.cm2 import prepare_mimic4 as prepare
-
-    def prepare_mimic4(*, source: Path, cxr: Path, out: Path, **more: Any) -> None:
-        """MIMIC-IV in CM2's form: 48 hours of vital signs in bins, chest images, and reports where they are given."""
-        _prepared(out, prepare, source, cxr, **more)
 
     return command(prepare_mimic4, prepare)
 
@@ -307,16 +318,16 @@ def describe_cohort(cohort: Any) -> str:
     from amodal.missingness import Natural
     from amodal.presence import draw_presence
 
-    task = cohort.schema.task
+    task, labelled = cohort.schema.task, cohort.take(cohort.labelled)
     lines = [f"{cohort.name}: {len(cohort):,} cases, {len(np.unique(cohort.groups)):,} groups", cohort.description]
     splits, sizes = np.unique(cohort.splits, return_counts=True)
     lines.append("splits: " + ", ".join(f"{name or 'none'} {size:,}" for name, size in zip(splits, sizes)))
     if cohort.target is not None and task.is_classification:
-        sizes = np.bincount(cohort.target, minlength=task.n_outputs)
-        shares = ", ".join(f"{c} {n:,} ({n / len(cohort):.1%})" for c, n in zip(task.classes, sizes))
+        sizes = np.bincount(labelled.target, minlength=task.n_outputs)
+        shares = ", ".join(f"{c} {n:,} ({n / max(1, len(labelled)):.1%})" for c, n in zip(task.classes, sizes))
         lines.append(f"{task.name} ({task.kind}): {shares}")
     elif cohort.target is not None and task.traits.one_value:
-        low, middle, high = np.quantile(cohort.target, [0.05, 0.5, 0.95])
+        low, middle, high = np.quantile(labelled.target, [0.05, 0.5, 0.95]) if len(labelled) else [np.nan] * 3
         lines.append(
             f"{task.name} (regression, {task.units or 'no units'}): 5 % {low:g}, median {middle:g}, 95 % {high:g}"
         )
@@ -329,6 +340,8 @@ def describe_cohort(cohort: Any) -> str:
         lines.append(f"{task.name} ({task.kind}): {', '.join(shares)}")
     else:
         lines.append(f"{task.name} ({task.kind})")
+    if cohort.target is not None and len(labelled) < len(cohort):
+        lines.append(f"labels: {len(labelled):,} cases have one, {len(cohort) - len(labelled):,} have none")
     lines += describe_modalities(cohort)
     lines.append(draw_presence(Natural(), cohort, 0).describe())
     return "\n".join(line for line in lines if line)
@@ -360,9 +373,8 @@ PREPARE: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "table": ("a user's own table and the files that it names", _table),
     "avmnist": ("AV-MNIST: written digits, each with a spoken digit in noise", _avmnist),
     "cinc2012": ("PhysioNet 2012 ICU data: vital signs and laboratory panels", _cinc2012),
-    "mimic3": ("MIMIC-III in MultiBench's form", _mimic3),
-    "mimic3-cm2": ("MIMIC-III in CM2's form: vital signs and notes", _mimic3_cm2),
-    "mimic4-cm2": ("MIMIC-IV in CM2's form: vital signs, chest images and reports", _mimic4_cm2),
+    "mimic3": ("MIMIC-III: vital signs, statics and notes, five tasks; or MultiBench's form", _mimic3),
+    "mimic4": ("MIMIC-IV: vital signs, statics, chest images, reports and notes, five tasks", _mimic4),
 }
 """What each source is, and its command, made when it is asked for: the code of a source imports heavy packages."""
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import validate_data
 
 from amodal.cases import Cases
 from amodal.checkpoint import TrainedModel, read_experiment
-from amodal.data.checks import is_missing
+from amodal.data.checks import as_array, is_missing
 from amodal.data.cohort import Cohort
 from amodal.data.frames import as_frame
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
@@ -488,8 +488,10 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
             )
         assert outcome.classes is not None
         names = list(outcome.task.classes)
-        labels = outcome.classes[[names.index(label) for label in outcome.target]]
-        by_class = compute_sample_weight(self.class_weight, labels)
+        known = np.array([label is not None for label in outcome.target], dtype=bool)
+        labels = outcome.classes[[names.index(label) for label in outcome.target[known]]]
+        by_class = np.ones(n)
+        by_class[known] = compute_sample_weight(self.class_weight, labels)
         return by_class if weights is None else by_class * weights
 
     def _coded(self, y: Any, outcome: Outcome) -> Any:
@@ -511,14 +513,14 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
         return self.classes_[probabilities.argmax(axis=1)]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy; `y` is aligned with the rows of X by label where both have some.
+        """Accuracy where the label is known; `y` is aligned with the rows of X by label where both have some.
 
         Of several labels all must be right, as in scikit-learn: all that are known, over the cases that have one.
         """
         X, y, weight = self._aligned_score_arguments(X, y, sample_weight)
         labels = np.asarray(y, dtype=object)
         if labels.ndim != 2 or not self.schema_.task.traits.many_labels:
-            return super().score(X, y, weight)
+            return super().score(*_known_rows(X, y, weight))
         known = np.array([[not is_missing(entry) for entry in row] for row in labels.tolist()], dtype=bool)
         if known.all():
             return super().score(X, y, weight)
@@ -592,8 +594,9 @@ class MissingModalityRegressor(RegressorMixin, _Estimator):
         return self._predictions(X, observed)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R²; `y` is aligned with the rows of X by label where both have some."""
-        return super().score(*self._aligned_score_arguments(X, y, sample_weight))
+        """R² where the target is known; `y` is aligned with the rows of X by label where both have some."""
+        X, y, weight = self._aligned_score_arguments(X, y, sample_weight)
+        return super().score(*_known_rows(X, y, weight))
 
 
 def load(
@@ -620,6 +623,18 @@ def load(
     if isinstance(params.get("missingness"), dict):
         params["missingness"] = mechanism_from_json(params["missingness"])
     return kinds[record["class"]](**params)._restore(model, record)
+
+
+def _known_rows(X: Cases, y: Any, weight: Any) -> tuple[Cases, Any, Any]:
+    """Cases whose target is known, as `score` takes them."""
+    array = as_array(y)
+    known = np.array([not is_missing(entry) for entry in array.ravel().tolist()], dtype=bool)
+    if known.all() or array.ndim > 1:
+        return X, y, weight
+    if not known.any():
+        raise DataError("no target is known in y", expected="at least one to score against")
+    rows = np.flatnonzero(known)
+    return X[rows], np.array(array[known].tolist()), None if weight is None else np.asarray(weight)[rows]
 
 
 def _labels(name: str, columns: Any, labels: np.ndarray) -> list[str]:

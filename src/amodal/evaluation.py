@@ -14,6 +14,7 @@ from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.files import replace_file, write_json
+from amodal.method import SamplingMethod
 from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
 from amodal.metrics.resampling import too_few_groups
 from amodal.missingness import MCAR, Mechanism, Natural, Presence, all_patterns, pattern_codes, pattern_label
@@ -23,9 +24,18 @@ from amodal.schema import Task
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Evaluation", "PatternEvaluation", "compare", "degradation", "evaluate", "evaluate_patterns"]
+__all__ = [
+    "Evaluation",
+    "PatternEvaluation",
+    "compare",
+    "degradation",
+    "evaluate",
+    "evaluate_patterns",
+    "labelled_cases",
+]
 
 _NOTHING = "none"
+_SETS_OF_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Evaluation:
         seed: Seed of the removal and of the resamples.
         resamples: Number of bootstrap resamples.
         missingness: What the presence was drawn by.
+        draw_errors: {pattern: {metric: error}} of a method that averages over draws: standard deviation of the metric
+            over other draws of the same number. Empty for other methods.
     """
 
     task: Task
@@ -57,6 +69,7 @@ class Evaluation:
     seed: int
     resamples: int
     missingness: Mechanism = field(default_factory=Natural)
+    draw_errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def table(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """One row a pattern, those with most modalities first, and the row "overall" at the end.
@@ -67,9 +80,10 @@ class Evaluation:
         Returns:
             Columns: pattern, modalities (how many are present), n, and for each metric its value, `<metric>_low` and
             `<metric>_high` (the 95 % interval; NaN where it is not defined: fewer than ten groups, or all resamples
-            agree); `<metric>_over` where a mean does not run over all labels everywhere.
+            agree); `<metric>_over` where a mean does not run over all labels everywhere, `<metric>_draw_error` for a
+            method that averages over draws.
         """
-        return _table(self.intervals, self.counts, self.presence.names, metrics)
+        return _table(self.intervals, self.counts, self.presence.names, metrics, self.draw_errors)
 
     def to_json(self) -> dict[str, object]:
         """Metrics, intervals, realised presence and seed, as plain JSON values."""
@@ -84,6 +98,7 @@ class Evaluation:
                     "pattern": pattern,
                     "n": self.counts[pattern],
                     "metrics": {name: _interval_json(interval) for name, interval in row.items()},
+                    **({"draw_errors": self.draw_errors[pattern]} if self.draw_errors else {}),
                 }
                 for pattern, row in self.intervals.items()
             ],
@@ -131,6 +146,7 @@ class PatternEvaluation:
         intervals: {pattern: {metric: Interval}}; the pattern "mean" is the mean over the patterns, on common resamples.
         seed: Seed of the resamples.
         resamples: Number of bootstrap resamples.
+        draw_errors: As in `Evaluation`, but for the mean.
     """
 
     task: Task
@@ -142,11 +158,12 @@ class PatternEvaluation:
     intervals: dict[str, dict[str, Interval]]
     seed: int
     resamples: int
+    draw_errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def table(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """As `Evaluation.table`, with the row "mean" at the end."""
         counts = dict.fromkeys(self.intervals, len(self.target))
-        return _table(self.intervals, counts, self.names, metrics)
+        return _table(self.intervals, counts, self.names, metrics, self.draw_errors)
 
 
 def evaluate(
@@ -163,7 +180,7 @@ def evaluate(
 
     Args:
         model: A trained model.
-        cohort: N cases with targets.
+        cohort: Cases, of which the N with a label are evaluated.
         missingness: Further removal; None leaves the natural absence as it is.
         seed: Seed of the removal and of the bootstrap; the same seed gives every model the same presence.
         metrics: Names of the metrics; None takes all of the task's.
@@ -174,7 +191,7 @@ def evaluate(
         Predictions and metrics with 95 % percentile intervals.
 
     Raises:
-        DataError: If the cohort is empty or has no targets.
+        DataError: If the cohort is empty or no case has a label.
         UnknownNameError: If a metric is not one of the task's.
 
     Example:
@@ -186,9 +203,10 @@ def evaluate(
         >>> table.columns.tolist()
         ['pattern', 'modalities', 'n', 'accuracy', 'accuracy_low', 'accuracy_high']
     """
-    target, chosen = _checked(model, cohort, metrics)
+    cohort, target, chosen = _checked(model, cohort, metrics)
     presence = draw_presence(missingness or Natural(), cohort, (seed, 2))
-    predictions = model.predict(cohort.with_observed(presence.observed), on_empty=on_empty)
+    cases = cohort.with_observed(presence.observed)
+    predictions = model.predict(cases, on_empty=on_empty)
     counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
     labels = _labels(presence)
     codes = pattern_codes(presence.observed)
@@ -215,6 +233,7 @@ def evaluate(
         seed=seed,
         resamples=resamples,
         missingness=missingness or Natural(),
+        draw_errors=_draw_errors(model, cases, predictions, target, chosen, rows),
     )
 
 
@@ -231,7 +250,7 @@ def evaluate_patterns(
 
     Args:
         model: A trained model.
-        cohort: N cases with targets, of which all have every modality that a pattern asks for.
+        cohort: Cases, of which the N with a label are evaluated; they have every modality that a pattern asks for.
         patterns: Patterns to impose, bool (P, M); None imposes all 2^M − 1.
         seed: Seed of the bootstrap.
         metrics: Names of the metrics; None takes all of the task's.
@@ -243,7 +262,7 @@ def evaluate_patterns(
     Raises:
         DataError: If a pattern asks for a modality that some case lacks, or there are no targets.
     """
-    target, chosen = _checked(model, cohort, metrics)
+    cohort, target, chosen = _checked(model, cohort, metrics)
     names = cohort.schema.names
     patterns = all_patterns(len(names)) if patterns is None else np.asarray(patterns, dtype=bool)
     lacking = (patterns.any(0) & ~cohort.observed).any(axis=1)
@@ -253,10 +272,13 @@ def evaluate_patterns(
             hint="Take the complete cases only: cohort.take(np.flatnonzero(cohort.observed.all(1))).",
         )
     counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
-    predictions, intervals, values = [], {}, []
+    predictions, intervals, values, draw_errors = [], {}, [], {}
+    everybody = np.ones(len(cohort), dtype=bool)
     for pattern in patterns:
-        predicted = model.predict(cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape)))
+        cases = cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape))
+        predicted = model.predict(cases)
         label = pattern_label(int(pattern_codes(pattern[None])[0]), names)
+        draw_errors |= _draw_errors(model, cases, predicted, target, chosen, {label: everybody})
         row = {
             name: (metric(predicted, target), (metric.deviation or metric)(predicted, target, weight=counts))
             for name, metric in chosen.items()
@@ -281,6 +303,7 @@ def evaluate_patterns(
         intervals=intervals,
         seed=seed,
         resamples=resamples,
+        draw_errors=draw_errors,
     )
 
 
@@ -369,19 +392,38 @@ def compare(
     return pd.DataFrame(rows, columns=["run", "reference", "metric", "difference", "low", "high", "p_value"])
 
 
+def labelled_cases(cohort: Cohort) -> Cohort:
+    """The cases of a cohort whose label is known, which are the ones that can be judged.
+
+    Raises:
+        DataError: If there are none.
+    """
+    if not cohort.labelled.any():
+        raise DataError(
+            "no case has a label to evaluate against",
+            expected=f"cases whose {cohort.schema.task.name!r} is known",
+            hint="Use model.predict for cases without.",
+        )
+    return cohort if cohort.labelled.all() else cohort.take(cohort.labelled)
+
+
 def prediction_columns(task: Task) -> list[str]:
     """Names of a prediction's columns in files: `p_<class>` for probabilities, `prediction` for a regression."""
     return task.traits.prediction_columns(task.classes)
 
 
-def _checked(model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None) -> tuple[NDArray, dict[str, Metric]]:
+def _checked(
+    model: TrainedModel, cohort: Cohort, metrics: Sequence[str] | None
+) -> tuple[Cohort, NDArray, dict[str, Metric]]:
+    """The cases with a label, their targets, and the metrics."""
     if not len(cohort):
         raise DataError("there are no cases to evaluate", hint="Check the name of the split.")
     if cohort.target is None:
         raise DataError("the cohort has no targets to evaluate against", hint="Use model.predict for new cases.")
+    cohort = labelled_cases(cohort)
     target = cohort.with_task(model.schema.task).target
     assert target is not None
-    return target, _chosen(model.schema.task, metrics)
+    return cohort, target, _chosen(model.schema.task, metrics)
 
 
 def _chosen(task: Task, metrics: Sequence[str] | None) -> dict[str, Metric]:
@@ -397,6 +439,29 @@ def _interval(metric: Metric, predictions: NDArray, target: NDArray, counts: NDA
     from amodal.metrics import bootstrap
 
     return bootstrap(metric, predictions, target, counts=counts)
+
+
+def _draw_errors(
+    model: TrainedModel,
+    cases: Cohort,
+    predictions: NDArray,
+    target: NDArray,
+    chosen: Mapping[str, Metric],
+    rows: Mapping[str, NDArray[np.bool_]],
+) -> dict[str, dict[str, float]]:
+    """Standard deviations of metrics over sets of draws, of which one gave the predictions; nothing without draws."""
+    if not isinstance(model.method, SamplingMethod):
+        return {}
+    others = [model.predict(cases, on_empty="silent", draw_seed=seed) for seed in range(1, _SETS_OF_DRAWS)]
+    if all(np.array_equal(predictions, other) for other in others):
+        return {}
+    return {
+        pattern: {
+            name: float(np.std([metric(part[some], target[some]) for part in (predictions, *others)], ddof=1))
+            for name, metric in chosen.items()
+        }
+        for pattern, some in rows.items()
+    }
 
 
 def _mean_interval(metric: Metric, values: NDArray, drawn: NDArray, problem: str | None) -> Interval:
@@ -418,6 +483,7 @@ def _table(
     counts: Mapping[str, int],
     names: Sequence[str],
     metrics: Sequence[str] | None,
+    draw_errors: Mapping[str, Mapping[str, float]],
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -435,6 +501,8 @@ def _table(
             record |= {name: row[name].estimate, f"{name}_low": row[name].low, f"{name}_high": row[name].high}
             if any(other[name].note for other in intervals.values()):
                 record[f"{name}_over"] = row[name].note or "all"
+            if draw_errors:
+                record[f"{name}_draw_error"] = draw_errors.get(pattern, {}).get(name, np.nan)
         rows.append(record)
     return pd.DataFrame(rows)
 

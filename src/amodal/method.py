@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
-from amodal.losses.masked import mean_over_rows
+from amodal.losses.masked import mean_over_labelled
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.options import OptionsChecked
+from amodal.patterns import repeat_rows
 from amodal.schema import Schema
 
 __all__ = [
@@ -121,6 +122,9 @@ class Method(OptionsChecked, nn.Module, ABC):
         accepts_empty: A row with no modality at all is a legal input.
         meets_all_patterns: The objective meets every pattern of presence by itself, so that training needs no further
             removal. Asked of the instance: options may decide it.
+        uses_unlabelled: Rows without a label teach it something, so that they are in its batches (`Batch.labelled`
+            tells them; `task_term` leaves them out). Otherwise training leaves them out, and says so. Asked of the
+            instance.
         optimisers: The optimisers by name, stepped in this order for each batch.
         alternates: Each optimiser steps on an objective of its own, computed after the step of the one before
             (`objective_of`), at the cost of a forward pass each. Otherwise all step on the `objectives` of one pass.
@@ -134,6 +138,7 @@ class Method(OptionsChecked, nn.Module, ABC):
     couples_rows: ClassVar[bool] = False
     accepts_empty: ClassVar[bool] = False
     meets_all_patterns: bool = False
+    uses_unlabelled: bool = False
     optimisers: ClassVar[Mapping[str, OptimiserSettings]] = {"main": OptimiserSettings()}
     alternates: ClassVar[bool] = False
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -281,8 +286,14 @@ class Method(OptionsChecked, nn.Module, ABC):
         return logits_to_predictions(outputs, self.schema.task.kind)
 
     def task_term(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The task's loss of outputs (B, C), a mean over all rows: a scalar."""
-        return mean_over_rows(task_loss(outputs, batch.labels, self.schema.task.kind))
+        """The task's loss of a batch's outputs, a mean over the rows whose label is known: a scalar.
+
+        Args:
+            outputs: Outputs (B, C), or (n · B, C): those of all rows under one pattern of presence after another.
+            batch: B rows with target.
+        """
+        target = repeat_rows(batch.labels, len(outputs) // max(1, len(batch)))
+        return mean_over_labelled(task_loss(outputs, target, self.schema.task.kind), batch.labelled)
 
 
 @contextmanager
@@ -305,7 +316,7 @@ class NetworkMethod(Method):
         """Outputs of the network (B, C): logits, or regression means."""
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The task's loss, averaged over all rows; see `Method.objective`."""
+        """The task's loss, averaged over the rows with a label; see `Method.objective`."""
         return LossTerms({"task": self.task_term(self.outputs(batch), batch)})
 
     def predict(self, batch: Batch) -> Tensor:
@@ -315,6 +326,9 @@ class NetworkMethod(Method):
 
 class SamplingMethod(Method):
     """A method that can draw plausible completions of what is absent, and so say what it could still change.
+
+    Draws are spread evenly over their law (`amodal.distributions.quasirandom`): rows share their noise, so that the
+    error of few draws is common to a whole cohort, and no interval over cases would show it.
 
     Attributes:
         prediction_draws: Number of draws that `predict` averages over.
@@ -353,16 +367,13 @@ class SamplingMethod(Method):
         return self.to_predictions(self.draw_outputs(batch, draws, generator, vary=vary))
 
     def predict(self, batch: Batch) -> Tensor:
-        """The mean prediction over a fixed set of `prediction_draws` draws; see `Method.predict`."""
-        return self.to_predictions(self.prediction_outputs(batch)).mean(0)
+        """The mean prediction over `prediction_draws` draws of a fixed seed; see `Method.predict`."""
+        return self.predict_by(batch, seed=0)
 
-    def prediction_outputs(self, batch: Batch) -> Tensor:
-        """Outputs (S, B, C) that `predict` averages the predictions of: a hook.
-
-        By default draws from a generator with a fixed seed. A method whose noise is its own may spread a fixed set of
-        draws more evenly than chance does.
-        """
-        return self.draw_outputs(batch, self.prediction_draws, torch.Generator(batch.device).manual_seed(0))
+    def predict_by(self, batch: Batch, *, seed: int) -> Tensor:
+        """The mean prediction over the draws of a seed: another seed shows what the number of draws leaves open."""
+        generator = torch.Generator(batch.device).manual_seed(seed)
+        return self.draw(batch, self.prediction_draws, generator).mean(0)
 
 
 class LatentMethod(SamplingMethod):

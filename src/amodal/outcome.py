@@ -26,7 +26,7 @@ class Outcome:
 
     Attributes:
         task: What it is taken for.
-        target: As `Cohort.from_arrays` takes it.
+        target: As `Cohort.from_arrays` takes it; None or NaN where it is unknown.
         classes: The labels as they were given, in the order of the task's classes; None for a regression.
         dtype: Type of a predicted label.
     """
@@ -40,14 +40,17 @@ class Outcome:
 def read_labels(y: Any) -> Outcome:
     """Reads classes (N,), or K labels (N, K) that may be true at once; scikit-learn's `type_of_target` decides.
 
+    None, NaN and NA stand for a label that is not known.
+
     Raises:
-        DataError: If labels are missing, are numbers that cannot be classes, or of one class only.
+        DataError: If no label is known, or they are numbers that cannot be classes, or of one class only.
     """
     array, names = _as_array(y)
     if array.ndim == 2 and array.shape[1] > 1:
         return _read_many(array, names)
     array = column_or_1d(array, warn=True)
-    _refuse_missing(array, "labels are missing in rows")
+    known = _known(array)
+    array = _plain_array(array[known])
     try:
         kind = type_of_target(array, input_name="y")
         classes, codes = np.unique(array, return_inverse=True)
@@ -74,14 +77,16 @@ def read_labels(y: Any) -> Outcome:
     if len(set(labels)) < len(labels):
         labels = tuple(str(label) for label in classes.tolist())
     task = Task("binary" if len(classes) == 2 else "multiclass", classes=labels)
-    return Outcome(task, np.array(labels, dtype=object)[codes], classes, classes.dtype)
+    target = np.full(len(known), None, dtype=object)
+    target[known] = np.array(labels, dtype=object)[codes]
+    return Outcome(task, target, classes, classes.dtype)
 
 
 def read_numbers(y: Any) -> Outcome:
-    """Reads N quantities.
+    """Reads N quantities; None, NaN and NA stand for one that is not known.
 
     Raises:
-        DataError: If they are not one finite number a case.
+        DataError: If they are not one finite number a case, or none is known.
     """
     array, _ = _as_array(y)
     if array.ndim == 2 and array.shape[1] > 1:
@@ -92,23 +97,23 @@ def read_numbers(y: Any) -> Outcome:
             hint="Fit one regressor for each: sklearn.multioutput.MultiOutputRegressor.",
         )
     array = column_or_1d(array, warn=True)
-    _refuse_missing(array, "targets are missing or infinite in rows")
+    known = _known(array)
+    target = np.full(len(array), np.nan)
     try:
-        target = array.astype(np.float64)
+        target[known] = array[known].astype(np.float64)
     except (TypeError, ValueError):
         raise DataError(
             "y is not numeric",
             expected="one number a case",
-            got=f"{array.dtype}, {array[0]!r}",
+            got=f"{array.dtype}, {array[known][0]!r}",
             hint="Use MissingModalityClassifier for classes.",
         ) from None
-    bad = ~np.isfinite(target)
+    bad = np.isinf(target)
     if bad.any():
         raise DataError(
-            f"targets are missing or infinite in rows: {name_rows(bad, np.arange(len(target)))}",
-            expected="finite numbers",
+            f"targets are infinite in rows: {name_rows(bad, np.arange(len(target)))}",
+            expected="finite numbers, or NaN where one is not known",
             got="Input y contains infinity or a value too large for dtype('float64')",
-            hint="Leave these rows out.",
         )
     return Outcome(Task("regression"), target)
 
@@ -136,11 +141,6 @@ def _as_array(y: Any) -> tuple[np.ndarray, list[str] | None]:
         )
     if array.dtype.kind == "c":
         raise DataError("Complex data not supported: y", expected="classes or real numbers", got=array.dtype)
-    if array.dtype == object and array.ndim == 1 and len(array):  # nullable columns, lists with None
-        gone = np.array([is_missing(entry) for entry in array.tolist()], dtype=bool)
-        kinds = {type(entry) for entry, missing in zip(array.tolist(), gone) if not missing}
-        if not gone.any() and kinds <= {bool, int, float, np.bool_} and len(kinds) == 1:
-            array = np.array(array.tolist())
     return array, names
 
 
@@ -176,19 +176,28 @@ def _read_many(array: np.ndarray, names: list[str] | None) -> Outcome:
     return Outcome(Task("multilabel", classes=tuple(classes)), labels.astype(np.float32), np.array(classes), dtype)
 
 
-def _refuse_missing(array: np.ndarray, problem: str) -> None:
-    if array.dtype.kind == "f":
-        missing = np.isnan(array)
-    elif array.dtype == object:
-        missing = np.array([is_missing(entry) for entry in array.tolist()], dtype=bool)
-    else:
-        return
-    if missing.any():
+def _known(array: np.ndarray) -> np.ndarray:
+    """Which of N targets are known, bool (N,).
+
+    Raises:
+        DataError: If none is.
+    """
+    known = np.array([not is_missing(entry) for entry in array.tolist()], dtype=bool)
+    if not known.any():
         raise DataError(
-            f"{problem}: {name_rows(missing, np.arange(len(array)))}",
-            got="Input y contains NaN",
-            hint="Leave these rows out.",
+            "no target is known",
+            expected="a target for some cases; None, NaN or NA stand for those that are not known",
+            got="Input y contains NaN" if len(array) else "no case",
         )
+    return known
+
+
+def _plain_array(array: np.ndarray) -> np.ndarray:
+    """Numbers and booleans of one type out of an array of objects: nullable columns, lists with None."""
+    if array.dtype != object:
+        return array
+    kinds = {type(entry) for entry in array.tolist()}
+    return np.array(array.tolist()) if len(kinds) == 1 and kinds <= {bool, int, float, np.bool_} else array
 
 
 def _plain(label: Any) -> str | int | bool:

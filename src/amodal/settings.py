@@ -38,6 +38,8 @@ class TrainingSettings:
         devices: Number of processes on each node.
         nodes: Number of nodes.
         workers: Worker processes of each loader.
+        labelled_share: Least share of rows with a label in each batch, for a method that learns from others, too: they
+            come so often that they make it up, while an epoch is every row without a label once.
         redraw: Whether the removal of training modalities is drawn anew every epoch, or once.
 
     Raises:
@@ -59,6 +61,7 @@ class TrainingSettings:
     devices: int = 1
     nodes: int = 1
     workers: int = 0
+    labelled_share: float = 0.5
     redraw: bool = True
 
     def __post_init__(self) -> None:
@@ -68,7 +71,7 @@ class TrainingSettings:
             whole = isinstance(value, Integral) and not isinstance(value, bool)
             expected = "a whole number or None" if optional else "a whole number"
             _require(whole or (optional and value is None), name, expected, repr(value))
-        for name in ("learning_rate", "weight_decay", "warmup", "clip"):
+        for name in ("learning_rate", "weight_decay", "warmup", "clip", "labelled_share"):
             value = getattr(self, name)
             finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
             _require(finite or (name == "clip" and value is None), name, "a finite number", repr(value))
@@ -77,6 +80,7 @@ class TrainingSettings:
             _require(getattr(self, name) >= low, name, f"{low} or more", getattr(self, name))
         _require(self.learning_rate > 0, "learning_rate", "more than 0", self.learning_rate)
         _require(0 <= self.warmup < 1, "warmup", "0 <= warmup < 1", self.warmup)
+        _require(0 <= self.labelled_share < 1, "labelled_share", "0 <= share < 1", self.labelled_share)
         for name in ("batch_size", "patience", "clip"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, "None or more than 0", value)

@@ -37,12 +37,16 @@ SMALL: dict[str, dict] = {
     "mmvae": {"hidden": 32, "latent": 4},
     "cmmd": {"hidden": 32, "latent": 4},
     "lvae": {"hidden": 32, "latent": 4},
+    "m3jepa": {"experts": 3},
+    "fusemoe": {"experts": 4},
     "smil": {"prototypes": 4},
     "drim": {"heads": 2, "head_width": 4},
     "m3care": {"layers": 1, "bank": 24},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
+# Steps after which every parameter has had a turn, where these are more than three: m3jepa takes one direction a step.
+STEPS_TO_REACH = {"m3jepa": 20}
 # Methods with a model for every modality or every pattern, which meet all patterns without removing anything.
 BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern")
 
@@ -82,6 +86,8 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 1, "fusion": "lstm"}),
     "primo, paper": ("primo", {"preset": "paper", "w_anchor": 0.1, "w_tie": 0.1}),  # at 1, it stays unsure on purpose
     "lvae, mixture": ("lvae", {"imputer_components": 3}),
+    "fusemoe, joint": ("fusemoe", {"router": "joint", "gate": "softmax", "layers": 1}),
+    "m3jepa, published gates": ("m3jepa", {"renormalise": False, "detach_targets": False}),
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
 }
 
@@ -165,7 +171,13 @@ def make_batch(schema: Schema, observed: Tensor, *, seed: int = 0, hidden: float
         return batch
     behind = {name: _where_rows(seen, batch.values[name], hidden) for name, seen in present.items()}
     return Batch._trusted(
-        values=behind, observed=present, measured=batch.measured, lengths=batch.lengths, target=target, ids=ids
+        values=behind,
+        observed=present,
+        measured=batch.measured,
+        lengths=batch.lengths,
+        target=target,
+        ids=ids,
+        labelled=batch.labelled,
     )
 
 

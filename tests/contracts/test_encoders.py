@@ -102,7 +102,11 @@ def batch_of(kind: str, observed: Tensor, *, hidden: float = 0.0, blank: bool = 
         "measured": {} if measured is None else {"m": measured},
         "lengths": {} if lengths is None else {"m": lengths},
     }
-    return Batch(**parts) if blank else Batch._trusted(**parts, target=None, ids=None)
+    return (
+        Batch(**parts)
+        if blank
+        else Batch._trusted(**parts, target=None, ids=None, labelled=torch.zeros(len(observed), dtype=torch.bool))
+    )
 
 
 def fingerprint(encoded: Encoded) -> Tensor:

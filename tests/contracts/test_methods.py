@@ -305,6 +305,7 @@ def test_the_objective_of_a_batch_is_the_mean_over_its_rows(name, task):
         pytest.skip("declares that it couples rows")
     method = cases.make_method(name, task, "tables").train()
     batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema), seed=7)
+    batch = batch.take(batch.labelled)  # a task's loss is a mean over the rows that have a label
     rows = [batch.take(torch.tensor([i])) for i in range(len(batch))]
     draws = {"copies": 1, "seeds": 1}
     few = [objective_over_draws(method, batch, **draws)[0], objective_over_draws(method, batch, copies=1, seeds=2)[0]]
@@ -319,6 +320,27 @@ def test_the_objective_of_a_batch_is_the_mean_over_its_rows(name, task):
     assert float((whole - mean).abs()) <= tolerance
 
 
+@every_gradient_method
+@every_task
+def test_a_method_that_uses_rows_without_a_label_learns_from_them(name, task):
+    """The task's loss is the mean over labelled rows; rows without a label move something, and nothing breaks."""
+    method = cases.make_method(name, task, "tables").train()
+    if not method.uses_unlabelled:
+        pytest.skip("learns from labelled rows only; training leaves the others out")
+    method.clock = Clock(step=5, steps=10)
+    whole = cases.make_batch(method.schema, cases.mixed_presence(method.schema), seed=7)
+    some = dataclasses.replace(whole, labelled=torch.arange(len(whole)) % 3 == 0)
+    none = dataclasses.replace(whole, labelled=torch.zeros(len(whole), dtype=torch.bool))
+    with torch.random.fork_rng():
+        for batch in (some, none, some.take(~some.labelled), whole):
+            loss, gradients = cases.gradients_of(method, batch, seed=3)
+            assert math.isfinite(loss)
+            assert all(bool(torch.isfinite(g).all()) for g in gradients.values() if g is not None)
+            assert any(bool(g.any()) for g in gradients.values() if g is not None)
+    (terms,) = cases.objectives_of(method, none, torch.Generator().manual_seed(3)).values()
+    assert terms.terms.get("task", 0.0) == 0.0
+
+
 # Learning ------------------------------------------------------------------------------------------------------------
 
 
@@ -330,7 +352,8 @@ def test_gradients_reach_every_parameter(name, modalities):
     observed, reached = cases.mixed_presence(method.schema, 2), set()
     if method.meets_all_patterns:
         observed = torch.ones_like(observed)
-    for seed in range(3):
+    for seed in range(cases.STEPS_TO_REACH.get(cases.CASES[name][0], 3)):
+        method.clock = Clock(step=seed, steps=100)
         batch = cases.make_batch(method.schema, observed, seed=seed)
         gradients = cases.gradients_of(method, batch, seed=seed)[1]
         reached |= {key for key, gradient in gradients.items() if gradient is not None and gradient.any()}

@@ -132,7 +132,6 @@ def test_rows_out_of_range_are_refused(rows, words):
         ),
         ({"target": [0, 1, 0]}, ShapeError, "target 'target' has another shape"),
         ({"target": [0, 1, 0, 2]}, DataError, "has a class that the task does not have, in rows: 3"),
-        ({"target": ["no", "yes", None, "no"]}, DataError, "missing in rows: 2"),
         ({"features": {"a": ["x"]}}, SchemaError, "modality 'a' has another number of features"),
         ({"features": {"c": ["x"]}}, UnknownNameError, "unknown modality in `features` 'c'"),
         ({"kinds": {"a": "series"}}, ShapeError, "modality 'a' has the wrong number of axes"),

@@ -47,12 +47,27 @@ def test_values_of_a_regression():
 
 
 @pytest.mark.parametrize(
+    ("task", "given", "read"),
+    [
+        (DEATH, ["died", None, "survived"], [1, -1, 0]),
+        (DEATH, ["died", NAN, "survived"], [1, -1, 0]),
+        (DEATH, ["died", pd.NA, pd.NaT], [1, -1, -1]),
+        (DEATH, pd.array([1, None, 0], dtype="Int64"), [1, -1, 0]),
+        (DEATH, np.array([0, NAN, NAN]), [0, -1, -1]),
+        (DEATH, [0, -1, 1], [0, -1, 1]),  # as a cohort holds it, and pandas' codes
+        (Task("multiclass", classes=(1, 2)), [1, None, 2], [0, -1, 1]),
+        (Task("multilabel", classes=("a", "b")), [[0, 1], [None, pd.NA], [1, NAN]], [[0, 1], [NAN] * 2, [1, NAN]]),
+        (Task("regression"), [1, None, NAN], [1, NAN, NAN]),
+        (Task("regression"), pd.array([1.5, None, 0], dtype="Float64"), [1.5, NAN, 0]),
+    ],
+)
+def test_unknown_targets(task, given, read):
+    np.testing.assert_array_equal(read_target(given, task, IDS), read)
+
+
+@pytest.mark.parametrize(
     ("task", "given", "kind", "words"),
     [
-        (DEATH, ["died", None, "survived"], DataError, "target 'death' is missing in rows: q. Leave"),
-        (DEATH, ["died", NAN, "survived"], DataError, "target 'death' is missing in rows: q"),
-        (DEATH, pd.array([1, None, 0], dtype="Int64"), DataError, "target 'death' is missing in rows: q"),
-        (DEATH, np.array([0, NAN, NAN]), DataError, "target 'death' is missing in rows: q, r"),
         (
             DEATH,
             ["died", "alive", "survived"],
@@ -60,7 +75,8 @@ def test_values_of_a_regression():
             "has a class that the task does not have, in rows: q .expected one of 'survived', 'died', got 'alive'",
         ),
         (DEATH, [0, 1, 2], DataError, "in rows: r .*got 2"),
-        (DEATH, [0, -1, 1], DataError, "in rows: q .*got -1"),
+        (DEATH, [0, -2, 1], DataError, "in rows: q .*got -2.*Write None where it is unknown"),
+        (Task("multiclass", classes=(1, 2)), [1, -1, 2], DataError, "in rows: q .*got -1"),
         (Task("multiclass", classes=(1, 2)), [1, 2, 0], DataError, "in rows: r .expected one of 1, 2, got 0"),
         (Task("multiclass", classes=(1, 2)), ["1", "2", "1"], DataError, "in rows: p, q, r .*got '1'"),
         (DEATH, np.array([0.5, 0, 1]), DataError, "in rows: p"),
@@ -68,7 +84,7 @@ def test_values_of_a_regression():
         (DEATH, [1, 0], ShapeError, r"'death' has another shape .expected \(3,\)"),
         (Task("multilabel", classes=("a", "b")), [1, 0, 1], ShapeError, r"expected \(3, 2\)"),
         (Task("multilabel", classes=("a", "b")), [[0, 1], [0, 2], [1, 1]], DataError, "label 'b' of row q .*got 2"),
-        (Task("regression"), [1, NAN, np.inf], DataError, "missing or infinite in rows: q, r"),
+        (Task("regression"), [1, NAN, np.inf], DataError, "is infinite in rows: r .expected finite numbers, or NaN"),
         (Task("regression"), ["1 day", "2", "3"], DataError, "is not numeric"),
     ],
 )

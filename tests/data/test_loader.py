@@ -1,4 +1,4 @@
-"""The loader: every row once, the same order again, equal shares for ranks, and the same batches from workers."""
+"""The loader: every row once, the same order again, and the same batches from workers."""
 
 import numpy as np
 import pytest
@@ -31,19 +31,6 @@ def test_every_row_comes_once(n, size, shuffle, epoch):
     assert all(len(rows) == size for rows in batches[:-1])
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 20), st.booleans(), st.integers(1, 4))
-def test_ranks_have_equally_many_equal_batches(n, size, shuffle, world_size):
-    options = {"shuffle": shuffle, "world_size": world_size, "seed": 3}
-    ranks = [rows_of(n, size, rank=rank, **options) for rank in range(world_size)]
-    shapes = [[len(rows) for rows in rank] for rank in ranks]
-    assert all(shape == shapes[0] for shape in shapes)
-    assert len(shapes[0]) >= 1
-    counts = np.bincount(np.concatenate([rows for rank in ranks for rows in rank]), minlength=n)
-    assert counts.min() >= 1
-    assert counts.sum() - n < world_size
-
-
 def test_orders_repeat_by_seed_and_epoch_only():
     def order(**options):
         return np.concatenate(rows_of(50, 8, shuffle=True, **options)).tolist()
@@ -62,7 +49,6 @@ def test_orders_repeat_by_seed_and_epoch_only():
     [
         ((0, 4), {}, ConfigurationError, "n is out of range .expected 1 or more, got 0"),
         ((5, 0), {}, ConfigurationError, "batch_size is out of range"),
-        ((5, 2), {"rank": 2, "world_size": 2}, ConfigurationError, "rank is out of range .expected 0 … 1, got 2"),
     ],
 )
 def test_sizes_out_of_range_are_refused(arguments, options, kind, words):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import doctest
 import re
 import shlex
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from amodal.cli import main
-from amodal.encoders import ENCODERS
 from amodal.method import SamplingMethod
 from amodal.methods import METHODS
 
@@ -39,26 +37,17 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None):
     monkeypatch.chdir(tmp_path)
-    for registry in (METHODS, ENCODERS):
-        for name, value in copy.copy(registry).items():
-            monkeypatch.setitem(registry, name, value)
-    known = {id(registry): set(registry) for registry in (METHODS, ENCODERS)}
     names: dict[str, object] = {"__name__": page}
     runner = doctest.DocTestRunner(optionflags=FLAGS)
-    try:
-        for number, block in enumerate(blocks(page, "python")):
-            if ">>>" in block:
-                test = doctest.DocTestParser().get_doctest(block, names, f"{page}.md block {number}", None, 0)
-                runner.run(test, clear_globs=False)
-                names = test.globs
-            else:
-                exec(compile(block, f"{page}.md block {number}", "exec"), names)
-    finally:
-        for registry in (METHODS, ENCODERS):
-            for added in set(registry) - known[id(registry)]:
-                del registry[added]
+    for number, block in enumerate(blocks(page, "python")):
+        if ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, names, f"{page}.md block {number}", None, 0)
+            runner.run(test, clear_globs=False)
+            names = test.globs
+        else:
+            exec(compile(block, f"{page}.md block {number}", "exec"), names)
     assert runner.failures == 0
 
 

@@ -43,7 +43,7 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         if words[0] == "fit":
             words += ["--epochs", "2", "--quiet"]
         if words[0] == "run":
-            words += ["--settings", '{"epochs": 1}', "--resamples", "20"]
+            words += ["--epochs", "1", "--resamples", "20"]
             words += ["--options", '{"boosting": {"steps": 5, "redraws": 1}}']
         if words[0] == "impact":
             words += ["--draws", "20", "--advice_draws", "2"]

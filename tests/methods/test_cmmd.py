@@ -7,6 +7,7 @@ import torch
 from contracts import cases
 from torch.distributions import Categorical, Normal, kl_divergence
 
+from amodal.distributions.quasirandom import spread_normal
 from amodal.encoders.decoders import target_features
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.methods.cmmd import CMMD
@@ -84,7 +85,7 @@ def test_rows_with_some_of_it_teach_with_what_they_have():
 def test_draws_are_of_the_conditional_prior():
     method, batch = case()
     outputs = method.draw_outputs(batch, 4, torch.Generator().manual_seed(5))
-    noise = torch.randn(4, 1, 2, generator=torch.Generator().manual_seed(5))
+    noise = spread_normal((4, 1, 2), torch.Generator().manual_seed(5), outputs)
     flag = batch.observed["a"][:, None].float()
     prior = method.prior(torch.cat([batch.values["a"] * flag, flag], dim=1))
     latents = prior.mean + (prior.log_var / 2).exp() * noise

@@ -5,6 +5,7 @@ import torch
 from contracts import cases
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
+from amodal.distributions.quasirandom import spread_uniform
 from amodal.encoders.decoders import target_features
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.methods import lvae
@@ -136,9 +137,8 @@ def test_latents_are_those_behind_the_outputs(monkeypatch):
     outputs = method.draw_outputs(batch, 6, torch.Generator().manual_seed(1))
     a = torch.cat([batch.values["a"], torch.ones(2, 1)], dim=1)
     torch.testing.assert_close(outputs, method.head(torch.cat([latents[:, :, 0], a.expand(6, *a.shape)], dim=2)))
-    generator = torch.Generator().manual_seed(1)
-    torch.randn(6, 1, 1, method.width, generator=generator)
-    noise = torch.randn(6, 1, 2, generator=generator)
+    points = spread_uniform((6, 1 + method.width + 2), torch.Generator().manual_seed(1), latents)
+    noise = torch.special.ndtri(points[:, -2:])[:, None]
     prior = normal(method.prior(fused(method, batch.values["a"], batch.values["b"], 1)))
     torch.testing.assert_close(latents[:, 0, 0], (prior.mean + prior.stddev * noise)[:, 0])
     monkeypatch.setattr(lvae, "CHUNK", 1)

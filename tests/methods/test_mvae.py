@@ -5,6 +5,7 @@ import torch
 from contracts import cases
 from torch.distributions import Categorical, Normal, kl_divergence
 
+from amodal.distributions.quasirandom import spread_normal
 from amodal.encoders.decoders import target_features
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.methods.mvae import MVAE
@@ -95,7 +96,7 @@ def test_without_anything_the_posterior_is_the_prior():
     method, batch = case(n=2)
     nothing = batch.restrict({name: torch.zeros(len(batch), dtype=torch.bool) for name in method.schema.names})
     draws = method.draw_outputs(nothing, 5, torch.Generator().manual_seed(4))
-    noise = torch.randn(5, 1, 2, generator=torch.Generator().manual_seed(4))
+    noise = spread_normal((5, 1, 2), torch.Generator().manual_seed(4), draws)
     torch.testing.assert_close(draws, method.head(noise).expand_as(draws))
     latents = method.draw_latents(nothing, 5, torch.Generator().manual_seed(4))  # standard normal, as drawn
     torch.testing.assert_close(latents, noise[:, :, None].expand_as(latents))

@@ -8,6 +8,7 @@ import torch
 from contracts import cases
 from torch.nn import functional
 
+from amodal.distributions.quasirandom import spread_uniform
 from amodal.errors import AmodalError, ConfigurationError, UnknownNameError
 from amodal.method import Clock
 from amodal.methods import method_options, primo
@@ -295,7 +296,8 @@ def test_draws_are_those_of_a_plain_decoder_whatever_the_chunk(monkeypatch):
         whole = method.draw_outputs(batch, 5, torch.Generator().manual_seed(2))
         monkeypatch.setattr(primo, "CHUNK", 90)
         torch.testing.assert_close(method.draw_outputs(batch, 5, torch.Generator().manual_seed(2)), whole)
-        noise = torch.randn(5, 1, 1, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[:, 0, 0]
+        points = spread_uniform((5, 3), torch.Generator().manual_seed(2), whole)  # first: which component, of one
+        noise = torch.special.ndtri(points[:, 1:])
         x_o, x_m = (torch.cat([batch.values[n], batch.observed[n][:, None]], 1) for n in ("o", "m"))
         mean, log_var = gaussian_of(method.prior, torch.cat([x_o, x_m], 1))
         weight = torch.cat([method.decoder.condition.weight, method.decoder.latents.weight], 1)

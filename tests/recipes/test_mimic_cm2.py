@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.mimic_cm2_made import add_images, add_mimic4_events, add_notes, link, read
+from data.mimic_made import add_images, add_mimic4_events, add_notes, link, read
 from encoders.tiny_networks import BERT, VISION, save_network, save_tokenizer
 
 from amodal.data import Cohort
@@ -32,7 +32,7 @@ def networks(tmp_path_factory):
     return save_network(folder / "vision", VISION["resnet"]), save_network(folder / "text", BERT)
 
 
-def words(networks, out, *more, task="ihm"):
+def words(networks, out, *more, task="mortality"):
     small = ["--image-network", networks[0], "--text-network", networks[1], "--max-tokens", "8", "--width", "8"]
     options = json.dumps({"latent": 8, "components": 2, "fusion": {"name": "lstm", "layers": 2, "hidden": 8}})
     settings = json.dumps({"epochs": 1, "batch_size": 64})
@@ -71,7 +71,7 @@ def test_mimic4_with_images_and_reports(recipe, networks, shared_data, tmp_path)
     add_images(tmp_path / "cxr", tmp_path / "reports", stays)
     more = ["--database", "mimic4", "--source", tmp_path / "m4", "--cxr", tmp_path / "cxr", "--reports"]
     more += [tmp_path / "reports", "--pairing", "partial", "--methods", "cm2, paper", "cm2, paper, kl"]
-    found = recipe.main(words(networks, tmp_path / "out", *more, task="readm"))
+    found = recipe.main(words(networks, tmp_path / "out", *more, task="readmission"))
     run = found["partial"].runs_of("cm2, paper")[0]
     assert run.schema.names == ("ehr", "cxr", "report")
     assert np.isfinite(run.test.predictions).all()
@@ -111,7 +111,7 @@ def test_what_it_cannot_do_is_said(recipe, networks, tmp_path):
         recipe.main(words(networks, tmp_path / "d", "--cohort", other))
     right = save(tmp_path / "right", ihm)
     with pytest.raises(ConfigurationError, match="the cohort has another task"):
-        recipe.main(words(networks, tmp_path / "e", "--cohort", right, task="readm"))
+        recipe.main(words(networks, tmp_path / "e", "--cohort", right, task="readmission"))
     first = np.zeros((12, 3, 2), np.float32)
     first[0] = np.nan
     lacking = save(tmp_path / "lacking", ihm, ehr=first, notes=["a"] + [None] * 11)

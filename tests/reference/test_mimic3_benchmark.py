@@ -9,10 +9,11 @@ import csv
 
 import numpy as np
 import pytest
-from data.mimic_cm2_made import read
+from data.mimic_made import read
 
-from amodal.data.sources.mimic.cm2_tables import read_stays, read_tables
-from amodal.data.sources.mimic.variables import COLUMNS, VARIABLES, encode_bins
+from amodal.data.sources.mimic.cohort import prepare_mimic3
+from amodal.data.sources.mimic.stays import read_stays
+from amodal.data.sources.mimic.variables import COLUMNS, VARIABLES
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +37,22 @@ def upstream_names(folder, stays) -> list[str]:
     return [number[stay] for stay in stays.stay.tolist()]
 
 
-def test_mortality_of_the_demo_is_the_benchmark_s_cell_by_cell(shared_data, reference):
+def test_mortality_of_the_demo_is_the_benchmark_s_cell_by_cell(shared_data, reference, tmp_path):
     arrays, labels = reference
     folder = shared_data / "mimic3-demo"
-    stays, bins, _ = read_tables(folder, "mimic3", hours=48, bin_hours=1)
+    cohort = prepare_mimic3(folder, tmp_path / "cohort", task="mortality")
     every = read_stays(folder, "mimic3")
-    name_of = dict(zip(every.stay.tolist(), upstream_names(folder, every), strict=True))
-    names = [name_of[stay] for stay in stays.stay.tolist()]
+    name_of = dict(zip(every.stay.astype(str).tolist(), upstream_names(folder, every), strict=True))
+    names = [name_of[stay] for stay in cohort.ids.tolist()]
     assert sorted(names) == sorted(arrays["names"].tolist())
     assert len(names) == 57
-    assert {name: int(died) for name, died in zip(names, stays.died, strict=True)} == labels
+    assert dict(zip(names, cohort.target.tolist(), strict=True)) == labels
 
-    kept = np.isin(bins.stay, stays.stay)
-    row = np.searchsorted(stays.stay, bins.stay[kept])
-    ehr = encode_bins(row, bins.time_bin[kept], bins.variable[kept], bins.value[kept], (57, 48))
-    order = [names.index(name) for name in arrays["names"].tolist()]
-    wanted = arrays["X"]
+    order = np.array([names.index(name) for name in arrays["names"].tolist()])
+    ehr, wanted = cohort.batch(order).values["ehr"].numpy(), arrays["X"]
     assert ehr.shape == wanted.shape == (57, 48, 76)
     assert wanted.size == 207_936
-    assert ehr[order] == pytest.approx(wanted, rel=1e-6, abs=0)
+    assert ehr == pytest.approx(wanted, rel=1e-6, abs=0)
 
 
 def test_columns_are_the_benchmark_s_in_its_order(reference):

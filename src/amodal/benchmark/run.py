@@ -18,7 +18,7 @@ from amodal.benchmark.results import Results
 from amodal.benchmark.stored import FinishedRun, read_run
 from amodal.benchmark.sweep import CellProgress, sweep
 from amodal.data import Cohort, folds, load_cohort, split_groups
-from amodal.evaluation import Evaluation, evaluate
+from amodal.evaluation import Evaluation, evaluate, labelled_cases
 from amodal.files import replace_file
 from amodal.missingness import MCAR, all_patterns, pattern_codes, pattern_label
 from amodal.presence import draw_presence
@@ -171,6 +171,7 @@ def train_and_evaluate(cell: Cell, cohort: Cohort, folder: Path) -> dict[str, Pa
     """Trains and evaluates the experiment of a cell in its folder; the files of the evaluation."""
     experiment = Experiment.from_json(cell["experiment"])
     train, valid, test = _parts(experiment, cohort)
+    test = labelled_cases(test)
     train, valid = (
         part.with_observed(draw_presence(experiment.train_missingness, part, (experiment.seed, place)).observed)
         for part, place in ((train, 10), (valid, 11))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from amodal.batch import Batch
-from amodal.data.checks import check_distinct, check_groups, check_mapping, name_rows
+from amodal.batch import UNKNOWN_CLASS, Batch, known_targets
+from amodal.data.checks import check_bool, check_distinct, check_groups, check_mapping, name_rows
 from amodal.data.columns import read_column, read_names, read_presence, read_target
 from amodal.data.folder import Parts, read_folder, write_folder
 from amodal.data.moments import moments, summaries, usable
@@ -40,7 +40,8 @@ class Cohort:
         ids: Str, of shape (N,).
         groups: What must stay in one split, e.g. patients; str, of shape (N,).
         splits: Name of the split, "" = none; str, of shape (N,).
-        target: int64 positions of classes (N,), float32 (N, K) labels (NaN = unknown), float32 (N,) values, or None.
+        target: int64 positions of classes (N,), -1 = unknown; float32 labels (N, K) or values (N,), NaN = unknown; or
+            None. Which rows have one is `labelled`.
         observed: What is present now, natural absence and removal together; bool, of shape (N, M).
         extras: Small columns (N,) that are not inputs: age group, condition, …
         name: A short name.
@@ -104,7 +105,8 @@ class Cohort:
                 feature a category.
             task: What is predicted.
             target: As labels of `task.classes` or, where these are strings, their positions (N,); 0/1/NaN (N, K) for
-                multilabel; numbers (N,) for regression; None if unknown.
+                multilabel; numbers (N,) for regression. None, NaN or NA (and -1 among positions) in a row: its label is
+                unknown. None: no row has one.
             observed: Presence, bool (N, M) or {name: bool (N,)}; where it is not given, a row is absent if it is None
                 or NaN altogether.
             measured: For some tables and series, bool of the array's shape: the cells measured.
@@ -122,8 +124,8 @@ class Cohort:
         Raises:
             ShapeError: If numbers of rows or of axes are wrong.
             SchemaError: If names, features and units do not fit.
-            DataError: If ids come twice, a group is in two splits, a target is missing or unknown, a modality has dtype
-                object, or NaN or infinity in present values.
+            DataError: If ids come twice, a group is in two splits, a target is of no known class or infinite, a
+                modality has dtype object, or NaN or infinity in present values.
 
         Example:
             >>> cohort = Cohort.from_arrays(
@@ -235,6 +237,33 @@ class Cohort:
             )
         return replace(self, observed=self.observed & presence)
 
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """Rows whose target is known, bool, of shape (N,); of several labels, any of them.
+
+        Example:
+            >>> cohort = Cohort.from_arrays(
+            ...     {"x": np.float32([[1], [2]])}, task=Task("binary", classes=("no", "yes")), target=["yes", None])
+            >>> cohort.labelled.tolist(), cohort.target.tolist()
+            ([True, False], [1, -1])
+        """
+        if self.target is None:
+            return np.zeros(len(self), bool)
+        return known_targets(torch.from_numpy(self.target)).numpy()
+
+    def with_labelled(self, labelled: np.ndarray) -> Cohort:
+        """A view in which fewer labels are known: labelled is what is labelled here and in `labelled`.
+
+        Args:
+            labelled: bool, of shape (N,); it can remove labels, never add.
+        """
+        labelled = check_bool("labelled", np.asarray(labelled), (len(self),))
+        if self.target is None:
+            return self
+        target = self.target.copy()
+        target[~labelled] = np.nan if target.dtype.kind == "f" else UNKNOWN_CLASS
+        return replace(self, target=target)
+
     def with_task(self, task: Task) -> Cohort:
         """The same samples with their targets as another task counts them: the same classes, in any order.
 
@@ -244,7 +273,8 @@ class Cohort:
         order = class_order(task, self.schema.task)
         target = self.target
         if target is not None and order is not None:
-            target = target[:, order] if target.ndim == 2 else np.argsort(order)[target]
+            places = np.append(np.argsort(order), UNKNOWN_CLASS)  # so that -1 stays -1
+            target = target[:, order] if target.ndim == 2 else places[target]
         return replace(self, schema=replace(self.schema, task=task), target=target)
 
     def _positions(self, rows: np.ndarray) -> np.ndarray:
@@ -430,22 +460,26 @@ def check_trainable(cohort: Cohort, *, allow_empty_rows: bool = False) -> None:
         allow_empty_rows: Let rows with nothing observed pass.
 
     Raises:
-        DataError: If there is no row or no target, only one class, a modality that no row has, or rows with nothing
-            observed; the message names them.
+        DataError: If there is no row or none with a label, only one class among the labels, a modality that no row has,
+            or rows with nothing observed; the message names them.
     """
     if len(cohort) == 0:
         raise DataError("the training split is empty", expected="at least one sample")
     task, target = cohort.schema.task, cohort.target
     if target is None:
         raise DataError(f"the training samples have no target {task.name!r}")
-    if task.is_classification and len(np.unique(target)) < 2:
+    known = target[cohort.labelled]
+    if not len(known):
         raise DataError(
-            f"all training samples have the same class of {task.name!r}",
-            expected="at least two classes",
-            got=repr(task.classes[int(target[0])]),
+            f"no label of {task.name!r} is known in the training samples",
+            expected="samples with a label; others may have none",
         )
-    if task.traits.many_labels and np.isnan(target).all():
-        raise DataError(f"no label of {task.name!r} is known in the training samples")
+    if task.is_classification and len(np.unique(known)) < 2:
+        raise DataError(
+            f"all training samples with a label have the same class of {task.name!r}",
+            expected="at least two classes",
+            got=repr(task.classes[int(known[0])]),
+        )
     never = [name for name, share in zip(cohort.schema.names, cohort.observed.mean(0)) if share == 0]
     if never:
         raise DataError(

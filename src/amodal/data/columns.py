@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from amodal.batch import UNKNOWN_CLASS
 from amodal.data.checks import as_array, check_bool, is_missing, name_rows
 from amodal.errors import DataError, ShapeError, UnknownNameError
 from amodal.schema import Task
@@ -81,16 +82,17 @@ def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
 
     Args:
         target: Labels (N,) as they stand in `task.classes`, or, where the classes are strings, also their integer
-            positions; (N, K) of 0, 1 and NaN (unknown label) for multilabel; numbers (N,) for regression.
+            positions; (N, K) of 0, 1 and NaN (unknown label) for multilabel; numbers (N,) for regression. None, NaN
+            and NA (and -1 among positions) stand for an unknown label.
         task: The task.
         ids: Ids of the N rows, for messages.
 
     Returns:
-        int64 (N,), float32 (N, K) or float32 (N,).
+        int64 (N,), -1 where unknown; or float32 (N, K) or (N,), NaN where unknown.
 
     Raises:
         ShapeError: If the shape does not fit the task.
-        DataError: If a target is missing or of a class that the task does not have, with the ids of the rows.
+        DataError: If a target is of a class that the task does not have, or infinite, with the ids of the rows.
     """
     column = as_array(target)
     traits = task.traits
@@ -100,7 +102,7 @@ def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
     if traits.one_class:
         return _positions(column, task, ids)
     try:
-        numbers = np.asarray(column, dtype=np.float64)
+        numbers = np.asarray(_blanked(column), dtype=np.float64)
     except (TypeError, ValueError):
         raise DataError(f"the target {task.name!r} is not numeric", expected="numbers", got=column.dtype) from None
     bad = traits.unusable(numbers)
@@ -114,8 +116,8 @@ def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
     if bad.any():
         rows = np.asarray(bad.reshape(len(ids), -1).any(1))
         raise DataError(
-            f"the target {task.name!r} is missing or infinite in rows: {name_rows(rows, ids)}",
-            hint="Leave these rows out.",
+            f"the target {task.name!r} is infinite in rows: {name_rows(rows, ids)}",
+            expected="finite numbers, or NaN where it is unknown",
         )
     return numbers.astype(np.float32)
 
@@ -123,27 +125,34 @@ def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
 def _positions(column: np.ndarray, task: Task, ids: np.ndarray) -> np.ndarray:
     """Labels (N,) to positions in the task's classes, int64 (N,)."""
     labels = column.tolist()
-    if column.dtype.kind in "iub" and all(isinstance(name, str) for name in task.classes):
+    missing = np.array([is_missing(label) for label in labels], dtype=bool)
+    numbers = all(isinstance(label, int | float) for label, gone in zip(labels, missing) if not gone)
+    if numbers and all(isinstance(name, str) for name in task.classes):
         places: dict[Any, int] = {position: position for position in range(len(task.classes))}
+        missing |= np.array([not gone and label == UNKNOWN_CLASS for label, gone in zip(labels, missing)], dtype=bool)
     else:
         places = {name: position for position, name in enumerate(task.classes)}
     distinct = {label for label in labels if isinstance(label, str | int | float)}
     known = {label: places.get(label, -1) for label in distinct}  # True == 1 == 1.0, also as keys
     positions = np.array([known.get(label, -1) if _hashable(label) else -1 for label in labels], dtype=np.int64)
-    missing = np.array([is_missing(label) for label in labels], dtype=bool)
-    if missing.any():
+    strange = (positions < 0) & ~missing
+    if strange.any():
+        row = int(np.flatnonzero(strange)[0])
         raise DataError(
-            f"the target {task.name!r} is missing in rows: {name_rows(missing, ids)}", hint="Leave these rows out."
-        )
-    if (positions < 0).any():
-        row = int(np.flatnonzero(positions < 0)[0])
-        raise DataError(
-            f"the target {task.name!r} has a class that the task does not have, in rows: "
-            f"{name_rows(positions < 0, ids)}",
+            f"the target {task.name!r} has a class that the task does not have, in rows: {name_rows(strange, ids)}",
             expected=f"one of {', '.join(map(repr, task.classes))}",
             got=repr(labels[row]),
+            hint="Write None where it is unknown.",
         )
     return positions
+
+
+def _blanked(column: np.ndarray) -> np.ndarray:
+    """A column whose missing entries are NaN."""
+    if column.dtype != object:
+        return column
+    missing = np.array([is_missing(entry) for entry in column.ravel().tolist()], dtype=bool).reshape(column.shape)
+    return np.where(missing, np.nan, column)
 
 
 def _hashable(label: object) -> bool:

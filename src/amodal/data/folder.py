@@ -25,7 +25,7 @@ from amodal.data.store import ArrayStore, RaggedStore, Store, Stream, presence_d
 from amodal.errors import AmodalError, DataError
 from amodal.schema import Schema
 
-__all__ = ["FORMAT", "Parts", "read_folder", "write_folder"]
+__all__ = ["FORMAT", "Parts", "check_place", "read_folder", "write_folder"]
 
 FORMAT = 1
 """Version of the layout; raised when an older amodal could not read it."""
@@ -79,7 +79,7 @@ def write_folder(folder: Path, parts: Parts, rows: np.ndarray, *, overwrite: boo
     Raises:
         DataError: If something is there already, or it cannot be written; what was there stays.
     """
-    _check_place(folder, overwrite)
+    check_place(folder, overwrite)
     scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         scratch.mkdir(parents=True)
@@ -94,7 +94,12 @@ def write_folder(folder: Path, parts: Parts, rows: np.ndarray, *, overwrite: boo
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _check_place(folder: Path, overwrite: bool) -> None:
+def check_place(folder: Path, overwrite: bool) -> None:
+    """Refuses a folder that is in use; said before long work, and again when it is done.
+
+    Raises:
+        DataError: If something is there that is no cohort, or a cohort that is not to be replaced.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / _RECORD).is_file():

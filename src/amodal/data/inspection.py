@@ -181,14 +181,15 @@ def _suspect_features(
             yield Suspicion(
                 "identifier", where, "a whole number that is distinct in every row: an id, not a measurement?"
             )
+        told = known & cohort.labelled
         for label, positive in labels.items():
-            auroc = _auroc(column, positive[known])
+            auroc = _auroc(values[told, d], positive[told])
             if auroc is not None and max(auroc, 1 - auroc) >= _AUROC:
                 yield Suspicion(
                     "target", where, f"tells {label!r} by itself (AUROC {auroc:.3f}): is it known before the outcome?"
                 )
-        if not labels and target is not None and len(column) >= _LEAST:
-            correlation = float(np.asarray(spearmanr(column, target[known]))[0])
+        if not labels and target is not None and told.sum() >= _LEAST:
+            correlation = float(np.asarray(spearmanr(values[told, d], target[told]))[0])
             if abs(correlation) >= _CORRELATION:
                 yield Suspicion("target", where, f"is the target in other words (rank correlation {correlation:.4f})")
 
@@ -213,10 +214,10 @@ def _suspect_presence(cohort: Cohort, labels: dict[str, np.ndarray]) -> Iterator
             for d, name in enumerate(modality.features):
                 if not (known[:, d] == seen).all():
                     columns[f"{modality.name}.{name}"] = known[:, d]
-    n_tests = max(1, len(columns) * len(labels))
+    n_tests, labelled = max(1, len(columns) * len(labels)), cohort.labelled
     for where, present in columns.items():
         for label, positive in labels.items():
-            detail = _depends(present, positive, label, _P_VALUE / n_tests)
+            detail = _depends(present[labelled], positive[labelled], label, _P_VALUE / n_tests)
             if detail:
                 yield Suspicion("presence", where, detail)
 

@@ -39,23 +39,28 @@ class CohortDataset(Dataset):
 class RowBatches(Sampler):
     """Index arrays of batches; the same for the same seed and epoch, whatever came before.
 
-    With several ranks every rank gets equally many batches of equal sizes: the first rows of the order come again at
-    its end until it can be shared out.
+    Where some rows have a label and others none, both are spread evenly over the batches. If fewer than
+    `labelled_share` of all rows have one, an epoch is every row without a label once, and the labelled ones so often
+    that they make up this share of each batch.
 
     Args:
         n: Number of rows.
         batch_size: Rows in a batch.
         shuffle: Whether to draw a new order every epoch.
         seed: Seed of the order.
-        rank: Of this process.
-        world_size: Number of processes.
+        labelled: Which rows have a label, bool (N,); None, or all or none: rows are taken alike. Needs `shuffle`.
+        labelled_share: Least share of labelled rows in a batch, less than 1.
 
     Raises:
-        ConfigurationError: If a size or the rank is out of range.
+        ConfigurationError: If a size is out of range.
 
     Example:
         >>> [rows.tolist() for rows in RowBatches(5, 2, shuffle=False, seed=0)]
         [[0, 1], [2, 3], [4]]
+        >>> few = np.arange(60) < 3
+        >>> batches = list(RowBatches(60, 16, shuffle=True, seed=0, labelled=few, labelled_share=0.25))
+        >>> [int(few[rows].sum()) for rows in batches]
+        [4, 4, 4, 4, 3]
     """
 
     def __init__(
@@ -65,36 +70,46 @@ class RowBatches(Sampler):
         *,
         shuffle: bool = False,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        labelled: np.ndarray | None = None,
+        labelled_share: float = 0.0,
     ):
-        for what, value in {"n": n, "batch_size": batch_size, "world_size": world_size}.items():
+        for what, value in {"n": n, "batch_size": batch_size}.items():
             if value < 1:
                 raise ConfigurationError(f"{what} is out of range", expected="1 or more", got=value)
-        if not 0 <= rank < world_size:
-            raise ConfigurationError("rank is out of range", expected=f"0 … {world_size - 1}", got=rank)
+        if not 0 <= labelled_share < 1:
+            raise ConfigurationError("labelled_share is out of range", expected="0 <= share < 1", got=labelled_share)
         self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.epoch = 0
+        self.parts: tuple[np.ndarray, ...] = ()  # positions of rows with a label, and of those without
+        if shuffle and labelled is not None and labelled.any() and not labelled.all():
+            self.parts = np.flatnonzero(labelled), np.flatnonzero(~labelled)
+            wanted = round(labelled_share / (1 - labelled_share) * len(self.parts[1]))
+            self.n = max(len(self.parts[0]), wanted) + len(self.parts[1])
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose order comes next."""
         self.epoch = int(epoch)
 
-    @property
-    def _per_rank(self) -> int:
-        """Rows of each rank in an epoch."""
-        return -(-self.n // self.world_size)
-
     def __len__(self) -> int:
-        return -(-self._per_rank // self.batch_size)
+        return -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(self.n) if self.shuffle else np.arange(self.n)
-        share = self._per_rank
-        order = np.resize(order, share * self.world_size)  # repeated from its beginning
-        order = order.astype(np.int64)[self.rank :: self.world_size]
-        return (order[start : start + self.batch_size] for start in range(0, share, self.batch_size))
+        if self.parts:
+            order = self._spread(generator)
+        else:
+            order = generator.permutation(self.n) if self.shuffle else np.arange(self.n)
+        order = order.astype(np.int64)
+        return (order[start : start + self.batch_size] for start in range(0, self.n, self.batch_size))
+
+    def _spread(self, generator: np.random.Generator) -> np.ndarray:
+        """An order in which the rows with a label, perhaps several times each, and those without are spread evenly."""
+        labelled, others = self.parts
+        n = self.n - len(others)
+        again = [generator.permutation(labelled) for _ in range(-(-n // len(labelled)))]
+        rows = np.concatenate([np.concatenate(again)[:n], generator.permutation(others)])
+        places = [(np.arange(size) + 0.5) / size for size in (n, len(others))]
+        return rows[np.concatenate(places).argsort(kind="stable")]
 
 
 def make_loader(
@@ -107,8 +122,7 @@ def make_loader(
     epoch: int = 0,
     workers: int = 0,
     pin_memory: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
+    labelled_share: float = 0.0,
 ) -> DataLoader:
     """A loader of batches.
 
@@ -121,13 +135,14 @@ def make_loader(
         epoch: The first epoch.
         workers: Processes that cut batches ahead; 0: this one, which is the fastest for data in memory.
         pin_memory: Pin batches in page-locked memory.
-        rank: Of this process.
-        world_size: Number of processes.
+        labelled_share: Least share of rows with a label in a batch of a shuffled epoch, where others have none.
 
     Returns:
         A loader that yields a `Batch` at a time.
     """
-    sampler = RowBatches(len(cohort), batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+    labelled = cohort.labelled if cohort.target is not None else None
+    share = {"labelled": labelled, "labelled_share": labelled_share}
+    sampler = RowBatches(len(cohort), batch_size, shuffle=shuffle, seed=seed, **share)
     sampler.set_epoch(epoch)
     return DataLoader(
         CohortDataset(cohort, scaling),

@@ -81,7 +81,7 @@ class Scaling:
                 part[modality.name] = modality.traits.as_features(torch.from_numpy(vector.astype(np.float32)))
         target_mean, target_scale = 0.0, 1.0
         if cohort.schema.task.traits.scales_target and cohort.target is not None:
-            target = cohort.target.astype(np.float64)
+            target = cohort.target[cohort.labelled].astype(np.float64)
             target_mean = float(target.mean())
             target_scale = float(usable(target.std(keepdims=True), np.array(target_mean))[0])
         images = [modality.name for modality in cohort.schema.modalities if modality.traits.on_grid]
@@ -98,7 +98,7 @@ class Scaling:
         target = batch.target
         if target is not None and (self.target_mean, self.target_scale) != (0.0, 1.0):
             target = (target - self.target_mean) / self.target_scale
-        return Batch(values, batch.observed, batch.measured, batch.lengths, target, batch.ids)
+        return Batch(values, batch.observed, batch.measured, batch.lengths, target, batch.ids, batch.labelled)
 
     def unscale(self, predictions):
         """Regression predictions (…) back to the target's units; a tensor or an array, as it came."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
+from amodal.batch import known_targets
 from amodal.errors import ConfigurationError, DataError, ShapeError
 
 __all__ = ["folds", "split_groups"]
 
 _REGRESSION_STRATA = 10
+_NO_LABEL = -2  # the stratum of groups without any label
 
 
 def split_groups(
@@ -25,11 +28,11 @@ def split_groups(
 
     Args:
         groups: Group of each row, of shape (N,).
-        target: int64 classes (N,), float labels (N, K), float values (N,), or None.
+        target: int64 classes (N,), -1 = unknown; float labels (N, K) or values (N,), NaN = unknown; or None.
         fractions: Fraction of the rows for each split; default 0.7 train, 0.1 valid, 0.2 test.
         seed: Seed of the assignment.
         stratify: Give every split the same mixture of classes (of a group: its rarest class; regression: tenths of the
-            group's mean), and the first split at least one group of each.
+            group's mean) and of groups without any label, and the first split at least one group of each.
 
     Returns:
         Name of the split of each row, str (N,).
@@ -116,16 +119,23 @@ def _strata(of_row: np.ndarray, target: np.ndarray | None, n_groups: int) -> np.
     target = np.asarray(target)
     if len(target) != len(of_row):
         raise ShapeError("groups and target have different numbers of rows", expected=len(of_row), got=len(target))
+    known = known_targets(torch.from_numpy(target)).numpy()
+    labelled = np.bincount(of_row, weights=known, minlength=n_groups) > 0  # (G,)
     if target.ndim == 1 and target.dtype.kind == "f":
-        mean = np.bincount(of_row, weights=target, minlength=n_groups) / np.bincount(of_row, minlength=n_groups)
-        n_bins = max(1, min(_REGRESSION_STRATA, n_groups // 10))
-        return (mean.argsort(kind="stable").argsort(kind="stable") * n_bins) // n_groups
+        total = np.bincount(of_row, weights=np.where(known, target, 0.0), minlength=n_groups)
+        mean = (total / np.bincount(of_row, weights=known, minlength=n_groups).clip(1))[labelled]
+        n_bins = max(1, min(_REGRESSION_STRATA, len(mean) // 10))
+        strata = np.full(n_groups, _NO_LABEL)
+        strata[labelled] = (mean.argsort(kind="stable").argsort(kind="stable") * n_bins) // max(1, len(mean))
+        return strata
     if target.ndim == 1:
-        classes, position = np.unique(target, return_inverse=True)
+        classes, position = np.unique(target[known], return_inverse=True)
         has = np.zeros((n_groups, len(classes)), bool)
-        has[of_row, position] = True
+        has[of_row[known], position] = True
     else:
         has = np.zeros((n_groups, target.shape[1]), bool)
         np.logical_or.at(has, of_row, target == 1)
+    if not has.shape[1]:
+        return np.full(n_groups, _NO_LABEL)
     common = np.where(has, has.sum(0), n_groups + 1)  # (G, C); the rarest class of a group is its stratum
-    return np.where(has.any(1), common.argmin(1), -1)
+    return np.where(has.any(1), common.argmin(1), np.where(labelled, -1, _NO_LABEL))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.errors import UnknownNameError
 from amodal.options import OptionsChecked
+from amodal.processes import with_shared_rows
 from amodal.schema import Modality, Schema
 
 __all__ = [
@@ -193,7 +194,7 @@ def encode_present(encoder: Encoder, batch: Batch, name: str) -> Encoded:
         weight = next(encoder.parameters(), torch.zeros((), device=batch.device))
         tokens = torch.zeros(len(batch), encoder.n_tokens, encoder.width, dtype=weight.dtype, device=batch.device)
         return Encoded(tokens, torch.zeros(tokens.shape[:2], dtype=torch.bool, device=batch.device), tokens[:, 0])
-    encoded = encoder(values, measured, lengths)
+    encoded = Encoded(*with_shared_rows(encoder, encoder, values, measured, lengths))
     if len(rows) == len(batch):
         return encoded
     return Encoded(*(scatter(part, rows, len(batch)) for part in encoded))

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from amodal.batch import Batch
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian, DiagonalMixture
+from amodal.distributions.quasirandom import spread_normal
 from amodal.encoders import PerModality, encode_pooled
 from amodal.encoders.decoders import GaussianNetwork
 
@@ -164,7 +165,7 @@ class GaussianExperts(PerModality):
 
 
 def draw_alike(gaussian: DiagonalGaussian, draws: int, generator: torch.Generator, *, varies: bool = True) -> Tensor:
-    """Draws (S, B, Z) from Gaussians (B, Z), with the same noise for every row.
+    """Draws (S, B, Z) from Gaussians (B, Z), spread evenly, with the same noise for every row.
 
     Args:
         gaussian: The Gaussians.
@@ -173,7 +174,7 @@ def draw_alike(gaussian: DiagonalGaussian, draws: int, generator: torch.Generato
         varies: Whether the draws differ from one another; otherwise all are the first one.
     """
     mean = gaussian.mean
-    noise = torch.randn(draws, 1, mean.shape[-1], generator=generator, device=mean.device, dtype=mean.dtype)
+    noise = spread_normal((draws, 1, mean.shape[-1]), generator, mean)
     return gaussian.draw(noise if varies else noise[:1].expand_as(noise))
 
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from amodal.batch import UNKNOWN_CLASS
 from amodal.kinds.task import OverLabels, TaskKind, among, log_mean, tiny_log
 
 __all__ = ["Binary", "Multiclass", "OneClass"]
 
 
 class OneClass(TaskKind):
-    """One of C classes is true: positions int64 (B,), or probabilities (B, C); logits and probabilities (B, C)."""
+    """One of C classes is true: positions int64 (B,), -1 = unknown, or probabilities (B, C); outputs (B, C)."""
 
     one_class = True
 
@@ -31,8 +32,10 @@ class OneClass(TaskKind):
         return n_outputs
 
     def features(self, target: Tensor, n_outputs: int) -> Tensor:
-        """One-hot classes, int64, or the probabilities as they are."""
-        return target if target.is_floating_point() else functional.one_hot(target, n_outputs)
+        """One-hot classes, int64, zeros where unknown; or the probabilities as they are."""
+        if target.is_floating_point():
+            return target
+        return functional.one_hot(target + 1, n_outputs + 1)[..., 1:]  # the column of -1 falls away
 
     def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """The same class, or the probability of drawing the same."""
@@ -44,7 +47,8 @@ class OneClass(TaskKind):
 
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
         """Shares of the classes."""
-        return np.bincount(target, minlength=n_outputs) / len(target)
+        counts = np.bincount(target[target != UNKNOWN_CLASS], minlength=n_outputs)
+        return counts / max(1, counts.sum())
 
     def constant_outputs(self, total: Tensor, count: Tensor) -> Tensor:
         """Logarithms of the classes' shares."""
@@ -55,13 +59,13 @@ class OneClass(TaskKind):
         return {str(name): target == k for k, name in enumerate(classes)}
 
     def target_columns(self, target: np.ndarray, classes: Sequence[Any]) -> dict[str, np.ndarray]:
-        """The classes' names."""
-        return {"target": np.asarray([str(name) for name in classes])[target]}
+        """The classes' names, None where unknown."""
+        return {"target": np.array([*map(str, classes), None], dtype=object)[target]}
 
     def read_columns(self, columns: Mapping[str, Any], classes: Sequence[Any]) -> np.ndarray:
-        """Positions of the names."""
+        """Positions of the names, -1 where there is none."""
         places = {str(name): i for i, name in enumerate(classes)}
-        return np.array([places[str(label)] for label in columns["target"]], dtype=np.int64)
+        return np.array([UNKNOWN_CLASS if x is None else places[str(x)] for x in columns["target"]], dtype=np.int64)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Softmax."""
@@ -80,20 +84,21 @@ class OneClass(TaskKind):
         return torch.where(counted[..., None], outputs.log_softmax(-1), 0.0).sum(1).log_softmax(-1)
 
     def loss(self, outputs: Tensor, target: Tensor, over_labels: OverLabels = "mean") -> Tensor:
-        """Cross-entropy, in nats."""
+        """Cross-entropy, in nats; 0, connected to the graph, where the class is unknown."""
         target = target.to(outputs.dtype) if target.is_floating_point() else target
-        return functional.cross_entropy(outputs, target, reduction="none")
+        return functional.cross_entropy(outputs, target, reduction="none", ignore_index=UNKNOWN_CLASS)
 
     def prediction_loss(self, prediction: Tensor, target: Tensor, over_labels: OverLabels = "mean") -> Tensor:
-        """Cross-entropy of probabilities."""
+        """Cross-entropy of probabilities; 0 where the class is unknown."""
         if target.is_floating_point():
             return -(target.to(prediction.dtype) * tiny_log(prediction)).sum(1)
-        return -tiny_log(prediction).gather(1, target[:, None]).squeeze(1)
+        losses = -tiny_log(prediction).gather(1, target.clamp_min(0)[:, None]).squeeze(1)
+        return torch.where(target == UNKNOWN_CLASS, 0.0, losses)
 
     def prediction_error(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Whether the most probable class is wrong."""
+        """Whether the most probable class is wrong; 0 where the class is unknown."""
         classes = target.argmax(1) if target.is_floating_point() else target
-        return (prediction.argmax(1) != classes).to(prediction.dtype)
+        return ((prediction.argmax(1) != classes) & (classes != UNKNOWN_CLASS)).to(prediction.dtype)
 
     def distributions(self, predictions: Tensor) -> tuple[Tensor, Tensor | float]:
         """The probabilities."""

@@ -55,7 +55,7 @@ class Regression(TaskKind):
 
     def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
         """The mean."""
-        return np.array([target.mean()], dtype=np.float64)
+        return np.array([np.nanmean(target)], dtype=np.float64)
 
     def constant_outputs(self, total: Tensor, count: Tensor) -> Tensor:
         """The mean."""
@@ -63,8 +63,8 @@ class Regression(TaskKind):
 
     def groups(self, target: np.ndarray, classes: Sequence[Any]) -> dict[str, np.ndarray]:
         """Thirds."""
-        edges = np.unique(np.quantile(target, [1 / 3, 2 / 3]))
-        place = np.searchsorted(edges, target, side="right")
+        edges = np.unique(np.nanquantile(target, [1 / 3, 2 / 3]))
+        place = np.where(np.isnan(target), -1, np.searchsorted(edges, target, side="right"))
         return {name: place == k for k, name in enumerate(("lowest third", "middle third", "highest third"))}
 
     def outcomes(self, target: np.ndarray, classes: Sequence[Any]) -> dict[str, np.ndarray]:
@@ -100,16 +100,17 @@ class Regression(TaskKind):
         return torch.where(counted[..., None], outputs, 0.0).sum(1) / counted.sum(1, keepdim=True).clamp_min(1)
 
     def loss(self, outputs: Tensor, target: Tensor, over_labels: OverLabels = "mean") -> Tensor:
-        """Squared error."""
-        return (outputs.view(-1) - target.to(outputs.dtype)).square()
+        """Squared error; 0, connected to the graph, where the target is unknown."""
+        target = target.to(outputs.dtype)
+        return torch.where(target.isnan(), 0.0, outputs.view(-1) - torch.nan_to_num(target)).square()
 
     def nats(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Half the squared error: a normal distribution of unit variance, without the constant."""
         return 0.5 * self.loss(outputs, target)
 
     def prediction_loss(self, prediction: Tensor, target: Tensor, over_labels: OverLabels = "mean") -> Tensor:
-        """Squared error."""
-        return (prediction.view(-1) - target.to(prediction.dtype)).square()
+        """Squared error; 0 where the target is unknown."""
+        return self.loss(prediction, target)
 
     def distributions(self, predictions: Tensor) -> tuple[Tensor, Tensor | float]:
         """On the scale of a case's own range, the coin whose variability is the mean absolute deviation over it."""

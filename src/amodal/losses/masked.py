@@ -1,15 +1,17 @@
 """The only reductions from rows to a number, each with its denominator, and the selection that goes before and after.
 
-Three denominators are easily mistaken for each other, and the mistake passes most tests:
+Four denominators are easily mistaken for each other, and the mistake passes most tests:
 
 ==========================  ==========================================================================
 :func:`mean_over_rows`      all rows of the batch; a row that lacks the modality adds zero
 :func:`mean_over_observed`  the rows that have the modality
+:func:`mean_over_labelled`  the rows whose label is known
 :func:`mean_over_terms`     the rows that count, modality by modality, then the modalities that have one
 ==========================  ==========================================================================
 
 A term of a likelihood belongs to the first: the batch's objective is then the mean of its samples' objectives, and
-single-row batches add up to it. A modality's own score, reported or balanced for itself, belongs to the second.
+single-row batches add up to it. A modality's own score, reported or balanced for itself, belongs to the second, and
+every loss of a task to the third: rows without a label must not dilute it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from amodal.errors import ShapeError
 
-__all__ = ["connected_zero", "mean_over_observed", "mean_over_rows", "mean_over_terms", "select"]
+__all__ = ["connected_zero", "mean_over_labelled", "mean_over_observed", "mean_over_rows", "mean_over_terms", "select"]
 
 
 def select(value: Tensor, observed: Tensor | None, fill: float = 0.0) -> Tensor:
@@ -105,6 +107,37 @@ def mean_over_observed(value: Tensor, observed: Tensor | None = None) -> Tensor:
     if observed is None:
         return mean_over_rows(value)
     return select(value, observed).sum() / observed.sum().clamp_min(1)
+
+
+def mean_over_labelled(value: Tensor, labelled: Tensor) -> Tensor:
+    r"""A task's loss: the mean over the rows whose label is known, each perhaps seen several times.
+
+    .. math:: \frac{\sum_i r_i \, \ell_i}{\max(1, \sum_i r_i)}
+
+    Args:
+        value: One value for each row, of shape (B,), or (n · B,): all rows under a first pattern of presence, then all
+            under a second, and so on. What stands in rows without a label does not matter.
+        labelled: Whether a row's label is known :math:`r`, bool, of shape (B,).
+
+    Returns:
+        A scalar, shape (). Zero, connected to the graph, when no row has a label.
+
+    Raises:
+        ShapeError: If the number of values is not a multiple of the number of rows.
+
+    Example:
+        >>> import torch
+        >>> mean_over_labelled(torch.tensor([3.0, 8.0, 1.0, 8.0]), torch.tensor([True, False])).item()
+        2.0
+    """
+    _check_one_value_a_row(value)
+    if labelled.dim() != 1 or value.shape[0] % max(1, labelled.shape[0]):
+        raise ShapeError(
+            "labelled rows do not fit the losses",
+            expected=f"bool of shape (B,), B a divisor of {value.shape[0]}",
+            got=tuple(labelled.shape),
+        )
+    return mean_over_observed(value, labelled.repeat(value.shape[0] // max(1, labelled.shape[0])))
 
 
 def mean_over_terms(values: Mapping[str, Tensor], counted: Mapping[str, Tensor]) -> Tensor:

@@ -13,18 +13,22 @@ from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
 from amodal.methods.drim import DRIM
 from amodal.methods.fills import Fills
+from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.lvae import LVAE
 from amodal.methods.m3care import M3Care
+from amodal.methods.m3jepa import M3JEPA
 from amodal.methods.mmvae import MMVAE
 from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.muse import MUSE
 from amodal.methods.mvae import MVAE
 from amodal.methods.per_pattern import PerPattern
 from amodal.methods.primo import PRIMO
+from amodal.methods.robult import Robult
 from amodal.methods.shaspec import ShaSpec
+from amodal.methods.simmlm import SimMLM
 from amodal.methods.smil import SMIL
 from amodal.methods.unimodal import Unimodal
 from amodal.options import resolve_options
@@ -47,6 +51,10 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
+    "fusemoe": FuseMoE,
+    "simmlm": SimMLM,
+    "robult": Robult,
+    "m3jepa": M3JEPA,
     "smil": SMIL,
     "muse": MUSE,
     "shaspec": ShaSpec,

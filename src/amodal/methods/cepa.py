@@ -15,13 +15,12 @@ from amodal.fusion import MeanOfPresent
 from amodal.losses.characteristic_function.context_alignment import ContextAlignment, KernelWidth, kernel_settings
 from amodal.losses.characteristic_function.loss import Form
 from amodal.losses.masked import mean_over_observed, mean_over_rows
-from amodal.losses.task import task_loss
 from amodal.losses.token_reconstruction import hidden_token_error
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
 from amodal.options import Condition, Count, Share, Size, Weight
-from amodal.patterns import draw_removals, repeat_rows
+from amodal.patterns import draw_removals
 from amodal.schema import Schema
 from amodal.tokens.hiding import Passes, TokenSequences
 from amodal.tokens.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
@@ -94,6 +93,7 @@ class CEPA(Method):
     summary = "latent prediction of absent modalities, aligned given the context"
     references = ("choi2025cepa", "assran2023ijepa")
     couples_rows = True
+    uses_unlabelled = True
 
     PRESETS: ClassVar = {
         "one_pattern": {"patterns": 1},
@@ -258,9 +258,8 @@ class CEPA(Method):
             terms["cf"] = self._alignment(features[:size], every[0], generator)
         # Equations 13 and 14: the task's loss under all patterns, and the weighted sum.
         outputs = self.head(self._fused(features, observed))
-        target = repeat_rows(batch.labels, len(every))
-        loss = mean_over_rows(task_loss(outputs, target, self.schema.task.kind))
-        return LossTerms({"task": loss, **terms}, {name: self.weights[name] for name in terms})
+        weights = {name: self.weights[name] for name in terms}
+        return LossTerms({"task": self.task_term(outputs, batch), **terms}, weights)
 
     def _predictions(
         self, passes: Passes, observed: Sequence[Tensor]

@@ -21,7 +21,6 @@ from amodal.fusion.late import average_predictions
 from amodal.fusion.network import FusionNetwork
 from amodal.losses.alignment import cosine_alignment, kl_alignment
 from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import task_loss
 from amodal.method import LossTerms, SamplingMethod
 from amodal.options import Count, Share, Size, Weight, at_least, one_of
 from amodal.patterns import draw_removal
@@ -144,7 +143,7 @@ class CM2(SamplingMethod):
         dropout: Share = 0.1,
         removal: bool = True,
         training_draws: Size = 1,
-        prediction_draws: Size = 16,
+        prediction_draws: Size = 64,
     ):
         super().__init__(schema)
         self.completion, self.alignment, self.normalise = completion, alignment, normalise
@@ -189,7 +188,7 @@ class CM2(SamplingMethod):
         self.train(training)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """Task, the law's likelihood and alignment, each a mean over all rows; see `Method.objective`."""
+        """Task, the law's likelihood and alignment, the first over the rows with a label; see `Method.objective`."""
         z, observed = self.vectors(batch)
         remaining = draw_removal(observed, generator) if self.removal else observed
         noise = None
@@ -199,7 +198,7 @@ class CM2(SamplingMethod):
         outputs = self._outputs(z, remaining, noise).movedim(0, 1)  # (B, S, C)
         every_draw = torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
         mean = average_predictions(outputs, every_draw, self.schema.task.kind)
-        terms = {"task": mean_over_rows(task_loss(mean, batch.labels, self.schema.task.kind))}
+        terms = {"task": self.task_term(mean, batch)}
         weights: dict[str, float] = {}
         if self.law is not None:
             # Likelihood: mixtures of equation 1 joined by the copula (section 3.2; its sign in the printed bound is

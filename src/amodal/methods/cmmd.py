@@ -141,8 +141,8 @@ class CMMD(OneLatent):
         terms["mmd"] = share * maximum_mean_discrepancy(z_p, z_q)
         return LossTerms(terms, self.weights)
 
-    def predict(self, batch: Batch) -> Tensor:
-        """Prediction of the classifier from the prior's mean; see `Method.predict`."""
+    def predict_by(self, batch: Batch, *, seed: int) -> Tensor:
+        """Prediction of the classifier from the prior's mean, by no draws; see `SamplingMethod`."""
         return self.to_predictions(self.head(self._prior(batch).mean))
 
     def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:

@@ -14,8 +14,7 @@ from amodal.errors import ConfigurationError
 from amodal.fusion import Concatenate, MeanOfPresent
 from amodal.losses.characteristic_function.context_alignment import ContextAlignment, KernelWidth, kernel_settings
 from amodal.losses.characteristic_function.loss import Form
-from amodal.losses.masked import mean_over_observed, mean_over_rows
-from amodal.losses.task import task_loss
+from amodal.losses.masked import mean_over_observed
 from amodal.method import LossTerms, Method
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
@@ -163,8 +162,7 @@ class Fills(Method):
         seen = batch if self.strategy == "mse" else batch.restrict(dict(zip(batch.modalities, remaining.unbind(1))))
         features, _ = encode_pooled(self.encoders, seen)  # (B, M, D)
         slots, predicted, context = self.fill(features, remaining)
-        loss = task_loss(self.head(self.fused(slots)), batch.labels, self.schema.task.kind)
-        terms = {"task": mean_over_rows(loss)}
+        terms = {"task": self.task_term(self.head(self.fused(slots)), batch)}
         if predicted is None or context is None or self.strategy == "predictor":
             return LossTerms(terms)
         if self.strategy == "mse":

@@ -108,7 +108,7 @@ class I2M2(NetworkMethod):
                 select(task_loss(part, target, kind), seen) for part, seen in zip(outputs.unbind(1), counted.unbind(1))
             ]
             return LossTerms({"own": mean_over_rows(torch.stack(own).sum(0))})
-        return LossTerms({"task": mean_over_rows(task_loss(combine_experts(outputs, counted, kind), target, kind))})
+        return LossTerms({"task": self.task_term(combine_experts(outputs, counted, kind), batch)})
 
 
 def combine_experts(outputs: Tensor, counted: Tensor, kind: str) -> Tensor:

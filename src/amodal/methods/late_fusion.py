@@ -77,7 +77,7 @@ class LateFusion(NetworkMethod):
         kind, target = self.schema.task.kind, batch.labels
         outputs, observed = self.outputs_by_modality(batch)
         # First and second term of the row's objective.
-        fused = mean_over_rows(task_loss(average_predictions(outputs, observed, kind), target, kind))
+        fused = self.task_term(average_predictions(outputs, observed, kind), batch)
         own = [
             mean_over_rows(task_loss(part, target, kind), seen)
             for part, seen in zip(outputs.unbind(1), observed.unbind(1))

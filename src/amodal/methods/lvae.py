@@ -15,6 +15,7 @@ from amodal.distributions.gaussian.diagonal import (
     kl_to_mixture_nats,
 )
 from amodal.distributions.gaussian.experts import log_normal_nats
+from amodal.distributions.quasirandom import spread_uniform
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import GaussianNetwork, target_features, target_width
 from amodal.fusion.latent import MixturePrior, with_presence
@@ -95,7 +96,7 @@ class LVAE(LatentMethod):
         dropout: Share = 0.0,
         imputer_components: Size = 1,
         imputation: Weight = 1.0,
-        prediction_draws: Size = 64,
+        prediction_draws: Size = 128,
     ):
         super().__init__(schema)
         self.roles = schema.roles(always_observed or ())
@@ -176,16 +177,15 @@ class LVAE(LatentMethod):
         self, features: Tensor, observed: Tensor, draws: int, generator: torch.Generator, vary: Sequence[str] | None
     ) -> Iterator[Tensor]:
         """Latents (s, B, Z), some draws at a time."""
-        like = {"generator": generator, "device": features.device, "dtype": features.dtype}
-        feature_noise = torch.randn(draws, 1, len(self._maskable), self.width, **like)
-        latent_noise = torch.randn(draws, 1, self.latent, **like)
+        n = len(self._maskable)
+        points = spread_uniform((draws, 1, n * (1 + self.width) + self.latent), generator, features)
+        uniform, places = points.split([n, points.shape[-1] - n], -1)
+        feature_noise, latent_noise = torch.special.ndtri(places).split([n * self.width, self.latent], -1)
+        feature_noise = feature_noise.unflatten(-1, (n, self.width)).clone()
         imputer = self._impute(self._fuse(features, observed))
-        uniform = feature_noise.new_zeros(draws, 1, len(self._maskable))
-        if imputer.log_weights.shape[-1] > 1:
-            uniform = torch.rand(uniform.shape, **like)
         if vary is not None:
             fixed = [u for u, name in enumerate(self.roles.maskable) if name not in vary]
-            feature_noise[:, :, fixed], uniform[:, :, fixed] = feature_noise[:1, :, fixed], uniform[:1, :, fixed]
+            feature_noise[:, :, fixed], uniform[..., fixed] = feature_noise[:1, :, fixed], uniform[:1, :, fixed]
             latent_noise = latent_noise if vary else latent_noise[:1].expand_as(latent_noise)
         step = max(1, CHUNK // (len(features) * features.shape[1] * (self.width + 1)))
         for start in range(0, draws, step):

@@ -16,6 +16,7 @@ from amodal.distributions.gaussian.experts import (
     log_normal_nats,
     log_uniform_mixture_nats,
 )
+from amodal.distributions.quasirandom import spread_uniform
 from amodal.encoders import PerModality, encoders_for, width_of
 from amodal.encoders.decoders import build_decoders, reconstruction_nats
 from amodal.fusion.latent import GaussianExperts
@@ -61,7 +62,7 @@ class MMVAE(OneLatent):
             of them, and single draws predict less surely.
         label_weight: Exponent :math:`\lambda_y` of the target's likelihood.
         reconstruction: Exponent :math:`\lambda_x` of the modalities' likelihoods.
-        prediction_draws: Draws of z that a prediction averages over, spread evenly over the observed modalities.
+        prediction_draws: Draws of z that a prediction averages over, spread evenly, also over the observed modalities.
 
     Source:
         :cite:`shi2019mmvae`, equations 3 and 4. Deviations: the target is decoded from z and has no expert of its own;
@@ -88,7 +89,7 @@ class MMVAE(OneLatent):
         training_draws: Size = 1,
         label_weight: Weight = 10.0,
         reconstruction: Weight = 1.0,
-        prediction_draws: Size = 64,
+        prediction_draws: Size = 128,
     ):
         super().__init__(schema)
         self.bound, self.gradient, self.law = bound, gradient, law
@@ -153,10 +154,9 @@ class MMVAE(OneLatent):
     def sample_latent(self, batch: Batch, draws: int, generator: torch.Generator, *, varies: bool) -> Tensor:
         """Latents (S, B, Z) spread evenly over the modalities present, from the prior without any; see `OneLatent`."""
         experts, observed = self.experts.of_batch(self.encoders, batch)
-        like = {"device": batch.device, "dtype": experts.mean.dtype}
-        noise = self._noise((draws, 1, self.latent), generator, experts.mean)
-        uniform = (torch.arange(draws, **like) + torch.rand(1, generator=generator, **like)) / draws  # (S,)
-        uniform = uniform[torch.randperm(draws, generator=generator, device=batch.device)]
+        spread = spread_uniform((draws, 1 + self.latent), generator, experts.mean)
+        uniform, place = spread[:, 0], spread[:, None, 1:]  # (S,), (S, 1, Z)
+        noise = laplace_noise(place) if self.law == "laplace" else torch.special.ndtri(place)
         if not varies:
             noise, uniform = noise[:1].expand_as(noise), uniform[:1].expand_as(uniform)
         # Each draw of a row belongs to the modality at a random rank among those observed.

@@ -10,11 +10,9 @@ from amodal.batch import Batch
 from amodal.encoders import PerModality
 from amodal.fusion import FusionChoice
 from amodal.fusion_method import FusionMethod
-from amodal.losses.masked import mean_over_rows
-from amodal.losses.task import task_loss
 from amodal.method import LossTerms
 from amodal.options import Count, Share, Size
-from amodal.patterns import draw_removals, encode_under, repeat_rows
+from amodal.patterns import draw_removals, encode_under
 from amodal.schema import Schema
 
 __all__ = ["ModalityDropout"]
@@ -63,8 +61,7 @@ class ModalityDropout(FusionMethod):
         self.patterns = patterns
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The task's loss after the removal, averaged over all rows; see `Method.objective`."""
+        """The task's loss after the removal, averaged over the rows with a label; see `Method.objective`."""
         remaining = draw_removals(batch.presence, self.patterns, generator)
         outputs = self.network(*encode_under(self.encoders, batch, remaining))  # (P * B, C)
-        target = repeat_rows(batch.labels, self.patterns)
-        return LossTerms({"task": mean_over_rows(task_loss(outputs, target, self.schema.task.kind))})
+        return LossTerms({"task": self.task_term(outputs, batch)})

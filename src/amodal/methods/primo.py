@@ -15,6 +15,7 @@ from amodal.distributions.gaussian.diagonal import (
     kl_of_mixtures_nats,
     kl_to_mixture_nats,
 )
+from amodal.distributions.quasirandom import spread_uniform
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.latent import LatentDecoder, MixturePrior, NormalisedPosterior, with_presence
 from amodal.losses.masked import mean_over_rows, select
@@ -87,8 +88,8 @@ class PRIMO(LatentMethod):
         also_masked: Whether each row adds a second bound and predictive term, without the modalities W.
         training_draws: Draws of each row in training that the likelihood is averaged over; the predictive term has
             eight times as many.
-        prediction_draws: Draws that a prediction averages over, spread evenly (scrambled Sobol points). Where V is
-            large few draws cost accuracy: docs/log.md, 2026-11-21.
+        prediction_draws: Draws that a prediction averages over. Where V is large few draws cost accuracy: docs/log.md,
+            2026-11-21.
 
     Raises:
         UnknownNameError: If a modality is not known.
@@ -253,20 +254,10 @@ class PRIMO(LatentMethod):
             vary: Modalities whose latent varies; the others' is drawn once. None: all.
         """
         self.schema.check_names(list(vary or ()))
-        noise = self._normal(draws, 1, generator, self.decoder.out.weight)
-        uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
+        uniform, noise = self._spread(draws, generator)
         fixed = [u for u, name in enumerate(self.roles.maskable) if vary is not None and name not in vary]
         noise[:, :, fixed], uniform[:, :, fixed] = noise[:1, :, fixed], uniform[:1, :, fixed]
         return self._decode(batch, uniform, noise)
-
-    def prediction_outputs(self, batch: Batch) -> Tensor:
-        """Outputs (S, B, C) under latents spread evenly: scrambled Sobol points; see `SamplingMethod`."""
-        n_latents, width = self.latent_shape
-        engine = torch.quasirandom.SobolEngine(n_latents * (1 + width), scramble=True, seed=0)
-        points = engine.draw(self.prediction_draws, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
-        points = points.unflatten(1, (n_latents, 1 + width))[:, None]  # (S, 1, U, 1 + Z)
-        like = self.decoder.out.weight
-        return self._decode(batch, points[..., 0].to(like), torch.special.ndtri(points[..., 1:]).to(like))
 
     def _decode(self, batch: Batch, uniform: Tensor, noise: Tensor) -> Tensor:
         """Outputs (S, B, C) for latents drawn from the prior by uniform numbers (S, 1, U) and noise (S, 1, U, Z)."""
@@ -284,9 +275,13 @@ class PRIMO(LatentMethod):
     def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
         """Latents (S, B, U, Z) of the maskable modalities, from the prior given what is present; see `LatentMethod`."""
         features, observed = self._encode(batch)
-        noise = self._normal(draws, 1, generator, features)
-        uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
-        return self.prior(self._fuse(features, observed)).draw(uniform, noise)
+        return self.prior(self._fuse(features, observed)).draw(*self._spread(draws, generator))
+
+    def _spread(self, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Uniform numbers (S, 1, U) and standard normal ones (S, 1, U, Z), the same for every row, spread evenly."""
+        n_latents, width = self.latent_shape
+        points = spread_uniform((draws, 1, n_latents, 1 + width), generator, self.decoder.out.weight)
+        return points[..., 0], torch.special.ndtri(points[..., 1:])
 
     # Inputs of the networks --------------------------------------------------------------------------------------
 

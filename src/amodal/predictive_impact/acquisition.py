@@ -243,7 +243,11 @@ def _check(model: Predictor, cohort: Cohort, draws: int) -> None:
         raise ConfigurationError("curves of acquisition are for classification only", got=model.schema.task.kind)
     if not len(cohort):
         raise DataError("there are no cases to acquire for", expected="at least one")
-    if cohort.target is None:
-        raise DataError("a curve needs cases with a target")
+    if not cohort.labelled.all():
+        raise DataError(
+            "a curve needs cases with a label",
+            got=f"{int((~cohort.labelled).sum())} of {len(cohort)} without one",
+            hint="Take those with one: cohort.take(cohort.labelled).",
+        )
     if cohort.schema.names != model.schema.names:
         raise DataError("a curve needs the model's modalities in its order", expected=model.schema.names)

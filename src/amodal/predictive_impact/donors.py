@@ -323,7 +323,8 @@ def _fill(batch: Batch, given: Batch, names: Sequence[str]) -> Batch:
             if name in getattr(given, part):
                 columns[name] = getattr(given, part)[name]
     parts["values"] = {name: parts["values"][name] for name in batch.modalities}
-    return Batch(parts["values"], parts["observed"], parts["measured"], parts["lengths"], batch.target, batch.ids)
+    filled = (parts[part] for part in ("values", "observed", "measured", "lengths"))
+    return Batch(*filled, batch.target, batch.ids, batch.labelled)
 
 
 def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:

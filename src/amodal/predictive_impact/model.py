@@ -332,7 +332,8 @@ def _promised(
         raise DataError(
             "sets of labels need classes", expected="a binary or multiclass task", got=model.schema.task.kind
         )
-    if calibration.target is None:
+    if calibration.target is None or not calibration.labelled.any():
         raise DataError("the calibration cases have no target")
+    calibration = calibration.take(calibration.labelled)
     of_calibration = model.predict(calibration, on_empty="silent")
     return conformal_labels(prediction, conformal_threshold(of_calibration, calibration.target, coverage))

@@ -77,19 +77,23 @@ def _cases(cohort: Cohort) -> Markup:
     task, target = cohort.schema.task, cohort.target
     splits = [str(name) for name in np.unique(cohort.splits)]
     rows: list[list[str]] = []
+    some_unknown = target is not None and not cohort.labelled.all()
     for name in [*splits, "all"]:
         inside = np.ones(len(cohort), bool) if name == "all" else cohort.splits == name
+        known = inside & cohort.labelled
         row = [name or "no split", f"{inside.sum():,}", f"{len(np.unique(cohort.groups[inside])):,}"]
         if target is not None and task.is_classification:
-            counts = np.bincount(target[inside], minlength=task.n_outputs)
-            row += [f"{n:,} ({percent(n / max(1, inside.sum()))})" for n in counts]
+            counts = np.bincount(target[known], minlength=task.n_outputs)
+            row += [f"{n:,} ({percent(n / max(1, known.sum()))})" for n in counts]
         elif target is not None and task.traits.many_labels:
             row += [f"{int((target[inside, k] == 1).sum()):,}" for k in range(task.n_outputs)]
         elif target is not None:
-            row += [f"{q:g}" for q in np.quantile(target[inside], [0.05, 0.5, 0.95])]
+            row += [f"{q:g}" for q in np.quantile(target[known], [0.05, 0.5, 0.95])] if known.any() else ["–"] * 3
+        if some_unknown:
+            row.append(f"{(inside & ~known).sum():,}")
         rows.append(row)
     names = [str(c) for c in task.classes] or ([f"{task.name} {q}" for q in ("5 %", "median", "95 %")])
-    head = ["split", "cases", "groups", *(names if target is not None else [])]
+    head = ["split", "cases", "groups", *(names if target is not None else []), *(["no label"] if some_unknown else [])]
     modalities = Table(
         ["modality", "kind", "shape", "features"],
         [[m.name, m.kind, " × ".join(map(str, m.shape)) or "text", ", ".join(m.features[:8])

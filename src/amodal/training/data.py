@@ -21,7 +21,7 @@ def training_prior(train: Cohort) -> np.ndarray:
     """Prediction where nothing is known: class frequencies, label frequencies, or the mean target (1,)."""
     task, target = train.schema.task, train.target
     assert target is not None
-    return task.traits.frequencies(target, task.n_outputs)
+    return task.traits.frequencies(target[train.labelled], task.n_outputs)
 
 
 def weighted_rows(weight: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -50,8 +50,8 @@ class TrainingData:
     """Training and validation rows with their further removal.
 
     Args:
-        train: Training cases, with targets.
-        valid: Validation cases.
+        train: Training cases, of which those with a label are judged.
+        valid: Validation cases, all with a label.
         train_mechanism: Further removal in training.
         valid_mechanism: Further removal in validation, drawn once.
         settings: The training's settings.
@@ -89,11 +89,16 @@ class TrainingData:
         return draw_presence(self.train_mechanism, self.train, (self.seed, 0, epoch if self.settings.redraw else 0))
 
     def rows_of(self, epoch: int) -> Cohort:
-        """The training rows as they are in an epoch; a case of weight 2 comes twice as often as one of weight 1."""
+        """The training rows as they are in an epoch; a case of weight 2 comes twice as often as one of weight 1.
+
+        Rows with a label and rows without are weighted among themselves.
+        """
         rows = self.train.with_observed(self.presence_of(epoch).observed)
         if self.weight is None:
             return rows
-        return rows.take(weighted_rows(self.weight, np.random.default_rng((self.seed, 4, epoch))))
+        generator, labelled = np.random.default_rng((self.seed, 4, epoch)), self.train.labelled
+        parts = [np.flatnonzero(part) for part in (labelled, ~labelled) if self.weight[part].any()]
+        return rows.take(np.concatenate([part[weighted_rows(self.weight[part], generator)] for part in parts]))
 
     def whole(self, cohort: Cohort) -> Batch:
         """All rows of a cohort in which something is present, as one scaled batch."""

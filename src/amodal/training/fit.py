@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from numbers import Integral
@@ -19,12 +20,13 @@ from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, ShapeError, UnknownNameError
 from amodal.files import write_json
-from amodal.methods import METHODS, method_options
+from amodal.method import Method
+from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import settings_from
 from amodal.training.data import TrainingData
-from amodal.training.processes import expected_rank, start_processes
+from amodal.training.processes import follow, is_follower, processes_for
 from amodal.training.run import Run
 
 __all__ = ["fit"]
@@ -56,8 +58,10 @@ def fit(
 
     Args:
         method: A name in `amodal.METHODS`.
-        train: Training cases, with targets; whatever they lack stays absent.
-        valid: Validation cases; None holds a tenth of `train` back, by group.
+        train: Training cases; whatever modalities they lack stay absent. Rows without a label teach the methods that
+            can use them (`Method.uses_unlabelled`); for others they are left out, with a warning.
+        valid: Validation cases, of which those with a label count; None holds a tenth of the labelled rows of `train`
+            back, by group.
         missingness: Further removal in training. "auto" redraws `BalancedCounts()` every epoch, so that every pattern
             is met (none for methods that remove modalities in their own objective); None removes nothing. With
             `redraw=False` it is drawn once: the data set then simply lacks what was removed.
@@ -92,6 +96,8 @@ def fit(
         >>> model.predict(cohort.split("test")).shape[1]
         10
     """
+    if is_follower():
+        follow()  # and end: only the first of several processes runs the user's program
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
     spec = {
@@ -103,18 +109,20 @@ def fit(
     if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
-    check_trainable(train, allow_empty_rows=METHODS[method].accepts_empty)
-    weights = None if weight is None else _check_weight(weight, len(train))
-    valid_weights = None
+    with forked_rng(device):
+        torch.manual_seed(mix_seed(seed, 0, 0))
+        built = build_method(spec, train.schema)
+    weights, valid_weights = None if weight is None else _check_weight(weight, len(train)), None
+    rows = _rows_that_teach(train, method, built)
+    if len(rows) < len(train):
+        train, weights = train.take(rows), None if weights is None else weights[rows]
+    check_trainable(train, allow_empty_rows=built.accepts_empty)
     if valid is None:
         kept, held = _hold_back(train, seed)
         train, valid = train.take(kept), train.take(held)
         if weights is not None:
             weights, valid_weights = weights[kept], weights[held]
-    valid = valid.with_task(train.schema.task)
-    with forked_rng(device):
-        torch.manual_seed(mix_seed(seed, 0, 0))
-        built = build_method(spec, train.schema)
+    valid = _labelled_only(valid.with_task(train.schema.task))
     train_mechanism, valid_mechanism = _mechanisms(built.meets_all_patterns, missingness, valid_missingness)
     plan = {
         "spec": spec,
@@ -130,14 +138,14 @@ def fit(
     if weights is not None:
         plan["data"]["weight"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
     folder = None if out is None else Path(out)
-    if folder is not None and expected_rank(settings_) == 0:
+    if folder is not None:
         _open_folder(folder, plan, resume)
     if folder is not None and (folder / "experiment.json").is_file():
         return TrainedModel.load(folder, device=device)
     data = TrainingData(train, valid, train_mechanism, valid_mechanism, settings_, seed, weights, valid_weights)
-    run = Run(plan, settings_, built, data, start_processes(settings_, device), folder)
-    with forked_rng(device):
-        return run.train(loggers, progress=progress)
+    run = Run(plan, settings_, built, data, folder)
+    with processes_for(settings_, device, run.take_part) as processes, forked_rng(device):
+        return run.train(processes, loggers, progress=progress)
 
 
 def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
@@ -148,6 +156,8 @@ def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
         "fingerprint": train.fingerprint[:16] + valid.fingerprint[:16],
         "digests": {"train": train.digests, "valid": valid.digests},
     }
+    if not train.labelled.all():
+        record["rows"]["labelled"] = int(train.labelled.sum())
     return record if train.source is None else record | {"source": dict(train.source)}
 
 
@@ -183,9 +193,41 @@ def _mechanisms(
     raise UnknownNameError("valid_missingness", valid, ("same",))
 
 
+def _rows_that_teach(train: Cohort, method: str, built: Method) -> np.ndarray:
+    """Positions of the training rows that a method can learn from; says so if some are left out."""
+    labelled = train.labelled
+    if built.uses_unlabelled or labelled.all() or not labelled.any():
+        return np.arange(len(train))
+    warnings.warn(
+        f"{int((~labelled).sum()):,} of {len(train):,} training rows have no label: {method} learns from the other "
+        f"{int(labelled.sum()):,} alone. See docs/absence.md for methods that use all.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return np.flatnonzero(labelled)
+
+
+def _labelled_only(valid: Cohort) -> Cohort:
+    """The validation rows with a label."""
+    if not len(valid) or valid.labelled.all() or valid.target is None:
+        return valid
+    if not valid.labelled.any():
+        raise DataError(
+            "no validation row has a label",
+            expected="labelled rows, by which the best weights are chosen",
+            hint="Pass other rows as `valid`, or None: a tenth of the labelled training rows is then held back.",
+        )
+    return valid.take(valid.labelled)
+
+
 def _hold_back(train: Cohort, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    parts = split_groups(train.groups, train.target, {"train": 0.9, "valid": 0.1}, seed=seed)
-    kept, held = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "valid")
+    """Positions of the rows to train on and of a tenth of the labelled ones to validate with, by group."""
+    parts = np.full(len(train), "train")
+    shared = np.isin(train.groups, train.groups[train.labelled])  # a group without any label stays in training
+    assert train.target is not None
+    shares = {"train": 0.9, "valid": 0.1}
+    parts[shared] = split_groups(train.groups[shared], train.target[shared], shares, seed=seed)
+    kept, held = np.flatnonzero(parts == "train"), np.flatnonzero((parts == "valid") & train.labelled)
     if not len(held):
         raise DataError(
             "there are too few groups to hold a tenth back for validation", got=len(train), hint="Pass `valid`."

@@ -13,10 +13,10 @@ from amodal.batch import Batch
 from amodal.data.loader import make_loader
 from amodal.errors import RunError
 from amodal.method import Clock, LossTerms, Method
+from amodal.processes import Processes
 from amodal.seeds import mix_seed
 from amodal.training.data import TrainingData
 from amodal.training.optimisers import Optimisers, learning_rate_factor
-from amodal.training.processes import Processes
 from amodal.training.step import Precision, training_step
 
 __all__ = ["EndEpoch", "TrainingLoop"]
@@ -80,8 +80,7 @@ class TrainingLoop:
             epoch=epoch,
             workers=self.settings.workers,
             pin_memory=self.device.type == "cuda",
-            rank=self.processes.rank,
-            world_size=self.processes.size,
+            labelled_share=self.settings.labelled_share,
         )
         steps = len(loader)
         clock = Clock(epoch * steps, epoch, self.settings.epochs * steps, self.settings.epochs)
@@ -96,8 +95,7 @@ class TrainingLoop:
         self.processes.share_buffers(self.method)
         row: dict[str, float] = {"epoch": epoch}
         for key, entry in self.sums.items():
-            total = self.processes.sum(entry)
-            row[key] = float(total[0] / total[1])
+            row[key] = float(entry[0] / entry[1])
         self.sums = {}
         self._require_finite(epoch, row)
         return row
@@ -106,7 +104,7 @@ class TrainingLoop:
         """One batch."""
         if not self.method.accepts_empty:
             batch = batch.take(batch.presence.any(1))
-        seed = mix_seed(self.data.seed, epoch + 1, index * self.processes.size + self.processes.rank)
+        seed = mix_seed(self.data.seed, epoch + 1, index)
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # as torch.manual_seed, which also notes a traceback every time
         else:

@@ -1,120 +1,221 @@
-"""Processes that train one model together: ranks, sums and broadcasts."""
+"""Starting the processes that train one model together, and the loop in which all but the first of them wait for runs.
+
+Only the first process runs the user's program. The others are started by `amodal.fit` (one machine), or by `torchrun`
+(several machines); they receive each training run, take part in it, and write and print nothing.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import IO, Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
-from amodal.errors import ConfigurationError
+from amodal.errors import AmodalError, ConfigurationError, RunError
+from amodal.processes import Processes
 from amodal.settings import TrainingSettings
 
-__all__ = ["Processes", "expected_rank", "start_processes"]
+__all__ = ["follow", "is_follower", "processes_for"]
 
-_BUCKET = 2**25  # bytes of gradients sent at once
-
-
-def expected_rank(settings: TrainingSettings) -> int:
-    """Rank that this process will have, before the others have started; 0 for a training in one process.
-
-    A cluster's environment variables count only where several processes train one model: independent trainings inside
-    one job are each their own.
-    """
-    if settings.devices * settings.nodes == 1:
-        return 0
-    given = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return next((int(rank) for rank in given if rank.isdecimal()), 0)
+_STARTED = "AMODAL_FOLLOWER"  # set in processes that `processes_for` starts
 
 
-@dataclass(frozen=True)
-class Processes:
-    """The processes that train one model, as one of them sees them.
-
-    Attributes:
-        device: Device of this process.
-        rank: Rank of this process.
-        size: Number of processes.
-    """
-
-    device: torch.device
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes files and prints."""
-        return self.rank == 0
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replaces gradients by their means over all processes; one that a process lacks counts as zero.
-
-        A parameter that no process has a gradient for keeps none, so that its optimiser leaves it alone.
-        """
-        if self.size == 1:
-            return
-        parameters = list(parameters)
-        reached = torch.tensor([float(p.grad is not None) for p in parameters], device=self.device)
-        dist.all_reduce(reached)
-        bucket: list[Tensor] = []
-        for parameter, count in zip(parameters, reached.tolist()):
-            if not count:
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            bucket.append(parameter.grad)
-            if sum(g.numel() * g.element_size() for g in bucket) >= _BUCKET:
-                self._average(bucket)
-                bucket = []
-        self._average(bucket)
-
-    def _average(self, tensors: list[Tensor]) -> None:
-        for dtype in {tensor.dtype for tensor in tensors}:
-            same = [tensor for tensor in tensors if tensor.dtype == dtype]
-            flat = torch.cat([tensor.reshape(-1) for tensor in same])
-            dist.all_reduce(flat)
-            flat /= self.size
-            for tensor, part in zip(same, flat.split([t.numel() for t in same])):
-                tensor.copy_(part.view_as(tensor))
-
-    def share_buffers(self, module: nn.Module) -> None:
-        """Gives all processes the first one's buffers (running statistics, banks), so that they decide alike."""
-        if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+def is_follower() -> bool:
+    """Whether this process was started (here, or by torchrun) to take part in another's training runs."""
+    if dist.is_initialized():
+        return False  # it takes part already
+    started = _STARTED in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    return started and _number("WORLD_SIZE", 1) > 1 and _number("RANK", 0) > 0
 
 
-def start_processes(settings: TrainingSettings, device: torch.device) -> Processes:
-    """Starts the other processes if there are several, and waits for them.
+def _number(name: str, default: int) -> int:
+    given = os.environ.get(name, "")
+    return int(given) if given.isdecimal() else default
 
-    Lightning Fabric starts them: on this machine by running the script again, in a cluster by its environment.
+
+@contextmanager
+def processes_for(
+    settings: TrainingSettings, device: torch.device, work: Callable[[Processes], Any]
+) -> Iterator[Processes]:
+    """The processes that a training asks for, with the others at work on it.
+
+    Args:
+        settings: Its settings.
+        device: Device of the first process.
+        work: What the other processes call; it travels by pickle, with classes of the user's script by value.
 
     Raises:
-        ConfigurationError: If Lightning Fabric is not installed.
+        ConfigurationError: If torchrun started another number of processes.
+        RunError: If another process ended.
     """
-    if settings.devices * settings.nodes == 1:
-        return Processes(device)
+    size = settings.devices * settings.nodes
+    given = _number("WORLD_SIZE", 1) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if given > 1 and size != given:
+        raise ConfigurationError(
+            "torchrun started another number of processes than the training asks for",
+            expected=f"devices × nodes = {given}",
+            got=f"{settings.devices} × {settings.nodes}",
+        )
+    if size == 1:
+        yield Processes(device)
+        return
+    if settings.nodes > 1 and given == 1:
+        raise ConfigurationError(
+            "several nodes need torchrun on each of them",
+            hint=f"torchrun --nnodes {settings.nodes} --nproc-per-node {settings.devices} … -m amodal fit …",
+        )
+    team = _Team.of(size, device, given > 1)
     try:
-        from lightning_fabric import Fabric
+        team.send(work)
+        yield Processes(team.device, 0, size)
+    except AmodalError:
+        raise  # every process has come to it
+    except Exception as error:
+        team.end()
+        raise RunError(f"a process of the training has ended: {error}{team.last_words()}") from error
+    except BaseException:
+        team.end()
+        raise
+
+
+def follow() -> None:
+    """Takes part in the first process's training runs until it ends; then this process ends too."""
+    rank = _number("RANK", 0)
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and os.environ.get(_STARTED, "cuda") == "cuda":
+        device = torch.device("cuda", _number("LOCAL_RANK", rank))
+        torch.cuda.set_device(device)
+    _join(device)
+    processes = Processes(device, rank, dist.get_world_size())
+    while (work := _receive(device)) is not None:
+        with suppress(AmodalError):  # the first process raises the same
+            work(processes)
+    dist.destroy_process_group()
+    sys.exit(0)
+
+
+def _join(device: torch.device) -> None:
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def _send(content: bytes, device: torch.device) -> None:
+    dist.broadcast(torch.tensor(len(content), device=device), 0)
+    if content:
+        dist.broadcast(torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device), 0)
+
+
+def _receive(device: torch.device) -> Callable[[Processes], Any] | None:
+    size = torch.tensor(0, device=device)
+    dist.broadcast(size, 0)
+    if not int(size):
+        return None
+    content = torch.empty(int(size), dtype=torch.uint8, device=device)
+    dist.broadcast(content, 0)
+    return pickle.loads(content.cpu().numpy().tobytes())  # from the process that started this one
+
+
+def _cloudpickle() -> Any:
+    try:
+        import cloudpickle
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            "training in several processes needs Lightning Fabric", hint="pip install 'amodal[distributed]'"
+            "training in several processes needs cloudpickle", hint="pip install 'amodal[distributed]'"
         ) from error
+    return cloudpickle
 
-    fabric = Fabric(
-        accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy="ddp",
-    )
-    fabric.launch()
-    return Processes(fabric.device, fabric.global_rank, fabric.world_size)
+
+@dataclass
+class _Team:
+    """The processes that wait for this one's training runs."""
+
+    size: int
+    device: torch.device
+    members: list[subprocess.Popen] = field(default_factory=list)
+    logs: list[IO[bytes]] = field(default_factory=list)
+
+    current: ClassVar[_Team | None] = None  # stays from one training to the next
+
+    @classmethod
+    def of(cls, size: int, device: torch.device, started: bool) -> _Team:
+        """The team of this size, started now or before."""
+        if device.type == "cuda":
+            device = torch.device("cuda", 0)
+        elif device.type != "cpu":
+            raise ConfigurationError("several processes train on CPUs or CUDA devices", got=str(device))
+        team = cls.current
+        if team is not None and (team.size, team.device) == (size, device):
+            return team
+        if team is not None:
+            team.end()
+        _cloudpickle()  # before anything is started
+        team = cls.current = cls(size, device)
+        if not started:
+            team._start()
+        _join(device)
+        atexit.register(team.end)
+        return team
+
+    def _start(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(self.size)}
+        for rank in range(1, self.size):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), _STARTED: self.device.type}
+            path = os.pathsep.join(part for part in sys.path if part)
+            self.logs.append(tempfile.TemporaryFile())  # noqa: SIM115
+            self.members.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", "from amodal.training.processes import follow; follow()"],
+                    env={**os.environ, **common, **ranks, "PYTHONPATH": path},
+                    stdin=subprocess.DEVNULL,
+                    stdout=self.logs[-1],
+                    stderr=self.logs[-1],
+                )
+            )
+        os.environ.update(common, RANK="0", LOCAL_RANK="0")
+
+    def send(self, work: Callable[[Processes], Any]) -> None:
+        """Gives all members something to do."""
+        _send(_cloudpickle().dumps(work), self.device)
+
+    def last_words(self) -> str:
+        """What members that ended with an error wrote last."""
+        texts = []
+        for member, log in zip(self.members, self.logs):
+            if member.poll():
+                log.seek(0)
+                lines = log.read().decode(errors="replace").strip().splitlines()
+                texts.append(f"\n{lines[-1]}" if lines else f"\nexit status {member.returncode}")
+        return "".join(texts)
+
+    def end(self) -> None:
+        """Lets members end, and ends those that do not."""
+        if type(self).current is not self:
+            return
+        type(self).current = None
+        atexit.unregister(self.end)
+        alive = all(member.poll() is None for member in self.members)
+        try:
+            if alive and sys.exc_info()[0] is None:
+                _send(b"", self.device)
+        except RuntimeError:
+            pass  # a member has gone
+        for member in self.members:
+            try:
+                member.wait(10 if alive and sys.exc_info()[0] is None else 0.2)
+            except subprocess.TimeoutExpired:
+                member.kill()
+                member.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()

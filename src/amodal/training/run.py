@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,15 @@ import torch
 
 from amodal.checkpoint import TrainedModel
 from amodal.data.loader import make_loader
+from amodal.errors import RunError
 from amodal.method import EstimatedMethod, Method
-from amodal.seeds import mix_seed
+from amodal.processes import Processes, sharing_rows
+from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import TrainingSettings
 from amodal.training.data import TrainingData
 from amodal.training.loggers import Logger, open_loggers
 from amodal.training.loop import TrainingLoop
 from amodal.training.optimisers import Optimisers
-from amodal.training.processes import Processes
 from amodal.training.state import STATE_FILE, TrainingState
 from amodal.training.validation import monitored, part_validation_losses, validation_losses, warn_of_collapse
 
@@ -36,7 +38,6 @@ class Run:
         settings: How it is trained.
         method: The method, with its initial weights.
         data: Rows, scaling and presence.
-        processes: The processes that train it.
         folder: Where it is written; None: nowhere.
     """
 
@@ -44,7 +45,6 @@ class Run:
     settings: TrainingSettings
     method: Method
     data: TrainingData
-    processes: Processes
     folder: Path | None
     state: TrainingState = field(default_factory=TrainingState)
     loggers: Sequence[Logger] = ()
@@ -52,6 +52,7 @@ class Run:
     def __post_init__(self) -> None:
         self.seed = int(self.plan["seed"])
         self.started = time.time()
+        self.processes = Processes(torch.device("cpu"))
 
     @property
     def model(self) -> TrainedModel:
@@ -70,16 +71,28 @@ class Run:
             training_cases=self.data.train,
         )
 
-    def train(self, loggers: Sequence[str] = (), *, progress: bool = False) -> TrainedModel:
+    def take_part(self, processes: Processes) -> None:
+        """Trains in a process that is not the first: nothing is written, printed or returned."""
+        with forked_rng(processes.device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.train(processes)
+
+    def train(self, processes: Processes, loggers: Sequence[str] = (), *, progress: bool = False) -> TrainedModel:
         """Trains the method by its own algorithm or by gradient steps, and finishes.
 
         Args:
+            processes: The processes that train it.
             loggers: Names of loggers beside history.csv.
             progress: Whether to show a progress bar.
 
         Returns:
             The model with its best weights.
         """
+        self.processes = processes
+        with sharing_rows(processes):
+            return self._train(loggers, progress)
+
+    def _train(self, loggers: Sequence[str], progress: bool) -> TrainedModel:
         if isinstance(self.method, EstimatedMethod):
             self._estimate(self.method)
         else:
@@ -111,6 +124,8 @@ class Run:
         self.method.prepare(data.scaling.apply(b) for b in make_loader(data.rows_of(0), data.batch_size))
         stored = {} if self.folder is None else self.state.load(self.folder, self.method)
         first = len(self.state.history)
+        if self.processes.agree([first]) != [first]:
+            raise RunError(f"another process does not see the stored state in {self.folder}", hint="Nodes share `out`.")
         if first < self.settings.epochs and not self.state.is_out_of_patience(self.settings.patience):
             loop = TrainingLoop(self.method, data, self.processes, stored)
             loop.run_epochs(first, self.end_epoch, progress=progress)
@@ -120,20 +135,24 @@ class Run:
         """Validates, keeps the best weights, and stores the state; see `EndEpoch`."""
         self._remember()  # what is validated is what will predict
         model = self.model
-        losses = validation_losses(model, self.data)
+        losses = self._agreed(validation_losses(model, self.data))
         self.state.history.append(
             {**row, **losses, **monitored(model, self.data), "seconds": time.time() - self.started}
         )
         if self.processes.is_first:
             warn_of_collapse(self.state.history)
         judged = {"": losses[f"valid_{self.settings.best_by}"]}
-        self.state.keep_best(self.method, part_validation_losses(model, self.data) or judged)
+        self.state.keep_best(self.method, self._agreed(part_validation_losses(model, self.data)) or judged)
         if self.folder is not None and self.processes.is_first:
             self.state.save(self.folder, self.plan, self.method, optimisers)
         whole = self.state.history[-1]
         for logger in self.loggers:
             logger.log({k: v for k, v in whole.items() if k != "epoch"}, int(row["epoch"]))
         return whole, self.state.is_out_of_patience(self.settings.patience)
+
+    def _agreed(self, losses: dict[str, float]) -> dict[str, float]:
+        """The first process's losses, so that all keep the same weights and stop in the same epoch."""
+        return dict(zip(losses, self.processes.agree(list(losses.values()))))
 
     def _remember(self) -> None:
         """Lets the method store what its predictions need of the training rows."""

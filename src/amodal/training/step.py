@@ -10,8 +10,8 @@ import torch
 
 from amodal.batch import Batch
 from amodal.method import LossTerms, Method
+from amodal.processes import Processes
 from amodal.training.optimisers import Optimisers
-from amodal.training.processes import Processes
 
 __all__ = ["Precision", "training_step"]
 

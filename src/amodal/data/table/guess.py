@@ -155,7 +155,7 @@ def _task(look: Look, pair: tuple[Look, Look] | None) -> str:
     lines.append(f"  # {counts(look)}")
     empty = look.empty + sum(look.words[word] for word in look.odd)
     if empty:
-        lines.append(f"  without_target: leave_out   # {empty:,} rows have none; or `error`")
+        lines.append(f"  without_target: keep   # {empty:,} rows without a label; or `leave_out`, `error`")
     return "\n".join(lines) + "\n"
 
 

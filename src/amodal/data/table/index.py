@@ -116,7 +116,7 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
 
     Raises:
         DataError: If there are no rows; an id is missing or comes twice; a group is missing or in two splits; a target
-            is missing (unless such rows are left out) or is none.
+            is missing (unless such rows are left out or kept) or is none.
     """
     missing, rows_of = frozenset(schema.missing), f"rows of {manifest.path.name}"
     ids = _ids(manifest, schema, False)
@@ -142,19 +142,21 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
     unknown = np.asarray(np.isnan(target).reshape(len(target), -1).all(1)) & ~again
     if unknown.any():
         _tell_unknown(schema, ids, unknown, problems, rows_of)
+    if schema.task.without_target == "keep":
+        unknown = np.zeros_like(unknown)
     kept = np.asarray(~unknown & ~again)
     problems.enter(rows_of, 0, measured=int(kept.sum()))
     left_out = frozenset(ids[unknown].tolist())
     ids, target = ids[kept], target[kept]
-    if not len(ids):
+    if not len(ids) or np.isnan(target).all():
         raise DataError(f"no row of {manifest.path} has a target", hint="Are all its words under `unknown`?")
     found = {name: column[kept] for name, column in found.items()}
     groups = _groups(found[schema.group], schema.group, ids) if schema.group else ids
     task = schema.task.task
-    column: Any = target.astype(np.int64) if task.is_classification else target
-    answers = read_target([task.classes[i] for i in column], task, ids) if task.is_classification else read_target(
-        column, task, ids
-    )  # fmt: skip
+    column: Any = target
+    if task.is_classification:
+        column = [None if np.isnan(i) else task.classes[int(i)] for i in target]
+    answers = read_target(column, task, ids)
     if schema.split.column:
         splits = _splits(found[schema.split.column], schema, ids)
     else:
@@ -227,10 +229,14 @@ def _groups(column: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:
 
 
 def _tell_unknown(schema: TableSchema, ids: np.ndarray, unknown: np.ndarray, problems: Problems, rows_of: str) -> None:
-    if not schema.task.leave_out:
+    if schema.task.without_target == "keep":
+        problems.add("no target, kept as rows without a label", ids[unknown])
+        return
+    if schema.task.without_target == "error":
         raise DataError(
             f"the target {schema.task.task.name!r} is missing in rows: {name_rows(unknown, ids)}",
             expected="a target for every case",
-            hint="Write `without_target: leave_out` under `task` to leave such rows out.",
+            hint="Under `task` write `without_target: keep` to keep them as rows without a label, from which some "
+            "methods learn, or `without_target: leave_out` to leave such rows out.",
         )
     problems.add("no target, left out", ids[unknown], lost=rows_of)

@@ -133,7 +133,7 @@ class Look:
 
     @property
     def time_units(self) -> str:
-        """Units of time that most of its numbers have beside them, in the words of `type: duration`; "" = none."""
+        """Units of time that most of its numbers have next to them, by their names in a schema; "" = none."""
         found = self.units.most_common(1)
         return _TIMES.get(found[0][0].casefold(), "") if found and found[0][1] >= 0.5 * self.numeric else ""
 

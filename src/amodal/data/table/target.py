@@ -83,7 +83,8 @@ class TaskColumns:
         none: For several labels, words that mean none of them.
         empty: For several labels, what an empty cell means: "unknown" or "no".
         exclusive: For several labels, whether exactly one yes in every row is refused, as classes would be meant.
-        leave_out: Whether rows without a target are left out, and counted, instead of being an error.
+        without_target: What a row without a target is: an "error", "leave_out" (and counted), or "keep": a row without
+            a label.
         rule: How a regression target is written.
         min: Smallest possible value of a regression target.
         max: Largest possible value.
@@ -98,7 +99,7 @@ class TaskColumns:
     none: tuple[str, ...] = ()
     empty: str = "unknown"
     exclusive: bool = True
-    leave_out: bool = False
+    without_target: str = "error"
     rule: NumberRule = PLAIN
     min: float | None = None
     max: float | None = None
@@ -134,7 +135,7 @@ class TaskColumns:
             section.words("none", ()) if labels else (),
             section.choice("empty", ("unknown", "no"), "unknown") if labels else "unknown",
             section.flag("exclusive", True) if labels else True,
-            section.choice("without_target", ("error", "leave_out"), "error") == "leave_out",
+            section.choice("without_target", ("error", "leave_out", "keep"), "error"),
             NumberRule.read(section) if number else PLAIN,
             section.number("min", None) if number else None,
             section.number("max", None) if number else None,
@@ -173,7 +174,7 @@ class TaskColumns:
             record["separator"] = self.separator
         return record | {
             "unknown": list(self.unknown),
-            "without_target": "leave_out" if self.leave_out else "error",
+            "without_target": self.without_target,
         }
 
     def cells(self) -> dict[str, str]:

@@ -23,6 +23,7 @@ from amodal.distributions.joint.normal_completion import NormalCompletion, norma
 from amodal.distributions.mixture.fit import expectation_maximisation
 from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
 from amodal.distributions.normal import normal_log_tails, normal_score
+from amodal.distributions.quasirandom import spread_uniform
 from amodal.errors import ConfigurationError, ShapeError
 
 __all__ = ["CompletionNoise", "JointLaw", "choose_relaxed", "of_choice"]
@@ -177,14 +178,18 @@ class JointLaw(nn.Module, ABC):
     # Completions -------------------------------------------------------------------------------------------------
 
     def noise(self, draws: int, rows: int, generator: torch.Generator, like: Tensor) -> CompletionNoise:
-        """The randomness of some completions; with ``rows`` 1 it serves any number of rows alike."""
-        lead, options = (self.modalities, draws, rows), {"dtype": torch.float32, "device": like.device}
-        uniform = open_uniform((*lead, 1 if self.joins_scalars else self.dim), torch.empty((), **options), generator)
-        gumbel = torch.empty(*lead, self.mixture.components, **options).exponential_(generator=generator)
-        normal = torch.randn(*lead, self.dim, generator=generator, **options)
-        pick = torch.rand(draws, rows, generator=generator, **options)
-        gumbel = -gumbel.clamp_min(torch.finfo(torch.float32).tiny).log()
-        return CompletionNoise(uniform, gumbel, normal, pick, tuple(range(self.modalities)))
+        """The randomness of some completions, spread evenly; with ``rows`` 1 it serves any number of rows alike."""
+        full, size = torch.empty((), dtype=torch.float32, device=like.device), self.modalities
+        # Of each modality: ranks, the choice of a component, the place in it; and of all: which they came from.
+        widths = (1 if self.joins_scalars else self.dim, self.mixture.components, self.dim)
+        each = size * sum(widths)
+        if rows == 1:
+            points = spread_uniform((draws, 1, each + 1), generator, full)
+        else:  # rows with noise of their own need no common spread
+            points = open_uniform((draws, rows, each + 1), full, generator)
+        uniform, gumbel, normal = points[..., :each].unflatten(-1, (size, -1)).movedim(2, 0).split(widths, -1)
+        gumbel = -(-gumbel.log()).log()
+        return CompletionNoise(uniform, gumbel, torch.special.ndtri(normal), points[..., each], tuple(range(size)))
 
     def complete(self, z: Tensor, observed: Tensor, noise: CompletionNoise, *, given: bool = True) -> Tensor:
         """Draws of what is absent.

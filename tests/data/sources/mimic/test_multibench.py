@@ -167,7 +167,8 @@ def test_what_was_measured(tables):
 
 
 def test_cohorts_of_the_tables(tables, tmp_path, capsys):
-    words = ["data", "prepare", "mimic3", f"--source={tables}", f"--out={tmp_path / 'out'}", "--split=multibench"]
+    words = ["data", "prepare", "mimic3", f"--source={tables}", f"--out={tmp_path / 'out'}", "--preset=multibench"]
+    words += ["--split=multibench"]
     assert main([*words, "--task=icd9_7"]) == 0
     assert "3 cases" in capsys.readouterr().out
     cohort = Cohort.open(tmp_path / "out")

@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from amodal.data.cohort import Cohort
+from amodal.data.folder import check_place
 from amodal.data.sources.cinc2012.records import Measurements, Outcomes, find_sources, read_measurements, read_outcomes
 from amodal.data.sources.cinc2012.variables import DESCRIPTORS, VARIABLES, Variable
 from amodal.data.split import split_groups
@@ -137,6 +138,7 @@ def prepare(
         DataError: If the source cannot be read (the message names the file), or `out` cannot be written.
         UnknownNameError: If the task is not known.
     """
+    check_place(Path(out), overwrite)
     cinc2012_cohort(source, task=task, seed=seed, fractions=fractions).save(out, overwrite=overwrite)
     return Cohort.open(out)
 

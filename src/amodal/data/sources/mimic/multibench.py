@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from amodal.data.cohort import Cohort
+from amodal.data.folder import check_place
 from amodal.data.sources.mimic.multibench_pickle import read_arrays
 from amodal.data.sources.mimic.multibench_tables import (
     ICD9_GROUPS,
@@ -126,6 +127,7 @@ def prepare(
         raise UnknownNameError("task of mimic3", task, TASKS)
     if split not in ("stratified", "multibench"):
         raise UnknownNameError("split of mimic3", split, ("stratified", "multibench"))
+    check_place(Path(out), overwrite)
     source = Path(source)
     tensors = read_tables(source) if source.is_dir() else read_multibench(source)
     target = _target(tensors, task)

@@ -9,11 +9,12 @@ items only, so that in MIMIC-IV both stay at their normal value throughout.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["COLUMNS", "VARIABLES", "ClinicalVariable", "encode_bins"]
+__all__ = ["COLUMNS", "VARIABLES", "ClinicalVariable", "encode_bins", "ordinal_codes"]
 
 
 class ClinicalVariable(NamedTuple):
@@ -86,6 +87,12 @@ VARIABLES = (
 )
 """The variables, in the order of their columns."""
 
+_WORDS = {
+    "None": 0, "To Pain": 2, "To Speech": 3, "Spontaneously": 4, "No response": 1, "Abnormal extension": 2,
+    "Abnormal Flexion": 3, "Flex-withdraws": 4, "Localizes Pain": 5, "Obeys Commands": 6, "No Response": 1,
+    "No Response-ETT": 1, "Incomprehensible sounds": 2, "Inappropriate Words": 3, "Confused": 4, "Oriented": 5,
+}  # fmt: skip
+
 COLUMNS: tuple[str, ...] = (
     *(f"{v.name}: {c}" if c else v.name for v in VARIABLES for c in (v.categories or ("",))),
     *(f"{v.name} measured" for v in VARIABLES),
@@ -135,3 +142,26 @@ def encode_bins(
         start += width
     out[..., start:] = known
     return out
+
+
+def ordinal_codes() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A function that gives categories their points of the scale, and leaves numbers as they are.
+
+    Example:
+        >>> place = [v.name for v in VARIABLES].index("GCS verbal response")
+        >>> words = VARIABLES[place].categories.index("Confused"), VARIABLES[place].categories.index("1.0 ET/Trach")
+        >>> ordinal_codes()(np.array([place, place, 8]), np.array([*words, 72.5])).tolist()
+        [4.0, 1.0, 72.5]
+    """
+    widest = max(len(v.categories) for v in VARIABLES)
+    table = np.full((len(VARIABLES), widest), np.nan)
+    for place, variable in enumerate(VARIABLES):
+        for code, word in enumerate(variable.categories):
+            table[place, code] = _WORDS[word] if word in _WORDS else float(word.split(" ")[0])
+    categorical = np.array([bool(v.categories) for v in VARIABLES])
+
+    def codes(variable: np.ndarray, value: np.ndarray) -> np.ndarray:
+        is_code = categorical[variable]
+        return np.where(is_code, table[variable, np.where(is_code, value, 0).astype(np.int64)], value)
+
+    return codes

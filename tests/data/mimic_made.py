@@ -15,6 +15,7 @@ LABS = ("hadm_id", "itemid", "charttime", "value", "valueuom")
 STAYS = (
     "subject_id", "hadm_id", "stay_id", "first_careunit", "last_careunit", "intime", "outtime", "los",
 )  # fmt: skip
+NOTES = ("note_id", "subject_id", "hadm_id", "note_type", "note_seq", "charttime", "storetime", "text")
 REPORT = "FINAL REPORT\n COMPARISON: None.\n\n FINDINGS: Clear lungs.\n Heart normal.\n\n IMPRESSION: No edema.\n"
 
 
