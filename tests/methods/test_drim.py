@@ -252,12 +252,12 @@ def test_unique_codes_lose_what_is_shared_where_the_factors_are_known():
 def test_a_critic_finds_codes_that_are_equal():
     schema, _ = complete()
     method = new(schema)
-    batch = batch_of(schema, torch.ones(256, 3, dtype=torch.bool))
+    batch = batch_of(schema, torch.ones(96, 3, dtype=torch.bool))
     with torch.no_grad():
         for name in schema.names:
             method.unique[name].load_state_dict(method.shared[name].state_dict())
     optimiser = torch.optim.Adam(method.critics.parameters(), lr=3e-3)
-    for step in range(300):
+    for step in range(200):
         loss = method.objectives(batch, torch.Generator().manual_seed(step))["critic"].total
         optimiser.zero_grad()
         loss.backward()

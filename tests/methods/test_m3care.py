@@ -153,8 +153,8 @@ def test_a_neighbour_gives_the_absent_feature_and_none_leaves_the_bias():
 def test_a_projection_that_keeps_norms_costs_nothing():
     method = new()
     for _, phi in method.projections.items():
-        for index, scale in ((0, 1.0), (2, 1.0), (4, 1.0)):
-            torch.nn.init.eye_(phi[index].weight).mul_(scale)
+        for index in (0, 2, 4):
+            torch.nn.init.eye_(phi[index].weight)
             torch.nn.init.zeros_(phi[index].bias)
     batch = batch_of(method.schema, cases.patterns(3))
     positive = cases.Batch({k: v.abs() for k, v in batch.values.items()}, batch.observed, target=batch.target)

@@ -136,7 +136,8 @@ class M3Care(NetworkMethod):
             Similarities in [0, 1], of shape (B, R), 0 where nothing is shared; and the widths.
         """
         (keys, observed), (others, there) = ours, theirs
-        total, shared, used = 0.0, torch.zeros(len(keys), len(others), device=keys.device), []
+        total = keys.new_zeros(len(keys), len(others))
+        shared, used = torch.zeros_like(total), []
         for m, mixing in enumerate(self.mixing.sigmoid()):
             pairs = observed[:, None, m] & there[:, m]  # (B, R)
             squared = _squared_distances(keys[:, :, m], others[:, :, m])  # (2, B, R)
@@ -212,7 +213,7 @@ class M3Care(NetworkMethod):
         features, observed = encode_pooled(self.encoders, batch)
         rows = self.keys(features, self.project(features)), observed
         degree = (self.edges(self.similarity(rows, rows)[0]) > 0).sum(1) - 1
-        return {"threshold": float(self.threshold.sigmoid()), "mean_degree": float(degree.float().mean())}
+        return {"threshold": float(self.threshold.detach().sigmoid()), "mean_degree": float(degree.float().mean())}
 
     # Prediction --------------------------------------------------------------------------------------------------
 

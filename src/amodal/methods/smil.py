@@ -171,9 +171,11 @@ class SMIL(NetworkMethod):
         complete = observed.all(1)
         part, full = (~complete).nonzero()[:, 0], complete.nonzero()[:, 0]
         if len(part):
-            sizes = ((len(part), n) for n in (self.first.out_features, self.second.out_features))
-            noise = tuple(torch.randn(size, generator=generator, device=features.device) for size in sizes)
-            outputs = self.shifted(head, features[part], observed[part], noise)[2]
+            first, second = (
+                torch.randn(len(part), shift.out_features, generator=generator, device=features.device)
+                for shift in (self.first, self.second)
+            )
+            outputs = self.shifted(head, features[part], observed[part], (first, second))[2]
             terms["inner"] = self._task(outputs, batch.labels[part])
             head = self._adapted(head, terms["inner"])
         if len(full):
