@@ -80,6 +80,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ConfigurationError("the device is not known", expected="auto, cpu or cuda", got=device) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"{resolved.type} devices are not supported", expected="auto, cpu or cuda", got=device)
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise RunError(
             "CUDA was asked for, but there is none here", hint="Use device='cpu', or install a CUDA build of torch."
@@ -119,7 +121,7 @@ class TrainedModel:
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next((p.device for p in self.method.parameters()), torch.device("cpu"))
+        return next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> TrainedModel:
         """Moves the weights to a device ("auto", "cpu", "cuda", …) and returns the model itself."""

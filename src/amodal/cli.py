@@ -199,6 +199,9 @@ def run_command(
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
     fail_fast: bool = False,
+    list: bool = False,
+    only: int | None = None,
+    collect: bool = False,
     **settings: Any,
 ) -> None:
     """Compare methods under exactly equal conditions: train, evaluate, tables and a page; goes on where it stopped.
@@ -218,8 +221,16 @@ def run_command(
         jobs: How many to train at a time.
         where: here, or ray for a cluster (RAY_ADDRESS names it; `out` must be on a disk that its machines share).
         fail_fast: End with the first model that fails, instead of going on with the others.
+        list: Only list the models and their numbers, for array jobs.
+        only: Train only the model of this number, without tables and page: one task of an array job.
+        collect: Train nothing: tables and page of what has finished.
     """
-    from amodal.report.comparison import compare_methods
+    from amodal.report.comparison import compare_methods, list_models
+
+    seeds_ = convert_list("seeds", seeds, int)
+    if list:
+        print("\n".join(list_models(methods, seeds_)))
+        return
 
     results = compare_methods(
         methods,
@@ -228,7 +239,7 @@ def run_command(
         train_missingness=parse_mechanism(train_missingness),
         test_missingness=parse_mechanism(test_missingness),
         rates=convert_list("rates", rates, float),
-        seeds=convert_list("seeds", seeds, int),
+        seeds=seeds_,
         options=options,
         settings=settings,
         references=convert_list("references", references),
@@ -236,6 +247,7 @@ def run_command(
         jobs=jobs,
         where=where,
         fail_fast=fail_fast,
+        only=() if collect else None if only is None else (only,),
     )
     if results.failed:
         raise RunError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
-from amodal.losses.masked import mean_over_labelled
+from amodal.losses.masked import mean_over_labelled, mean_over_observed, select
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.options import OptionsChecked
 from amodal.patterns import repeat_rows
@@ -139,8 +139,8 @@ class Method(OptionsChecked, nn.Module, ABC):
     accepts_empty: ClassVar[bool] = False
     meets_all_patterns: bool = False
     uses_unlabelled: bool = False
-    optimisers: ClassVar[Mapping[str, OptimiserSettings]] = {"main": OptimiserSettings()}
-    alternates: ClassVar[bool] = False
+    optimisers: Mapping[str, OptimiserSettings] = {"main": OptimiserSettings()}
+    alternates: bool = False
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
@@ -281,6 +281,10 @@ class Method(OptionsChecked, nn.Module, ABC):
 
     # What every method can use -------------------------------------------------------------------------------------
 
+    def presence(self, batch: Batch) -> Tensor:
+        """Presence of all modalities in the schema's order, bool, of shape (B, M)."""
+        return torch.stack([batch.observed[name] for name in self.schema.names], dim=1)
+
     def to_predictions(self, outputs: Tensor) -> Tensor:
         """Logits to probabilities, or (…, 1) regression outputs to (…)."""
         return logits_to_predictions(outputs, self.schema.task.kind)
@@ -294,6 +298,22 @@ class Method(OptionsChecked, nn.Module, ABC):
         """
         target = repeat_rows(batch.labels, len(outputs) // max(1, len(batch)))
         return mean_over_labelled(task_loss(outputs, target, self.schema.task.kind), batch.labelled)
+
+    def own_term(self, outputs: Tensor, observed: Tensor, batch: Batch) -> Tensor:
+        """The task's loss of each modality's own outputs, a mean over the labelled rows that have it; then their sum.
+
+        Args:
+            outputs: Of shape (B, M, C); what stands where a modality is absent does not matter.
+            observed: Which of them count, bool, of shape (B, M).
+            batch: B rows with target.
+
+        Returns:
+            A scalar; a modality that no labelled row has adds zero.
+        """
+        kind, counted = self.schema.task.kind, observed & batch.labelled[:, None]
+        parts = zip(outputs.unbind(1), counted.unbind(1))
+        means = [mean_over_observed(task_loss(select(own, seen), batch.labels, kind), seen) for own, seen in parts]
+        return torch.stack(means).sum()
 
 
 @contextmanager

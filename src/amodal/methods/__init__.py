@@ -11,6 +11,7 @@ from amodal.methods.boosting import Boosting
 from amodal.methods.cepa import CEPA
 from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
+from amodal.methods.daft import DAFT
 from amodal.methods.drim import DRIM
 from amodal.methods.fills import Fills
 from amodal.methods.fusemoe import FuseMoE
@@ -20,6 +21,7 @@ from amodal.methods.late_fusion import LateFusion
 from amodal.methods.lvae import LVAE
 from amodal.methods.m3care import M3Care
 from amodal.methods.m3jepa import M3JEPA
+from amodal.methods.mmtm import MMTM
 from amodal.methods.mmvae import MMVAE
 from amodal.methods.modality_dropout import ModalityDropout
 from amodal.methods.muse import MUSE
@@ -30,6 +32,7 @@ from amodal.methods.robult import Robult
 from amodal.methods.shaspec import ShaSpec
 from amodal.methods.simmlm import SimMLM
 from amodal.methods.smil import SMIL
+from amodal.methods.unified import Unified
 from amodal.methods.unimodal import Unimodal
 from amodal.options import resolve_options
 
@@ -51,6 +54,9 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
+    "mmtm": MMTM,
+    "daft": DAFT,
+    "unified": Unified,
     "fusemoe": FuseMoE,
     "simmlm": SimMLM,
     "robult": Robult,

@@ -59,6 +59,7 @@ class DRIM(NetworkMethod):
     summary = "shared codes that agree across modalities, unique ones that a critic cannot link to them, attention"
     references = ("robinet2024drim",)
     couples_rows = True
+    uses_unlabelled = True
     optimisers: ClassVar = {
         "main": OptimiserSettings(),
         "critic": OptimiserSettings(kind="adamw", learning_rate=1e-3, weight_decay=3e-4),

@@ -63,6 +63,7 @@ class M3Care(NetworkMethod):
     summary = "features of absent modalities from similar cases: a graph in the batch, a bank at prediction"
     references = ("zhang2022m3care",)
     couples_rows = True
+    uses_unlabelled = True
 
     PRESETS: ClassVar = {
         "paper": {"threshold": 0.88, "mixing": 0.88, "normalise": False, "bank": 2048, "dropout": 0.5},

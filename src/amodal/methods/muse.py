@@ -62,6 +62,7 @@ class MUSE(NetworkMethod):
     summary = "a graph of cases and modalities, with contrasts that make the embedding blind to lost edges"
     references = ("wu2024muse",)
     couples_rows = True
+    uses_unlabelled = True
 
     PRESETS: ClassVar = {"paper": {"dropout": 0.25}}
 

@@ -60,6 +60,7 @@ class ShaSpec(NetworkMethod):
     references = ("wang2023shaspec", "choi2025cepa")
     couples_rows = True  # the averages over pairs and features are over those of the whole batch
     meets_all_patterns = True
+    uses_unlabelled = True
 
     PRESETS: ClassVar = {"paper": {"proxy": "first"}}
 
@@ -114,7 +115,7 @@ class ShaSpec(NetworkMethod):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, alignment and domain, of what remains after removal; see `Method.objective`."""
-        remaining = batch.presence
+        remaining = self.presence(batch)
         if self.clock.progress >= self.warmup:
             remaining = draw_removal(remaining, generator)
         features, observed = encode_under(self.encoders, batch, remaining[None])
