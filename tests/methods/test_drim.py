@@ -213,8 +213,8 @@ def test_others_are_other_rows_and_every_pair_is_possible():
 def factors(n, seed):
     """Two modalities that hold one shared factor and one of their own each, turned; the target needs all three."""
     draw = torch.Generator().manual_seed(seed)
-    z, a, b = torch.randn(3, n, 2, generator=draw)
-    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(9)))[0]
+    z, a, b = torch.randn(3, n, 1, generator=draw)
+    turn = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
     values = {"a": torch.cat([z, a], dim=1) @ turn, "b": torch.cat([z, b], dim=1) @ turn}
     target = (z[:, 0] + a[:, 0] + b[:, 0] > 0).long()
     return cases.Batch(values, dict.fromkeys("ab", torch.ones(n, dtype=torch.bool)), target=target), z
@@ -230,22 +230,26 @@ def explained(codes, z):
 
 
 @pytest.mark.slow
-def test_unique_codes_lose_what_is_shared_where_the_factors_are_known():
-    schema = Schema(tuple(Modality(name, "tabular", (4,)) for name in "ab"), cases.TASKS["binary"])
+def test_unique_codes_escape_their_critics_where_the_factors_are_known():
+    """The shared code holds the shared factor; the critics link unique codes to it unless these are trained not to be.
+
+    That they escape their own critic does not make them independent: see the method's page.
+    """
+    schema = Schema(tuple(Modality(name, "tabular", (2,)) for name in "ab"), cases.TASKS["binary"])
     settings = TrainingSettings(epochs=1, learning_rate=3e-3, weight_decay=0.0, warmup=0.0)
     linked = {}
     for w_unique in (0.0, 0.8):
-        method = new(schema, hidden=16, encoders=cases.make_encoders(schema, width=16), w_unique=w_unique).train()
+        method = new(schema, head_width=8, w_unique=w_unique).train()
         optimisers = Optimisers(method, settings)
-        for step in range(600):
-            method.clock = Clock(step=step, steps=600)
+        for step in range(200):
+            method.clock = Clock(step=step, steps=200)
             training_step(method, optimisers, factors(128, step)[0], torch.Generator().manual_seed(step), clip=1.0)
-        batch, z = factors(4000, 10_000)
+        batch, z = factors(2000, 10_000)
         with torch.no_grad():
-            shared, unique, _ = method.eval().codes(batch)
-        linked[w_unique] = explained(unique[:, 0], z)
-        assert explained(shared[:, 0], z) > 0.6
-    assert linked[0.8] < 0.5 * linked[0.0]
+            linked[w_unique] = method.eval().monitor(batch)["critic_accuracy"]
+            assert explained(method.codes(batch)[0][:, 0], z) > 0.7
+    assert linked[0.0] > 0.7
+    assert linked[0.8] < 0.65
 
 
 @pytest.mark.slow

@@ -76,7 +76,6 @@ class SMIL(NetworkMethod):
     summary = "absent features from prototypes; one inner gradient step on incomplete rows adapts the head"
     references = ("ma2021smil",)
     couples_rows = True
-    uses_unlabelled = True
 
     PRESETS: ClassVar = {
         "paper": {
