@@ -39,6 +39,7 @@ SMALL: dict[str, dict] = {
     "daft": {"factor": 1.0},  # the width is small already: two units may see nothing
     "m3jepa": {"experts": 3},
     "fusemoe": {"experts": 4},
+    "dicmor": {"steps": 2, "flow_hidden": 8},
     "smil": {"prototypes": 4},
     "drim": {"heads": 2, "head_width": 4},
     "m3care": {"layers": 1, "bank": 24},
@@ -86,6 +87,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 1, "fusion": "lstm"}),
     "primo, paper": ("primo", {"preset": "paper", "w_anchor": 0.1, "w_tie": 0.1}),  # at 1, it stays unsure on purpose
     "lvae, mixture": ("lvae", {"imputer_components": 3}),
+    "dicmor, published": ("dicmor", {"literal": True, "merge": "linear"}),
     "mmtm, hub, alternating": ("mmtm", {"preset": "paper", "form": "hub", "dropout": 0.0}),
     "mmtm, mean": ("mmtm", {"output": "mean"}),
     "daft, joint": ("daft", {"form": "joint", "activation": "sigmoid"}),

@@ -12,6 +12,7 @@ from amodal.methods.cepa import CEPA
 from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
 from amodal.methods.daft import DAFT
+from amodal.methods.dicmor import DiCMoR
 from amodal.methods.drim import DRIM
 from amodal.methods.fills import Fills
 from amodal.methods.fusemoe import FuseMoE
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Method]] = {
     "cmmd": CMMD,
     "lvae": LVAE,
     "cm2": CM2,
+    "dicmor": DiCMoR,
     "mmtm": MMTM,
     "daft": DAFT,
     "unified": Unified,
