@@ -65,7 +65,7 @@ class DRIM(NetworkMethod):
         "critic": OptimiserSettings(kind="adamw", learning_rate=1e-3, weight_decay=3e-4),
     }
 
-    PRESETS: ClassVar = {"paper": {"copies": True, "heads": 16, "head_width": 64, "dropout": 0.2}}
+    PRESETS: ClassVar = {"paper": {"copies": True, "hidden": 128, "heads": 16, "head_width": 64, "dropout": 0.2}}
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class DRIM(NetworkMethod):
         encoders: PerModality | None = None,
         *,
         copies: bool = False,
-        hidden: Size = 128,
+        hidden: Size = 64,
         heads: Size = 4,
         head_width: Size = 32,
         softmax: Literal["exact", "released"] = "exact",
