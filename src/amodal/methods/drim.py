@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -60,7 +61,7 @@ class DRIM(NetworkMethod):
     references = ("robinet2024drim",)
     couples_rows = True
     uses_unlabelled = True
-    optimisers: ClassVar = {
+    optimisers: Mapping[str, OptimiserSettings] = {
         "main": OptimiserSettings(),
         "critic": OptimiserSettings(kind="adamw", learning_rate=1e-3, weight_decay=3e-4),
     }

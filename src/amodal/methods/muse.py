@@ -119,6 +119,7 @@ class MUSE(NetworkMethod):
         to_case = to_node = edges  # equal in the first layer, apart after it
         told = []
         for i, layer in enumerate(self.layers):
+            assert isinstance(layer, GraphLayer)
             from_nodes = layer.messages(nodes.expand_as(to_case), to_case)
             mean = layer.mean(from_nodes, observed)  # (B, H); zero without an edge
             before, cases = cases, layer.update(mean, cases)

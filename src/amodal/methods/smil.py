@@ -142,7 +142,11 @@ class SMIL(NetworkMethod):
         first, second = noise if noise is not None else (0.0, 0.0)
         u = u + self._shift(self.first(mean) + first)
         shift = self._shift(self.second(u) + second)
-        return u, *functional_call(self.head, head, (u, shift))
+        v, outputs = functional_call(self.head, head, (u, shift))
+        return u, v, outputs
+
+    def _theta(self) -> dict[str, Tensor]:
+        return dict[str, Tensor](self.head.named_parameters())
 
     def _shift(self, r: Tensor) -> Tensor:
         zero = functional.softplus(torch.zeros_like(r)) if self.perturbation == "neutral" else 0.0
@@ -150,7 +154,7 @@ class SMIL(NetworkMethod):
 
     def _read(self, features: Tensor, observed: Tensor) -> Tensor:
         """Outputs (B, C): complete rows by the clean path, others by the shifted one without noise."""
-        outputs = self.shifted(dict(self.head.named_parameters()), features, observed)[2]
+        outputs = self.shifted(self._theta(), features, observed)[2]
         clean = self.head(features.flatten(1))[1]
         return torch.where(observed.all(1, keepdim=True), clean, outputs)
 
@@ -167,7 +171,7 @@ class SMIL(NetworkMethod):
             if self.training and len(self.recent):
                 self._collect(features.detach(), observed)
             return LossTerms({"task": self.task_term(self._read(features, observed), batch)})
-        head, terms = dict(self.head.named_parameters()), {}
+        head, terms = self._theta(), dict[str, Tensor]()
         complete = observed.all(1)
         part, full = (~complete).nonzero()[:, 0], complete.nonzero()[:, 0]
         if len(part):
