@@ -13,6 +13,7 @@ from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
 from amodal.methods.daft import DAFT
 from amodal.methods.dicmor import DiCMoR
+from amodal.methods.ensemble import Ensemble, member_options
 from amodal.methods.fills import Fills
 from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
@@ -43,6 +44,7 @@ METHODS: dict[str, type[Method]] = {
     "late_fusion": LateFusion,
     "per_pattern": PerPattern,
     "boosting": Boosting,
+    "ensemble": Ensemble,
     "primo": PRIMO,
     "fills": Fills,
     "cepa": CEPA,
@@ -63,6 +65,8 @@ METHODS: dict[str, type[Method]] = {
     "smil": SMIL,
     "shaspec": ShaSpec,
 }
+
+Ensemble.known = METHODS
 
 
 def method_options(name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -85,4 +89,8 @@ def method_options(name: str, options: Mapping[str, Any] | None = None) -> dict[
     """
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
-    return resolve_options(METHODS[name], options or {}, owner=name, outside=("schema", "encoders"))
+    resolved = resolve_options(METHODS[name], options or {}, owner=name, outside=("schema", "encoders"))
+    if METHODS[name] is Ensemble:  # its members' options too, so that a later change of a default does not change a run
+        pairs = (member_options(METHODS, member) for member in resolved["members"])
+        resolved["members"] = [{"name": member, **options} for member, options in pairs]
+    return resolved
