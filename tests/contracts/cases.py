@@ -26,7 +26,14 @@ from amodal.training.step import training_step
 
 # Options that make a method small; "dropout" and "hidden" are set wherever a method has them.
 SMALL: dict[str, dict] = {
-    "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
+    "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "l2": 0.0, "buckets": 8},
+    "ensemble": {
+        "members": [
+            {"name": "modality_dropout", "hidden": 8, "dropout": 0.0},
+            {"name": "late_fusion", "hidden": 8, "dropout": 0.0},
+            {"name": "boosting", "steps": 8, "leaves": 4, "min_rows": 1, "buckets": 8},
+        ]
+    },
     "per_pattern": {"min_rows": 1},
     "primo": {"hidden": 32, "latent": 4},
     "cepa": {"layers": 1},
@@ -49,7 +56,7 @@ READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
 # Steps after which every parameter has had a turn, where these are more than three: m3jepa takes one direction a step.
 STEPS_TO_REACH = {"m3jepa": 20}
 # Methods with a model for every modality or every pattern, which meet all patterns without removing anything.
-BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern")
+BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern", "ensemble")
 
 
 class Identity(Encoder):
@@ -261,13 +268,16 @@ def make_ready(method: Method, batches: list[Batch], *, remember: bool = True) -
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if isinstance(method, EstimatedMethod):
-            method.estimate(batches, None, torch.Generator().manual_seed(0))
+            method.estimate(batches, [], torch.Generator().manual_seed(0))
         else:
+            for part in method.estimated_parts():
+                part.estimate(batches, [], torch.Generator().manual_seed(0))
             method.prepare(batches)
         if remember:
             training = method.training
             with torch.no_grad():
                 method.eval().remember(batches)
+                method.adjust([(batch, torch.ones(len(batch))) for batch in batches])
             method.train(training)
 
 
@@ -324,4 +334,5 @@ def train(method: Method, batch: Batch, *, steps: int, learning_rate: float = 1e
     method.eval()
     with torch.no_grad():
         method.remember([batch])
+        method.adjust([(batch, torch.ones(len(batch)))])
     return method

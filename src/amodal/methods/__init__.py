@@ -14,6 +14,7 @@ from amodal.methods.cmmd import CMMD
 from amodal.methods.daft import DAFT
 from amodal.methods.dicmor import DiCMoR
 from amodal.methods.drim import DRIM
+from amodal.methods.ensemble import Ensemble, member_options
 from amodal.methods.fills import Fills
 from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
@@ -46,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
     "late_fusion": LateFusion,
     "per_pattern": PerPattern,
     "boosting": Boosting,
+    "ensemble": Ensemble,
     "primo": PRIMO,
     "fills": Fills,
     "cepa": CEPA,
@@ -70,6 +72,8 @@ METHODS: dict[str, type[Method]] = {
     "m3care": M3Care,
 }
 
+Ensemble.known = METHODS
+
 
 def method_options(name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All options of a method: those given, checked; those of the preset they name; and the defaults.
@@ -91,4 +95,8 @@ def method_options(name: str, options: Mapping[str, Any] | None = None) -> dict[
     """
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
-    return resolve_options(METHODS[name], options or {}, owner=name, outside=("schema", "encoders"))
+    resolved = resolve_options(METHODS[name], options or {}, owner=name, outside=("schema", "encoders"))
+    if METHODS[name] is Ensemble:  # its members' options too, so that a later change of a default does not change a run
+        pairs = (member_options(METHODS, member) for member in resolved["members"])
+        resolved["members"] = [{"name": member, **options} for member, options in pairs]
+    return resolved
