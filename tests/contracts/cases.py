@@ -12,7 +12,6 @@ import inspect
 from itertools import combinations
 
 import torch
-from contracts.prototypes import PROTOTYPES
 from torch import Tensor
 
 from amodal.batch import Batch
@@ -49,6 +48,8 @@ SMALL: dict[str, dict] = {
     "fusemoe": {"experts": 4},
     "dicmor": {"steps": 2, "flow_hidden": 8},
     "smil": {"prototypes": 4},
+    "drim": {"heads": 2, "head_width": 4},
+    "m3care": {"layers": 1, "bank": 24},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
@@ -104,7 +105,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
 }
 
-REGISTRY: dict[str, type[Method]] = {**METHODS, **PROTOTYPES}
+REGISTRY: dict[str, type[Method]] = dict(METHODS)
 CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in REGISTRY} | VARIANTS
 NAMES = tuple(CASES)
 BY_GRADIENTS = tuple(name for name, case in CASES.items() if not issubclass(REGISTRY[case[0]], EstimatedMethod))
@@ -233,7 +234,7 @@ def options_of(name: str, *, dropout: float = 0.0) -> dict:
 
 def steps_of(name: str) -> int:
     """Steps in which a method learns 32 rows by heart; fewer for one whose steps are long."""
-    return 150 if CASES[name][0] == "cepa" else 300
+    return 150 if CASES[name][0] in ("cepa", "drim") else 300
 
 
 def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0, encoders=None) -> Method:

@@ -15,6 +15,11 @@ JOINT: dict[str, dict] = {
     "fusemoe": {},
     "robult": {},
     "m3jepa": {},
+    "smil": {},
+    "muse": {},
+    "shaspec": {},
+    "drim": {},
+    "m3care": {},
 }
 # Weighted means of what each modality says alone, which has to be right alone, too: these learn a part of it.
 GATED: dict[str, dict] = {
