@@ -11,6 +11,9 @@ from amodal.schema import Task
 JOINT: dict[str, dict] = {
     "mmtm": {},
     "daft": {},
+    "medfuse": {},
+    "drfuse": {},
+    "lsmt": {},
 }
 # Methods whose outputs are sums over the modalities, which their pages say: these cannot.
 ADDITIVE: dict[str, dict] = {
