@@ -24,6 +24,7 @@ from amodal.method import Clock, Method, SamplingMethod, inference
 from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
+from amodal.recalibration import Recalibration, recalibration_from
 from amodal.schema import Schema, check_schema, feature_order
 from amodal.seal import check_seal, naming_the_folder, seal
 
@@ -107,6 +108,7 @@ class TrainedModel:
         experiment: Everything that made it, resolved, as plain JSON values.
         history: One row an epoch: losses, validation scores, seconds.
         presence: Presence of the training data in its first epoch, with rates, patterns and hash.
+        recalibration: How its predictions are recalibrated; None: not at all.
         folder: Where it was saved or read; None if nowhere.
         training_cases: The training cases, kept while the model is in memory, for `impact` and `advise`; never saved.
     """
@@ -118,6 +120,7 @@ class TrainedModel:
     experiment: dict[str, Any]
     history: pd.DataFrame
     presence: Presence | None = None
+    recalibration: Recalibration | None = None
     folder: Path | None = field(default=None, repr=False)
     training_cases: Cohort | None = field(default=None, repr=False)
 
@@ -190,12 +193,18 @@ class TrainedModel:
         with inference(self.method):
             for batch in self.batches(cohort, batch_size, rows, check_levels=on_empty != "silent"):
                 predicted = by_draws(batch, seed=draw_seed) if by_draws else self.method.predict(batch)
-                predicted = predicted.double().cpu().numpy()
+                predicted = self.recalibrated(predicted.double(), batch).cpu().numpy()
                 if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted
                 done += len(batch)
         return outputs[:, 0] if self.schema.task.traits.one_value else outputs
+
+    def recalibrated(self, predictions: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Predictions (…, B, C) of the method for a batch, recalibrated for what is present in its rows."""
+        if self.recalibration is None:
+            return predictions
+        return self.recalibration(predictions, batch.presence.sum(1), self.schema.task.traits)
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:
         """Variability of each prediction over what is missing.
@@ -349,6 +358,9 @@ class TrainedModel:
             experiment={k: v for k, v in experiment.items() if k != "format"},
             history=pd.read_csv(history) if history.is_file() and history.stat().st_size > 1 else pd.DataFrame(),
             presence=_training_presence(presence, experiment) if presence.is_file() else None,
+            recalibration=recalibration_from(
+                experiment, n_modalities=len(schema.names), n_outputs=schema.task.n_outputs
+            ),
             folder=folder,
         )
 
