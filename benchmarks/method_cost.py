@@ -23,7 +23,7 @@ import torch
 import amodal
 from amodal.checkpoint import encoder_choices
 from amodal.encoders import build_encoders
-from amodal.method import EstimatedMethod, Method
+from amodal.method import EstimatedMethod, Method, inference
 from amodal.methods import METHODS
 from amodal.missingness import BalancedCounts
 from amodal.presence import draw_presence
@@ -51,6 +51,8 @@ def main(names: list[str]) -> None:
         encoders = build_encoders(train.schema, choices=encoder_choices(name, train.schema, {}))
         method = METHODS[name](train.schema, encoders, **OPTIONS.get(name, {}) | given)  # type: ignore[call-arg]
         method.prepare([batch])
+        with inference(method):
+            method.remember([batch])
         return method
 
     def step(method: Method) -> None:

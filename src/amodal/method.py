@@ -207,7 +207,7 @@ class Method(OptionsChecked, nn.Module, ABC):
         """Called after all optimisers have stepped on a batch: moving averages, constraints."""
 
     def remember(self, batches: Iterable[Batch]) -> None:
-        """Called once after training, with the best weights and in evaluation mode.
+        """Called before every validation, and once more after training with the best weights; in evaluation mode.
 
         A method whose predictions compare a case with training cases stores here what it needs of them, in buffers made
         by `register_memory`.

@@ -12,7 +12,6 @@ import inspect
 from itertools import combinations
 
 import torch
-from contracts.prototypes import PROTOTYPES
 from torch import Tensor
 
 from amodal.batch import Batch
@@ -44,11 +43,14 @@ SMALL: dict[str, dict] = {
     "mmvae": {"hidden": 32, "latent": 4},
     "cmmd": {"hidden": 32, "latent": 4},
     "lvae": {"hidden": 32, "latent": 4},
+    "lsmt": {"layers": 1, "latents": 3},
     "daft": {"factor": 1.0},  # the width is small already: two units may see nothing
     "m3jepa": {"experts": 3},
     "fusemoe": {"experts": 4},
     "dicmor": {"steps": 2, "flow_hidden": 8},
     "smil": {"prototypes": 4},
+    "drim": {"heads": 2, "head_width": 4},
+    "m3care": {"layers": 1, "bank": 24},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
@@ -98,13 +100,15 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "mmtm, mean": ("mmtm", {"output": "mean"}),
     "daft, joint": ("daft", {"form": "joint", "activation": "sigmoid"}),
     "daft, paper": ("daft", {"preset": "paper", "dropout": 0.0}),
+    "lsmt, running, deep": ("lsmt", {"positions": "running", "doubled": True, "deep_supervision": True, "latents": 2}),
+    "drfuse, paper": ("drfuse", {"preset": "paper", "dropout": 0.0}),
     "unified, paper": ("unified", {"preset": "paper", "dropout": 0.0}),
     "fusemoe, joint": ("fusemoe", {"router": "joint", "gate": "softmax", "layers": 1}),
     "m3jepa, published gates": ("m3jepa", {"renormalise": False, "detach_targets": False}),
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
 }
 
-REGISTRY: dict[str, type[Method]] = {**METHODS, **PROTOTYPES}
+REGISTRY: dict[str, type[Method]] = dict(METHODS)
 CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in REGISTRY} | VARIANTS
 NAMES = tuple(CASES)
 BY_GRADIENTS = tuple(name for name, case in CASES.items() if not issubclass(REGISTRY[case[0]], EstimatedMethod))
@@ -233,7 +237,7 @@ def options_of(name: str, *, dropout: float = 0.0) -> dict:
 
 def steps_of(name: str) -> int:
     """Steps in which a method learns 32 rows by heart; fewer for one whose steps are long."""
-    return 150 if CASES[name][0] == "cepa" else 300
+    return 150 if CASES[name][0] in ("cepa", "drim") else 300
 
 
 def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0, encoders=None) -> Method:

@@ -337,8 +337,8 @@ def test_a_method_that_uses_rows_without_a_label_learns_from_them(name, task):
             assert math.isfinite(loss)
             assert all(bool(torch.isfinite(g).all()) for g in gradients.values() if g is not None)
             assert any(bool(g.any()) for g in gradients.values() if g is not None)
-    (terms,) = cases.objectives_of(method, none, torch.Generator().manual_seed(3)).values()
-    assert terms.terms.get("task", 0.0) == 0.0
+    for terms in cases.objectives_of(method, none, torch.Generator().manual_seed(3)).values():
+        assert terms.terms.get("task", 0.0) == 0.0
 
 
 # Learning ------------------------------------------------------------------------------------------------------------

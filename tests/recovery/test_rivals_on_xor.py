@@ -11,10 +11,18 @@ from amodal.schema import Task
 JOINT: dict[str, dict] = {
     "mmtm": {},
     "daft": {},
+    "medfuse": {},
+    "drfuse": {},
+    "lsmt": {},
     "dicmor": {},
     "fusemoe": {},
     "robult": {},
     "m3jepa": {},
+    "smil": {},
+    "muse": {},
+    "shaspec": {},
+    "drim": {},
+    "m3care": {},
 }
 # Weighted means of what each modality says alone, which has to be right alone, too: these learn a part of it.
 GATED: dict[str, dict] = {

@@ -143,6 +143,7 @@ class Run:
 
     def end_epoch(self, row: dict[str, float], optimisers: Optimisers) -> tuple[dict[str, float], bool]:
         """Validates, keeps the best weights, and stores the state; see `EndEpoch`."""
+        self._remember()  # what is validated is what will predict
         model = self.model
         losses = self._agreed(validation_losses(model, self.data))
         self.state.history.append(
