@@ -22,7 +22,7 @@ import torch
 import amodal
 from amodal.encoders import build_encoders
 from amodal.method import EstimatedMethod, Method, inference
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 from amodal.missingness import BalancedCounts
 from amodal.presence import draw_presence
 
@@ -46,7 +46,8 @@ def main(names: list[str]) -> None:
         torch.manual_seed(0)
         name, _, preset = name.partition(":")
         options = OPTIONS.get(name, {}) | ({"preset": preset} if preset else {})
-        method = METHODS[name](train.schema, build_encoders(train.schema), **options)  # type: ignore[call-arg]
+        resolved = method_options(name, options)
+        method = METHODS[name](train.schema, build_encoders(train.schema), **resolved)  # type: ignore[call-arg]
         method.prepare([batch])
         with inference(method):
             method.remember([batch])
