@@ -43,6 +43,7 @@ SMALL: dict[str, dict] = {
     "mmvae": {"hidden": 32, "latent": 4},
     "cmmd": {"hidden": 32, "latent": 4},
     "lvae": {"hidden": 32, "latent": 4},
+    "lsmt": {"layers": 1, "latents": 3},
     "daft": {"factor": 1.0},  # the width is small already: two units may see nothing
     "m3jepa": {"experts": 3},
     "fusemoe": {"experts": 4},
@@ -99,6 +100,8 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "mmtm, mean": ("mmtm", {"output": "mean"}),
     "daft, joint": ("daft", {"form": "joint", "activation": "sigmoid"}),
     "daft, paper": ("daft", {"preset": "paper", "dropout": 0.0}),
+    "lsmt, running, deep": ("lsmt", {"positions": "running", "doubled": True, "deep_supervision": True, "latents": 2}),
+    "drfuse, paper": ("drfuse", {"preset": "paper", "dropout": 0.0}),
     "unified, paper": ("unified", {"preset": "paper", "dropout": 0.0}),
     "fusemoe, joint": ("fusemoe", {"router": "joint", "gate": "softmax", "layers": 1}),
     "m3jepa, published gates": ("m3jepa", {"renormalise": False, "detach_targets": False}),

@@ -111,7 +111,7 @@ def made_rows(n, seed=0):
 def test_the_regression_agrees_with_scikit_learn_and_calibrates():
     outputs, observed, target = made_rows(4000)
     join = JoinedPredictions(2, 2, "binary")
-    join.learn(outputs, observed, target, torch.ones(4000))
+    join.learn(outputs, observed, target, torch.ones(4000), torch.arange(4000))
     assert (join.scale * join.worth[2]).tolist() == pytest.approx([0.5, 0.0], abs=0.05)
     both = observed.all(1)
     theirs = LogisticRegression(C=np.inf).fit(outputs[both, :, 1], target[both]).predict_proba(outputs[both, :, 1])
@@ -124,10 +124,10 @@ def test_the_regression_agrees_with_scikit_learn_and_calibrates():
 def test_few_rows_move_the_join_little_and_a_case_counts_once():
     outputs, observed, target = made_rows(8)
     few, once = JoinedPredictions(2, 2, "binary"), JoinedPredictions(2, 2, "binary")
-    few.learn(outputs, observed, target, torch.ones(8))
+    few.learn(outputs, observed, target, torch.ones(8), torch.arange(8))
     assert (few.worth - 1).abs().max() < 0.5
     many = [part.repeat(4, *[1] * (part.ndim - 1)) for part in (outputs, observed, target)]
-    once.learn(*many, torch.full((32,), 0.25))
+    once.learn(*many, torch.full((32,), 0.25), torch.arange(8).repeat(4))
     torch.testing.assert_close(once.scale, few.scale, atol=1e-3, rtol=0)
 
 
@@ -137,7 +137,9 @@ def test_a_regression_learns_whom_to_believe():
     outputs = np.stack([truth + 0.1 * rng.normal(size=2000), rng.normal(size=2000)], axis=1)[..., None]
     join = JoinedPredictions(2, 1, "regression")
     seen = torch.ones(2000, 2, dtype=torch.bool)
-    join.learn(torch.from_numpy(outputs).float(), seen, torch.from_numpy(truth).float(), torch.ones(2000))
+    join.learn(
+        torch.from_numpy(outputs).float(), seen, torch.from_numpy(truth).float(), torch.ones(2000), torch.arange(2000)
+    )
     error = (join(torch.from_numpy(outputs).float(), seen)[:, 0] - torch.from_numpy(truth)).square().mean()
     assert error < 0.03  # the mean of the two has 0.25
 

@@ -11,6 +11,9 @@ from amodal.schema import Task
 JOINT: dict[str, dict] = {
     "mmtm": {},
     "daft": {},
+    "medfuse": {},
+    "drfuse": {},
+    "lsmt": {},
     "dicmor": {},
     "fusemoe": {},
     "robult": {},

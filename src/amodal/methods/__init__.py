@@ -13,6 +13,7 @@ from amodal.methods.cm2 import CM2
 from amodal.methods.cmmd import CMMD
 from amodal.methods.daft import DAFT
 from amodal.methods.dicmor import DiCMoR
+from amodal.methods.drfuse import DrFuse
 from amodal.methods.drim import DRIM
 from amodal.methods.ensemble import Ensemble, member_options
 from amodal.methods.fills import Fills
@@ -20,9 +21,11 @@ from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
 from amodal.methods.late_fusion import LateFusion
+from amodal.methods.lsmt import LSMT
 from amodal.methods.lvae import LVAE
 from amodal.methods.m3care import M3Care
 from amodal.methods.m3jepa import M3JEPA
+from amodal.methods.medfuse import MedFuse
 from amodal.methods.mmtm import MMTM
 from amodal.methods.mmvae import MMVAE
 from amodal.methods.modality_dropout import ModalityDropout
@@ -61,6 +64,9 @@ METHODS: dict[str, type[Method]] = {
     "mmtm": MMTM,
     "daft": DAFT,
     "unified": Unified,
+    "medfuse": MedFuse,
+    "drfuse": DrFuse,
+    "lsmt": LSMT,
     "fusemoe": FuseMoE,
     "simmlm": SimMLM,
     "robult": Robult,

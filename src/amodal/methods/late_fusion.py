@@ -136,6 +136,10 @@ class LateFusion(NetworkMethod):
         """Fits the regression that joins the modalities to the validation rows."""
         if self.join == "average":
             return
-        parts = [(*self.outputs_by_modality(batch), batch.labels, weight) for batch, weight in rows]
+        parts, cases = [], dict[str, int]()
+        for batch, weight in rows:
+            ids = batch.ids or [f"{len(cases)}-{i}" for i in range(len(batch))]
+            case = torch.tensor([cases.setdefault(name, len(cases)) for name in ids], device=weight.device)
+            parts.append((*self.outputs_by_modality(batch), batch.labels, weight, case))
         if parts:
             self.joined.learn(*(torch.cat(part) for part in zip(*parts)))
