@@ -24,7 +24,7 @@ import amodal
 from amodal.checkpoint import encoder_choices
 from amodal.encoders import build_encoders
 from amodal.method import EstimatedMethod, Method, inference
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 from amodal.missingness import BalancedCounts
 from amodal.presence import draw_presence
 
@@ -48,8 +48,9 @@ def main(names: list[str]) -> None:
         torch.manual_seed(0)
         name, _, preset = name.partition(":")
         given = json.loads(preset) if preset.startswith("{") else {"preset": preset} if preset else {}
+        resolved = method_options(name, OPTIONS.get(name, {}) | given)
         encoders = build_encoders(train.schema, choices=encoder_choices(name, train.schema, {}))
-        method = METHODS[name](train.schema, encoders, **OPTIONS.get(name, {}) | given)  # type: ignore[call-arg]
+        method = METHODS[name](train.schema, encoders, **resolved)  # type: ignore[call-arg]
         method.prepare([batch])
         with inference(method):
             method.remember([batch])
