@@ -106,7 +106,8 @@ def test_masked_passes_encode_what_the_first_pattern_leaves():
 
 
 def test_a_modality_whose_encoder_cannot_hide_counts_as_one_token():
-    encoders = build_encoders(SCHEMA, width=8, dropout=0.0)
+    encoders = build_encoders(SCHEMA, width=8, dropout=0.0, choices={"image": "convnet"})
+    encoders["image"].can_hide = False
     method = CEPA(SCHEMA, encoders, **method_options("cepa", SMALL | {"masking": "random"}))
     passes = method._passes(batch_of(), generator())
     assert passes.own["image"].sum(1).max() > 1
