@@ -24,6 +24,7 @@ from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.outcome import Outcome, read_labels, read_numbers
 from amodal.predictive_impact import Advice, Impact
 from amodal.schema import Schema, Task, put_in_order
+from amodal.seal import naming_the_folder
 from amodal.training import fit
 
 __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
@@ -277,7 +278,7 @@ class _Estimator(BaseEstimator):
 
     def _known_score(self, metric: Callable[..., float], X: Any, y: Any, weight: Any) -> float:
         """A metric of scikit-learn over the cases whose target is known."""
-        array, predicted = as_array(y), self.predict(X)
+        array, predicted = as_array(y), self.predict(X)  # type: ignore[attr-defined]
         known = np.array([not is_missing(entry) for entry in array.tolist()], dtype=bool)
         if not known.any():
             raise DataError("no target is known in y", expected="at least one to score against")
@@ -631,10 +632,11 @@ def load(
     if record is None:
         return model
     kinds = {kind.__name__: kind for kind in (MissingModalityClassifier, MissingModalityRegressor)}
-    params = dict(record["params"])
-    if isinstance(params.get("missingness"), dict):
-        params["missingness"] = mechanism_from_json(params["missingness"])
-    return kinds[record["class"]](**params)._restore(model, record)
+    with naming_the_folder(Path(folder)):
+        params = dict(record["params"])
+        if isinstance(params.get("missingness"), dict):
+            params["missingness"] = mechanism_from_json(params["missingness"])
+        return kinds[record["class"]](**params)._restore(model, record)
 
 
 def _labels(name: str, columns: Any, labels: np.ndarray) -> list[str]:
