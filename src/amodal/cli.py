@@ -48,6 +48,7 @@ def fit_command(
     valid_split: str = "valid",
     missingness: str = "auto",
     valid_missingness: str = "same",
+    class_weight: Literal["balanced"] | dict[str, float] | None = None,
     options: dict[str, Any] | None = None,
     encoders: dict[str, Any] | None = None,
     width: int = 64,
@@ -68,6 +69,7 @@ def fit_command(
         missingness: Further removal in training: auto, natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or
             pattern:A+B.
         valid_missingness: Further removal in validation: same, or as above.
+        class_weight: How much classes count in training: balanced, or weights by class.
         options: Keyword arguments of the method; `--options.preset paper` chooses a preset.
         encoders: Encoders by modality.
         width: Width of tokens and pooled vectors.
@@ -87,6 +89,7 @@ def fit_command(
         _validation(cohort, valid_split),
         missingness="auto" if missingness == "auto" else parse_mechanism(missingness),
         valid_missingness="same" if valid_missingness == "same" else parse_mechanism(valid_missingness),
+        class_weight=class_weight,
         options=options,
         encoders=encoders,
         width=width,
@@ -144,6 +147,8 @@ def evaluate_command(
     cohort = _cohort(data, split)
     task = model.schema.task
     shown = metrics or [name for name in task.traits.headlines if name in metrics_for(task.kind, bins=task.bins)]
+    if 0 < cohort.labelled.sum() < len(cohort):
+        print(f"judged are the {int(cohort.labelled.sum()):,} of {len(cohort):,} cases that have a label")
     if patterns == "all":
         print(_frame(evaluate_patterns(model, cohort, seed=seed, resamples=resamples).table(shown)))
         return

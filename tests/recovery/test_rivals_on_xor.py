@@ -11,6 +11,22 @@ from amodal.schema import Task
 JOINT: dict[str, dict] = {
     "mmtm": {},
     "daft": {},
+    "medfuse": {},
+    "drfuse": {},
+    "lsmt": {},
+    "dicmor": {},
+    "fusemoe": {},
+    "robult": {},
+    "m3jepa": {},
+    "smil": {},
+    "muse": {},
+    "shaspec": {},
+    "drim": {},
+    "m3care": {},
+}
+# Weighted means of what each modality says alone, which has to be right alone, too: these learn a part of it.
+GATED: dict[str, dict] = {
+    "simmlm": {},
 }
 # Methods whose outputs are sums over the modalities, which their pages say: these cannot.
 ADDITIVE: dict[str, dict] = {
@@ -53,6 +69,12 @@ def accuracy(name: str, options: dict) -> float:
 @pytest.mark.parametrize("name", JOINT)
 def test_a_joint_read_out_learns_an_interaction(name):
     assert accuracy(name, JOINT[name]) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GATED)
+def test_a_gate_learns_a_part_of_an_interaction(name):
+    assert accuracy(name, GATED[name]) > 0.65
 
 
 @pytest.mark.slow

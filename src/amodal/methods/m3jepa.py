@@ -62,6 +62,7 @@ class M3JEPA(NetworkMethod):
     summary = "each modality's vector predicted from every other's tokens, one direction a step"
     references = ("lei2025m3jepa", "choi2025cepa")
     couples_rows = True
+    uses_unlabelled = True
     PRESETS: ClassVar = {
         "paper": {"experts": 12, "top_k": 4, "renormalise": False, "detach_targets": False, "hidden": 2048}
     }
@@ -89,8 +90,10 @@ class M3JEPA(NetworkMethod):
         self.directions = [(a, b) for a in range(m) for b in range(m) if a != b]
         self.predictor = None
         if self.directions:
-            gate = {"experts": experts, "top_k": top_k, "renormalise": renormalise}
-            self.predictor = DirectedPredictor(m, width, self.directions, hidden=hidden, dropout=dropout, **gate)
+            self.predictor = DirectedPredictor(
+                m, width, self.directions,
+                hidden=hidden, experts=experts, top_k=top_k, renormalise=renormalise, dropout=dropout,
+            )  # fmt: skip
         self.fusion = FusionTransformer(m, width, dropout=dropout)
         self.head = Head(width, schema.task.n_outputs, hidden=hidden, dropout=dropout)
 

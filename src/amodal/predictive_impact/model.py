@@ -208,7 +208,7 @@ class _Work:
         kind, present = self.model.schema.task.traits, predictions_of(self.model, batch)
         if not missing:
             if isinstance(self.source, OwnCompletions):
-                whole = self.source.predictions(self.source.everything(batch))
+                whole = self.source.predictions(self.source.everything(batch), batch)
             else:
                 whole = present[None]
             weights = torch.full_like(whole[..., 0], 1.0 / len(whole))
@@ -335,5 +335,6 @@ def _promised(
     if calibration.target is None or not calibration.labelled.any():
         raise DataError("the calibration cases have no target")
     calibration = calibration.take(calibration.labelled)
+    assert calibration.target is not None
     of_calibration = model.predict(calibration, on_empty="silent")
     return conformal_labels(prediction, conformal_threshold(of_calibration, calibration.target, coverage))

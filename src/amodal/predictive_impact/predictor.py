@@ -49,6 +49,10 @@ class Predictor(Protocol):
         """Scaled batches on the model's device, in order; `check_levels`: warn of images beyond those of training."""
         ...
 
+    def recalibrated(self, predictions: Tensor, batch: Batch) -> Tensor:
+        """The method's predictions (…, B, D) for a batch, recalibrated for what is present in its rows."""
+        ...
+
     def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
         """Probabilities (N, C) or (N, K), or values (N,) in the target's units."""
         ...
@@ -97,7 +101,7 @@ def predictions_of(model: Predictor, batch: Batch) -> Tensor:
 
     A row of which nothing is observed gets the training prior, unless the method predicts such rows itself.
     """
-    predicted = model.method.predict(batch).float()
+    predicted = model.recalibrated(model.method.predict(batch).float(), batch)
     if model.schema.task.traits.one_value:
         predicted = model.scaling.unscale(predicted)[:, None]
     if not model.method.accepts_empty:
