@@ -65,7 +65,7 @@ class TrainingSettings:
     devices: int = 1
     nodes: int = 1
     workers: int = 0
-    labelled_share: float = 0.5
+    labelled_share: float = 0.25
     redraw: bool = True
     recalibrate: bool = True
 
