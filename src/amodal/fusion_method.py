@@ -25,6 +25,8 @@ class FusionMethod(NetworkMethod):
     Its options are those of the method `fusion`, which documents them.
     """
 
+    weight_average = 0.99
+
     def __init__(
         self,
         schema: Schema,

@@ -130,9 +130,9 @@ class TaughtMethod(Method):
             decay = min(self.teacher.decay, (1.0 + step) / (10.0 + step))
             self.average.lerp_(self._flat(), 1.0 - decay)
 
-    def remember(self, batches: Iterable[Batch]) -> None:
-        """Drops the average, which predictions do not need; see `Method.remember`."""
-        super().remember(batches)
+    def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
+        """Drops the average, which predictions do not need, once training has ended; see `Method.adjust`."""
+        super().adjust(rows)
         self.average = self.average[:0].clone()
 
     def _flat(self) -> Tensor:
