@@ -28,6 +28,7 @@ from amodal.methods import METHODS
 from amodal.missingness import MCAR, Natural
 from amodal.schema import Schema, Task
 from amodal.seeds import mix_seed
+from amodal.settings import TrainingSettings
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "device": "cpu", "seed": 3, "width": 8}
 
