@@ -33,7 +33,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "ensemble": {"method": "ensemble"},
     "fusion": {"method": "fusion"},
     "average": {"method": "late_fusion", "options": {"join": "average"}},
-    "four patterns": {"method": "modality_dropout", "options": {"patterns": 4}},
+    "one pattern": {"method": "modality_dropout", "options": {"patterns": 1}},
+    "no average": {"method": "modality_dropout", "settings": {"weight_average": 0.0}},
     "sixteen heads": {"method": "modality_dropout", "options": {"members": 16}},
     "smooth": {"method": "modality_dropout", "encoders": 0.3, **_SMOOTH},
     "smooth, sixteen heads": {

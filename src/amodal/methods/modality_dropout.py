@@ -36,7 +36,7 @@ class ModalityDropout(FusionMethod, TaughtMethod):
         members: Number of heads that share their weights; see `amodal.fusion.network.HeadEnsemble`. 0: one plain head.
         patterns: How many removals of each row a step learns from. The row is encoded once, so that several cost little
             next to its encoders; with few epochs and many patterns they are worth more than a point of accuracy
-            (docs/log.md, 2026-11-21).
+            (docs/log.md, 2026-11-21 and 2026-11-30).
         teacher: What rows without a label teach, where there are some: a name in `amodal.teaching.TEACHERS`, or
             {"name": …, option: …}. "complete": the prediction from all that a row has, by the moving average of the
             network, teaches the prediction from what remains; "pseudo_labels": it teaches the prediction from the same,
@@ -63,7 +63,7 @@ class ModalityDropout(FusionMethod, TaughtMethod):
         hidden: Count = 128,
         dropout: Share = 0.1,
         members: Count = 0,
-        patterns: Size = 1,
+        patterns: Size = 4,
         teacher: TeacherChoice = "complete",
     ):
         super().__init__(schema, encoders, fusion=fusion, fill=fill, hidden=hidden, dropout=dropout, members=members)
