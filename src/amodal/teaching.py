@@ -109,15 +109,15 @@ class TaughtMethod(Method):
             return remaining
         return torch.cat([remaining, batch.presence[None]])
 
-    def taught_terms(self, outputs: Tensor, batch: Batch, taught: Tensor | None, *, members: int = 1) -> LossTerms:
-        """The task's loss, and what is taught, of outputs (P · B, C) under `taught_patterns`, or (P · K · B, C)."""
+    def taught_terms(self, outputs: Tensor, batch: Batch, taught: Tensor | None) -> LossTerms:
+        """The task's loss, and what is taught, of outputs (P · B, C) under `taught_patterns`."""
         if taught is None:
             return LossTerms({"task": self.task_term(outputs, batch)})
-        n = members * len(batch)
+        n = len(batch)
         own = pupil = outputs
         if self.teacher.whole and len(outputs) > n:
             own, pupil = outputs[:-n], outputs[-n:]
-        target = repeat_rows(taught, len(pupil) // max(1, len(batch)))
+        target = repeat_rows(taught, len(pupil) // max(1, n))
         loss = mean_over_rows(task_loss(pupil, target, self.schema.task.kind))
         weight = self.teacher.weight_at(self.clock.progress)
         return LossTerms({"task": self.task_term(own, batch), "taught": loss}, {"taught": weight})
