@@ -89,6 +89,7 @@ def test_commands(made: Path, words: tuple[str, ...], capsys: pytest.CaptureFixt
         assert "labels: 48 cases have one, 96 have none" in printed
         assert "no label" in (made / "out.html").read_text()
     if words[0] == "evaluate":
+        assert "of 48 cases that have a label" in printed
         cohort = amodal.load_cohort(str(made / "cohort")).split("test")
         frame = pd.read_parquet(made / "run" / "predictions.parquet")
         assert sorted(frame["id"]) == sorted(cohort.ids[cohort.labelled]), "judged are the cases with a label"

@@ -24,6 +24,7 @@ from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.outcome import Outcome, read_labels, read_numbers
 from amodal.predictive_impact import Advice, Impact
 from amodal.schema import Schema, Task, put_in_order
+from amodal.seal import naming_the_folder
 from amodal.training import fit
 
 __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
@@ -631,10 +632,11 @@ def load(
     if record is None:
         return model
     kinds = {kind.__name__: kind for kind in (MissingModalityClassifier, MissingModalityRegressor)}
-    params = dict(record["params"])
-    if isinstance(params.get("missingness"), dict):
-        params["missingness"] = mechanism_from_json(params["missingness"])
-    return kinds[record["class"]](**params)._restore(model, record)
+    with naming_the_folder(Path(folder)):
+        params = dict(record["params"])
+        if isinstance(params.get("missingness"), dict):
+            params["missingness"] = mechanism_from_json(params["missingness"])
+        return kinds[record["class"]](**params)._restore(model, record)
 
 
 def _labels(name: str, columns: Any, labels: np.ndarray) -> list[str]:
