@@ -266,7 +266,8 @@ class TrainedModel:
             for part in (values, measured) if name in measured else (values,):
                 part[name] = part[name].index_select(axis, torch.tensor(order, device=part[name].device))
         lengths = {name: length for name, length in batch.lengths.items() if name in values}
-        return Batch(values, observed, measured, lengths, batch.target, batch.ids, batch.labelled)
+        times = {name: time for name, time in batch.times.items() if name in values}
+        return Batch(values, observed, measured, lengths, batch.target, batch.ids, batch.labelled, times)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the model's folder: experiment.json, model.safetensors, history.csv, presence.npz.

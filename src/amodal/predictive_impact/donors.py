@@ -316,7 +316,7 @@ class DonorLaw:
 
 def _fill(batch: Batch, given: Batch, names: Sequence[str]) -> Batch:
     """The rows of `batch`, in which all lack `names`, with those modalities of `given`."""
-    parts = {part: dict(getattr(batch, part)) for part in ("values", "observed", "measured", "lengths")}
+    parts = {part: dict(getattr(batch, part)) for part in ("values", "observed", "measured", "lengths", "times")}
     for name in names:
         for part, columns in parts.items():
             columns.pop(name, None)
@@ -324,7 +324,7 @@ def _fill(batch: Batch, given: Batch, names: Sequence[str]) -> Batch:
                 columns[name] = getattr(given, part)[name]
     parts["values"] = {name: parts["values"][name] for name in batch.modalities}
     filled = (parts[part] for part in ("values", "observed", "measured", "lengths"))
-    return Batch(*filled, batch.target, batch.ids, batch.labelled)
+    return Batch(*filled, batch.target, batch.ids, batch.labelled, parts["times"])
 
 
 def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.batch import Batch
-from amodal.encoders.encoder import Encoder, PerModality, Tokens, scatter
+from amodal.encoders.encoder import Encoder, PerModality, Tokens, present_inputs, scatter
 from amodal.tokens.latent_prediction import fill_sequence
 
 __all__ = ["Embedded", "Passes", "TokenSequences", "embed_present", "encode_passes"]
@@ -62,10 +62,10 @@ def embed_present(encoder: Encoder, batch: Batch, name: str) -> Embedded | None:
     Returns:
         Tokens of the rows that have the modality; None if nobody has it, and the encoder is not called.
     """
-    rows, values, measured, lengths = batch.present(name)
+    rows, inputs = present_inputs(encoder, batch, name)
     if len(rows) == 0:
         return None
-    return Embedded(rows, *encoder.embed(values, measured, lengths))
+    return Embedded(rows, *encoder.embed(*inputs))
 
 
 def encode_passes(
