@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,14 +26,16 @@ from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
 from amodal.recalibration import Recalibration, recalibration_from
 from amodal.schema import Schema, check_schema, feature_order
+from amodal.seal import check_seal, naming_the_folder, seal
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FORMAT", "TrainedModel", "build_method", "encoder_choices", "read_experiment", "resolve_device"]
 
-FORMAT = 1
+FORMAT = 2
 _REQUIRED = ("experiment.json", "model.safetensors")
+_SEALED = ("model.safetensors", "history.csv", "presence.npz")
 
 
 def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
@@ -306,6 +309,7 @@ class TrainedModel:
         if encoders.get("choices"):  # pretrained ones are rebuilt from their configuration, not from where they came
             choices = portable_choices(self.method, encoders["choices"])
             record["spec"] = record["spec"] | {"encoders": encoders | {"choices": choices}}
+        record = seal(json.loads(json.dumps(record)), folder, _SEALED)
         write_json(folder / "experiment.json", record)  # last: its presence says that the folder is complete
 
     @classmethod
@@ -322,16 +326,20 @@ class TrainedModel:
         Raises:
             RunError: If the folder is incomplete, damaged, or of a newer format.
         """
+        folder = Path(folder)
+        experiment = read_experiment(folder)
+        with naming_the_folder(folder):
+            model = cls._read(folder, experiment)
+        return model.to(device)
+
+    @classmethod
+    def _read(cls, folder: Path, experiment: dict[str, Any]) -> TrainedModel:
         import pandas as pd
         from safetensors.torch import load_file
 
-        folder = Path(folder)
-        experiment = read_experiment(folder)
         schema = Schema.from_json(experiment.pop("schema"))
-        try:
-            tensors = load_file(folder / "model.safetensors")
-        except Exception as error:  # safetensors raises its own kind for truncated files
-            raise RunError(f"{folder / 'model.safetensors'} cannot be read: {error}") from error
+        _check_sizes(folder, experiment["spec"], schema)
+        tensors = load_file(folder / "model.safetensors")
         method = build_method(experiment["spec"], schema)
         part = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
         try:
@@ -343,7 +351,7 @@ class TrainedModel:
         scaling = {k.removeprefix("scaling."): v.numpy() for k, v in tensors.items() if k.startswith("scaling.")}
         history = folder / "history.csv"
         presence = folder / "presence.npz"
-        model = cls(
+        return cls(
             method=method.eval(),
             schema=schema,
             scaling=Scaling.from_arrays(scaling, schema),
@@ -356,7 +364,6 @@ class TrainedModel:
             ),
             folder=folder,
         )
-        return model.to(device)
 
 
 def _training_presence(file: Path, experiment: Mapping[str, Any]) -> Presence:
@@ -393,17 +400,45 @@ def read_experiment(folder: Path) -> dict[str, Any]:
         )
     try:
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise RunError(f"{folder / 'experiment.json'} is not readable JSON: {error}") from error
+    except RecursionError as error:
+        raise RunError(f"{folder / 'experiment.json'} is not readable JSON: it is nested too deeply") from error
     version = experiment.get("format") if isinstance(experiment, dict) else None
-    if not isinstance(version, int) or version > FORMAT:
+    if type(version) is not int or version != FORMAT:
+        newer = type(version) is int and version > FORMAT
         raise RunError(
             f"the run at {folder} has a format that this version cannot read",
-            expected=f"format {FORMAT} or older",
+            expected=f"format {FORMAT}",
             got=version,
-            hint="Update amodal.",
+            hint="Update amodal." if newer else "Train it again with this version.",
         )
-    return experiment
+    return check_seal(experiment, folder, "experiment.json")
+
+
+def _check_sizes(folder: Path, spec: Mapping[str, Any], schema: Schema) -> None:
+    """Refuses a record that asks for larger tensors than the weights hold, before memory is taken for them.
+
+    Raises:
+        RunError: If a tensor is larger than the stored one.
+    """
+    from safetensors import safe_open
+
+    try:
+        with torch.device("meta"):
+            state = build_method(spec, schema).state_dict()
+    except (RuntimeError, NotImplementedError):  # a method that needs values to be built
+        return
+    with safe_open(folder / "model.safetensors", framework="pt") as stored:
+        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    for name, tensor in state.items():
+        shape = shapes.get(f"method.{name}", (0,))
+        if tensor.numel() > math.prod(shape):
+            raise RunError(
+                f"the weights in {folder} do not fit its experiment.json: {name}",
+                expected=tuple(tensor.shape),
+                got=shape,
+            )
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

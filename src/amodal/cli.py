@@ -147,6 +147,8 @@ def evaluate_command(
     cohort = _cohort(data, split)
     task = model.schema.task
     shown = metrics or [name for name in task.traits.headlines if name in metrics_for(task.kind, bins=task.bins)]
+    if 0 < cohort.labelled.sum() < len(cohort):
+        print(f"judged are the {int(cohort.labelled.sum()):,} of {len(cohort):,} cases that have a label")
     if patterns == "all":
         print(_frame(evaluate_patterns(model, cohort, seed=seed, resamples=resamples).table(shown)))
         return

@@ -14,7 +14,7 @@ from amodal.batch import Batch
 from amodal.losses.masked import mean_over_rows
 from amodal.losses.task import task_loss
 from amodal.method import LossTerms, Method, inference
-from amodal.options import Choice, Share, Weight, resolve_choice
+from amodal.options import Choice, Count, Share, Weight, resolve_choice
 from amodal.patterns import repeat_rows
 
 __all__ = ["TEACHERS", "TaughtMethod", "Teacher", "TeacherChoice"]
@@ -23,13 +23,13 @@ __all__ = ["TEACHERS", "TaughtMethod", "Teacher", "TeacherChoice"]
 class Teacher:
     r"""What a moving average of the network teaches it, in batches in which some rows have no label.
 
-    The weight of what is taught rises from 0 to `weight` over the first part of the training, as
-    :math:`\exp(-5 (1 - t)^2)`.
+    The weight of what is taught rises to `weight` over the first steps of the training, as :math:`\exp(-5 (1 - t)^2)`
+    with t from 0 to 1: steps and not a share of all, so that the number of epochs asked for does not matter to it.
 
     Args:
         weight: Weight of what is taught, next to the task's loss.
         decay: Share of the average that a step keeps, in the long run.
-        ramp: Share of the training over which the weight rises.
+        ramp: Steps over which the weight rises.
 
     Attributes:
         teaches: Whether there is a teacher.
@@ -42,12 +42,12 @@ class Teacher:
     teaches = True
     whole = False
 
-    def __init__(self, *, weight: Weight = 1.0, decay: Share = 0.99, ramp: Share = 0.3):
+    def __init__(self, *, weight: Weight = 1.0, decay: Share = 0.99, ramp: Count = 200):
         self.weight, self.decay, self.ramp = weight, decay, ramp
 
-    def weight_at(self, progress: float) -> float:
-        """The weight at a share of the training, from 0 to 1."""
-        risen = min(1.0, progress / self.ramp) if self.ramp else 1.0
+    def weight_at(self, step: int) -> float:
+        """The weight at a step."""
+        risen = min(1.0, step / self.ramp) if self.ramp else 1.0
         return self.weight * math.exp(-5.0 * (1.0 - risen) ** 2)
 
 
@@ -119,7 +119,7 @@ class TaughtMethod(Method):
             own, pupil = outputs[:-n], outputs[-n:]
         target = repeat_rows(taught, len(pupil) // max(1, len(batch)))
         loss = mean_over_rows(task_loss(pupil, target, self.schema.task.kind))
-        weight = self.teacher.weight_at(self.clock.progress)
+        weight = self.teacher.weight_at(self.clock.step)
         return LossTerms({"task": self.task_term(own, batch), "taught": loss}, {"taught": weight})
 
     def after_step(self) -> None:

@@ -457,12 +457,12 @@ class Cohort:
         write_folder(Path(folder), parts, rows, overwrite=overwrite)
 
     @classmethod
-    def open(cls, folder: str | Path, *, verify: bool = False) -> Cohort:
+    def open(cls, folder: str | Path, *, verify: bool | None = None) -> Cohort:
         """Opens a folder written by `save`, memory-mapped: at once, however large it is.
 
         Args:
             folder: The folder.
-            verify: Also read every array through and compare its checksum.
+            verify: Also read every array through and compare its checksum; None: if they are 256 MB or less together.
 
         Raises:
             DataError: If a file is missing, truncated or altered, or the format is newer; the message names the file.

@@ -13,7 +13,7 @@ from amodal.errors import ConfigurationError
 from amodal.options import Count, Share, Size
 from amodal.schema import Modality
 
-__all__ = ["ConvNet", "LeNet"]
+__all__ = ["ConvNet", "LeNet", "convolution"]
 
 
 class ConvNet(Encoder):
@@ -22,6 +22,9 @@ class ConvNet(Encoder):
     3×3 convolutions, each with a normalisation over all channels and cells of its own row (no BatchNorm: rows do not
     influence one another) and a GELU, alternate with 2×2 averages until at most 4×4 cells are left. Images from 56
     pixels up are first brought to about 28 cells a side by a strided convolution.
+
+    The convolutions mix the cells. Where some are hidden, their part of the image (each pixel is of one cell) is
+    blanked and the others are computed again.
 
     Args:
         modality: An image modality (C, H, W).
@@ -34,23 +37,24 @@ class ConvNet(Encoder):
     """
 
     kinds = ("image",)
+    can_hide = True
 
     def __init__(self, modality: Modality, *, width: int, channels: Size = 32, dropout: Share = 0.1):
         super().__init__(modality, width=width)
         n, *sides = modality.shape
         stride = 2 ** max(0, (max(sides) // 28).bit_length() - 1)
         channels = min(channels, width)
-        blocks = _convolution(n, channels, stride)
+        blocks = convolution(n, channels, stride)
         sides = [-(-side // stride) for side in sides]
         while max(sides) > 4 or len(blocks) == 3:
             wider = min(2 * channels, width)
-            blocks += _convolution(channels, wider)
+            blocks += convolution(channels, wider)
             channels = wider
             if max(sides) > 2:
                 blocks.append(nn.AvgPool2d(2, ceil_mode=True))
                 sides = [-(-side // 2) for side in sides]
         self.stem = nn.Sequential(*blocks)
-        self._n_tokens = sides[0] * sides[1]
+        self._n_tokens, self._cells = sides[0] * sides[1], (sides[0], sides[1])
         self.token = nn.Linear(channels, width)
         self.position = nn.Parameter(0.02 * torch.randn(self._n_tokens, width))
         self.block = ResidualBlock(width, dropout=dropout)
@@ -67,6 +71,13 @@ class ConvNet(Encoder):
         tokens = self.token(cells) + self.position
         return Tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
+    def embed_without(
+        self, hide: Tensor, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Tensor | None:
+        """The tokens of the image with the parts of hidden cells blanked to zero, the training mean."""
+        pixels = F.interpolate(hide.view(-1, 1, *self._cells).to(values.dtype), values.shape[2:])  # (P, 1, H, W)
+        return self.embed(torch.where(pixels > 0.5, 0.0, values))[0]
+
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """A residual block on each cell."""
         return self.block(tokens)
@@ -76,7 +87,8 @@ class ConvNet(Encoder):
         return self.join(F.gelu(torch.where(valid[..., None], tokens, 0.0)).flatten(1))
 
 
-def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
+def convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution, a normalisation over all channels and cells of a row, and a GELU."""
     size = 3 if stride == 1 else 2 * stride - 1
     convolution = nn.Conv2d(n_in, n_out, size, stride=stride, padding=size // 2)
     return [convolution, nn.GroupNorm(1, n_out), nn.GELU()]

@@ -19,10 +19,11 @@ from amodal.checkpoint import TrainedModel, build_method, encoder_choices, resol
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, ShapeError, UnknownNameError
-from amodal.files import write_json
+from amodal.files import clear_leftovers, write_json
 from amodal.method import Method
 from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
+from amodal.seal import naming_the_folder
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import settings_from
 from amodal.training.data import TrainingData
@@ -283,6 +284,7 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
+    clear_leftovers(folder / "plan.json")
     if not any(folder.iterdir()):
         write_json(folder / "plan.json", plan)
         return
@@ -292,7 +294,8 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         )
     if not (folder / "plan.json").is_file():
         raise RunError(f"the folder {folder} does not hold a run", hint="Choose another one.")
-    stored = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    with naming_the_folder(folder):
+        stored = dict(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
     if stored != json.loads(json.dumps(plan)):
         raise RunError(
             f"the run in {folder} was started with other arguments: {', '.join(_differing(plan, stored))}",
