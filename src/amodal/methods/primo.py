@@ -30,6 +30,12 @@ __all__ = ["PRIMO"]
 LOG_NOISE_RANGE = (-7.0, 5.0)
 """Range of the log variance of a regression's target around the decoder's mean."""
 
+FIRST_LOG_NOISE = -4.0
+"""Where it starts: low, for noise that is already there makes a latent unnecessary."""
+
+NOISE_RATE = 10.0
+"""Factor on its learning rate: it is one number, and has to follow the decoder."""
+
 CHUNK = 2**22
 """Numbers of a layer in work at a time when draws are decoded (16 MiB in single precision)."""
 
@@ -82,8 +88,9 @@ class PRIMO(LatentMethod):
         w_tie: Weight of the tie between priors of a row.
         w_predict: Weight of the predictive term.
         w_predict_missing: What is added to this weight where a maskable modality is absent.
-        tie_moves: Which prior the tie trains: "both", as published, or only the one with more "missing", at a weight
-            that rises over the first 500 steps.
+        present: Where the latents of present modalities come from in training: "prior", as in prediction, or
+            "posterior". The tie leaves their prior alone and trains that with less, at a weight that rises over the
+            first 500 steps; "published": they come from the posterior, and the tie moves both priors at once.
         components: Gaussians in each prior.
         also_masked: Whether each row adds a second bound and predictive term, without the modalities W.
         training_draws: Draws of each row in training that the likelihood is averaged over; the predictive term has
@@ -112,10 +119,17 @@ class PRIMO(LatentMethod):
             "w_anchor": 1.0,
             "w_tie": 1.0,
             "w_predict": 0.0,
-            "tie_moves": "both",
+            "present": "published",
             "components": 1,
         },
-        "predictive": {"w_predict_missing": 3.0, "components": 10, "also_masked": True, "training_draws": 4},
+        "predictive": {
+            "w_tie": 0.1,
+            "present": "posterior",
+            "w_predict_missing": 3.0,
+            "components": 10,
+            "also_masked": True,
+            "training_draws": 4,
+        },
     }
 
     def __init__(
@@ -130,10 +144,10 @@ class PRIMO(LatentMethod):
         gamma: Positive | None = 0.6,
         w_kl: Weight = 0.25,
         w_anchor: Weight = 0.01,
-        w_tie: Weight = 0.1,
+        w_tie: Weight = 1.0,
         w_predict: Weight = 1.0,
         w_predict_missing: Weight = 0.0,
-        tie_moves: Literal["both", "missing"] = "missing",
+        present: Literal["prior", "posterior", "published"] = "prior",
         components: Size = 4,
         also_masked: bool = False,
         training_draws: Size = 1,
@@ -142,7 +156,7 @@ class PRIMO(LatentMethod):
         super().__init__(schema)
         self.weights = {"kl": w_kl, "anchor": w_anchor, "tie": w_tie}
         self.weights |= {"predict": w_predict, "predict_missing": w_predict_missing}
-        self.tie_moves, self.also_masked = tie_moves, also_masked
+        self.present, self.also_masked = present, also_masked
         self.training_draws, self.prediction_draws = training_draws, prediction_draws
         self.roles = schema.roles(always_observed or ())
         self.roles.check_maskable("primo")
@@ -161,7 +175,7 @@ class PRIMO(LatentMethod):
         self.decoder = LatentDecoder(
             len(self._always) * width, len(self._maskable) * latent, task.n_outputs, hidden=hidden, dropout=dropout
         )
-        self.log_noise = nn.Parameter(torch.zeros(())) if task.traits.one_value else None
+        self.log_noise = nn.Parameter(torch.full((), FIRST_LOG_NOISE)) if task.traits.one_value else None
 
     # Training ----------------------------------------------------------------------------------------------------
 
@@ -185,32 +199,46 @@ class PRIMO(LatentMethod):
         condition = self._condition(features, observed)  # (B, O), the same for the reduced rows
         encoded = self._encode_target(target).repeat(views, 1)
         q = self.posterior(torch.cat([fused[: views * n], encoded], dim=1))  # equation 5
-        z = q.draw(noise).flatten(2)  # equation 6, (K, views * B, U * Z)
-        outputs = self.decoder(condition.repeat(views, 1), z)  # (K, views * B, C)
+        z = q.draw(noise)  # equation 6, (K, views * B, U, Z)
         target = repeat_rows(target, views)
         priors = prior.rows(slice(views * n))
-        bound = {"task": self._negative_log_likelihood(outputs, target).mean(0)}  # equations 2, 3: first term
-        bound["kl"] = kl_to_mixture_nats(q, priors).sum(1)  # equations 2, 3: second term
+        divergence = kl_to_mixture_nats(q, priors)  # (views * B, U)
+        seen = torch.cat([observed, reduced])[: views * n, self._maskable]  # (views * B, U)
+        if self.present == "prior":  # what is present says what its latent is
+            uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
+            z = torch.where(seen[..., None], priors.draw(uniform, noise), z)
+            divergence = torch.where(seen, 0.0, divergence)
+        outputs = self.decoder(condition.repeat(views, 1), z.flatten(2))  # (K, views * B, C)
+        number = seen.sum(1)
+        fullest = number == number.max() if len(number) else number.bool()
+        bound = {"task": self._negative_log_likelihood(outputs, target, fullest).mean(0)}  # equations 2, 3: first term
+        bound["kl"] = divergence.sum(1)  # equations 2, 3: second term
         # Not in the paper: the likelihood of the prediction itself, the average of equation 8.
         if self.weights["predict"] > 0 or self.weights["predict_missing"] > 0:
-            bound["predict"] = self._predictive_loss(priors, condition.repeat(views, 1), target, generator)
+            given = priors, condition.repeat(views, 1), target, fullest
+            bound["predict"] = self._predictive_loss(*given, generator)
         if self.weights["predict_missing"] > 0:
             lacking = torch.cat([observed, reduced])[: views * n, self._maskable].logical_not().any(1)
             bound["predict_missing"] = select(bound["predict"], lacking)
         if views == 2:  # a row from which nothing can be removed counts once
             bound = {name: part[:n] + select(part[n:], removed.any(1)) for name, part in bound.items()}
         # Equation 4: the anchor of the prior given x_O alone, and the tie between two priors of a row.
-        informed = p.detached() if self.tie_moves == "missing" else p
+        informed = p if self.present == "published" else p.detached()
         tie = torch.where(removed, kl_of_mixtures_nats(informed, p_reduced), 0.0).sum(1)
         terms = bound | {"anchor": kl_from_standard_nats(p_always).sum(1), "tie": tie}
         # Equation 7, as a weighted mean over rows that is minimised.
         weights = {name: weight for name, weight in self.weights.items() if name in terms}
-        if self.tie_moves == "missing":
+        if self.present != "published":
             weights["tie"] *= min(1.0, self.clock.step / TIE_WARMUP)
         return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, weights)
 
     def _predictive_loss(
-        self, prior: DiagonalMixture, condition: Tensor, target: Tensor, generator: torch.Generator
+        self,
+        prior: DiagonalMixture,
+        condition: Tensor,
+        target: Tensor,
+        fullest: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         r"""Predictive loss (B,): :math:`-\log` of the likelihood averaged over draws from the prior, as in equation 8.
 
@@ -221,13 +249,17 @@ class PRIMO(LatentMethod):
         noise = self._normal(draws, len(target), generator, condition)
         uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
         z, log_weight = prior.draw_weighted(uniform, noise)  # (K, B, U, Z), (K, B, U)
-        likelihood = -self._negative_log_likelihood(self.decoder(condition, z.flatten(2)), target)  # (K, B)
+        likelihood = -self._negative_log_likelihood(self.decoder(condition, z.flatten(2)), target, fullest)  # (K, B)
         one = log_weight.sum(-1)
         one = one - one.detach()  # zero, with the gradient of the logarithm of the weight
         return one.logsumexp(0) - (one + likelihood).logsumexp(0)
 
-    def _negative_log_likelihood(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Nats (K, B) of targets (B, …) under outputs (K, B, C); a regression's up to a constant."""
+    def _negative_log_likelihood(self, outputs: Tensor, target: Tensor, fullest: Tensor) -> Tensor:
+        """Nats (K, B) of targets (B, …) under outputs (K, B, C); a regression's up to a constant.
+
+        Its noise is learnt from the rows (B,) that have most modalities: what an absent modality could tell is to go
+        through its latent, and not into the noise.
+        """
         draws, n = outputs.shape[:2]
         loss = task_loss(
             outputs.flatten(0, 1), repeat_rows(target, draws), self.schema.task.kind, over_labels="sum"
@@ -235,7 +267,12 @@ class PRIMO(LatentMethod):
         if self.log_noise is None:
             return loss
         log_noise = self.log_noise.clamp(*LOG_NOISE_RANGE)
+        log_noise = torch.where(fullest, log_noise, log_noise.detach())  # (B,)
         return 0.5 * (loss * (-log_noise).exp() + log_noise)
+
+    def learning_rate_scale(self, parameter_name: str) -> float:
+        """The noise of a regression's target learns faster; see `Method.learning_rate_scale`."""
+        return NOISE_RATE if parameter_name == "log_noise" else 1.0
 
     # Prediction --------------------------------------------------------------------------------------------------
 

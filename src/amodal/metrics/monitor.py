@@ -80,10 +80,12 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
 
     A representation has collapsed to a point if its spread (or the diversity of contexts) is below a hundredth of what
     it has been in an earlier row, and to a line if its effective rank is below 1.05. Kernel weights have collapsed if
-    fewer than 1.5 of 8 or more neighbours count.
+    fewer than 1.5 of 8 or more neighbours count. A law that vectors are drawn from is no law of them where it is less
+    likely than independent normal coordinates.
 
     Args:
-        history: Rows with columns such as `pooled_rank`, `pooled_spread`, `context_diversity`, `effective_sample_size`.
+        history: Rows with columns such as `pooled_rank`, `pooled_spread`, `context_diversity`, `effective_sample_size`,
+            `law_over_normal`.
 
     Returns:
         One sentence for each sign; empty if all is well.
@@ -106,6 +108,11 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
                 )
         elif column.endswith("_rank") and value < _TO_A_LINE:
             signs.append(f"{what} representations have collapsed to a line: their effective rank is {value:.3g}")
+        elif column.endswith("_over_normal") and value > 0:
+            signs.append(
+                f"the {column.removesuffix('_over_normal')} of completions fits its vectors worse than a normal "
+                f"distribution, by {value:.2g} nats a coordinate: its draws are noise rather than completions"
+            )
     if last.get("effective_sample_size", math.inf) < _ONE_NEIGHBOUR and last.get("neighbours", 0.0) >= _NEIGHBOURS:
         signs.append(
             f"kernel weights have collapsed: {last['effective_sample_size']:.2g} of {last['neighbours']:.3g} "
