@@ -117,6 +117,11 @@ class TrainedModel:
     training_cases: Cohort | None = field(default=None, repr=False)
 
     @property
+    def change_scale(self) -> float:
+        """What changes under the method's own completions are multiplied by; found on the validation rows."""
+        return float(self.experiment.get("result", {}).get("change_scale", 1.0))
+
+    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return next((p.device for p in self.method.parameters()), torch.device("cpu"))

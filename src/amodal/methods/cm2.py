@@ -69,9 +69,10 @@ class CM2(SamplingMethod):
         - \tfrac1D \log p(\bar z_O)
         - \tfrac{w}{D} \Bigl[\log \bar p(z_O) - \sum_{m \in O} \log \bar f_m(z_m)\Bigr],
 
-    where the bar holds fixed: the second term fits the law to the vectors, the third one, the alignment, moves the
+    where the bar holds fixed: the second term fits the copula to the vectors, the third one, the alignment, moves the
     encoders to make the modalities dependent under the law (its mean is their mutual information). Only what a row
-    observes enters. With `removal`, the completions replace random further modalities too, so that every pattern of
+    observes enters. The margins are fitted to the vectors of every step by expectation maximisation, and the task does
+    not move the law: it is to be the law of its vectors. With `removal`, the completions replace random further modalities too, so that every pattern of
     presence is met; likelihood and alignment see all that the row has.
 
     The default's law joins coordinate by coordinate (`variant`): its completions follow every coordinate of what is
@@ -90,8 +91,8 @@ class CM2(SamplingMethod):
         normalise: "layer" (mean 0 and variance 1 over a vector's coordinates), "sphere" (length 1) or "none".
         completion: "conditional" (given what is observed), "marginal" (from the modality's own mixture), or "none":
             the fusion gets the presence and replaces what is absent in its own way.
-        sample_gradient: Whether gradients of the task reach the law through completions: "reparameterised", as the
-            paper says, or "detached", as its code does.
+        sample_gradient: Whether gradients of the task pass through completions, to what is observed (and with
+            `alignment="likelihood"` to the law): "reparameterised", as the paper says, or "detached", as its code does.
         alignment: Term that moves the encoders in addition to the task's: "copula" (the term above), "likelihood" (the
             whole log likelihood, margins included, as in the paper, with one learning rate for all), "cosine", "kl" or
             "none".
@@ -108,8 +109,8 @@ class CM2(SamplingMethod):
 
     Source:
         :cite:`wu2025cm2`. Deviations of the default: proper densities; completions given what is observed; loss per
-        dimension; components that start apart, at data; the margins' likelihood does not move the encoders (it could
-        be raised without bound by making all vectors alike); the head also reads the presence; mixture weights are
+        dimension; margins fitted by expectation maximisation; the margins' likelihood does not move the encoders (it
+        could be raised without bound by making all vectors alike); the head also reads the presence; mixture weights are
         parameters, as in the paper's code, not the output of a network.
     """
 

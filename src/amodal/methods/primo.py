@@ -169,6 +169,9 @@ class PRIMO(LatentMethod):
         self.latent_shape = (len(self._maskable), latent)
         prior_shape = (len(self._maskable), components, latent)
         self.prior = MixturePrior(n * width, prior_shape, hidden=hidden, dropout=dropout)
+        self.prior_of_absent = None
+        if present == "prior":  # with a network of its own the tie cannot make the priors of present ones alike
+            self.prior_of_absent = MixturePrior(n * width, prior_shape, hidden=hidden, dropout=dropout)
         self.posterior = NormalisedPosterior(
             n * width + target_width, self.latent_shape, gamma, hidden=hidden, dropout=dropout
         )
@@ -192,7 +195,7 @@ class PRIMO(LatentMethod):
         always[:, self._maskable] = False
         # Equation 5: the priors given each of the three, from one call of the network that they share.
         fused = torch.cat([self._fuse(features, seen) for seen in (observed, reduced, always)])
-        prior = self.prior(fused)
+        prior = self._prior(fused, torch.cat([observed, reduced, always]))
         p, p_reduced, p_always = (prior.rows(slice(i * n, (i + 1) * n)) for i in range(3))
 
         # Equations 2 and 3, one expression for both: absent features are zero. `also_masked` adds the reduced rows.
@@ -299,7 +302,8 @@ class PRIMO(LatentMethod):
     def _decode(self, batch: Batch, uniform: Tensor, noise: Tensor) -> Tensor:
         """Outputs (S, B, C) for latents drawn from the prior by uniform numbers (S, 1, U) and noise (S, 1, U, Z)."""
         features, observed = self._encode(batch)
-        prior, condition = self.prior(self._fuse(features, observed)), self._condition(features, observed)
+        prior = self._prior(self._fuse(features, observed), observed)
+        condition = self._condition(features, observed)
         outputs = features.new_empty(len(noise), len(batch), self.schema.task.n_outputs)
         widest = max(self.decoder.out.in_features, self.latent_shape[0] * self.latent_shape[1])
         step = max(1, CHUNK // (len(noise) * widest))
@@ -312,7 +316,7 @@ class PRIMO(LatentMethod):
     def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
         """Latents (S, B, U, Z) of the maskable modalities, from the prior given what is present; see `LatentMethod`."""
         features, observed = self._encode(batch)
-        return self.prior(self._fuse(features, observed)).draw(*self._spread(draws, generator))
+        return self._prior(self._fuse(features, observed), observed).draw(*self._spread(draws, generator))
 
     def _spread(self, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Uniform numbers (S, 1, U) and standard normal ones (S, 1, U, Z), the same for every row, spread evenly."""
@@ -334,6 +338,17 @@ class PRIMO(LatentMethod):
     def _fuse(self, features: Tensor, seen: Tensor) -> Tensor:
         """Features (B, M, H), zero where they may not be seen (B, M), with these flags, flattened: (B, M · (H + 1))."""
         return with_presence(torch.where(seen[..., None], features, 0.0), seen).flatten(1)
+
+    def _prior(self, fused: Tensor, observed: Tensor) -> DiagonalMixture:
+        """Priors (B, U, K, Z) of the latents given fused features (B, M · (H + 1)) and presence (B, M)."""
+        prior = self.prior(fused)
+        if self.prior_of_absent is None:
+            return prior
+        seen = observed[:, self._maskable, None]  # (B, U, 1)
+        log_weights, *parts = zip(prior, self.prior_of_absent(fused))
+        return DiagonalMixture(
+            torch.where(seen, *log_weights), *(torch.where(seen[..., None], *part) for part in parts)
+        )
 
     def _condition(self, features: Tensor, observed: Tensor) -> Tensor:
         """Inputs of the decoder next to the latents: the modalities that are always observed, (B, O)."""

@@ -55,6 +55,11 @@ class Completions(Protocol):
         """Number of completions of a case."""
         ...
 
+    @property
+    def scale(self) -> float:
+        """What changes under them are multiplied by."""
+        ...
+
     def law(self, batch: Batch, names: Sequence[str], present: Tensor) -> Law:
         """Completions of modalities that all rows lack.
 

@@ -133,6 +133,11 @@ class DonorCompletions:
         return min(self.neighbours, len(self.train))
 
     @property
+    def scale(self) -> float:
+        """What changes under them are multiplied by: nothing, they are cases."""
+        return 1.0
+
+    @property
     def how(self) -> str:
         """The source of the completions, in words."""
         k, n = self.number, len(self.train)

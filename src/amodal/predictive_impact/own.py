@@ -44,6 +44,11 @@ class OwnCompletions:
         return self.draws
 
     @property
+    def scale(self) -> float:
+        """What changes under them are multiplied by: found on the validation rows of the model's training."""
+        return self.model.change_scale if self.by_modality else 1.0
+
+    @property
     def by_modality(self) -> bool:
         """Whether the draws are completions of modalities, so that one modality can be looked at."""
         return self.method.draws_mean == "completions"

@@ -30,6 +30,8 @@ class Predictor(Protocol):
         scaling: The standardisation of its training data.
         prior: Prediction for a case of which nothing is observed.
         training_cases: The cases it was trained on, or None where they are not at hand.
+        change_scale: What changes under its own completions are multiplied by; see
+            `amodal.predictive_impact.recalibration`.
     """
 
     method: Method
@@ -37,6 +39,11 @@ class Predictor(Protocol):
     scaling: Scaling
     prior: np.ndarray
     training_cases: Cohort | None
+
+    @property
+    def change_scale(self) -> float:
+        """What changes under its own completions are multiplied by."""
+        ...
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,8 @@ import torch
 from amodal.checkpoint import TrainedModel
 from amodal.data.loader import make_loader
 from amodal.errors import RunError
-from amodal.method import EstimatedMethod, Method
+from amodal.method import EstimatedMethod, Method, SamplingMethod
+from amodal.predictive_impact.recalibration import change_scale
 from amodal.processes import Processes, sharing_rows
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import TrainingSettings
@@ -183,6 +184,10 @@ class Run:
             "batch_size": data.batch_size,
             "seconds": round(time.time() - self.started, 1),
         }
+        method = self.method
+        if isinstance(method, SamplingMethod) and method.draws_mean == "completions":
+            rows = data.valid_rows
+            self.plan["result"]["change_scale"] = change_scale(self.model, data.valid, rows.observed)
         self.plan["presence"] = {
             "train": {"rates": data.first_presence.rates, "hash": data.first_presence.hash},
             "valid": {"rates": data.valid_presence.rates, "hash": data.valid_presence.hash},
