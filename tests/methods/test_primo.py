@@ -206,7 +206,8 @@ def test_a_common_shift_of_the_latents_changes_the_anchor_only(preset):
     shifted, shift = copy.deepcopy(method), torch.randn(4, generator=torch.Generator().manual_seed(3)).double()
     with torch.no_grad():
         components = len(shifted.prior.mean.bias) // 4
-        shifted.prior.mean.bias += shift.view(2, 1, 2).expand(2, components, 2).flatten()
+        for prior in filter(None, (shifted.prior, shifted.prior_of_absent)):
+            prior.mean.bias += shift.view(2, 1, 2).expand(2, components, 2).flatten()
         shifted.posterior.norm.offset += shift
         shifted.decoder.latents.bias -= shifted.decoder.latents.weight @ shift
     terms = [m.objective(batch, torch.Generator().manual_seed(1)).terms for m in (method, shifted)]

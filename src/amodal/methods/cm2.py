@@ -72,8 +72,8 @@ class CM2(SamplingMethod):
     where the bar holds fixed: the second term fits the copula to the vectors, the third one, the alignment, moves the
     encoders to make the modalities dependent under the law (its mean is their mutual information). Only what a row
     observes enters. The margins are fitted to the vectors of every step by expectation maximisation, and the task does
-    not move the law: it is to be the law of its vectors. With `removal`, the completions replace random further modalities too, so that every pattern of
-    presence is met; likelihood and alignment see all that the row has.
+    not move the law: it is to be the law of its vectors. With `removal`, the completions replace random further
+    modalities too, so that every pattern of presence is met; likelihood and alignment see all that the row has.
 
     The default's law joins coordinate by coordinate (`variant`): its completions follow every coordinate of what is
     observed, and carry unbiased gradients; the method's page compares. The formula as printed in the paper takes the
@@ -109,8 +109,8 @@ class CM2(SamplingMethod):
 
     Source:
         :cite:`wu2025cm2`. Deviations of the default: proper densities; completions given what is observed; loss per
-        dimension; margins fitted by expectation maximisation; the margins' likelihood does not move the encoders (it
-        could be raised without bound by making all vectors alike); the head also reads the presence; mixture weights are
+        dimension; margins fitted by expectation maximisation, whose likelihood does not move the encoders (it could
+        be raised without bound by making all vectors alike); the head also reads the presence; mixture weights are
         parameters, as in the paper's code, not the output of a network.
     """
 

@@ -64,6 +64,10 @@ class PRIMO(LatentMethod):
     :math:`w_\mathrm{predict}` is larger by `w_predict_missing` where a maskable modality is absent. Predictions are
     means over draws from the prior. With one maskable modality, ``preset="paper"`` is equations 2 to 7 exactly.
 
+    By default (`present`) the latents of present modalities are drawn from their prior in the first term and have no
+    part in the second: they carry what their modality says, and not the target. Priors of absent modalities come from a
+    network of their own, which the tie fits to the average of the priors that know more.
+
     At the paper's weights a latent that carries the target pays off at best break-even, so that the prior given
     everything stays nearly as wide as the prior without (see the method's page). The default makes draws mean
     what they are taken for, predictions under plausible completions: `w_kl` below one makes an informative latent pay

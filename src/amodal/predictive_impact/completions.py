@@ -56,7 +56,7 @@ class Completions(Protocol):
         ...
 
     @property
-    def scale(self) -> float:
+    def change_scale(self) -> float:
         """What changes under them are multiplied by."""
         ...
 

@@ -133,7 +133,7 @@ class DonorCompletions:
         return min(self.neighbours, len(self.train))
 
     @property
-    def scale(self) -> float:
+    def change_scale(self) -> float:
         """What changes under them are multiplied by: nothing, they are cases."""
         return 1.0
 

@@ -44,7 +44,7 @@ class OwnCompletions:
         return self.draws
 
     @property
-    def scale(self) -> float:
+    def change_scale(self) -> float:
         """What changes under them are multiplied by: found on the validation rows of the model's training."""
         return self.model.change_scale if self.by_modality else 1.0
 
