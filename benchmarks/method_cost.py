@@ -21,7 +21,7 @@ import torch
 
 import amodal
 from amodal.encoders import build_encoders
-from amodal.method import EstimatedMethod, Method
+from amodal.method import EstimatedMethod, Method, inference
 from amodal.methods import METHODS
 from amodal.missingness import BalancedCounts
 from amodal.presence import draw_presence
@@ -48,6 +48,8 @@ def main(names: list[str]) -> None:
         options = OPTIONS.get(name, {}) | ({"preset": preset} if preset else {})
         method = METHODS[name](train.schema, build_encoders(train.schema), **options)  # type: ignore[call-arg]
         method.prepare([batch])
+        with inference(method):
+            method.remember([batch])
         return method
 
     def step(method: Method) -> None:

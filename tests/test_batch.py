@@ -184,3 +184,27 @@ def test_to_moves_every_tensor():
     for part in (batch.values, batch.observed, batch.measured, batch.lengths):
         assert {tensor.device.type for tensor in part.values()} == {"meta"}
     assert (batch.device.type, batch.target.device.type, batch.ids) == ("meta", "meta", ["p", "q", "r"])
+
+
+@pytest.mark.parametrize(
+    ("target", "labelled"),
+    [
+        (torch.tensor([1, -1, 0]), [True, False, True]),
+        (torch.tensor([0.5, torch.nan, 1.0]), [True, False, True]),
+        (torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [0.0, 1.0]]), [True, False, True]),
+    ],
+    ids=["classes", "values", "labels"],
+)
+def test_a_label_may_be_unknown(target: torch.Tensor, labelled: list[bool]):
+    x, seen = {"x": torch.zeros(3, 1)}, {"x": torch.ones(3, dtype=torch.bool)}
+    batch = Batch(x, seen, target=target)
+    assert batch.labelled.tolist() == labelled
+    fewer = Batch(x, seen, target=target, labelled=torch.tensor([False, True, True]))
+    assert fewer.labelled.tolist() == [False, False, True], "what is unknown stays so"
+    again = Batch(x, seen, target=fewer.target)
+    assert again.labelled.tolist() == [False, False, True], "and what is taken away is gone"
+    assert fewer.take(torch.tensor([2, 0])).labelled.tolist() == [True, False]
+    assert fewer.restrict({"x": torch.zeros(3, dtype=torch.bool)}).labelled.tolist() == [False, False, True]
+    assert Batch(x, seen).labelled.tolist() == [False] * 3
+    with pytest.raises(ShapeError, match=r"labelled must be bool of shape"):
+        Batch(x, seen, target=target, labelled=torch.ones(3))

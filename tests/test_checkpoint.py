@@ -77,9 +77,9 @@ def test_an_existing_folder_is_not_replaced_unless_asked(model: TrainedModel, ru
         (lambda run: (run / "experiment.json").unlink(), r"incomplete: it lacks experiment\.json"),
         (lambda run: (run / "experiment.json").write_text("{"), "not readable JSON"),
         (lambda run: (run / "experiment.json").write_bytes(b"\xff\xfe{"), "not readable JSON"),
-        (lambda run: _edit(run, format=99), "cannot read.*format 1 or older, got 99.*Update amodal"),
-        (lambda run: _truncate(run / "model.safetensors"), r"model\.safetensors cannot be read"),
-        (lambda run: _other_spec(run), "weights in .* do not fit"),
+        (lambda run: _edit(run, format=99), "cannot read.*format 2, got 99.*Update amodal"),
+        (lambda run: _truncate(run / "model.safetensors"), r"model\.safetensors was altered"),
+        (lambda run: _other_spec(run), r"experiment\.json was altered"),
     ],
 )
 def test_a_damaged_folder_is_named(run: Path, damage, words: str):  # type: ignore[no-untyped-def]

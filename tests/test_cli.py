@@ -293,3 +293,20 @@ def test_the_sources_are_listed_and_an_unknown_one_is_refused(capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["data", "prepare", "cinc2013"])
     assert "cinc2012" in capsys.readouterr().err
+
+
+def test_tasks_of_an_array_job_and_their_page(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["run", "fusion", "wide=fusion", "--data", str(cohort), "--out", str(tmp_path / "out"), "--epochs", "1"]
+    words += ["--resamples", "20", "--device", "cpu"]
+    assert main([*words, "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["0 fusion seed 0", "1 wide seed 0"]
+    assert main([*words, "--collect"]) == 2
+    assert "there are no runs" in capsys.readouterr().err
+    assert main([*words, "--only", "1"]) == 0
+    assert not (tmp_path / "out" / "index.html").exists()
+    assert main([*words, "--only", "2"]) == 2
+    assert "there is no such model (expected 0 … 1, got 2)" in capsys.readouterr().err
+    assert main([*words, "--only", "0"]) == 0
+    assert main([*words, "--collect"]) == 0
+    assert (tmp_path / "out" / "index.html").is_file()
+    assert len(pd.read_csv(tmp_path / "out" / "results.csv")["name"].unique()) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,15 +24,18 @@ from amodal.method import Clock, Method, SamplingMethod, inference
 from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
 from amodal.predictive_impact import Advice, Impact, advise, impact
+from amodal.recalibration import Recalibration, recalibration_from
 from amodal.schema import Schema, check_schema, feature_order
+from amodal.seal import check_seal, naming_the_folder, seal
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FORMAT", "TrainedModel", "build_method", "encoder_choices", "read_experiment", "resolve_device"]
 
-FORMAT = 1
+FORMAT = 2
 _REQUIRED = ("experiment.json", "model.safetensors")
+_SEALED = ("model.safetensors", "history.csv", "presence.npz")
 
 
 def build_method(spec: Mapping[str, Any], schema: Schema) -> Method:
@@ -80,6 +84,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ConfigurationError("the device is not known", expected="auto, cpu or cuda", got=device) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"{resolved.type} devices are not supported", expected="auto, cpu or cuda", got=device)
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise RunError(
             "CUDA was asked for, but there is none here", hint="Use device='cpu', or install a CUDA build of torch."
@@ -102,6 +108,7 @@ class TrainedModel:
         experiment: Everything that made it, resolved, as plain JSON values.
         history: One row an epoch: losses, validation scores, seconds.
         presence: Presence of the training data in its first epoch, with rates, patterns and hash.
+        recalibration: How its predictions are recalibrated; None: not at all.
         folder: Where it was saved or read; None if nowhere.
         training_cases: The training cases, kept while the model is in memory, for `impact` and `advise`; never saved.
     """
@@ -113,6 +120,7 @@ class TrainedModel:
     experiment: dict[str, Any]
     history: pd.DataFrame
     presence: Presence | None = None
+    recalibration: Recalibration | None = None
     folder: Path | None = field(default=None, repr=False)
     training_cases: Cohort | None = field(default=None, repr=False)
 
@@ -124,7 +132,7 @@ class TrainedModel:
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next((p.device for p in self.method.parameters()), torch.device("cpu"))
+        return next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> TrainedModel:
         """Moves the weights to a device ("auto", "cpu", "cuda", …) and returns the model itself."""
@@ -190,12 +198,18 @@ class TrainedModel:
         with inference(self.method):
             for batch in self.batches(cohort, batch_size, rows, check_levels=on_empty != "silent"):
                 predicted = by_draws(batch, seed=draw_seed) if by_draws else self.method.predict(batch)
-                predicted = predicted.double().cpu().numpy()
+                predicted = self.recalibrated(predicted.double(), batch).cpu().numpy()
                 if self.schema.task.traits.one_value:
                     predicted = np.asarray(self.scaling.unscale(predicted))[:, None]
                 outputs[rows[done : done + len(batch)]] = predicted
                 done += len(batch)
         return outputs[:, 0] if self.schema.task.traits.one_value else outputs
+
+    def recalibrated(self, predictions: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Predictions (…, B, C) of the method for a batch, recalibrated for what is present in its rows."""
+        if self.recalibration is None:
+            return predictions
+        return self.recalibration(predictions, batch.presence.sum(1), self.schema.task.traits)
 
     def impact(self, cohort: Cohort, **options: Any) -> Impact:
         """Variability of each prediction over what is missing.
@@ -299,6 +313,7 @@ class TrainedModel:
         if encoders.get("choices"):  # pretrained ones are rebuilt from their configuration, not from where they came
             choices = portable_choices(self.method, encoders["choices"])
             record["spec"] = record["spec"] | {"encoders": encoders | {"choices": choices}}
+        record = seal(json.loads(json.dumps(record)), folder, _SEALED)
         write_json(folder / "experiment.json", record)  # last: its presence says that the folder is complete
 
     @classmethod
@@ -315,16 +330,20 @@ class TrainedModel:
         Raises:
             RunError: If the folder is incomplete, damaged, or of a newer format.
         """
+        folder = Path(folder)
+        experiment = read_experiment(folder)
+        with naming_the_folder(folder):
+            model = cls._read(folder, experiment)
+        return model.to(device)
+
+    @classmethod
+    def _read(cls, folder: Path, experiment: dict[str, Any]) -> TrainedModel:
         import pandas as pd
         from safetensors.torch import load_file
 
-        folder = Path(folder)
-        experiment = read_experiment(folder)
         schema = Schema.from_json(experiment.pop("schema"))
-        try:
-            tensors = load_file(folder / "model.safetensors")
-        except Exception as error:  # safetensors raises its own kind for truncated files
-            raise RunError(f"{folder / 'model.safetensors'} cannot be read: {error}") from error
+        _check_sizes(folder, experiment["spec"], schema)
+        tensors = load_file(folder / "model.safetensors")
         method = build_method(experiment["spec"], schema)
         part = {k.removeprefix("method."): v for k, v in tensors.items() if k.startswith("method.")}
         try:
@@ -336,7 +355,7 @@ class TrainedModel:
         scaling = {k.removeprefix("scaling."): v.numpy() for k, v in tensors.items() if k.startswith("scaling.")}
         history = folder / "history.csv"
         presence = folder / "presence.npz"
-        model = cls(
+        return cls(
             method=method.eval(),
             schema=schema,
             scaling=Scaling.from_arrays(scaling, schema),
@@ -344,9 +363,11 @@ class TrainedModel:
             experiment={k: v for k, v in experiment.items() if k != "format"},
             history=pd.read_csv(history) if history.is_file() and history.stat().st_size > 1 else pd.DataFrame(),
             presence=_training_presence(presence, experiment) if presence.is_file() else None,
+            recalibration=recalibration_from(
+                experiment, n_modalities=len(schema.names), n_outputs=schema.task.n_outputs
+            ),
             folder=folder,
         )
-        return model.to(device)
 
 
 def _training_presence(file: Path, experiment: Mapping[str, Any]) -> Presence:
@@ -383,17 +404,45 @@ def read_experiment(folder: Path) -> dict[str, Any]:
         )
     try:
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise RunError(f"{folder / 'experiment.json'} is not readable JSON: {error}") from error
+    except RecursionError as error:
+        raise RunError(f"{folder / 'experiment.json'} is not readable JSON: it is nested too deeply") from error
     version = experiment.get("format") if isinstance(experiment, dict) else None
-    if not isinstance(version, int) or version > FORMAT:
+    if type(version) is not int or version != FORMAT:
+        newer = type(version) is int and version > FORMAT
         raise RunError(
             f"the run at {folder} has a format that this version cannot read",
-            expected=f"format {FORMAT} or older",
+            expected=f"format {FORMAT}",
             got=version,
-            hint="Update amodal.",
+            hint="Update amodal." if newer else "Train it again with this version.",
         )
-    return experiment
+    return check_seal(experiment, folder, "experiment.json")
+
+
+def _check_sizes(folder: Path, spec: Mapping[str, Any], schema: Schema) -> None:
+    """Refuses a record that asks for larger tensors than the weights hold, before memory is taken for them.
+
+    Raises:
+        RunError: If a tensor is larger than the stored one.
+    """
+    from safetensors import safe_open
+
+    try:
+        with torch.device("meta"):
+            state = build_method(spec, schema).state_dict()
+    except (RuntimeError, NotImplementedError):  # a method that needs values to be built
+        return
+    with safe_open(folder / "model.safetensors", framework="pt") as stored:
+        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    for name, tensor in state.items():
+        shape = shapes.get(f"method.{name}", (0,))
+        if tensor.numel() > math.prod(shape):
+            raise RunError(
+                f"the weights in {folder} do not fit its experiment.json: {name}",
+                expected=tuple(tensor.shape),
+                got=shape,
+            )
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -48,6 +48,7 @@ def fit_command(
     valid_split: str = "valid",
     missingness: str = "auto",
     valid_missingness: str = "same",
+    class_weight: Literal["balanced"] | dict[str, float] | None = None,
     options: dict[str, Any] | None = None,
     encoders: dict[str, Any] | None = None,
     width: int = 64,
@@ -68,6 +69,7 @@ def fit_command(
         missingness: Further removal in training: auto, natural, balanced, mcar:RATE, mar:RATE, mnar:RATE, count:K, or
             pattern:A+B.
         valid_missingness: Further removal in validation: same, or as above.
+        class_weight: How much classes count in training: balanced, or weights by class.
         options: Keyword arguments of the method; `--options.preset paper` chooses a preset.
         encoders: Encoders by modality.
         width: Width of tokens and pooled vectors.
@@ -87,6 +89,7 @@ def fit_command(
         _validation(cohort, valid_split),
         missingness="auto" if missingness == "auto" else parse_mechanism(missingness),
         valid_missingness="same" if valid_missingness == "same" else parse_mechanism(valid_missingness),
+        class_weight=class_weight,
         options=options,
         encoders=encoders,
         width=width,
@@ -144,6 +147,8 @@ def evaluate_command(
     cohort = _cohort(data, split)
     task = model.schema.task
     shown = metrics or [name for name in task.traits.headlines if name in metrics_for(task.kind, bins=task.bins)]
+    if 0 < cohort.labelled.sum() < len(cohort):
+        print(f"judged are the {int(cohort.labelled.sum()):,} of {len(cohort):,} cases that have a label")
     if patterns == "all":
         print(_frame(evaluate_patterns(model, cohort, seed=seed, resamples=resamples).table(shown)))
         return
@@ -199,6 +204,9 @@ def run_command(
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
     fail_fast: bool = False,
+    list: bool = False,
+    only: int | None = None,
+    collect: bool = False,
     **settings: Any,
 ) -> None:
     """Compare methods under exactly equal conditions: train, evaluate, tables and a page; goes on where it stopped.
@@ -218,8 +226,16 @@ def run_command(
         jobs: How many to train at a time.
         where: here, or ray for a cluster (RAY_ADDRESS names it; `out` must be on a disk that its machines share).
         fail_fast: End with the first model that fails, instead of going on with the others.
+        list: Only list the models and their numbers, for array jobs.
+        only: Train only the model of this number, without tables and page: one task of an array job.
+        collect: Train nothing: tables and page of what has finished.
     """
-    from amodal.report.comparison import compare_methods
+    from amodal.report.comparison import compare_methods, list_models
+
+    seeds_ = convert_list("seeds", seeds, int)
+    if list:
+        print("\n".join(list_models(methods, seeds_)))
+        return
 
     results = compare_methods(
         methods,
@@ -228,7 +244,7 @@ def run_command(
         train_missingness=parse_mechanism(train_missingness),
         test_missingness=parse_mechanism(test_missingness),
         rates=convert_list("rates", rates, float),
-        seeds=convert_list("seeds", seeds, int),
+        seeds=seeds_,
         options=options,
         settings=settings,
         references=convert_list("references", references),
@@ -236,6 +252,7 @@ def run_command(
         jobs=jobs,
         where=where,
         fail_fast=fail_fast,
+        only=() if collect else None if only is None else (only,),
     )
     if results.failed:
         raise RunError(

@@ -188,6 +188,61 @@ def _avmnist() -> Callable[..., Any]:
     return command(prepare_avmnist, prepare, without=("say",))
 
 
+def make_mimic3_command(
+    *,
+    out: Path,
+    patients: int = 1000,
+    absence: Literal["mcar", "mar", "mnar"] = "mar",
+    other_rows: int = 0,
+    seed: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Made tables in the layout of MIMIC-III, with notes and a known truth: for tests, demonstrations, benchmarks.
+
+    Args:
+        out: Folder to write.
+        patients: How many patients.
+        absence: Notes are absent at random (mcar), by age (mar), or by what they would say (mnar).
+        other_rows: Charted rows an hour that no cohort uses, so that tables become as long as the real ones.
+        seed: Decides everything.
+        quiet: No progress bar.
+    """
+    _make("mimic3", out, quiet, patients=patients, absence=absence, other_rows=other_rows, seed=seed)
+
+
+def make_mimic4_command(
+    *,
+    out: Path,
+    patients: int = 1000,
+    absence: Literal["mcar", "mar", "mnar"] = "mar",
+    images: bool = True,
+    other_rows: int = 0,
+    seed: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Made tables in the layout of MIMIC-IV, with chest X-rays, reports, notes and a known truth.
+
+    Args:
+        out: Folder to write: hosp, icu, mimic-cxr-jpg, mimic-cxr and mimic-iv-note in it.
+        patients: How many patients.
+        absence: X-rays and notes are absent at random (mcar), by age (mar), or by what they would show (mnar).
+        images: Whether X-rays are drawn.
+        other_rows: Charted rows an hour that no cohort uses, so that tables become as long as the real ones.
+        seed: Decides everything.
+        quiet: No progress bar.
+    """
+    _make("mimic4", out, quiet, patients=patients, absence=absence, images=images, other_rows=other_rows, seed=seed)
+
+
+def _make(database: Literal["mimic3", "mimic4"], out: Path, quiet: bool, **more: Any) -> None:
+    from amodal.data.sources.mimic.made.tables import make
+    from amodal.progress import progress_bar
+
+    with progress_bar("making", quiet=quiet) as progress:
+        make(database, out, progress=progress, **more)
+    print(f"The tables are in {out}; truth.csv.gz there has what decided each outcome")
+
+
 def data_schema_command(
     manifest: Path,
     *,
@@ -403,6 +458,7 @@ DATA_COMMANDS: dict[str, Any] = {
     "example": data_example_command,
     "json_schema": data_json_schema_command,
     "prepare": prepare_commands([]),
+    "make": {"mimic3": make_mimic3_command, "mimic4": make_mimic4_command},
     "describe": data_describe_command,
 }
 """The subcommands of `amodal data`."""

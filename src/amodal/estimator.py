@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import validate_data
 
@@ -23,6 +24,7 @@ from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.outcome import Outcome, read_labels, read_numbers
 from amodal.predictive_impact import Advice, Impact
 from amodal.schema import Schema, Task, put_in_order
+from amodal.seal import naming_the_folder
 from amodal.training import fit
 
 __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
@@ -274,6 +276,17 @@ class _Estimator(BaseEstimator):
         cases = self._cases(X, reset=False)
         return X, cases.align("y", y), cases.align("sample_weight", sample_weight)
 
+    def _known_score(self, metric: Callable[..., float], X: Any, y: Any, weight: Any) -> float:
+        """A metric of scikit-learn over the cases whose target is known."""
+        array, predicted = as_array(y), self.predict(X)
+        known = np.array([not is_missing(entry) for entry in array.tolist()], dtype=bool)
+        if not known.any():
+            raise DataError("no target is known in y", expected="at least one to score against")
+        if known.all():
+            return float(metric(y, predicted, sample_weight=weight))
+        weight = None if weight is None else np.asarray(weight)[known]
+        return float(metric(np.array(array[known].tolist()), predicted[known], sample_weight=weight))
+
     # What is missing -------------------------------------------------------------------------------------------------
 
     def impact(self, X: Any, observed: Any = None, *, train: Any = None, **options: Any) -> Impact:
@@ -520,7 +533,7 @@ class MissingModalityClassifier(ClassifierMixin, _Estimator):
         X, y, weight = self._aligned_score_arguments(X, y, sample_weight)
         labels = np.asarray(y, dtype=object)
         if labels.ndim != 2 or not self.schema_.task.traits.many_labels:
-            return super().score(*_known_rows(X, y, weight))
+            return self._known_score(accuracy_score, X, y, weight)
         known = np.array([[not is_missing(entry) for entry in row] for row in labels.tolist()], dtype=bool)
         if known.all():
             return super().score(X, y, weight)
@@ -596,7 +609,7 @@ class MissingModalityRegressor(RegressorMixin, _Estimator):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R² where the target is known; `y` is aligned with the rows of X by label where both have some."""
         X, y, weight = self._aligned_score_arguments(X, y, sample_weight)
-        return super().score(*_known_rows(X, y, weight))
+        return self._known_score(r2_score, X, y, weight)
 
 
 def load(
@@ -619,22 +632,11 @@ def load(
     if record is None:
         return model
     kinds = {kind.__name__: kind for kind in (MissingModalityClassifier, MissingModalityRegressor)}
-    params = dict(record["params"])
-    if isinstance(params.get("missingness"), dict):
-        params["missingness"] = mechanism_from_json(params["missingness"])
-    return kinds[record["class"]](**params)._restore(model, record)
-
-
-def _known_rows(X: Cases, y: Any, weight: Any) -> tuple[Cases, Any, Any]:
-    """Cases whose target is known, as `score` takes them."""
-    array = as_array(y)
-    known = np.array([not is_missing(entry) for entry in array.ravel().tolist()], dtype=bool)
-    if known.all() or array.ndim > 1:
-        return X, y, weight
-    if not known.any():
-        raise DataError("no target is known in y", expected="at least one to score against")
-    rows = np.flatnonzero(known)
-    return X[rows], np.array(array[known].tolist()), None if weight is None else np.asarray(weight)[rows]
+    with naming_the_folder(Path(folder)):
+        params = dict(record["params"])
+        if isinstance(params.get("missingness"), dict):
+            params["missingness"] = mechanism_from_json(params["missingness"])
+        return kinds[record["class"]](**params)._restore(model, record)
 
 
 def _labels(name: str, columns: Any, labels: np.ndarray) -> list[str]:

@@ -54,6 +54,7 @@ class Evaluation:
         seed: Seed of the removal and of the resamples.
         resamples: Number of bootstrap resamples.
         missingness: What the presence was drawn by.
+        weight: How much each case counts in the metrics; None: all alike.
         draw_errors: {pattern: {metric: error}} of a method that averages over draws: standard deviation of the metric
             over other draws of the same number. Empty for other methods.
     """
@@ -69,6 +70,7 @@ class Evaluation:
     seed: int
     resamples: int
     missingness: Mechanism = field(default_factory=Natural)
+    weight: NDArray | None = None
     draw_errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def table(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
@@ -180,7 +182,7 @@ def evaluate(
 
     Args:
         model: A trained model.
-        cohort: Cases, of which the N with a label are evaluated.
+        cohort: Cases, of which the N with a label are evaluated, each as much as its `weight` says.
         missingness: Further removal; None leaves the natural absence as it is.
         seed: Seed of the removal and of the bootstrap; the same seed gives every model the same presence.
         metrics: Names of the metrics; None takes all of the task's.
@@ -216,7 +218,12 @@ def evaluate(
     rows["overall"] = np.ones(len(cohort), dtype=bool)
     intervals = {
         pattern: {
-            name: _interval(metric, predictions[chosen_rows], target[chosen_rows], counts[:, chosen_rows])
+            name: _interval(
+                _weighted(metric, cohort.weight, chosen_rows),
+                predictions[chosen_rows],
+                target[chosen_rows],
+                counts[:, chosen_rows],
+            )
             for name, metric in chosen.items()
         }
         for pattern, chosen_rows in rows.items()
@@ -233,6 +240,7 @@ def evaluate(
         seed=seed,
         resamples=resamples,
         missingness=missingness or Natural(),
+        weight=cohort.weight,
         draw_errors=_draw_errors(model, cases, predictions, target, chosen, rows),
     )
 
@@ -264,6 +272,7 @@ def evaluate_patterns(
     """
     cohort, target, chosen = _checked(model, cohort, metrics)
     names = cohort.schema.names
+    chosen = {name: _weighted(metric, cohort.weight) for name, metric in chosen.items()}
     patterns = all_patterns(len(names)) if patterns is None else np.asarray(patterns, dtype=bool)
     lacking = (patterns.any(0) & ~cohort.observed).any(axis=1)
     if lacking.any():
@@ -373,7 +382,7 @@ def compare(
     if base not in evaluations:
         raise UnknownNameError("run", base, names)
     first = evaluations[base]
-    chosen = _chosen(first.task, metrics)
+    chosen = {name: _weighted(metric, first.weight) for name, metric in _chosen(first.task, metrics).items()}
     counts = resample_counts(first.groups, first.resamples, np.random.default_rng((first.seed, 3)))
     rows = []
     for name, other in evaluations.items():
@@ -432,6 +441,11 @@ def _chosen(task: Task, metrics: Sequence[str] | None) -> dict[str, Metric]:
         if name not in known:
             raise UnknownNameError(f"metric of a {task.kind} task", name, known)
     return known if metrics is None else {name: known[name] for name in metrics}
+
+
+def _weighted(metric: Metric, weight: NDArray | None, rows: NDArray[np.bool_] | slice = slice(None)) -> Metric:
+    """The metric of some cases, each as much as it counts."""
+    return metric if weight is None else metric.weighted(weight[rows])
 
 
 def _interval(metric: Metric, predictions: NDArray, target: NDArray, counts: NDArray) -> Interval:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import tempfile
+import socket
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,38 @@ from typing import Any
 
 from amodal.errors import RunError
 
-__all__ = ["atomic_folder", "replace_file", "write_json"]
+__all__ = ["atomic_folder", "clear_leftovers", "replace_file", "scratch_path", "write_json"]
+
+
+def scratch_path(path: Path) -> Path:
+    """A temporary name beside a path, with the machine and process that use it."""
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def clear_leftovers(path: Path) -> None:
+    """Removes what processes of this machine that were killed have left beside a path, under `scratch_path`'s names."""
+    named = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_machine())}\.(\d+)\.[0-9a-f]{{8}}\.(tmp|old)")
+    if not path.parent.is_dir():
+        return
+    for other in path.parent.iterdir():
+        match = named.fullmatch(other.name)
+        if match and not _is_running(int(match[1])):
+            shutil.rmtree(other, ignore_errors=True)
+            other.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    return re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname()) or "localhost"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager
@@ -23,16 +56,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         RunError: If the place cannot be written.
     """
+    temporary = scratch_path(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary.mkdir(parents=True)
+        clear_leftovers(folder)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
     try:
         yield temporary
-        temporary.chmod(0o755)
         if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            old = temporary.with_suffix(".old")
             os.replace(folder, old)
             os.replace(temporary, folder)
             shutil.rmtree(old)
@@ -50,12 +83,19 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: If the place cannot be written.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = scratch_path(path)
     try:
+        clear_leftovers(path)
         write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # a name is not given to content that a power cut could still take
         os.replace(temporary, path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("safetensors", "safetensors_rust", "pyarrow"):
+            raise
+        raise RunError(f"cannot write {path}: {error}") from error  # they report a full disk in their own kinds
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 from amodal.errors import AmodalError, ConfigurationError
-from amodal.losses.masked import mean_over_labelled
+from amodal.losses.masked import mean_over_labelled, mean_over_observed, select
 from amodal.losses.task import logits_to_predictions, task_loss
 from amodal.options import OptionsChecked
 from amodal.patterns import repeat_rows
-from amodal.schema import Schema
+from amodal.schema import Schema, Task
 
 __all__ = [
     "Clock",
@@ -30,6 +30,7 @@ __all__ = [
     "OneLatent",
     "OptimiserSettings",
     "SamplingMethod",
+    "base_outputs",
     "inference",
 ]
 
@@ -139,8 +140,8 @@ class Method(OptionsChecked, nn.Module, ABC):
     accepts_empty: ClassVar[bool] = False
     meets_all_patterns: bool = False
     uses_unlabelled: bool = False
-    optimisers: ClassVar[Mapping[str, OptimiserSettings]] = {"main": OptimiserSettings()}
-    alternates: ClassVar[bool] = False
+    optimisers: Mapping[str, OptimiserSettings] = {"main": OptimiserSettings()}
+    alternates: bool = False
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
@@ -206,13 +207,29 @@ class Method(OptionsChecked, nn.Module, ABC):
         """Called after all optimisers have stepped on a batch: moving averages, constraints."""
 
     def remember(self, batches: Iterable[Batch]) -> None:
-        """Called once after training, with the best weights and in evaluation mode.
+        """Called before every validation, and once more after training with the best weights; in evaluation mode.
 
         A method whose predictions compare a case with training cases stores here what it needs of them, in buffers made
         by `register_memory`.
 
         Args:
             batches: All training rows in order, with targets and as they came: nothing further removed.
+        """
+
+    def estimated_parts(self) -> Iterable[EstimatedMethod]:
+        """Parts that are fitted by an algorithm of their own, before the first step."""
+        return ()
+
+    def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
+        """Called once after `remember`, with the best weights, in evaluation mode and without gradients.
+
+        What a method chooses by validation rows is chosen here and stored in buffers: weights of its parts, a rule that
+        joins them.
+
+        Args:
+            rows: Batches of validation rows, with targets, and how much each row counts, (B,). Where training was for
+                more than one presence, each case comes several times, as it is and under removals; its rows together
+                count as much as the case. Empty where there are no validation rows.
         """
 
     def register_memory(self, name: str, row: Tensor) -> None:
@@ -281,6 +298,10 @@ class Method(OptionsChecked, nn.Module, ABC):
 
     # What every method can use -------------------------------------------------------------------------------------
 
+    def presence(self, batch: Batch) -> Tensor:
+        """Presence of all modalities in the schema's order, bool, of shape (B, M)."""
+        return torch.stack([batch.observed[name] for name in self.schema.names], dim=1)
+
     def to_predictions(self, outputs: Tensor) -> Tensor:
         """Logits to probabilities, or (…, 1) regression outputs to (…)."""
         return logits_to_predictions(outputs, self.schema.task.kind)
@@ -294,6 +315,45 @@ class Method(OptionsChecked, nn.Module, ABC):
         """
         target = repeat_rows(batch.labels, len(outputs) // max(1, len(batch)))
         return mean_over_labelled(task_loss(outputs, target, self.schema.task.kind), batch.labelled)
+
+    def own_term(self, outputs: Tensor, observed: Tensor, batch: Batch) -> Tensor:
+        """The task's loss of each modality's own outputs, a mean over the labelled rows that have it; then their sum.
+
+        Args:
+            outputs: Of shape (B, M, C); what stands where a modality is absent does not matter.
+            observed: Which of them count, bool, of shape (B, M).
+            batch: B rows with target.
+
+        Returns:
+            A scalar; a modality that no labelled row has adds zero.
+        """
+        kind, counted = self.schema.task.kind, observed & batch.labelled[:, None]
+        parts = zip(outputs.unbind(1), counted.unbind(1))
+        means = [mean_over_observed(task_loss(select(own, seen), batch.labels, kind), seen) for own, seen in parts]
+        return torch.stack(means).sum()
+
+
+def base_outputs(batches: Iterable[Batch], task: Task) -> Tensor:
+    """Outputs (C,) for rows of which nothing is known, from the targets of training rows.
+
+    They are log odds of each label, logarithms of the class frequencies (half a case added to each), or the mean.
+
+    Args:
+        batches: Training rows.
+        task: The task.
+    """
+    total, count = torch.zeros(2, task.n_outputs, dtype=torch.float64)
+    for batch in batches:
+        if batch.target is None:
+            continue
+        target = batch.target[batch.labelled].cpu()
+        if task.is_classification and not target.is_floating_point():
+            target = torch.nn.functional.one_hot(target, task.n_outputs)
+        target = target.double().view(len(target), task.n_outputs)
+        known = ~target.isnan()
+        total += torch.where(known, target, 0.0).sum(0)
+        count += known.sum(0)
+    return task.traits.constant_outputs(total, count)
 
 
 @contextmanager
@@ -428,12 +488,12 @@ class EstimatedMethod(Method):
     redraws: int = 10
 
     @abstractmethod
-    def estimate(self, train: Sequence[Batch], valid: Batch | None, generator: torch.Generator) -> None:
+    def estimate(self, train: Sequence[Batch], valid: Sequence[Batch], generator: torch.Generator) -> None:
         """Fits the method; the result lives in buffers, so that it is saved like any network.
 
         Args:
-            train: All training rows, once for each drawing of the removal.
-            valid: All validation rows, or None.
+            train: All training rows as they are, and again for each drawing of the removal if there is any.
+            valid: All validation rows likewise; empty where there are none.
             generator: Source of all randomness.
         """
 

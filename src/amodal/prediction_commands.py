@@ -22,6 +22,7 @@ def predict_command(
     root: Path | None = None,
     split: str = "",
     on_empty: Literal["warn", "silent", "error"] = "warn",
+    batch_size: int = 1024,
     device: str = "cpu",
 ) -> None:
     """Predict cases, whatever they lack, into a CSV or Parquet file: those of a cohort, or of a new table.
@@ -34,11 +35,9 @@ def predict_command(
         root: Data folder that all files of the manifest must lie in; null takes the manifest's.
         split: Split of the cohort to predict; "" takes all cases.
         on_empty: For cases of which nothing is observed: warn or silent (predict the training prior), or error.
+        batch_size: Cases predicted at a time.
         device: cpu or cuda.
     """
-    import pandas as pd
-
-    from amodal.evaluation import prediction_columns
     from amodal.files import replace_file
 
     if out.suffix not in (".csv", ".parquet"):
@@ -52,28 +51,28 @@ def predict_command(
     from amodal.checkpoint import TrainedModel
 
     model = TrainedModel.load(run, device=device)
-    if manifest is not None:
-        frame = _predicted_table(model, manifest, root)
-    else:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if manifest is None:
         from amodal.data import load_cohort
+        from amodal.prediction_files import predict_to_file
+        from amodal.progress import progress_bar
 
         cohort = load_cohort(data).split(split) if split else load_cohort(data)
-        values = model.predict(cohort, on_empty=on_empty)
-        frame = pd.DataFrame(values, columns=prediction_columns(model.schema.task))
-        frame.insert(0, "id", cohort.ids)
-        if model.schema.task.is_classification:
-            frame["predicted"] = [str(model.schema.task.classes[i]) for i in values.argmax(1)]
-    out.parent.mkdir(parents=True, exist_ok=True)
+        with progress_bar("predicting") as tell:
+            predict_to_file(model, cohort, out, batch_size=batch_size, on_empty=on_empty, tell=tell)
+        print(f"{len(cohort)} predictions are in {out}")
+        return
+    frame = _predicted_table(model, manifest, root, batch_size)
     replace_file(out, lambda path: frame.to_csv(path, index=False) if out.suffix == ".csv" else frame.to_parquet(path))
     print(f"{len(frame)} predictions are in {out}")
 
 
-def _predicted_table(model: Any, manifest: Path, root: Path | None) -> Any:
+def _predicted_table(model: Any, manifest: Path, root: Path | None, batch_size: int) -> Any:
     from amodal.data.table import open_table, table_source
     from amodal.prediction import predict_table
 
     encoding = (table_source(model.experiment) or {}).get("table", {}).get("encoding", "")
-    frame = predict_table(model, open_table(manifest, encoding), root=root or manifest.parent)
+    frame = predict_table(model, open_table(manifest, encoding), root=root or manifest.parent, batch_size=batch_size)
     told = frame[frame["notes"] != ""]
     for row, notes in list(zip(told["id"], told["notes"]))[:10]:
         print(f"  {row}: {notes}")

@@ -28,6 +28,7 @@ class TrainingSettings:
         schedule: "cosine" (to zero over all epochs), or "constant"; both after `warmup`.
         warmup: Fraction of all steps over which the learning rate rises linearly.
         patience: Stop after so many epochs without a better validation loss (or error); None never stops early.
+        time_limit: Seconds after which training ends with the epoch at hand; None: no limit. A resumed run counts anew.
         best_by: Which epoch's weights are kept: those of the lowest validation "loss", or of the lowest validation
             "error", the share of wrong predictions (classes and labels only). Where a network grows overconfident the
             first may choose an epoch long before the second. Sub-models that are chosen one by one, those of
@@ -41,6 +42,8 @@ class TrainingSettings:
         labelled_share: Least share of rows with a label in each batch, for a method that learns from others, too: they
             come so often that they make it up, while an epoch is every row without a label once.
         redraw: Whether the removal of training modalities is drawn anew every epoch, or once.
+        recalibrate: Whether predictions are recalibrated after training, by the number of modalities present, on the
+            validation rows; see `amodal.recalibration`. A regression has nothing to recalibrate.
 
     Raises:
         ConfigurationError: If a value is out of range.
@@ -54,6 +57,7 @@ class TrainingSettings:
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.05
     patience: int | None = 12
+    time_limit: float | None = None
     best_by: Literal["loss", "error"] = "loss"
     clip: float | None = 1.0
     precision: str = "32-true"
@@ -63,6 +67,7 @@ class TrainingSettings:
     workers: int = 0
     labelled_share: float = 0.5
     redraw: bool = True
+    recalibrate: bool = True
 
     def __post_init__(self) -> None:
         for name in ("epochs", "devices", "nodes", "workers", "batch_size", "patience"):
@@ -71,17 +76,17 @@ class TrainingSettings:
             whole = isinstance(value, Integral) and not isinstance(value, bool)
             expected = "a whole number or None" if optional else "a whole number"
             _require(whole or (optional and value is None), name, expected, repr(value))
-        for name in ("learning_rate", "weight_decay", "warmup", "clip", "labelled_share"):
+        for name in ("learning_rate", "weight_decay", "warmup", "clip", "time_limit", "labelled_share"):
             value = getattr(self, name)
             finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-            _require(finite or (name == "clip" and value is None), name, "a finite number", repr(value))
+            _require(finite or (name in ("clip", "time_limit") and value is None), name, "a finite number", repr(value))
         at_least = {"epochs": 1, "devices": 1, "nodes": 1, "workers": 0, "weight_decay": 0}
         for name, low in at_least.items():
             _require(getattr(self, name) >= low, name, f"{low} or more", getattr(self, name))
         _require(self.learning_rate > 0, "learning_rate", "more than 0", self.learning_rate)
         _require(0 <= self.warmup < 1, "warmup", "0 <= warmup < 1", self.warmup)
         _require(0 <= self.labelled_share < 1, "labelled_share", "0 <= share < 1", self.labelled_share)
-        for name in ("batch_size", "patience", "clip"):
+        for name in ("batch_size", "patience", "clip", "time_limit"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, "None or more than 0", value)
         for name, known in (

@@ -175,3 +175,17 @@ def test_a_preset_that_has_changed_is_another_cell(monkeypatch):
         monkeypatch.setattr(METHODS["fusion"], "PRESETS", {"paper": {"dropout": dropout}}, raising=False)
         found.append(fit_values("fusion", options={"preset": "paper"})["defaults"]["options"])
     assert [(values["preset"], values["dropout"]) for values in found] == [("paper", 0.1), ("paper", 0.2)]
+
+
+@pytest.mark.filterwarnings("ignore:.*cells failed")
+def test_tasks_of_an_array_job_compute_one_cell_each_and_are_collected(tmp_path, computed):
+    """Sixty cells of which three fail: fifty-seven results and three errors."""
+    cells = [Cell(f"n{i}", {"number": 2 if i in (7, 20, 41) else 100 + i, "place": i}) for i in range(60)]
+    for place in range(1, 60):
+        sweep(cells, tmp_path, failing, only=[place])
+    assert len(sweep(cells, tmp_path, failing, only=[0]).done) == 57
+    collected = sweep(cells, tmp_path, failing, only=())
+    assert [one.cell["place"] for one in collected.failed] == [7, 20, 41]
+    assert [one.cell["place"] for one in collected.done] == [i for i in range(60) if i not in (7, 20, 41)]
+    assert not sweep(numbers(4, 5), tmp_path / "new", doubled, only=()).done
+    assert computed() == 0

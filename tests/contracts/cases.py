@@ -12,7 +12,6 @@ import inspect
 from itertools import combinations
 
 import torch
-from contracts.prototypes import PROTOTYPES
 from torch import Tensor
 
 from amodal.batch import Batch
@@ -27,7 +26,14 @@ from amodal.training.step import training_step
 
 # Options that make a method small; "dropout" and "hidden" are set wherever a method has them.
 SMALL: dict[str, dict] = {
-    "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "buckets": 8},
+    "boosting": {"steps": 20, "learning_rate": 0.3, "leaves": 4, "min_rows": 1, "l2": 0.0, "buckets": 8},
+    "ensemble": {
+        "members": [
+            {"name": "modality_dropout", "hidden": 8, "dropout": 0.0},
+            {"name": "late_fusion", "hidden": 8, "dropout": 0.0},
+            {"name": "boosting", "steps": 8, "leaves": 4, "min_rows": 1, "buckets": 8},
+        ]
+    },
     "per_pattern": {"min_rows": 1},
     "primo": {"hidden": 32, "latent": 4},
     "cepa": {"layers": 1},
@@ -37,16 +43,21 @@ SMALL: dict[str, dict] = {
     "mmvae": {"hidden": 32, "latent": 4},
     "cmmd": {"hidden": 32, "latent": 4},
     "lvae": {"hidden": 32, "latent": 4},
+    "lsmt": {"layers": 1, "latents": 3},
+    "daft": {"factor": 1.0},  # the width is small already: two units may see nothing
     "m3jepa": {"experts": 3},
     "fusemoe": {"experts": 4},
+    "dicmor": {"steps": 2, "flow_hidden": 8},
     "smil": {"prototypes": 4},
+    "drim": {"heads": 2, "head_width": 4},
+    "m3care": {"layers": 1, "bank": 24},
 }
 # Methods that read one modality only by default: the others cannot teach them anything.
 READS: dict[str, int] = {"unimodal": 0, "cmmd": 0}
 # Steps after which every parameter has had a turn, where these are more than three: m3jepa takes one direction a step.
 STEPS_TO_REACH = {"m3jepa": 20}
 # Methods with a model for every modality or every pattern, which meet all patterns without removing anything.
-BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern")
+BY_STRUCTURE = ("unimodal", "late_fusion", "per_pattern", "ensemble")
 
 
 class Identity(Encoder):
@@ -84,12 +95,20 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 1, "fusion": "lstm"}),
     "primo, paper": ("primo", {"preset": "paper", "w_anchor": 0.1, "w_tie": 0.1}),  # at 1, it stays unsure on purpose
     "lvae, mixture": ("lvae", {"imputer_components": 3}),
+    "dicmor, published": ("dicmor", {"literal": True, "merge": "linear"}),
+    "mmtm, hub, alternating": ("mmtm", {"preset": "paper", "form": "hub", "dropout": 0.0}),
+    "mmtm, mean": ("mmtm", {"output": "mean"}),
+    "daft, joint": ("daft", {"form": "joint", "activation": "sigmoid"}),
+    "daft, paper": ("daft", {"preset": "paper", "dropout": 0.0}),
+    "lsmt, running, deep": ("lsmt", {"positions": "running", "doubled": True, "deep_supervision": True, "latents": 2}),
+    "drfuse, paper": ("drfuse", {"preset": "paper", "dropout": 0.0}),
+    "unified, paper": ("unified", {"preset": "paper", "dropout": 0.0}),
     "fusemoe, joint": ("fusemoe", {"router": "joint", "gate": "softmax", "layers": 1}),
     "m3jepa, published gates": ("m3jepa", {"renormalise": False, "detach_targets": False}),
     "primo, also masked": ("primo", {"also_masked": True, "always_observed": None, "training_draws": 2}),
 }
 
-REGISTRY: dict[str, type[Method]] = {**METHODS, **PROTOTYPES}
+REGISTRY: dict[str, type[Method]] = dict(METHODS)
 CASES: dict[str, tuple[str, dict]] = {name: (name, {}) for name in REGISTRY} | VARIANTS
 NAMES = tuple(CASES)
 BY_GRADIENTS = tuple(name for name, case in CASES.items() if not issubclass(REGISTRY[case[0]], EstimatedMethod))
@@ -218,7 +237,7 @@ def options_of(name: str, *, dropout: float = 0.0) -> dict:
 
 def steps_of(name: str) -> int:
     """Steps in which a method learns 32 rows by heart; fewer for one whose steps are long."""
-    return 150 if CASES[name][0] == "cepa" else 300
+    return 150 if CASES[name][0] in ("cepa", "drim") else 300
 
 
 def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0, encoders=None) -> Method:
@@ -229,7 +248,7 @@ def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0
         options = resolve_options(
             method_of(name), options_of(name, dropout=dropout), owner=name, outside=("schema", "encoders")
         )
-        return method_of(name)(schema, encoders, **options)
+        return method_of(name)(schema, encoders, **options).to("cpu")  # as training does: no part may break it
 
 
 def make_method(
@@ -252,13 +271,16 @@ def make_ready(method: Method, batches: list[Batch], *, remember: bool = True) -
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if isinstance(method, EstimatedMethod):
-            method.estimate(batches, None, torch.Generator().manual_seed(0))
+            method.estimate(batches, [], torch.Generator().manual_seed(0))
         else:
+            for part in method.estimated_parts():
+                part.estimate(batches, [], torch.Generator().manual_seed(0))
             method.prepare(batches)
         if remember:
             training = method.training
             with torch.no_grad():
                 method.eval().remember(batches)
+                method.adjust([(batch, torch.ones(len(batch))) for batch in batches])
             method.train(training)
 
 
@@ -315,4 +337,5 @@ def train(method: Method, batch: Batch, *, steps: int, learning_rate: float = 1e
     method.eval()
     with torch.no_grad():
         method.remember([batch])
+        method.adjust([(batch, torch.ones(len(batch)))])
     return method

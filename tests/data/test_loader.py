@@ -100,3 +100,31 @@ def test_the_same_batches_as_sample_by_sample():
     for one, other in zip(plain, make_loader(cohort, 16), strict=True):
         for name, values in one.items():
             assert torch.equal(values, other.values[name])
+
+
+def test_batches_have_their_share_of_rows_with_a_label():
+    labelled = np.arange(200) % 20 == 0  # 10 of 200
+    batches = RowBatches(200, 16, shuffle=True, seed=0, labelled=labelled, labelled_share=0.25)
+    rows = list(batches)
+    assert len(rows) == len(batches) == 16  # 190 without, 63 with
+    counts = np.array([labelled[part].sum() for part in rows[:-1]])
+    assert counts.min() >= 3
+    assert counts.max() <= 5
+    drawn = np.concatenate(rows)
+    assert sorted(drawn[~labelled[drawn]]) == np.flatnonzero(~labelled).tolist(), "every row without a label once"
+    assert np.ptp(np.bincount(drawn, minlength=200)[labelled]) <= 1
+    batches.set_epoch(1)
+    assert not np.array_equal(np.concatenate(list(batches)), drawn)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_many_labels_come_once_each(share: float):
+    labelled = np.arange(90) % 3 > 0
+    rows = np.concatenate(list(RowBatches(90, 9, shuffle=True, seed=0, labelled=labelled, labelled_share=share)))
+    assert sorted(rows) == list(range(90))
+    assert {int(labelled[part].sum()) for part in rows.reshape(10, 9)} == {6}
+
+
+def test_a_share_of_labels_that_cannot_be():
+    with pytest.raises(ConfigurationError, match="labelled_share is out of range"):
+        RowBatches(5, 2, labelled_share=1.0)

@@ -64,8 +64,8 @@ def test_objective_and_prediction_written_out(task, by_output):
         rank_terms.append(hinge.mean() if len(hinge) else torch.zeros(()))
         outputs = prediction_of(method, batch, i, [n for n in names if batch.observed[n][i]])
         torch.testing.assert_close(prediction[i], method.to_predictions(outputs[None])[0])
-    torch.testing.assert_close(found.terms["task"], torch.stack(task_terms).mean())
-    torch.testing.assert_close(found.terms["rank"], torch.stack(rank_terms).mean())
+    torch.testing.assert_close(found.terms["task"], torch.stack(task_terms).sum() / batch.labelled.sum())
+    torch.testing.assert_close(found.terms["rank"], torch.stack(rank_terms).sum() / batch.labelled.sum())
     torch.testing.assert_close(found.total, found.terms["task"] + 0.3 * found.terms["rank"])
 
 

@@ -60,6 +60,7 @@ def test_signs(rows, words):
         [{"predicted_spread": 0.0}],  # nothing to compare with
         [{"predicted_spread": 1.0}, {"predicted_spread": 0.02}],
         [{"pooled_rank": 1.2}],
+        [{"train_rank": 0.04, "train_spread": 1.0}, {"train_rank": 0.04, "train_spread": 0.001}],  # terms of a loss
         [{"pooled_rank": math.nan}],
         [{"effective_sample_size": 1.0, "neighbours": 2.0}],  # there are hardly any
         [{"valid_loss": 0.0, "seconds": 0.0}],

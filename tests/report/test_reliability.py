@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from amodal.recalibration import Recalibration
 from amodal.report import figures
 from amodal.report.figures import GROUP_MARKS, draw_reliability, mark_id
 from amodal.report.reliability import calibration
@@ -51,3 +52,27 @@ def test_the_legend_has_the_curves_that_are_drawn_and_no_others(
     assert all(marks[name] == used[name] for marks in seen for name in marks)
     text = str(section.body)
     assert {name for name in ("1 present", "2 present", "3 present", "4 present") if f"{name}</" in text} >= set(used)
+
+
+def test_the_error_before_recalibration_stands_beside_the_one_after(make_subject: Callable[..., Subject]):
+    subject = make_subject()
+    plain = calibration(subject)
+    assert plain is not None
+    assert "before recalibration" not in str(plain.body)
+    name, n = subject.results.names[0], len(subject.first.schema.names)
+    found = Recalibration((0.25,) * (n + 1), (0.0,) * subject.results.task.n_outputs)
+    for run in subject.results.runs_of(name):
+        run.record["recalibration"] = found.to_json()
+    try:
+        body = str(calibration(subject).body)  # type: ignore[union-attr]
+    finally:
+        for run in subject.results.runs_of(name):
+            del run.record["recalibration"]
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", body, flags=re.DOTALL)
+    cells = {
+        re.sub("<[^>]*>", "", row[0]): row[1:]
+        for row in (re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, flags=re.DOTALL) for row in rows)
+        if row
+    }
+    assert cells[name] != cells[f"{name}, before recalibration"]
+    assert sum("before recalibration" in key for key in cells) == 1

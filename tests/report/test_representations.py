@@ -37,6 +37,10 @@ def test_columns_that_only_one_method_has_are_dashes_for_the_others():
 
 
 def test_nothing_watched_is_no_table():
+    term = pd.DataFrame(
+        {"epoch": [0, 1], "train_rank": [0.2, 0.1]}
+    )  # a term of a loss, not the rank of a representation
+    assert representation_table({"simmlm": (term, 1)}) is None
     assert representation_table({"boosting": (pd.DataFrame({"epoch": [0, 1], "valid_loss": [1.0, 0.5]}), 1)}) is None
 
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 import pytest
 import torch
 from contracts import cases
-from contracts.prototypes import Adversary
 from torch import Tensor, nn
 
 from amodal.batch import Batch
 from amodal.method import Clock, LossTerms, Method, OptimiserSettings
+from amodal.methods.drim import DRIM
 from amodal.settings import TrainingSettings
 from amodal.training.optimisers import Optimisers, learning_rate_factor
 from amodal.training.step import training_step
@@ -73,7 +73,7 @@ def test_optimisers_that_alternate_see_the_steps_of_those_before():
 
 def test_an_adversary_shares_the_forward_pass():
     schema = cases.make_schema()
-    method = Adversary(schema, cases.make_encoders(schema))
+    method = DRIM(schema, cases.make_encoders(schema))
     calls = dict.fromkeys(schema.names, 0)
 
     def count(name: str):  # type: ignore[no-untyped-def]
@@ -90,7 +90,15 @@ def test_an_adversary_shares_the_forward_pass():
 
 
 def test_settings_of_an_optimiser_come_before_those_of_the_training():
-    method = Adversary(cases.make_schema())
+    class Settled(Two):
+        optimisers: ClassVar = {
+            "main": OptimiserSettings(),
+            "critic": OptimiserSettings(kind="adam", learning_rate=1e-3, weight_decay=0.0, betas=(0.5, 0.9)),
+        }
+
+    method = Settled()
+    method.weight = nn.Parameter(torch.ones(2, 2))
+    method.parameters_of = lambda name: [method.critic] if name == "critic" else [method.main, method.weight]  # type: ignore[method-assign]
     made = Optimisers(method, TrainingSettings(optimiser="adamw", learning_rate=0.01, weight_decay=0.5)).by_name
     assert isinstance(made["main"], torch.optim.AdamW)
     assert isinstance(made["critic"], torch.optim.Adam)

@@ -238,6 +238,17 @@ def read_cell(cell: Cell, folder: Path, identity: Mapping[str, Any]) -> Done | N
     return Done(cell, folder, record["record"], float(record["seconds"]))
 
 
+def read_error(cell: Cell, folder: Path, identity: Mapping[str, Any]) -> Failed | None:
+    """What ended this cell when it was last computed; None where nothing is stored, or it is of another cell."""
+    file = folder / ERROR
+    if not file.is_file():
+        return None
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    if any(stored.get(name) != value for name, value in identity.items()):
+        return None
+    return Failed(cell, folder, stored["kind"], stored["message"])
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of a finished cell; None where there is none.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -86,6 +86,7 @@ def run_all(
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
     fail_fast: bool = False,
+    only: Collection[int] | None = None,
     tell: Callable[[Progress], object] | None = None,
 ) -> Results:
     """Runs experiments, each into its own folder under `out`; those that are there already are not run again.
@@ -103,6 +104,8 @@ def run_all(
         where: "here", or "ray"; see `amodal.benchmark.sweep`.
         fail_fast: Raise the first error. Otherwise an experiment that fails is stored as such (error.json), the others
             are run, and a warning at the end names the failed ones.
+        only: Positions in `experiments` of those to run, as the tasks of an array job do; of the others, those that are
+            finished already are returned too. None: all.
         tell: Called after each one.
 
     Returns:
@@ -138,7 +141,15 @@ def run_all(
             tell(Progress(ended.number, ended.total, run, ended.seconds, failure))
 
     swept = sweep(
-        cells, out, train_and_evaluate, data=cohort_of, jobs=jobs, where=where, fail_fast=fail_fast, tell=note
+        cells,
+        out,
+        train_and_evaluate,
+        data=cohort_of,
+        jobs=jobs,
+        where=where,
+        fail_fast=fail_fast,
+        only=only,
+        tell=note,
     )
     return Results([finished[place] for place in sorted(finished)], failed=swept.failed)
 

@@ -11,13 +11,13 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from amodal.benchmark.cells import ERROR, Cell, Done, Failed, Work, compute_cell, read_cell, store_error
+from amodal.benchmark.cells import ERROR, Cell, Done, Failed, Work, compute_cell, read_cell, read_error, store_error
 from amodal.data import Cohort
 from amodal.errors import ConfigurationError, RunError, UnknownNameError
 
@@ -84,6 +84,7 @@ def sweep(
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
     fail_fast: bool = False,
+    only: Collection[int] | None = None,
     tell: Callable[[CellProgress], object] | None = None,
 ) -> Swept:
     """Computes cells, each into its own folder under `out`; those that are there already are not computed again.
@@ -101,6 +102,8 @@ def sweep(
             machines share.
         fail_fast: Raise the first error. Otherwise a cell that fails is stored as such, the others are computed, and a
             warning at the end names the failed ones.
+        only: Positions in `cells` of those to compute, as the tasks of an array job do; of the others, those that are
+            finished already are returned too. None: all.
         tell: Called after each cell.
 
     Returns:
@@ -139,18 +142,20 @@ def sweep(
         if tell is not None:
             tell(CellProgress(len(found), len(tasks), result, seconds))
 
-    waiting = []
+    waiting, chosen = [], None if only is None else {names[place] for place in only}
     for name, task in tasks.items():
         stored = read_cell(task.cell, task.folder, task.identity)
-        if stored is None:
-            waiting.append(task)
-        else:
+        if stored is not None:
             note(name, stored, 0.0)
+        elif chosen is None or name in chosen:
+            waiting.append(task)
+        elif (failed := read_error(task.cell, task.folder, task.identity)) is not None:
+            note(name, failed, 0.0)
     pairs = ((task, cohort_of(task.cell)) for task in waiting)
     results = _on_ray(pairs) if where == "ray" and waiting else _here(pairs, min(jobs, len(waiting)))
     for result, seconds in results:
         note(result.folder.name, result, seconds)
-    ordered = [found[name] for name in dict.fromkeys(names)]
+    ordered = [found[name] for name in dict.fromkeys(names) if name in found]
     swept = Swept(
         tuple(one for one in ordered if isinstance(one, Done)), tuple(one for one in ordered if isinstance(one, Failed))
     )
@@ -183,7 +188,7 @@ def _tell_failures(swept: Swept) -> None:
     if not swept.failed:
         return
     total, first = len(swept.done) + len(swept.failed), swept.failed[0]
-    if not swept.done:
+    if not swept.done and total:
         raise RunError(f"all {total} cells failed; {first}", hint=f"The whole error is {first.folder / ERROR}.")
     listed = "".join(f"\n  {one}" for one in swept.failed)
     warnings.warn(f"{len(swept.failed)} of {total} cells failed, see {ERROR} in their folders:{listed}", stacklevel=3)

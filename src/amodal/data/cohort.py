@@ -23,7 +23,9 @@ from amodal.data.values import read_modality
 from amodal.errors import DataError, ShapeError, UnknownNameError
 from amodal.schema import Modality, Schema, Task, class_order
 
-__all__ = ["Cohort", "check_trainable"]
+__all__ = ["WEIGHT", "Cohort", "check_trainable"]
+
+WEIGHT = "sample_weight"  # name of the small column that says how much a case counts
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +45,8 @@ class Cohort:
         target: int64 positions of classes (N,), -1 = unknown; float32 labels (N, K) or values (N,), NaN = unknown; or
             None. Which rows have one is `labelled`.
         observed: What is present now, natural absence and removal together; bool, of shape (N, M).
-        extras: Small columns (N,) that are not inputs: age group, condition, …
+        extras: Small columns (N,) that are not inputs: age group, condition, …; one of numbers that is called
+            "sample_weight" says how much each case counts (`weight`).
         name: A short name.
         description: One line for people.
         rows: Rows of the stores, int64, of shape (N,); None: all, in order.
@@ -238,6 +241,22 @@ class Cohort:
         return replace(self, observed=self.observed & presence)
 
     @cached_property
+    def weight(self) -> np.ndarray | None:
+        """How much each case counts in training and in metrics, (N,), not negative; None: all alike.
+
+        Raises:
+            DataError: If the extra column "sample_weight" holds something else.
+        """
+        if WEIGHT not in self.extras:
+            return None
+        column = self.extras[WEIGHT]
+        if column.dtype.kind not in "iuf" or not (np.isfinite(column) & (column >= 0)).all():
+            raise DataError(
+                f"the column {WEIGHT!r} cannot be used", expected="finite numbers, not negative", got=column.dtype
+            )
+        return column.astype(np.float64)
+
+    @cached_property
     def labelled(self) -> np.ndarray:
         """Rows whose target is known, bool, of shape (N,); of several labels, any of them.
 
@@ -428,12 +447,12 @@ class Cohort:
         write_folder(Path(folder), parts, rows, overwrite=overwrite)
 
     @classmethod
-    def open(cls, folder: str | Path, *, verify: bool = False) -> Cohort:
+    def open(cls, folder: str | Path, *, verify: bool | None = None) -> Cohort:
         """Opens a folder written by `save`, memory-mapped: at once, however large it is.
 
         Args:
             folder: The folder.
-            verify: Also read every array through and compare its checksum.
+            verify: Also read every array through and compare its checksum; None: if they are 256 MB or less together.
 
         Raises:
             DataError: If a file is missing, truncated or altered, or the format is newer; the message names the file.

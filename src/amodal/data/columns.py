@@ -117,7 +117,8 @@ def read_target(target: Any, task: Task, ids: np.ndarray) -> np.ndarray:
         rows = np.asarray(bad.reshape(len(ids), -1).any(1))
         raise DataError(
             f"the target {task.name!r} is infinite in rows: {name_rows(rows, ids)}",
-            expected="finite numbers, or NaN where it is unknown",
+            expected="finite numbers of 32 bits, up to 3e38, or NaN where it is unknown",
+            got=numbers[rows][0],
         )
     return numbers.astype(np.float32)
 

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ import numpy as np
 
 from amodal.data.store import ArrayStore, RaggedStore, Store, Stream, presence_digest
 from amodal.errors import AmodalError, DataError
+from amodal.files import clear_leftovers, scratch_path
 from amodal.schema import Schema
 
 __all__ = ["FORMAT", "Parts", "check_place", "read_folder", "write_folder"]
@@ -32,6 +32,7 @@ FORMAT = 1
 
 _RECORD, _MANIFEST, _ARRAYS = "schema.json", "manifest.parquet", "arrays"
 _SPARE_BYTES = 2**20
+_VERIFIED_BYTES = 2**28  # read through in a fraction of a second
 
 
 class Parts(NamedTuple):
@@ -80,9 +81,10 @@ def write_folder(folder: Path, parts: Parts, rows: np.ndarray, *, overwrite: boo
         DataError: If something is there already, or it cannot be written; what was there stays.
     """
     check_place(folder, overwrite)
-    scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+    scratch = scratch_path(folder)
     try:
         scratch.mkdir(parents=True)
+        clear_leftovers(folder)
         _write_files(scratch, parts, rows)
         _move(scratch, folder)
     except OSError as error:
@@ -199,20 +201,22 @@ def _write_manifest(path: Path, parts: Parts) -> None:
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path, *, verify: bool = False) -> Parts:
+def read_folder(folder: Path, *, verify: bool | None = None) -> Parts:
     """Opens a cohort folder: columns in memory, arrays memory-mapped.
 
     The record's and the manifest's checksums and the size, type and shape of every array are compared always, the
-    checksums of the arrays only if asked, since that means reading all of them.
+    checksums of the arrays of small folders, and of larger ones if asked, since that means reading all of them.
 
     Args:
         folder: The folder.
-        verify: Compare the checksums of the arrays, too.
+        verify: Compare the checksums of the arrays, too; None: if they are 256 MB or less.
 
     Raises:
         DataError: If a file is missing, truncated or altered, or the format is newer; the message names the file.
     """
     record = _read_record(folder)
+    if verify is None:
+        verify = sum(file["bytes"] for file in record["files"].values()) <= _VERIFIED_BYTES
     for name, expected in record["files"].items():
         _check_file(folder / name, expected, hashed=verify or name == _MANIFEST)
     try:
@@ -266,7 +270,7 @@ def _open_store(folder: Path, name: str, record: Mapping[str, Any], n: int) -> S
         path = folder / _ARRAYS / f"{name}.{role}.npy"
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # np.load raises whatever a header's text leads to
             raise DataError(f"{path} cannot be read ({error})", hint="Write the cohort again.") from error
 
     if record["kind"] == "ragged":

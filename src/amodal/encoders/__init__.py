@@ -26,6 +26,7 @@ from amodal.encoders.plain_recurrent import FlattenedGRU, PlainLSTM
 from amodal.encoders.pretrained import PretrainedText, portable_choices
 from amodal.encoders.pretrained_vision import PretrainedResNet, PretrainedVision
 from amodal.encoders.series import GRUEncoder, LSTMEncoder, SeriesTransformer
+from amodal.encoders.steps import SeriesSteps
 from amodal.encoders.summary import SeriesSummary
 from amodal.encoders.tabular import FeatureTokens, LinearEmbedding, TabularMLP
 from amodal.encoders.text import HashingTransformer
@@ -57,6 +58,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "gru": GRUEncoder,
     "series_transformer": SeriesTransformer,
     "summary": SeriesSummary,
+    "steps": SeriesSteps,
     "plain_lstm": PlainLSTM,
     "flattened_gru": FlattenedGRU,
     "convnet": ConvNet,

@@ -12,7 +12,7 @@ from amodal.batch import Batch
 from amodal.encoders.encoder import Encoded, Encoder, PerModality, encode_present, scatter
 from amodal.errors import ConfigurationError
 
-__all__ = ["Exchange", "StageMap", "encode_exchanging", "exchange_points"]
+__all__ = ["Exchange", "StageMap", "channels_at", "encode_exchanging", "exchange_points"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ def exchange_points(encoders: PerModality, exchanges: int = 1) -> dict[str, tupl
             hint="Choose encoders with more stages, or fewer exchanges.",
         )
     return {name: tuple(point - exchanges + 1 + k for k in range(exchanges)) for name, point in last.items()}
+
+
+def channels_at(encoders: PerModality, points: Mapping[str, tuple[int, ...]], k: int) -> dict[str, int]:
+    """Number of channels of every modality's map at exchange k."""
+    return {name: _encoder(encoders, name).stage_widths[points[name][k]] for name in encoders}
 
 
 def encode_exchanging(

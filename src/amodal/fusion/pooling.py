@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal.fusion.fusion import Fusion
 from amodal.options import at_least
 
-__all__ = ["Concatenate", "GatedFusion", "MeanOfPresent"]
+__all__ = ["Concatenate", "GatedFusion", "MeanOfPresent", "track_mean"]
 
 
 class Concatenate(Fusion):
@@ -56,18 +56,27 @@ class Concatenate(Fusion):
         if self.fill == "mean":
             fill = self.running_sum / self.running_count.clamp(min=1e-12)
             if self.training:
-                self._track(features.detach(), keep)
+                track_mean(self.running_sum, self.running_count, features.detach(), keep, self.decay)
         else:
             fill = self.learned if self.learned is not None else torch.zeros((), device=features.device)
         return torch.where(keep, features, fill.to(features.dtype)).flatten(1)
 
-    @torch.no_grad()
-    def _track(self, features: Tensor, keep: Tensor) -> None:
-        count = keep.sum(0).float()  # (M, 1)
-        total = torch.where(keep, features, 0.0).float().sum(0)  # (M, D)
-        decay = torch.where(count > 0, self.decay, 1.0)
-        self.running_sum.mul_(decay).add_(total)
-        self.running_count.mul_(decay).add_(count)
+
+@torch.no_grad()
+def track_mean(total: Tensor, count: Tensor, values: Tensor, keep: Tensor, decay: float) -> None:
+    """Adds a batch to a running sum and count that forget, in place; their ratio is the running mean.
+
+    Args:
+        total: The sum, of shape (…, D).
+        count: The count, of shape (…, 1).
+        values: Of B rows, (B, …, D).
+        keep: Which rows count, bool, of shape (B, …, 1); a place that no row counts at forgets nothing.
+        decay: What remains of the past.
+    """
+    seen = keep.sum(0).float()
+    remains = torch.where(seen > 0, decay, 1.0)
+    total.mul_(remains).add_(torch.where(keep, values, 0.0).float().sum(0))
+    count.mul_(remains).add_(seen)
 
 
 class MeanOfPresent(Fusion):

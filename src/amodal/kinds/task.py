@@ -85,8 +85,8 @@ class TaskKind(ABC):
         return ()
 
     def unusable(self, target: np.ndarray) -> np.ndarray:
-        """Flags of entries of a numeric target that cannot be used, bool of its shape: infinite ones."""
-        return np.isinf(target)
+        """Flags of entries of a numeric target that cannot be used, bool of its shape: infinite ones in 32 bits."""
+        return np.abs(target) > np.finfo(np.float32).max
 
     @abstractmethod
     def n_features(self, n_outputs: int) -> int:

@@ -44,8 +44,8 @@ class Regression(TaskKind):
         return 1
 
     def features(self, target: Tensor, n_outputs: int) -> Tensor:
-        """The value."""
-        return target[:, None]
+        """The value, 0 where unknown."""
+        return torch.nan_to_num(target)[:, None]
 
     def agreement(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """A normal kernel as wide as the standardised targets' standard deviation."""

@@ -16,12 +16,13 @@ from amodal.losses.characteristic_function.context_alignment import ContextAlign
 from amodal.losses.characteristic_function.loss import Form
 from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.token_reconstruction import hidden_token_error
-from amodal.method import LossTerms, Method
+from amodal.method import LossTerms
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import weight_numbers
 from amodal.options import Condition, Count, Share, Size, Weight
 from amodal.patterns import draw_removals
 from amodal.schema import Schema
+from amodal.teaching import TaughtMethod, TeacherChoice
 from amodal.tokens.hiding import Passes, TokenSequences
 from amodal.tokens.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
 from amodal.tokens.masking import widen
@@ -37,7 +38,7 @@ Ratios = Annotated[
 ]
 
 
-class CEPA(Method):
+class CEPA(TaughtMethod):
     r"""Cross-modal embedding prediction and alignment.
 
     A predictor :math:`g_\phi` over the tokens of all modalities, some of them hidden and learned tokens in the place of
@@ -85,6 +86,8 @@ class CEPA(Method):
         layers: Layers of the predictor, and of the network that scores tokens.
         heads: Attention heads; None: chosen from the width.
         dropout: Dropout of predictor, scores, context and fusion.
+        teacher: What rows without a label teach besides the reconstructions and the alignment, as in
+            `modality_dropout`: "complete", "pseudo_labels" or "none". With one pattern teacher and pupil see the same.
 
     Source:
         :cite:`choi2025cepa`. The block masks follow :cite:`assran2023ijepa`.
@@ -93,7 +96,6 @@ class CEPA(Method):
     summary = "latent prediction of absent modalities, aligned given the context"
     references = ("choi2025cepa", "assran2023ijepa")
     couples_rows = True
-    uses_unlabelled = True
 
     PRESETS: ClassVar = {
         "one_pattern": {"patterns": 1},
@@ -108,6 +110,7 @@ class CEPA(Method):
             "layers": 2,
             "heads": 8,
             "dropout": 0.3,
+            "teacher": "none",
         },
     }
 
@@ -131,6 +134,7 @@ class CEPA(Method):
         layers: Count = 1,
         heads: Size | None = None,
         dropout: Share = 0.1,
+        teacher: TeacherChoice = "complete",
     ):
         super().__init__(schema)
         self.weights = {"observed": observed_weight, "cross": cross_weight, "cf": cf_weight}
@@ -156,6 +160,8 @@ class CEPA(Method):
         self.filled = nn.Parameter(0.02 * torch.randn(n, d)) if clean_prediction else None
         self.fusion = TransformerTrunk(d, layers=1, feedforward=4.0, **small)
         self.head = nn.Linear(n * d, schema.task.n_outputs)
+        self.set_teacher(teacher)
+        self.uses_unlabelled = True  # reconstructions and alignment need no label
 
     def _lengths(self) -> dict[str, int]:
         """Number of stand-in tokens of each modality: a text's is limited, other encoders pool a fixed number."""
@@ -241,7 +247,10 @@ class CEPA(Method):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, both reconstructions and alignment; see `Method.objective`."""
-        remaining = draw_removals(batch.presence, self.patterns, generator) if self.patterns > 1 else ()
+        taught, remaining = self.taught(batch), ()
+        if self.patterns > 1:
+            drawn = draw_removals(batch.presence, self.patterns, generator)
+            remaining = self.taught_patterns(drawn, batch, taught)
         # Equations 1 to 3: tokens of every row, clean and masked, and the predictions from them under each pattern.
         passes, size, terms = self._passes(batch, generator, *remaining), len(batch), {}
         every = list(remaining) or [batch.presence]  # presence (B, M) under each pattern
@@ -259,7 +268,8 @@ class CEPA(Method):
         # Equations 13 and 14: the task's loss under all patterns, and the weighted sum.
         outputs = self.head(self._fused(features, observed))
         weights = {name: self.weights[name] for name in terms}
-        return LossTerms({"task": self.task_term(outputs, batch), **terms}, weights)
+        learnt = self.taught_terms(outputs, batch, taught)
+        return LossTerms({**learnt.terms, **terms}, {**learnt.weights, **weights})
 
     def _predictions(
         self, passes: Passes, observed: Sequence[Tensor]
@@ -306,6 +316,7 @@ class CEPA(Method):
 
     def after_step(self) -> None:
         """Updates the moving average of the predictor (section 2.3.2); see `Method.after_step`."""
+        super().after_step()
         if self.masks is not None:
             self.masks.follow(self.predictor)
 

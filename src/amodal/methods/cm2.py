@@ -115,6 +115,7 @@ class CM2(SamplingMethod):
     """
 
     summary = "mixtures joined by a copula; absent modalities are drawn given the present ones"
+    uses_unlabelled = True
     references = ("wu2025cm2",)
     accepts_empty = True
 

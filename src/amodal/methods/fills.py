@@ -107,6 +107,7 @@ class Fills(Method):
         self.encoders = encoders_for(schema, encoders)
         self.strategy, self.weight, self.drop = strategy, weight, drop
         self.meets_all_patterns = drop != 0
+        self.uses_unlabelled = strategy not in (*_STATIC, "predictor")
         self.detach_observed = detach_observed
         self.alignment = ContextAlignment(
             **kernel_settings(bandwidth),

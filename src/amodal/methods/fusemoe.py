@@ -61,6 +61,7 @@ class FuseMoE(NetworkMethod):
     summary = "layers of sparse experts, chosen by their distance to each modality's stream"
     references = ("han2024fusemoe", "shazeer2017outrageously")
     couples_rows = True
+    uses_unlabelled = True
     PRESETS: ClassVar = {"paper": {"layers": 3, "experts": 16, "top_k": 4, "hidden": 512}}
 
     def __init__(

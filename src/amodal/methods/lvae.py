@@ -21,7 +21,7 @@ from amodal.encoders.decoders import GaussianNetwork, target_features, target_wi
 from amodal.fusion.latent import MixturePrior, with_presence
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
-from amodal.losses.masked import mean_over_rows
+from amodal.losses.masked import mean_over_labelled, mean_over_rows
 from amodal.method import LatentMethod, LossTerms
 from amodal.options import Share, Size, Weight
 from amodal.patterns import draw_subset
@@ -82,6 +82,7 @@ class LVAE(LatentMethod):
     """
 
     summary = "a conditional autoencoder of the target whose absent inputs are imputed and marginalised"
+    uses_unlabelled = True
     references = ("ramchandran2024lvae", "madaan2026primo")
     accepts_empty = True
 
@@ -121,7 +122,7 @@ class LVAE(LatentMethod):
         self.head = Head(latent + len(self._always) * (self.width + 1), task.n_outputs, **networks)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The parts of the bound, each a mean over all rows; see `Method.objective`."""
+        """The parts of the bound: the imputer's over all rows, the others over those with a label; see `Method`."""
         features, observed = self._encode(batch)
         target = target_features(batch.labels, self.schema.task).to(features.dtype)
         n, n_maskable = len(batch), len(self._maskable)
@@ -151,7 +152,8 @@ class LVAE(LatentMethod):
             "imputed_kl": torch.where(absent, kl_to_mixture_nats(guess, imputer), 0.0).sum(1),
             "imputation": -torch.where(removed, likelihood, 0.0).sum(1),
         }
-        return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, {"imputation": self.imputation})
+        reduced = {name: mean_over_labelled(term, batch.labelled) for name, term in terms.items()}
+        return LossTerms(reduced | {"imputation": mean_over_rows(terms["imputation"])}, {"imputation": self.imputation})
 
     def draw_outputs(
         self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None

@@ -62,6 +62,7 @@ class M3JEPA(NetworkMethod):
     summary = "each modality's vector predicted from every other's tokens, one direction a step"
     references = ("lei2025m3jepa", "choi2025cepa")
     couples_rows = True
+    uses_unlabelled = True
     PRESETS: ClassVar = {
         "paper": {"experts": 12, "top_k": 4, "renormalise": False, "detach_targets": False, "hidden": 2048}
     }

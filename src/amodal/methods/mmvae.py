@@ -71,6 +71,7 @@ class MMVAE(OneLatent):
     """
 
     summary = "a variational autoencoder whose posterior is a mixture of the observed modalities' experts"
+    uses_unlabelled = True
     references = ("shi2019mmvae",)
     draws_mean = "one latent"
     accepts_empty = True

@@ -14,11 +14,12 @@ from amodal.method import LossTerms
 from amodal.options import Count, Share, Size
 from amodal.patterns import draw_removals, encode_under
 from amodal.schema import Schema
+from amodal.teaching import TaughtMethod, TeacherChoice
 
 __all__ = ["ModalityDropout"]
 
 
-class ModalityDropout(FusionMethod):
+class ModalityDropout(FusionMethod, TaughtMethod):
     """The network of `fusion`, trained under removal of present modalities drawn anew for every row of every batch.
 
     Of the k modalities that a row has, a number uniform on 0 … k − 1 is removed, and which ones is uniform. Removed
@@ -32,18 +33,24 @@ class ModalityDropout(FusionMethod):
             fusion's own default.
         hidden: Width of the head's hidden layer; 0: a linear head.
         dropout: Dropout of the head.
+        members: Number of heads that share their weights; see `amodal.fusion.network.HeadEnsemble`. 0: one plain head.
         patterns: How many removals of each row a step learns from. The row is encoded once, so that several cost little
             next to its encoders; with few epochs and many patterns they are worth more than a point of accuracy
             (docs/log.md, 2026-11-21).
+        teacher: What rows without a label teach, where there are some: a name in `amodal.teaching.TEACHERS`, or
+            {"name": …, option: …}. "complete": the prediction from all that a row has, by the moving average of the
+            network, teaches the prediction from what remains; "pseudo_labels": it teaches the prediction from the same,
+            a control; "none": nothing.
 
     Source:
         After :cite:`neverova2016moddrop`, section 3.4. Deviations: the paper removes each modality by itself with one
         rate, which may remove all of them; here the number removed is uniform, so that small patterns are met as often
-        as large ones, and one modality always stays. It also trains in stages; here training is end to end.
+        as large ones, and one modality always stays. It also trains in stages; here training is end to end. The
+        teacher's moving average and ramp are those of :cite:`tarvainen2017mean`; there it sees other noise, here more.
     """
 
     summary = "joint fusion trained under removal redrawn for every row of every batch"
-    references = ("neverova2016moddrop",)
+    references = ("neverova2016moddrop", "tarvainen2017mean")
     meets_all_patterns = True
 
     def __init__(
@@ -55,13 +62,17 @@ class ModalityDropout(FusionMethod):
         fill: Literal["zero", "mean", "learned"] | None = None,
         hidden: Count = 128,
         dropout: Share = 0.1,
+        members: Count = 0,
         patterns: Size = 1,
+        teacher: TeacherChoice = "complete",
     ):
-        super().__init__(schema, encoders, fusion=fusion, fill=fill, hidden=hidden, dropout=dropout)
+        super().__init__(schema, encoders, fusion=fusion, fill=fill, hidden=hidden, dropout=dropout, members=members)
         self.patterns = patterns
+        self.set_teacher(teacher)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The task's loss after the removal, averaged over the rows with a label; see `Method.objective`."""
-        remaining = draw_removals(batch.presence, self.patterns, generator)
+        """The task's loss after the removal, over the rows with a label, and what is taught; see `Method.objective`."""
+        taught = self.taught(batch)
+        remaining = self.taught_patterns(draw_removals(batch.presence, self.patterns, generator), batch, taught)
         outputs = self.network(*encode_under(self.encoders, batch, remaining))  # (P * B, C)
-        return LossTerms({"task": self.task_term(outputs, batch)})
+        return self.taught_terms(self.members_apart(outputs, batch), batch, taught, members=max(1, self.members))

@@ -21,7 +21,7 @@ from amodal.encoders.decoders import (
 from amodal.fusion.latent import GaussianExperts, draw_alike
 from amodal.fusion.network import Head
 from amodal.losses.likelihood import target_nats
-from amodal.losses.masked import mean_over_rows, select
+from amodal.losses.masked import mean_over_labelled, mean_over_rows, select
 from amodal.method import LossTerms, OneLatent
 from amodal.options import Count, Share, Size, Weight
 from amodal.schema import Schema
@@ -70,6 +70,7 @@ class MVAE(OneLatent):
     """
 
     summary = "a variational autoencoder whose posterior is a product of the observed modalities' experts"
+    uses_unlabelled = True
     references = ("wu2018mvae", "liang2021multibench")
     draws_mean = "one latent"
     accepts_empty = True
@@ -103,17 +104,18 @@ class MVAE(OneLatent):
         self.head = Head(latent, schema.task.n_outputs, hidden=hidden, dropout=dropout)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """The bounds of the sets of each row, added up, each part a mean over all rows; see `Method.objective`."""
+        """The bounds of the sets of each row, added up, the label's over rows with one; see `Method.objective`."""
         experts, observed = self.experts.of_batch(self.encoders, batch)
         if self.label_expert is not None:
             label = self.label_expert(target_features(batch.labels, self.schema.task).to(experts.mean.dtype))
             experts = DiagonalGaussian(*(torch.cat([a, b[:, None]], 1) for a, b in zip(experts, label)))
-            observed = torch.cat([observed, torch.ones_like(observed[:, :1])], dim=1)
+            observed = torch.cat([observed, batch.labelled[:, None]], dim=1)
         terms = {name: torch.zeros_like(experts.mean[:, 0, 0]) for name in self.weights}
         for members in self._sets(observed, generator):
             for name, part in self._bound(batch, experts, members, generator).items():
                 terms[name] = terms[name] + part
-        return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, self.weights)
+        reduced = {name: mean_over_rows(term) for name, term in terms.items()}
+        return LossTerms(reduced | {"task": mean_over_labelled(terms["task"], batch.labelled)}, self.weights)
 
     def _sets(self, observed: Tensor, generator: torch.Generator) -> list[Tensor]:
         """Sets of each row's observed columns (B, M): all, each alone, random ones; empty where they do not count."""

@@ -11,7 +11,7 @@ from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion import FusionTransformer
 from amodal.fusion.network import Head
 from amodal.losses.contrast import label_agreement, soft_contrast
-from amodal.losses.masked import mean_over_observed
+from amodal.losses.masked import mean_over_labelled, mean_over_observed
 from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Positive, Share, Size, Weight
 from amodal.schema import Schema
@@ -52,6 +52,7 @@ class Robult(NetworkMethod):
     summary = "redundant codes drawn to a fused branch of like cases, unique codes kept by reconstruction"
     references = ("nguyen2025robult",)
     couples_rows = True
+    uses_unlabelled = True
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class Robult(NetworkMethod):
         terms = {
             "task": self.task_term(outputs, batch),
             "fused": self.task_term(self.fused_head(fused), batch),
-            "contrast": mean_over_observed(contrasts, labelled),
+            "contrast": mean_over_labelled(contrasts, labelled),
             "contrast_unlabelled": mean_over_observed(contrasts, ~labelled),
             "reconstruction": mean_over_observed(missed.flatten(), observed.flatten()),
         }

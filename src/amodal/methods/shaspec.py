@@ -36,7 +36,7 @@ class ShaSpec(NetworkMethod):
 
     where the second term, an average over a row's pairs of present modalities and then over the rows that have a pair,
     pulls shared features together, and the third, over all present features, asks of specific ones that a linear
-    classifier can tell their modality. After a warm-up, random modalities are removed from each row.
+    classifier can tell their modality. Random modalities are removed from each row, after a warm-up if there is one.
 
     Args:
         schema: The modalities and the task.
@@ -46,7 +46,7 @@ class ShaSpec(NetworkMethod):
             at prediction.
         w_alignment: Weight :math:`\alpha`.
         w_domain: Weight :math:`\beta`.
-        warmup: Share of the training before modalities are removed.
+        warmup: Share of the training before modalities are removed; 0.44 in the paper's code.
         hidden: Width of the hidden layers.
         dropout: Dropout of the head.
 
@@ -60,8 +60,9 @@ class ShaSpec(NetworkMethod):
     references = ("wang2023shaspec", "choi2025cepa")
     couples_rows = True  # the averages over pairs and features are over those of the whole batch
     meets_all_patterns = True
+    uses_unlabelled = True
 
-    PRESETS: ClassVar = {"paper": {"proxy": "first"}}
+    PRESETS: ClassVar = {"paper": {"proxy": "first", "warmup": 0.44}}
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class ShaSpec(NetworkMethod):
         proxy: Literal["mean", "first"] = "mean",
         w_alignment: Weight = 0.1,
         w_domain: Weight = 0.02,
-        warmup: Share = 0.44,
+        warmup: Share = 0.0,
         hidden: Size = 128,
         dropout: Share = 0.1,
     ):
@@ -114,7 +115,7 @@ class ShaSpec(NetworkMethod):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, alignment and domain, of what remains after removal; see `Method.objective`."""
-        remaining = batch.presence
+        remaining = self.presence(batch)
         if self.clock.progress >= self.warmup:
             remaining = draw_removal(remaining, generator)
         features, observed = encode_under(self.encoders, batch, remaining[None])

@@ -12,7 +12,7 @@ from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.network import Head
 from amodal.losses.contrast import margin_ranking
-from amodal.losses.masked import mean_over_rows, select
+from amodal.losses.masked import mean_over_labelled, select
 from amodal.losses.task import task_loss
 from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Count, Share, at_least, below
@@ -52,8 +52,8 @@ class SimMLM(NetworkMethod):
     Source:
         :cite:`li2025simmlm`. Deviations: predictors are heads on encoders of any kind, and the gate reads pooled
         vectors instead of images; the two sets are seen with one encoding of the row, not with two augmentations, and
-        drawn in any number of modalities; the ranking loss is a mean over all rows, so that rows without a pair cannot
-        raise its weight above that of the predictions; presence is known and not read off zeros.
+        drawn in any number of modalities; the ranking loss is a mean over the rows of the task's loss, so that rows
+        without a pair cannot raise its weight above that of the predictions; presence is known and not read off zeros.
     """
 
     summary = "a predictor for each modality, weighed by a gate, with a loss that more should not predict worse"
@@ -101,12 +101,12 @@ class SimMLM(NetworkMethod):
         return torch.where(observed[..., None], logits.masked_fill(~readable[..., None], -math.inf).softmax(1), 0.0)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
-        """Losses of both sets and of their ranking, as means over all rows; see `Method.objective`."""
+        """Losses of both sets and of their ranking, as means over the rows with a label; see `Method.objective`."""
         task, target = self.schema.task, batch.labels
         if self.clock.progress < self.alone:  # first stage: every predictor by itself
             features, observed = encode_pooled(self.encoders, batch)
             own = [
-                mean_over_rows(task_loss(part, target, task.kind), seen)
+                mean_over_labelled(select(task_loss(part, target, task.kind), seen), batch.labelled)
                 for part, seen in zip(self.expert_outputs(features).unbind(1), observed.unbind(1))
             ]
             return LossTerms({"own": torch.stack(own).sum()})
@@ -121,8 +121,8 @@ class SimMLM(NetworkMethod):
         own = [mean_over_outputs(part, known[0]) for part in losses]  # of both sets, (B,) each
         rank = mean_over_outputs(margin_ranking(*losses), known[0])
         terms = {
-            "task": mean_over_rows(torch.where(paired, 0.5 * (own[0] + own[1]), own[0])),
-            "rank": mean_over_rows(select(rank, paired)),
+            "task": mean_over_labelled(torch.where(paired, 0.5 * (own[0] + own[1]), own[0]), batch.labelled),
+            "rank": mean_over_labelled(select(rank, paired), batch.labelled),
         }
         return LossTerms(terms, {"rank": self.w_rank})
 

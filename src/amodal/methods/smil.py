@@ -14,7 +14,7 @@ from amodal.batch import Batch
 from amodal.distributions.clustering.kmeans import kmeans_assignment
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion import MeanOfPresent
-from amodal.losses.masked import mean_over_rows
+from amodal.losses.masked import mean_over_observed
 from amodal.losses.task import task_loss
 from amodal.method import LossTerms, NetworkMethod, inference
 from amodal.options import Count, Share, Size, Weight
@@ -142,7 +142,11 @@ class SMIL(NetworkMethod):
         first, second = noise if noise is not None else (0.0, 0.0)
         u = u + self._shift(self.first(mean) + first)
         shift = self._shift(self.second(u) + second)
-        return u, *functional_call(self.head, head, (u, shift))
+        v, outputs = functional_call(self.head, head, (u, shift))
+        return u, v, outputs
+
+    def _theta(self) -> dict[str, Tensor]:
+        return dict[str, Tensor](self.head.named_parameters())
 
     def _shift(self, r: Tensor) -> Tensor:
         zero = functional.softplus(torch.zeros_like(r)) if self.perturbation == "neutral" else 0.0
@@ -150,7 +154,7 @@ class SMIL(NetworkMethod):
 
     def _read(self, features: Tensor, observed: Tensor) -> Tensor:
         """Outputs (B, C): complete rows by the clean path, others by the shifted one without noise."""
-        outputs = self.shifted(dict(self.head.named_parameters()), features, observed)[2]
+        outputs = self.shifted(self._theta(), features, observed)[2]
         clean = self.head(features.flatten(1))[1]
         return torch.where(observed.all(1, keepdim=True), clean, outputs)
 
@@ -166,18 +170,20 @@ class SMIL(NetworkMethod):
         if self.clock.epoch < self._warm_epochs():
             if self.training and len(self.recent):
                 self._collect(features.detach(), observed)
-            return LossTerms({"task": self._task(self._read(features, observed), batch.labels)})
-        head, terms = dict(self.head.named_parameters()), {}
+            return LossTerms({"task": self.task_term(self._read(features, observed), batch)})
+        head, terms = self._theta(), dict[str, Tensor]()
         complete = observed.all(1)
         part, full = (~complete).nonzero()[:, 0], complete.nonzero()[:, 0]
         if len(part):
-            sizes = ((len(part), n) for n in (self.first.out_features, self.second.out_features))
-            noise = tuple(torch.randn(size, generator=generator, device=features.device) for size in sizes)
-            outputs = self.shifted(head, features[part], observed[part], noise)[2]
-            terms["inner"] = self._task(outputs, batch.labels[part])
+            first, second = (
+                torch.randn(len(part), shift.out_features, generator=generator, device=features.device)
+                for shift in (self.first, self.second)
+            )
+            outputs = self.shifted(head, features[part], observed[part], (first, second))[2]
+            terms["inner"] = self._task(outputs, batch, part)
             head = self._adapted(head, terms["inner"])
         if len(full):
-            terms |= self._outer(head, features[full], observed[full], batch.labels[full], generator)
+            terms |= self._outer(head, features[full], batch, full, generator)
         return LossTerms(terms, {name: weight for name, weight in self.weights.items() if name in terms})
 
     def _adapted(self, head: dict[str, Tensor], inner: Tensor) -> dict[str, Tensor]:
@@ -190,21 +196,24 @@ class SMIL(NetworkMethod):
         return {name: weight - rate * slope for (name, weight), slope in zip(head.items(), slopes)}
 
     def _outer(
-        self, head: dict[str, Tensor], features: Tensor, observed: Tensor, target: Tensor, generator: torch.Generator
+        self, head: dict[str, Tensor], features: Tensor, batch: Batch, rows: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Losses of complete rows by the adapted head."""
+        """Losses of complete rows of the batch, with features (n, M, D), by the adapted head."""
         u = features.flatten(1)
         v, outputs = functional_call(self.head, head, (u,))
-        terms = {"clean": self._task(outputs, target)}
-        if observed.shape[1] > 1:
-            near_u, near_v, outputs = self.shifted(head, features, draw_strict_subset(observed, generator))
+        terms = {"clean": self._task(outputs, batch, rows)}
+        whole = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        if whole.shape[1] > 1:
+            near_u, near_v, outputs = self.shifted(head, features, draw_strict_subset(whole, generator))
             u, v = (u.detach(), v.detach()) if self.detach_clean else (u, v)
-            terms["task"] = self._task(outputs, target)
+            terms["task"] = self._task(outputs, batch, rows)
             terms["alignment_u"], terms["alignment_v"] = (u - near_u).square().mean(), (v - near_v).square().mean()
         return terms
 
-    def _task(self, outputs: Tensor, target: Tensor) -> Tensor:
-        return mean_over_rows(task_loss(outputs, target, self.schema.task.kind))
+    def _task(self, outputs: Tensor, batch: Batch, rows: Tensor) -> Tensor:
+        """The task's loss of some rows of the batch, a mean over those with a label."""
+        losses = task_loss(outputs, batch.labels[rows], self.schema.task.kind)
+        return mean_over_observed(losses, batch.labelled[rows])
 
     # Prototypes --------------------------------------------------------------------------------------------------
 

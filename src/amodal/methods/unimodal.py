@@ -10,7 +10,7 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.network import Head
-from amodal.method import NetworkMethod
+from amodal.method import NetworkMethod, base_outputs
 from amodal.options import Count, Share
 from amodal.schema import Schema
 
@@ -59,24 +59,8 @@ class Unimodal(NetworkMethod):
         self.register_buffer("prior", torch.zeros(schema.task.n_outputs))
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Takes the outputs for rows without the modality from the targets of all training rows.
-
-        They are log odds of each label, logarithms of the class frequencies (half a case added to each), or the mean.
-        """
-        n_outputs = self.schema.task.n_outputs
-        total = torch.zeros(n_outputs, dtype=torch.float64)
-        count = torch.zeros(n_outputs, dtype=torch.float64)
-        for batch in batches:
-            if batch.target is None:
-                continue
-            target = batch.target.cpu()
-            if self.schema.task.is_classification and not target.is_floating_point():
-                target = torch.nn.functional.one_hot(target, n_outputs)
-            target = target.double().view(len(target), n_outputs)
-            known = ~target.isnan()
-            total += torch.where(known, target, 0.0).sum(0)
-            count += known.sum(0)
-        self.prior.copy_(self.schema.task.traits.constant_outputs(total, count))
+        """Takes the outputs for rows without the modality from the targets of all training rows."""
+        self.prior.copy_(base_outputs(batches, self.schema.task))
 
     def outputs(self, batch: Batch) -> Tensor:
         """The network's outputs, and the prior's for rows without the modality (B, C)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amodal.metrics.collapse import effective_rank, spread
 
-__all__ = ["representation_numbers", "signs_of_collapse", "weight_numbers"]
+__all__ = ["is_loss", "representation_numbers", "signs_of_collapse", "weight_numbers"]
 
 _TO_A_POINT = 0.01  # of the largest spread of earlier epochs
 _TO_A_LINE = 1.05  # dimensions
@@ -75,6 +75,16 @@ def weight_numbers(weights: Sequence[Tensor]) -> dict[str, float]:
     }
 
 
+def is_loss(column: str) -> bool:
+    """Whether a column of a history is a loss or one of its terms, whatever the term is called.
+
+    Example:
+        >>> is_loss("train_rank"), is_loss("pooled_rank")
+        (True, False)
+    """
+    return "train_" in column or "valid_" in column
+
+
 def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
     """Signs of collapse in the last row of a history, in words.
 
@@ -98,6 +108,8 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
         return []
     signs, last = [], history[-1]
     for column, value in last.items():
+        if is_loss(column):
+            continue
         what = column.rsplit("_", 1)[0]
         if column.endswith(("_spread", "_diversity")):
             earlier = [row[column] for row in history[:-1] if math.isfinite(row.get(column, math.nan))]

@@ -72,6 +72,27 @@ class Metric:
             )
         return self.function(predictions, target, weight=weight)
 
+    def weighted(self, weight: ArrayLike) -> Metric:
+        """The same metric of cases that count differently.
+
+        Args:
+            weight: How much each case counts, (N,); resamples multiply it.
+
+        Example:
+            >>> METRICS["accuracy"].weighted([3, 1])([0.9, 0.9], [1, 0])
+            0.75
+        """
+        own = np.asarray(weight, dtype=np.float64)
+
+        def of(function: Callable[..., Value]) -> Callable[..., Value]:
+            def value(predictions: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
+                return function(predictions, target, weight=own if weight is None else np.asarray(weight) * own)
+
+            return value
+
+        deviation = None if self.deviation is None else of(self.deviation)
+        return replace(self, function=of(self.function), deviation=deviation)
+
     def why_undefined(self, predictions: ArrayLike, target: ArrayLike) -> str | None:
         """The reason why the value is NaN for these cases, in a sentence; None if it is defined.
 

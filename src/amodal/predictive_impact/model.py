@@ -208,7 +208,7 @@ class _Work:
         kind, present = self.model.schema.task.traits, predictions_of(self.model, batch)
         if not missing:
             if isinstance(self.source, OwnCompletions):
-                whole = self.source.predictions(self.source.everything(batch))
+                whole = self.source.predictions(self.source.everything(batch), batch)
             else:
                 whole = present[None]
             weights = torch.full_like(whole[..., 0], 1.0 / len(whole))

@@ -69,9 +69,9 @@ class OwnCompletions:
         generator = torch.Generator(batch.device).manual_seed(self.seed)
         return self.method.draw_outputs(batch, self.draws, generator)
 
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """Outputs (S, B, C) as predictions (S, B, D) in the target's units."""
-        predicted = self.method.to_predictions(outputs)
+    def predictions(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Outputs (S, B, C) for a batch as predictions (S, B, D) in the target's units, recalibrated as its own are."""
+        predicted = self.model.recalibrated(self.method.to_predictions(outputs), batch)
         if self.model.schema.task.traits.one_value:
             return self.model.scaling.unscale(predicted)[..., None]
         return predicted
@@ -93,7 +93,7 @@ class OwnLaw:
         source, batch = self.source, self.batch
         others = [name for name in batch.modalities if name not in names]
         if not source.by_modality or self._nothing_open(others):  # a draw of everything is one of what is looked at
-            return self._equally(source.predictions(source.everything(batch)))
+            return self._equally(source.predictions(source.everything(batch), batch))
         parts = []
         for draw in range(min(source.draws, _OUTER)):  # the first draw of a seed holds what does not vary
             parts.append(self._nested(draw, others, _INNER).mean(0))
@@ -108,7 +108,8 @@ class OwnLaw:
 
     def _nested(self, draw: int, vary: Sequence[str], number: int) -> Tensor:
         generator = torch.Generator(self.batch.device).manual_seed((self.source.seed + 1) * 100_003 + draw)
-        return self.source.predictions(self.source.method.draw_outputs(self.batch, number, generator, vary=vary))
+        outputs = self.source.method.draw_outputs(self.batch, number, generator, vary=vary)
+        return self.source.predictions(outputs, self.batch)
 
     @staticmethod
     def _equally(predictions: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ class Predictor(Protocol):
         prior: Prediction for a case of which nothing is observed.
         training_cases: The cases it was trained on, or None where they are not at hand.
         change_scale: What changes under its own completions are multiplied by; see
-            `amodal.predictive_impact.recalibration`.
+            `amodal.predictive_impact.change_scale`.
     """
 
     method: Method
@@ -54,6 +54,10 @@ class Predictor(Protocol):
         self, cohort: Cohort, batch_size: int = 1024, rows: np.ndarray | None = None, *, check_levels: bool = False
     ) -> Iterator[Batch]:
         """Scaled batches on the model's device, in order; `check_levels`: warn of images beyond those of training."""
+        ...
+
+    def recalibrated(self, predictions: Tensor, batch: Batch) -> Tensor:
+        """The method's predictions (…, B, D) for a batch, recalibrated for what is present in its rows."""
         ...
 
     def predict(self, cohort: Cohort, *, batch_size: int = 1024, on_empty: str = "warn") -> np.ndarray:
@@ -104,7 +108,7 @@ def predictions_of(model: Predictor, batch: Batch) -> Tensor:
 
     A row of which nothing is observed gets the training prior, unless the method predicts such rows itself.
     """
-    predicted = model.method.predict(batch).float()
+    predicted = model.recalibrated(model.method.predict(batch).float(), batch)
     if model.schema.task.traits.one_value:
         predicted = model.scaling.unscale(predicted)[:, None]
     if not model.method.accepts_empty:

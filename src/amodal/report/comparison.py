@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from amodal.report.page import write_page
 from amodal.report.subject import Subject
 from amodal.report.words import duration, format_interval
 
-__all__ = ["compare_methods", "progress_line"]
+__all__ = ["compare_methods", "list_models", "progress_line"]
 
 
 def compare_methods(
@@ -34,6 +34,7 @@ def compare_methods(
     jobs: int = 1,
     where: Literal["here", "ray"] = "here",
     fail_fast: bool = False,
+    only: Collection[int] | None = None,
     say: Callable[[str], object] = print,
 ) -> Results:
     """Trains and evaluates methods under exactly equal conditions, and writes tables and a page about them.
@@ -56,6 +57,8 @@ def compare_methods(
         jobs: How many to train at a time.
         where: "here", or "ray" for a cluster; see `amodal.benchmark.run_all`.
         fail_fast: End with the first model that fails, instead of going on with the others.
+        only: Numbers of the models to train, from 0 in the order of seeds and then methods, as the tasks of an array
+            job do: tables and page are then left alone. None: all; (): none, only tables and page of what is there.
         say: Takes one line of text for each step.
 
     Returns:
@@ -66,27 +69,23 @@ def compare_methods(
         ConfigurationError: If two methods have the same name, or a value is out of range.
         RunError: If `out` cannot be written, or every model failed.
     """
-    started, out, options = perf_counter(), Path(out), dict(options or {})
+    started, out = perf_counter(), Path(out)
     named = _named(methods)
-    for name in (*options, *references):
-        if name not in named:
-            raise UnknownNameError("method in this comparison", name, named)
-    experiments = [
-        Experiment(
-            method,
-            cohort=data,
-            name=name,
-            options=options.get(name, {}),
-            train_missingness=train_missingness or Natural(),
-            test_missingness=test_missingness or Natural(),
-            rates=tuple(rates),
-            seed=seed,
-            settings=dict(settings or {}),
-            resamples=resamples,
-        )
-        for seed in seeds
-        for name, method in named.items()
-    ]
+    experiments = _experiments(
+        named,
+        dict(options or {}),
+        references,
+        seeds,
+        cohort=data,
+        train_missingness=train_missingness or Natural(),
+        test_missingness=test_missingness or Natural(),
+        rates=tuple(rates),
+        settings=dict(settings or {}),
+        resamples=resamples,
+    )
+    for number in only or ():
+        if not 0 <= number < len(experiments):
+            raise ConfigurationError("there is no such model", expected=f"0 … {len(experiments) - 1}", got=number)
     cohort = load_cohort(data)
     say(f"{len(experiments)} models: {', '.join(named)}, with seeds {', '.join(map(str, seeds))}; {jobs} at a time")
     results = run_all(
@@ -95,8 +94,11 @@ def compare_methods(
         jobs=jobs,
         where=where,
         fail_fast=fail_fast,
+        only=only,
         tell=lambda progress: say(progress_line(progress)),
     )
+    if only:
+        return results
     subject = Subject(
         results, title=f"{len(named)} methods on {cohort.name or data}", cohort=cohort, references=references
     )
@@ -104,6 +106,17 @@ def compare_methods(
     page = write_page(subject, out / "index.html")
     say(f"Trained, evaluated and written in {duration(perf_counter() - started)}. The page is {page}")
     return results
+
+
+def list_models(methods: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """The models of `compare_methods` with their numbers, a line each.
+
+    Example:
+        >>> list_models(["fusion", "wide=fusion"], (0, 1))
+        ['0 fusion seed 0', '1 wide seed 0', '2 fusion seed 1', '3 wide seed 1']
+    """
+    names = [f"{name} seed {seed}" for seed in seeds for name in _named(methods)]
+    return [f"{number} {name}" for number, name in enumerate(names)]
 
 
 def progress_line(progress: Progress) -> str:
@@ -117,6 +130,24 @@ def progress_line(progress: Progress) -> str:
     seed = f" seed {run.experiment.seed}" if run.experiment.seed else ""
     label = results.headline.label.lower()
     return f"[{progress.done:>2}/{progress.total}] {run.name + seed:<24} {took:>13}   {label} {value}"
+
+
+def _experiments(
+    named: Mapping[str, str],
+    options: Mapping[str, Mapping[str, Any]],
+    references: Sequence[str],
+    seeds: Sequence[int],
+    **common: Any,
+) -> list[Experiment]:
+    """The experiments: for each seed all methods."""
+    for name in (*options, *references):
+        if name not in named:
+            raise UnknownNameError("method in this comparison", name, named)
+    return [
+        Experiment(method, name=name, options=options.get(name, {}), seed=seed, **common)
+        for seed in seeds
+        for name, method in named.items()
+    ]
 
 
 def _named(methods: Sequence[str]) -> dict[str, str]:

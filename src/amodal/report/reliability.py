@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from amodal.benchmark import FinishedRun
 from amodal.metrics import expected_calibration_error, reliability_curve
+from amodal.recalibration import Recalibration, recalibration_from
 from amodal.report import figures
 from amodal.report.parts import Drawing, Section, Table, section
 from amodal.report.subject import Subject
@@ -35,7 +37,12 @@ def calibration(subject: Subject) -> Section | None:
     for i, (name, parts) in enumerate(pooled.items()):
         if not parts:
             continue
+        runs = subject.results.runs_of(name)
         rows.append([name, *(_error(subject.results.task, *parts[k]) if k in parts else "–" for k in counts)])
+        if any(_recalibration(run) for run in runs):
+            before = _pool(runs, subject, before=True)
+            cells = (_error(subject.results.task, *before[k]) if k in before else "–" for k in counts)
+            rows.append([f"{name}, before recalibration", *cells])
         curves = {
             f"{k} present": (mark, _curve(subject.results.task, *parts[k], _range(subject)))
             for k, mark in marks.items()
@@ -56,6 +63,7 @@ def calibration(subject: Subject) -> Section | None:
         table=table,
         traits=traits,
         imposed=subject.imposes_patterns,
+        recalibrated=any(_recalibration(run) for run in subject.results.runs),
     )
 
 
@@ -85,8 +93,20 @@ def _panel(subject: Subject, i: int, name: str, curves: Curves) -> Drawing:
     return Drawing(key, svg, "", numbers, size="third")
 
 
-def _pool(runs: tuple[FinishedRun, ...], subject: Subject) -> Pooled:
-    """All predictions of a method's runs, by how many modalities were present."""
+def _recalibration(run: FinishedRun) -> Recalibration | None:
+    return recalibration_from(run.record, n_modalities=len(run.schema.names), n_outputs=run.schema.task.n_outputs)
+
+
+def _before(run: FinishedRun, predictions: NDArray, sizes: NDArray) -> NDArray:
+    """Predictions of a run as they were before its recalibration."""
+    found = _recalibration(run)
+    if found is None:
+        return predictions
+    return found.undo(torch.from_numpy(predictions), torch.from_numpy(sizes), run.schema.task.traits).numpy()
+
+
+def _pool(runs: tuple[FinishedRun, ...], subject: Subject, *, before: bool = False) -> Pooled:
+    """All predictions of a method's runs, by how many modalities were present; `before` their recalibration."""
     parts: dict[int, list[tuple[NDArray, NDArray]]] = {}
     for run in runs:
         conditions = [c for c in run.conditions if c.kind == "pattern"] if subject.imposes_patterns else [run.test]
@@ -94,7 +114,10 @@ def _pool(runs: tuple[FinishedRun, ...], subject: Subject) -> Pooled:
             sizes = condition.observed.sum(1)
             for k in np.unique(sizes[condition.rows]).tolist():
                 rows = condition.rows & (sizes == k)
-                parts.setdefault(k, []).append((condition.predictions[rows], run.target[rows]))
+                predictions = condition.predictions[rows]
+                if before:
+                    predictions = _before(run, predictions, sizes[rows])
+                parts.setdefault(k, []).append((predictions, run.target[rows]))
     joined = {k: (np.concatenate([p for p, _ in v]), np.concatenate([t for _, t in v])) for k, v in parts.items()}
     return {k: pair for k, pair in joined.items() if k and len(pair[0]) >= _FEWEST}
 

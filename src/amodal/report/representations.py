@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from amodal.metrics.monitor import signs_of_collapse
+from amodal.metrics.monitor import is_loss, signs_of_collapse
 from amodal.report.parts import Table
 from amodal.report.words import NOTHING
 
@@ -31,7 +31,8 @@ def representation_table(histories: Mapping[str, tuple[pd.DataFrame, int]]) -> T
     rows = []
     for method, (history, best) in histories.items():
         at = history.iloc[best]
-        for key in [column.removesuffix("_rank") for column in history.columns if str(column).endswith("_rank")]:
+        watched = [column for column in map(str, history.columns) if column.endswith("_rank") and not is_loss(column)]
+        for key in [column.removesuffix("_rank") for column in watched]:
             first = history[f"{key}_spread"].dropna()
             kept = at[f"{key}_spread"] / first.iloc[0] if len(first) and first.iloc[0] > 0 else float("nan")
             numbers = (at[f"{key}_rank"], at[f"{key}_spread"], kept)

@@ -82,18 +82,27 @@ class TrainingData:
     @property
     def is_redrawn(self) -> bool:
         """Whether the training rows differ from epoch to epoch."""
-        return self.weight is not None or (self.settings.redraw and not isinstance(self.train_mechanism, Natural))
+        return self.weight is not None or self.is_removed_anew
 
     def presence_of(self, epoch: int) -> Presence:
         """Presence of the training rows in an epoch."""
         return draw_presence(self.train_mechanism, self.train, (self.seed, 0, epoch if self.settings.redraw else 0))
 
-    def rows_of(self, epoch: int) -> Cohort:
+    @property
+    def is_removed_anew(self) -> bool:
+        """Whether modalities of the training rows are removed anew every epoch, so that in time each is seen."""
+        return self.settings.redraw and not isinstance(self.train_mechanism, Natural)
+
+    def rows_of(self, epoch: int, *, removed: bool = True) -> Cohort:
         """The training rows as they are in an epoch; a case of weight 2 comes twice as often as one of weight 1.
 
         Rows with a label and rows without are weighted among themselves.
+
+        Args:
+            epoch: The epoch.
+            removed: Whether modalities are removed further.
         """
-        rows = self.train.with_observed(self.presence_of(epoch).observed)
+        rows = self.train.with_observed(self.presence_of(epoch).observed) if removed else self.train
         if self.weight is None:
             return rows
         generator, labelled = np.random.default_rng((self.seed, 4, epoch)), self.train.labelled

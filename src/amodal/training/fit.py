@@ -19,10 +19,11 @@ from amodal.checkpoint import TrainedModel, build_method, encoder_choices, resol
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, ShapeError, UnknownNameError
-from amodal.files import write_json
+from amodal.files import clear_leftovers, write_json
 from amodal.method import Method
 from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
+from amodal.seal import naming_the_folder
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import settings_from
 from amodal.training.data import TrainingData
@@ -40,6 +41,7 @@ def fit(
     missingness: Mechanism | str | None = "auto",
     valid_missingness: Mechanism | str | None = "same",
     weight: ArrayLike | None = None,
+    class_weight: str | Mapping[Any, float] | None = None,
     options: Mapping[str, Any] | None = None,
     encoders: Mapping[str, Any] | None = None,
     width: int = 64,
@@ -67,7 +69,11 @@ def fit(
             `redraw=False` it is drawn once: the data set then simply lacks what was removed.
         valid_missingness: Further removal in validation, drawn once: "same" as in training, a mechanism, or None.
         weight: How much each training case counts, (N,), not negative: one of weight 2 comes twice as often as one of
-            weight 1, in every term of the objective, whatever the method. None: all count alike.
+            weight 1, in every term of the objective, whatever the method. None: `Cohort.weight`, where there is none
+            all count alike.
+        class_weight: How much the classes count, times `weight`: "balanced", so that all count alike, or {class:
+            weight}, 1 for those not named. Not for several labels at once, or numbers. Predictions are then those of
+            a population in which the classes are so frequent.
         options: Keyword arguments of the method.
         encoders: For some modalities, an encoder's name or {"name": …, option: …}; see `amodal.encoders`.
         width: Width of tokens and pooled vectors.
@@ -112,7 +118,8 @@ def fit(
     with forked_rng(device):
         torch.manual_seed(mix_seed(seed, 0, 0))
         built = build_method(spec, train.schema)
-    weights, valid_weights = None if weight is None else _check_weight(weight, len(train)), None
+    by_class = _class_weights(train, class_weight)
+    weights, valid_weights = _weights(train, train.weight if weight is None else weight, by_class), None
     rows = _rows_that_teach(train, method, built)
     if len(rows) < len(train):
         train, weights = train.take(rows), None if weights is None else weights[rows]
@@ -122,7 +129,10 @@ def fit(
         train, valid = train.take(kept), train.take(held)
         if weights is not None:
             weights, valid_weights = weights[kept], weights[held]
-    valid = _labelled_only(valid.with_task(train.schema.task))
+        valid = _labelled_only(valid)
+    else:
+        valid = _labelled_only(valid.with_task(train.schema.task))
+        valid_weights = _weights(valid, valid.weight, by_class)
     train_mechanism, valid_mechanism = _mechanisms(built.meets_all_patterns, missingness, valid_missingness)
     plan = {
         "spec": spec,
@@ -165,6 +175,35 @@ def _check_seed(seed: Any) -> int:
     if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ConfigurationError("the seed is out of range", expected="a whole number, 0 or more", got=repr(seed))
     return int(seed)
+
+
+def _weights(cohort: Cohort, weight: ArrayLike | None, by_class: np.ndarray | None) -> np.ndarray | None:
+    """How much each case counts, by its own weight and that of its class; None: all alike."""
+    weights = None if weight is None else _check_weight(weight, len(cohort))
+    if by_class is None or cohort.target is None:
+        return weights
+    own = np.append(by_class, 1.0)[cohort.target]  # the last entry: of an unknown class
+    return own if weights is None else own * weights
+
+
+def _class_weights(train: Cohort, class_weight: str | Mapping[Any, float] | None) -> np.ndarray | None:
+    """The weight of each class (C,), or None."""
+    if class_weight is None:
+        return None
+    task, target = train.schema.task, train.target
+    if not task.is_classification:
+        raise ConfigurationError(
+            "class_weight is for classes that exclude each other", got=task.kind, hint="Pass weight."
+        )
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise UnknownNameError("class_weight", class_weight, ("balanced",))
+        counts = np.bincount([] if target is None else target[train.labelled], minlength=task.n_outputs)
+        return counts.sum() / np.maximum(counts, 1) / max(1, int((counts > 0).sum()))
+    for name in class_weight:
+        if name not in task.classes:
+            raise UnknownNameError("class", str(name), tuple(map(str, task.classes)))
+    return _check_weight([class_weight.get(name, 1.0) for name in task.classes], task.n_outputs)
 
 
 def _check_weight(weight: ArrayLike, n: int) -> np.ndarray:
@@ -245,6 +284,7 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
+    clear_leftovers(folder / "plan.json")
     if not any(folder.iterdir()):
         write_json(folder / "plan.json", plan)
         return
@@ -254,7 +294,8 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         )
     if not (folder / "plan.json").is_file():
         raise RunError(f"the folder {folder} does not hold a run", hint="Choose another one.")
-    stored = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    with naming_the_folder(folder):
+        stored = dict(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
     if stored != json.loads(json.dumps(plan)):
         raise RunError(
             f"the run in {folder} was started with other arguments: {', '.join(_differing(plan, stored))}",

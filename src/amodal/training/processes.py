@@ -100,6 +100,7 @@ def follow() -> None:
     while (work := _receive(device)) is not None:
         with suppress(AmodalError):  # the first process raises the same
             work(processes)
+    dist.barrier()  # nobody leaves while another still sends
     dist.destroy_process_group()
     sys.exit(0)
 
@@ -209,6 +210,7 @@ class _Team:
         try:
             if alive and sys.exc_info()[0] is None:
                 _send(b"", self.device)
+                dist.barrier()
         except RuntimeError:
             pass  # a member has gone
         for member in self.members:

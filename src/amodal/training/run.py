@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from amodal.batch import Batch
 from amodal.checkpoint import TrainedModel
+from amodal.data.cohort import Cohort
 from amodal.data.loader import make_loader
 from amodal.errors import RunError
-from amodal.method import EstimatedMethod, Method, SamplingMethod
-from amodal.predictive_impact.recalibration import change_scale
+from amodal.method import EstimatedMethod, Method, SamplingMethod, inference
+from amodal.predictive_impact.change_scale import change_scale
 from amodal.processes import Processes, sharing_rows
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import TrainingSettings
+from amodal.training.copies import recalibration_of, training_copies, validation_copies
 from amodal.training.data import TrainingData
 from amodal.training.loggers import Logger, open_loggers
 from amodal.training.loop import TrainingLoop
@@ -96,7 +100,12 @@ class Run:
     def _train(self, loggers: Sequence[str], progress: bool) -> TrainedModel:
         if isinstance(self.method, EstimatedMethod):
             self._estimate(self.method)
+            losses = validation_losses(self.model, self.data)
+            self.state.best[""] = (losses[f"valid_{self.settings.best_by}"], 0)
+            self.state.history.append({"epoch": 0, **losses, "seconds": time.time() - self.started})
         else:
+            for part in self.method.estimated_parts():
+                self._estimate(part)
             names = {f"{part}.{k}": v for part in ("spec", "training") for k, v in self.plan[part].items()}
             first = self.processes.is_first
             self.loggers = open_loggers(loggers, self.folder, names | {"seed": self.seed}) if first else ()
@@ -106,17 +115,18 @@ class Run:
                 for logger in self.loggers:
                     logger.close()
         self._remember()
+        self._adjust()
         return self._finish()
 
     def _estimate(self, method: EstimatedMethod) -> None:
         """Fits an `EstimatedMethod` in one call."""
-        data = self.data
-        draws = [data.whole(data.rows_of(i)) for i in range(method.redraws if data.is_redrawn else 1)]
+        by_objective = self.plan["missingness"]["by_objective"]
+        train = training_copies(self.data, method.redraws, meets_all_patterns=by_objective)
+        train = [rows if rows.labelled.all() else rows.take(rows.labelled) for rows in train]
+        valid = [rows for rows in self._validation_copies() if len(rows)]
         generator = torch.Generator().manual_seed(mix_seed(self.seed, 0, 2))
-        method.estimate(draws, data.whole(data.valid_rows), generator)
-        losses = validation_losses(self.model, data)
-        self.state.best[""] = (losses[f"valid_{self.settings.best_by}"], 0)
-        self.state.history.append({"epoch": 0, **losses, "seconds": time.time() - self.started})
+        batches = ([self.data.whole(rows) for rows in part] for part in (train, valid))
+        method.estimate(*batches, generator)
 
     def _optimise(self, progress: bool) -> None:
         """Trains by gradient steps, from the stored state if there is one."""
@@ -134,6 +144,7 @@ class Run:
 
     def end_epoch(self, row: dict[str, float], optimisers: Optimisers) -> tuple[dict[str, float], bool]:
         """Validates, keeps the best weights, and stores the state; see `EndEpoch`."""
+        self._remember()  # what is validated is what will predict
         model = self.model
         losses = self._agreed(validation_losses(model, self.data))
         self.state.history.append(
@@ -148,7 +159,9 @@ class Run:
         whole = self.state.history[-1]
         for logger in self.loggers:
             logger.log({k: v for k, v in whole.items() if k != "epoch"}, int(row["epoch"]))
-        return whole, self.state.is_out_of_patience(self.settings.patience)
+        limit = self.settings.time_limit
+        late = limit is not None and self.processes.agree([time.time() - self.started])[0] > limit
+        return whole, late or self.state.is_out_of_patience(self.settings.patience)
 
     def _agreed(self, losses: dict[str, float]) -> dict[str, float]:
         """The first process's losses, so that all keep the same weights and stop in the same epoch."""
@@ -161,6 +174,25 @@ class Run:
         with torch.no_grad():
             rows = make_loader(data.train, data.batch_size, scaling=data.scaling)
             self.method.remember(batch.take(batch.presence.any(1)).to(device) for batch in rows)
+
+    def _validation_copies(self) -> list[Cohort]:
+        return validation_copies(self.data, meets_all_patterns=self.plan["missingness"]["by_objective"])
+
+    def _adjust(self) -> None:
+        """Lets the method choose what it chooses by the validation rows."""
+        model = self.model
+        copies, weight = self._validation_copies(), self.data.valid_weight
+        counted = torch.from_numpy(np.ones(len(self.data.valid)) if weight is None else weight).float() / len(copies)
+
+        def rows() -> Iterator[tuple[Batch, torch.Tensor]]:
+            for cohort in copies:
+                seen, done = np.flatnonzero(cohort.observed.any(axis=1)), 0
+                for batch in model.batches(cohort, 1024, seen):
+                    yield batch, counted[seen[done : done + len(batch)]].to(batch.device)
+                    done += len(batch)
+
+        with inference(self.method):
+            self.method.adjust(rows())
 
     def _loss_of_best(self) -> float:
         """The validation loss of the weights that are kept."""
@@ -184,16 +216,18 @@ class Run:
             "batch_size": data.batch_size,
             "seconds": round(time.time() - self.started, 1),
         }
-        method = self.method
-        if isinstance(method, SamplingMethod) and method.draws_mean == "completions":
-            rows = data.valid_rows
-            self.plan["result"]["change_scale"] = change_scale(self.model, data.valid, rows.observed)
         self.plan["presence"] = {
             "train": {"rates": data.first_presence.rates, "hash": data.first_presence.hash},
             "valid": {"rates": data.valid_presence.rates, "hash": data.valid_presence.hash},
         }
         self.plan["versions"] = versions()
         model = self.model
+        if self.settings.recalibrate:
+            model.recalibration = recalibration_of(model, data, self._validation_copies())
+            if model.recalibration is not None:
+                self.plan["recalibration"] = model.recalibration.to_json()
+        if isinstance(self.method, SamplingMethod) and self.method.draws_mean == "completions":
+            self.plan["result"]["change_scale"] = change_scale(model, data.valid, data.valid_rows.observed)
         if self.folder is not None and self.processes.is_first:
             model.write_into(self.folder)
             (self.folder / STATE_FILE).unlink(missing_ok=True)

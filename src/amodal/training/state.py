@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -9,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from amodal.errors import RunError
 from amodal.files import replace_file
 from amodal.method import Method
+from amodal.seal import naming_the_folder
 from amodal.training.optimisers import Optimisers
 
 __all__ = ["STATE_FILE", "TrainingState"]
@@ -72,6 +76,7 @@ class TrainingState:
             "best": json.dumps(self.best),
         }
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}  # some weights are channels-last
+        summary["checksum"] = _checksum(tensors, summary)
         replace_file(folder / STATE_FILE, lambda path: save_file(tensors, path, metadata=summary))
         replace_file(folder / "history.csv", lambda path: pd.DataFrame(self.history).to_csv(path, index=False))
 
@@ -85,9 +90,12 @@ class TrainingState:
 
         if not (folder / STATE_FILE).is_file():
             return {}
-        with safe_open(folder / STATE_FILE, framework="pt") as stored:
-            summary = stored.metadata()
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        with naming_the_folder(folder):
+            with safe_open(folder / STATE_FILE, framework="pt") as stored:
+                summary = dict(stored.metadata())
+                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+            if summary.pop("checksum") != _checksum(tensors, summary):
+                raise RunError(f"{folder / STATE_FILE} was altered: its checksum is another", hint="Train again.")
         self.history = json.loads(summary["history"])
         self.best = {prefix: (loss, epoch) for prefix, (loss, epoch) in json.loads(summary["best"]).items()}
         parts: dict[str, dict[str, Tensor]] = {"method": {}, "best": {}, "optimiser": {}}
@@ -97,3 +105,11 @@ class TrainingState:
         self.best_weights = parts["best"]
         method.load_state_dict(parts["method"])
         return parts["optimiser"]
+
+
+def _checksum(tensors: Mapping[str, Tensor], summary: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(summary), sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

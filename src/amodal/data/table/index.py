@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.checks import check_distinct, check_groups, name_rows
+from amodal.data.cohort import WEIGHT
 from amodal.data.columns import read_target
 from amodal.data.split import split_groups
 from amodal.data.table.cells import texts, words
 from amodal.data.table.manifest import Table
+from amodal.data.table.numbers import numbers
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import TableSchema
 from amodal.data.table.words import spelled
@@ -30,7 +32,7 @@ class Index(NamedTuple):
         groups: Str (N,).
         splits: Str (N,).
         target: As in `Cohort.target`.
-        extras: Str (N,) by column.
+        extras: Str (N,) by column, and the weights, float64.
         left_out: Ids of the rows that are no cases.
     """
 
@@ -121,11 +123,16 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
     missing, rows_of = frozenset(schema.missing), f"rows of {manifest.path.name}"
     ids = _ids(manifest, schema, False)
     again = _repeated(manifest, ids, schema.duplicates)
-    targets, columns = [], {name: [] for name in (schema.group, schema.split.column, *schema.extras) if name}
+    targets, weights = [], []
+    columns = {name: [] for name in (schema.group, schema.split.column, *schema.extras) if name}
     start = 0
-    for chunk in manifest.chunks(list({**schema.task.cells(), **dict.fromkeys(columns)}), _CHUNK):
+    for chunk in manifest.chunks(
+        list({**schema.task.cells(), **dict.fromkeys([*columns, *filter(None, [schema.weight])])}), _CHUNK
+    ):
         n = len(next(iter(chunk.values())))
         targets.append(schema.task.values(chunk, ids[start : start + n], schema.reading))
+        if schema.weight:
+            weights.append(_weights(chunk[schema.weight], schema, ids[start : start + n]))
         for name, parts in columns.items():
             empty = missing if name != schema.split.column else frozenset({""})
             parts.append(words(chunk[name], empty, ignore_case=schema.ignore_case))
@@ -170,7 +177,21 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         if not met.any():
             problems.say(f"there is no case of {label!r}")
     extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
+    if weights:
+        extras[WEIGHT] = np.concatenate(weights)[kept]
     return Index(kept, ids, groups, splits, answers, extras, left_out)
+
+
+def _weights(column: Any, schema: TableSchema, ids: np.ndarray) -> np.ndarray:
+    """How much each case counts, float64 (n,)."""
+    read = numbers(column, frozenset(schema.missing), schema.numbers)
+    bad = read.bad | read.empty | ~(read.values >= 0)
+    if bad.any():
+        raise DataError(
+            f"the weight column {schema.weight!r} is no weight in rows: {name_rows(bad, ids)}",
+            expected="a number, 0 or more, for every case",
+        )
+    return read.values
 
 
 def _splits(column: np.ndarray, schema: TableSchema, ids: np.ndarray) -> np.ndarray:

@@ -96,6 +96,7 @@ class TableSchema:
         group: Column with groups (patients), which stay in one split; "" = each case its own.
         split: Which split a case is in.
         extras: Columns kept beside, as texts, that are not inputs.
+        weight: Column of how much each case counts in training and in metrics; "" = all alike.
         missing: Words that stand for an empty cell.
         numbers: How numbers are written, where a column does not say otherwise.
         timezone: Where clocks without an offset from Greenwich stand, as `Europe/Berlin`; "" = they are taken as they
@@ -115,6 +116,7 @@ class TableSchema:
     group: str = ""
     split: SplitRule = SplitRule()
     extras: tuple[str, ...] = ()
+    weight: str = ""
     missing: tuple[str, ...] = MISSING_WORDS
     numbers: NumberRule = PLAIN
     timezone: str = ""
@@ -161,6 +163,7 @@ class TableSchema:
             group=section.text("group", ""),
             split=SplitRule.read(section.raw("split")),
             extras=section.texts("extras", ()),
+            weight=section.text("weight", ""),
             missing=tuple(dict.fromkeys(["", *missing])),
             numbers=NumberRule.read(section),
             timezone=_timezone(section),
@@ -196,6 +199,7 @@ class TableSchema:
             "group": self.group,
             "split": self.split.to_json(),
             "extras": list(self.extras),
+            **({"weight": self.weight} if self.weight else {}),
             "missing": list(self.missing),
             **self.numbers.to_json(),
             **{key: getattr(self, key) for key in ("timezone", "ignore_case", "encoding") if getattr(self, key)},
@@ -225,7 +229,7 @@ class TableSchema:
     def index_columns(self) -> dict[str, str]:
         """The columns that say who a case is, each with its place in the schema."""
         wanted = {self.id: "id", self.group: "group", self.split.column: "split"}
-        wanted |= dict.fromkeys(self.extras, "extras") | self.task.cells()
+        wanted |= {self.weight: "weight"} | dict.fromkeys(self.extras, "extras") | self.task.cells()
         return {column: where for column, where in wanted.items() if column}
 
     def value_columns(self) -> dict[str, str]:

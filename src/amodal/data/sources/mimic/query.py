@@ -70,13 +70,13 @@ def open_tables(
 
 
 def columns_of(connection: Any, query: str) -> dict[str, Any]:
-    """The columns of a query's result as arrays; what is missing is not told apart.
+    """The columns of a query's result as arrays, names in lower case; what is missing is not told apart.
 
     Args:
         connection: Made by `open_tables`.
         query: What to ask.
     """
-    return {name: np.ma.getdata(column) for name, column in connection.sql(query).fetchnumpy().items()}
+    return {name.lower(): np.ma.getdata(column) for name, column in connection.sql(query).fetchnumpy().items()}
 
 
 def find_table(source: Path, table: str, database: str) -> Path:

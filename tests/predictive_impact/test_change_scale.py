@@ -9,8 +9,8 @@ from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.method import SamplingMethod
+from amodal.predictive_impact.change_scale import change_scale
 from amodal.predictive_impact.model import impact
-from amodal.predictive_impact.recalibration import change_scale
 from amodal.schema import Task
 
 

@@ -1,4 +1,4 @@
-"""Recalibration of V: how much too narrow or too wide a method's own completions are, where it can be seen."""
+"""Scale of V: how much too narrow or too wide a method's own completions are, where it can be seen."""
 
 from __future__ import annotations
 

@@ -1,0 +1,213 @@
+"""Folders that were altered: every change of a run or a cohort is an error that names it, never silent, never raw."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training.test_fit import made_cohort, parts
+
+import amodal
+from amodal.data.cohort import Cohort
+from amodal.errors import AmodalError, RunError
+from amodal.files import clear_leftovers, scratch_path
+from amodal.seal import seal
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run and a cohort, both small."""
+    folder = tmp_path_factory.mktemp("sound")
+    cohort = made_cohort(60)
+    cohort.save(folder / "cohort")
+    amodal.fit("fusion", *parts(cohort), epochs=1, width=4, device="cpu", out=folder / "run")
+    return folder / "run", folder / "cohort"
+
+
+def opened(folder: Path) -> object:
+    return amodal.load(folder) if (folder / "experiment.json").exists() else Cohort.open(folder)
+
+
+def copies(folders: tuple[Path, Path], tmp_path: Path):
+    """Each file of both folders, in a copy of its folder."""
+    for folder in folders:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            copy = tmp_path / folder.name
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(folder, copy)
+            yield copy, copy / file.relative_to(folder)
+
+
+def test_altered_bytes_are_never_silent_and_never_raw(folders, tmp_path):
+    """Flipped bits at 25 places of each file: all of its first bytes, and others at random."""
+    rng, count = np.random.default_rng(0), 0
+    for folder, file in copies(folders, tmp_path):
+        content = file.read_bytes()
+        if file.name == "plan.json":
+            continue  # of the training; nothing that is loaded depends on it
+        for place in [*range(5), *rng.integers(0, len(content), 20).tolist()]:
+            altered = bytearray(content)
+            altered[place] ^= 1 << int(rng.integers(8))
+            if altered.split() == content.split():
+                continue  # white space of a text
+            file.write_bytes(bytes(altered))
+            with pytest.raises(AmodalError, match=f"{folder.name}"):
+                opened(folder)
+            count += 1
+        file.write_bytes(content)
+        opened(folder)
+    assert count > 180
+
+
+def test_cut_emptied_replaced_and_removed_files_are_named(folders, tmp_path):
+    for folder, file in copies(folders, tmp_path):
+        if file.name == "plan.json":
+            continue
+        content = file.read_bytes()
+        for damage in (content[:-3], content[: len(content) // 2], b"", b"\x00" * len(content), content + b"\n{}"):
+            file.write_bytes(damage)
+            with pytest.raises(AmodalError, match=f"{folder.name}"):
+                opened(folder)
+        file.unlink()
+        with pytest.raises((AmodalError, RunError)):
+            opened(folder)
+
+
+EDITS = [
+    {"spec": None},
+    {"schema": None},
+    {"schema": {"modalities": "x"}},
+    {"spec": {"method": ["fusion"], "options": {}, "encoders": {}}},
+    {"spec": {"method": "fusion", "options": None, "encoders": None}},
+    {"spec": {"method": "fusion", "options": {"hidden": 10**18}, "encoders": {"width": 4}}},
+    {"spec": {"method": "fusion", "options": {"hidden": "x"}, "encoders": {"width": 4}}},
+    {"spec": {"method": "fusion", "options": {}, "encoders": {"width": 4, "choices": ["mlp"]}}},
+    {"spec": {"method": "fusion", "options": {}, "encoders": {"width": 30000}}},
+    {"spec": {"method": "cm2", "options": {}, "encoders": {"width": 4}}},
+    {"result": "x"},
+    {"presence": {"train": {"hash": "0"}}},
+    {"estimator": {"class": "Unknown", "params": {}}},
+    {"estimator": {"class": "MissingModalityClassifier", "params": {"unknown": 1}}},
+    {"estimator": {"class": "MissingModalityClassifier"}},
+    {"format": 0},
+    {"format": -1},
+    {"format": True},
+    {"format": "2"},
+]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: json.dumps(edit)[:60])
+def test_records_with_a_right_seal_and_wrong_content_are_errors_too(folders, tmp_path, edit):
+    """As whoever edits a record on purpose can make the checksum fit."""
+    shutil.copytree(folders[0], tmp_path / "run")
+    file = tmp_path / "run" / "experiment.json"
+    record = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("checksum", "files")}
+    names = ("model.safetensors", "history.csv", "presence.npz")
+    file.write_text(json.dumps(seal({**record, **edit}, tmp_path / "run", names)))
+    started = time.process_time()
+    with pytest.raises(AmodalError):
+        amodal.load(tmp_path / "run")
+    assert time.process_time() - started < 60  # no memory is taken before shapes are compared
+
+
+def test_deep_and_endless_records(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "run")
+    for text in ("[" * 100_000, '{"a":' * 50_000, "9" * 5000, "NaN", "null", "[]", '{"format": 2}'):
+        (tmp_path / "run" / "experiment.json").write_text(text)
+        with pytest.raises(RunError):
+            amodal.load(tmp_path / "run")
+
+
+# Interrupted and full -------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from training.test_fit import made_cohort, parts
+import amodal
+amodal.fit("fusion", *parts(made_cohort(80)), epochs=6, width=4, device="cpu", out={out!r}, resume=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_fit_is_nothing_or_continues_to_the_same(tmp_path):
+    tests = str(Path(__file__).parent)
+    whole = amodal.fit("fusion", *parts(made_cohort(80)), epochs=6, width=4, device="cpu")
+    rng, kills = np.random.default_rng(0), 0
+    for number in range(3):
+        out = tmp_path / f"run{number}"
+        script = SCRIPT.format(tests=tests, out=str(out))
+        for attempt in range(12):
+            with (tmp_path / "errors").open("wb") as errors:
+                process = subprocess.Popen([sys.executable, "-c", script], stderr=errors)
+            deadline = time.monotonic() + (60 if attempt == 11 else float(rng.uniform(1.5, 8)))
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                if out.exists():
+                    with pytest.raises(RunError):
+                        amodal.load(out)
+                continue
+            assert process.returncode == 0, (tmp_path / "errors").read_text()[-2000:]
+            break
+        again = amodal.load(out)
+        for name, tensor in whole.method.state_dict().items():
+            assert np.array_equal(tensor.numpy(), again.method.state_dict()[name].numpy()), name
+        assert not list(tmp_path.rglob("*.tmp"))
+    assert kills >= 3
+
+
+def test_left_overs_of_killed_processes_are_removed_and_no_others(tmp_path):
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    mine = scratch_path(tmp_path / "run")
+    dead = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{done.pid}."))
+    elsewhere = mine.with_name(f".run.another-machine.{done.pid}.12345678.tmp")
+    for path in (mine, dead, elsewhere):
+        path.mkdir()
+        (path / "file").write_text("")
+    clear_leftovers(tmp_path / "run")
+    assert [mine.exists(), dead.exists(), elsewhere.exists()] == [True, False, True]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_an_error_of_ours_and_leaves_nothing_half_written(tmp_path):
+    script = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from training.test_fit import made_cohort, parts
+import amodal, signal
+from amodal.errors import AmodalError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model = amodal.fit("fusion", *parts(made_cohort(80)), epochs=1, width=16, device="cpu")
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+for save in (lambda: model.save({out!r}), lambda: made_cohort(800).save({out!r} + "-c"),
+             lambda: amodal.fit("fusion", *parts(made_cohort(80)), epochs=1, width=16,
+                                device="cpu", out={out!r} + "-f")):
+    try:
+        save()
+        print("saved")
+    except AmodalError as error:
+        print("error")
+"""
+    for size in (100, 3000, 12000):
+        out = tmp_path / f"run{size}"
+        text = script.format(tests=str(Path(__file__).parent), out=str(out), size=size)
+        finished = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr[-2000:]
+        assert "error" in finished.stdout
+        for path in (out, tmp_path / f"run{size}-c", tmp_path / f"run{size}-f"):
+            if path.exists() and (path / "experiment.json").exists():
+                amodal.load(path)
+    assert not list(tmp_path.rglob("*.tmp"))
