@@ -324,7 +324,7 @@ def test_a_prediction_is_the_mean_over_the_prior_and_closer_to_it_than_chance_wo
         error = method.predict(batch) - many.mean(0)
     by_chance = many.std(0) / math.sqrt(method.prediction_draws)
     assert by_chance.mean() > 0.005
-    assert error.square().mean().sqrt() < 0.4 * by_chance.square().mean().sqrt()
+    assert error.square().mean().sqrt() < 0.5 * by_chance.square().mean().sqrt()
     torch.testing.assert_close(method.predict(batch.take(torch.arange(3))), method.predict(batch)[:3])
 
 

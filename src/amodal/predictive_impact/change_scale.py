@@ -14,12 +14,12 @@ from amodal.predictive_impact.predictor import Predictor, distance, predictions_
 
 __all__ = ["change_scale"]
 
-_MOST = 512  # cases looked at
+_MOST = 256  # cases looked at
 _LEAST = 30  # cases that a scale can be told from
 _RANGE = (0.5, 2.0)
 
 
-def change_scale(model: Predictor, cases: Cohort, observed: NDArray[np.bool_], *, draws: int = 64) -> float:
+def change_scale(model: Predictor, cases: Cohort, observed: NDArray[np.bool_], *, draws: int = 32) -> float:
     """What V has to be multiplied by to be, on average, the change when what was withheld is revealed.
 
     Withholding costs nothing: no target is looked at, and the cases may be those that chose the weights.
