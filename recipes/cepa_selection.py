@@ -30,11 +30,20 @@ from amodal.data.cohort import Cohort
 from amodal.data.split import folds
 from amodal.missingness import MCAR, realise
 
+QUADRANTS = ("top_left", "top_right", "bottom_left", "bottom_right")
 ONE = {"m": "cepa", "preset": "one_pattern"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "modality_dropout": {"m": "modality_dropout"},
     "modality_dropout, longer": {"m": "modality_dropout", "times": 4},
+    "modality_dropout, 4 patterns": {"m": "modality_dropout", "patterns": 4},
     "cepa": {"m": "cepa"},
+    "cepa, 5 % of the neighbours": {"m": "cepa", "alignment": {"name": "conditional", "neighbours": 0.05}},
+    "cepa, 25 % of the neighbours": {"m": "cepa", "alignment": {"name": "conditional", "neighbours": 0.25}},
+    "cepa, with the diagonal": {"m": "cepa", "alignment": {"name": "conditional", "diagonal": True}},
+    "cepa, marginal alignment": {"m": "cepa", "alignment": "marginal"},
+    "cepa, no alignment": {"m": "cepa", "cf_weight": 0.0},
+    "cepa, masks of modalities": {"m": "cepa", "masking": "modality"},
+    "cepa, convnet": {"m": "cepa", "encoder": "convnet"},
     "cepa, task only": {"m": "cepa", "observed_weight": 0.0, "cross_weight": 0.0, "cf_weight": 0.0},
     "one, tokens as they are": {**ONE, "targets": "detached"},
     "one, tokens as they are, 0.001": {
@@ -79,11 +88,12 @@ def judged(model: TrainedModel, rows: Cohort) -> dict[str, float]:
 
 
 def values_of(name: str, setting: dict[str, Any], fold: int, n_folds: int, epochs: int, rate: float) -> dict[str, Any]:
-    """A cell's values: of a setting the method ("m"), its options, and how many times the epochs it gets ("times")."""
+    """A cell's values: of a setting the method ("m"), its options, its encoder, and the epochs it gets ("times")."""
     options = dict(setting)
-    method, times = options.pop("m", "cepa"), options.pop("times", 1)
+    method, times, encoder = options.pop("m", "cepa"), options.pop("times", 1), options.pop("encoder", None)
+    encoders = dict.fromkeys(QUADRANTS, encoder) if encoder else {}
     longer = {"patience": None} if times > 1 else {}
-    fitted = fit_values(method, options=options, seed=fold, epochs=times * epochs, **longer)
+    fitted = fit_values(method, options=options, encoders=encoders, seed=fold, epochs=times * epochs, **longer)
     return {"name": name, "fold": fold, "folds": n_folds, "train_rate": rate, **fitted}
 
 

@@ -278,7 +278,7 @@ class _Estimator(BaseEstimator):
 
     def _known_score(self, metric: Callable[..., float], X: Any, y: Any, weight: Any) -> float:
         """A metric of scikit-learn over the cases whose target is known."""
-        array, predicted = as_array(y), self.predict(X)
+        array, predicted = as_array(y), self.predict(X)  # type: ignore[attr-defined]
         known = np.array([not is_missing(entry) for entry in array.tolist()], dtype=bool)
         if not known.any():
             raise DataError("no target is known in y", expected="at least one to score against")

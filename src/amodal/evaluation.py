@@ -471,7 +471,7 @@ def _draw_errors(
         return {}
     return {
         pattern: {
-            name: float(np.std([metric(part[some], target[some]) for part in (predictions, *others)], ddof=1))
+            name: float(np.std([float(metric(part[some], target[some])) for part in (predictions, *others)], ddof=1))
             for name, metric in chosen.items()
         }
         for pattern, some in rows.items()

@@ -18,6 +18,7 @@ from amodal.encoders import (
     ENCODERS,
     Encoded,
     Encoder,
+    Tokens,
     build_encoders,
     encode_present,
 )
@@ -159,6 +160,81 @@ def test_tokens_can_be_replaced_between_the_stages(name, make):
     assert placeholder.grad is not None
     assert placeholder.grad.isfinite().all()
     assert placeholder.grad.any()
+
+
+def masks_of(encoder: Encoder, valid: Tensor) -> list[Tensor]:
+    """Two masks of an encoder's tokens: by turns, and at random; each leaves a token to see."""
+    may = encoder.hideable(valid)
+    noise = torch.rand(valid.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    masks = [may & (torch.arange(valid.shape[1]) % 2 == 1), may & noise]
+    return [hide & ~(hide.all(1, keepdim=True)) for hide in masks]
+
+
+def masked_inputs(encoder: Encoder, embedded: Tokens, hide: Tensor, rows: tuple) -> Tensor:
+    """What the trunk sees where nothing is hidden; constant elsewhere."""
+    again = encoder.embed_without(hide, *rows)
+    return torch.where(hide[..., None], 0.0, embedded.values if again is None else again)
+
+
+@pytest.mark.parametrize("name", [n for n, kind in KINDS.items() if kind != "text"])
+def test_hidden_means_hidden(name, make):
+    """The derivative of every visible token by what hidden ones read is exactly zero, before and after the trunk."""
+    encoder, (values, measured, lengths) = make(name, dropout=0.0).eval(), rows_of(KINDS[name], 4)
+    if not encoder.can_hide:
+        pytest.skip("counts as one token")
+    values.requires_grad_()
+    rows = (values, measured, lengths)
+    embedded = encoder.embed(*rows)
+    reads = [  # which values (P, ...) each hideable token reads when it is the only one that is visible
+        torch.autograd.grad(
+            masked_inputs(encoder, embedded, encoder.hideable(embedded.valid) & (torch.arange(n) != token), rows)[
+                :, token
+            ].sum(),
+            values,
+            retain_graph=True,
+        )[0]
+        != 0
+        for n in [embedded.values.shape[1]]
+        for token in range(n)
+    ]
+    for hide in masks_of(encoder, embedded.valid):
+        assert hide.any()
+        inputs = masked_inputs(encoder, embedded, hide, rows)
+        for tokens in (inputs, encoder.trunk(inputs, embedded.valid)):
+            weight = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(2))
+            (gradient,) = torch.autograd.grad((tokens * weight).sum(), values, retain_graph=True)
+            assert gradient.any()
+            for token, read in enumerate(reads):
+                hidden = hide[:, token].view(-1, *[1] * (values.ndim - 1))
+                assert not (gradient * (read & hidden)).any()
+
+
+@pytest.mark.parametrize("name", [n for n, kind in KINDS.items() if kind != "image"])
+def test_what_hidden_tokens_read_cannot_matter_in_any_other_way(name, make):
+    """Also not by what was measured where, by a carried value, by a summary, or by other words."""
+    encoder, (values, measured, lengths) = make(name, dropout=0.0).eval(), rows_of(KINDS[name], 4)
+    if not encoder.can_hide:
+        pytest.skip("counts as one token")
+    embedded = encoder.embed(values, measured, lengths)
+    for token in encoder.hideable(embedded.valid).any(0).nonzero()[:, 0].tolist():
+        hide = embedded.valid & (torch.arange(embedded.valid.shape[1]) == token)
+        before = masked_inputs(encoder, embedded, hide, (values, measured, lengths))
+        other, seen = values.clone(), None if measured is None else measured.clone()
+        if KINDS[name] == "tabular":
+            other[:, token], seen[:, token] = 9.0, ~seen[:, token]
+        elif KINDS[name] == "series":
+            size = getattr(encoder, "window", 1)
+            at = token - (getattr(encoder, "summary", None) is not None)
+            steps = slice(at * size, (at + 1) * size)
+            other[:, steps], seen[:, steps] = 9.0, ~seen[:, steps]
+        else:
+            for row, size in enumerate(lengths.tolist()):
+                words = bytes(other[row, :size].tolist()).split(b" ")
+                if 0 < token <= len(words) and name == "hashing":
+                    words[token - 1] = words[token - 1][::-1]
+                other[row, :size] = torch.tensor(list(b" ".join(words)), dtype=torch.uint8)
+        after = masked_inputs(encoder, encoder.embed(other, seen, lengths), hide, (other, seen, lengths))
+        assert torch.equal(before, after)
 
 
 @every_encoder

@@ -6,23 +6,28 @@ import pytest
 import torch
 from contracts import cases
 
+from amodal.checkpoint import encoder_choices
 from amodal.encoders import build_encoders, encode_all
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.losses.characteristic_function.loss import conditional_cf_loss
 from amodal.methods import cepa, method_options
 from amodal.methods.cepa import CEPA
-from amodal.patterns import draw_removal
+from amodal.patterns import draw_removal, draw_removals
+from amodal.schema import Schema
 from amodal.tokens.hiding import embed_present, encode_passes
 from amodal.tokens.latent_prediction import MovingAverage
 
 SCHEMA = cases.make_schema()
-SMALL = {"preset": "one_pattern", "layers": 1, "heads": 2, "dropout": 0.0, "form": "radial"}
+SMALL = {"preset": "one_pattern", "layers": 1, "heads": 2, "dropout": 0.0}
+LITERAL = {"name": "conditional", "bandwidth": 1.0, "with_target": True, "diagonal": True}
 
 
 def method_of(schema=SCHEMA, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return CEPA(schema, cases.make_encoders(schema), **method_options("cepa", SMALL | options))
+        choices = encoder_choices("cepa", schema, {}) if len(schema.names) == 4 else {}
+        encoders = build_encoders(schema, width=8, dropout=0.0, choices=choices)
+        return CEPA(schema, encoders, **method_options("cepa", SMALL | options))
 
 
 def generator(seed=0):
@@ -36,7 +41,7 @@ def batch_of(observed=None, schema=SCHEMA, seed=0):
 ALL = torch.ones(8, 4, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("masking", ["random", "block", "cross_modal"])
+@pytest.mark.parametrize("masking", ["random", "block", "cross_modal", "modality"])
 def test_masks_hide_own_tokens_only_and_are_nested(masking):
     method, batch = method_of(masking=masking), batch_of()
     passes = method._passes(batch, generator())
@@ -45,8 +50,12 @@ def test_masks_hide_own_tokens_only_and_are_nested(masking):
         assert not (less & ~more).any()
         assert not (more & ~own).any()
         assert not own[~batch.observed[name]].any()
-        several = own.sum(1) > 1
-        expected = (0.3 * own.sum(1)).round().clamp(min=1)
+        if masking == "modality":
+            assert torch.equal(more.any(1), more.sum(1) == own.sum(1).clamp(min=1))  # all of a modality or nothing
+            continue
+        may = method.encoders[name].hideable(own)  # a series' summary is always visible
+        several = may.sum(1) > 1
+        expected = (0.3 * may.sum(1)).round().clamp(min=1)
         assert torch.equal(less.sum(1)[several], expected[several].long())
     left = torch.stack([(own & (passes.hidden_more[n] < 0.5)).any(1) for n, own in passes.own.items()], 1)
     assert left.any(1).all()
@@ -60,9 +69,9 @@ def test_no_masking_reconstructs_all_tokens_from_clean_ones():
 
 
 @pytest.mark.parametrize("patterns", [1, 4])
-@pytest.mark.parametrize(("masking", "calls"), [("none", 1), ("random", 1), ("block", 1), ("cross_modal", 2)])
-def test_each_encoder_is_called_once_for_all_passes(masking, calls, patterns):
-    """Cross-modal scores need the clean tokens first: both masked passes are then one further call of the trunk."""
+@pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
+def test_each_encoder_is_called_once_for_all_passes(masking, patterns):
+    """Both masked passes are one call of the trunk; a series is embedded again without what is hidden."""
     method, counts = method_of(masking=masking, patterns=patterns), {}
     for name, encoder in method.encoders.items():
         for stage in ("embed", "trunk"):
@@ -74,7 +83,48 @@ def test_each_encoder_is_called_once_for_all_passes(masking, calls, patterns):
 
             setattr(encoder, stage, counted)
     method.objective(batch_of(), generator())
-    assert counts == {(n, s): 1 if s == "embed" else calls for n in SCHEMA.names for s in ("embed", "trunk")}
+    trunks = 1 if masking == "none" else 2
+    once = {(n, s): 1 if s == "embed" else trunks for n in SCHEMA.names for s in ("embed", "trunk")}
+    assert counts == once | {("vital-signs", "embed"): trunks}
+
+
+def test_masked_passes_encode_what_the_first_pattern_leaves():
+    method, seen = method_of(patterns=3), {}
+    for name, encoder in method.encoders.items():
+        original = encoder.trunk
+
+        def counted(tokens, valid, original=original, name=name):
+            seen.setdefault(name, []).append(len(tokens))
+            return original(tokens, valid)
+
+        encoder.trunk = counted
+    batch = batch_of()
+    first = draw_removals(batch.presence, 3, generator())[0]
+    method.objective(batch, generator())
+    for m, name in enumerate(SCHEMA.names):
+        assert seen[name] == [int(batch.observed[name].sum()), 2 * int(first[:, m].sum())]
+
+
+def test_a_modality_whose_encoder_cannot_hide_counts_as_one_token():
+    encoders = build_encoders(SCHEMA, width=8, dropout=0.0)
+    method = CEPA(SCHEMA, encoders, **method_options("cepa", SMALL | {"masking": "random"}))
+    passes = method._passes(batch_of(), generator())
+    assert passes.own["image"].sum(1).max() > 1
+    for hide in (passes.hidden["image"], passes.hidden_more["image"]):
+        assert torch.equal(hide, passes.own["image"] & hide.any(1, keepdim=True))  # all of them or none
+        assert hide.any()
+
+
+def test_what_is_hidden_does_not_reach_the_masked_tokens():
+    """The whole way: the derivative of the masked pass by the pixels of hidden patches is zero."""
+    method, batch = method_of(masking="random"), batch_of(ALL)
+    image = batch.values["image"].requires_grad_()  # patches of 2×2 pixels
+    passes = method._passes(batch, generator())
+    for tokens, hide in ((passes.masked, passes.hidden), (passes.crossed, passes.hidden_more)):
+        (gradient,) = torch.autograd.grad(tokens["image"].values.square().sum(), image, retain_graph=True)
+        by_patch = gradient.unflatten(3, (2, 2)).unflatten(2, (2, 2)).abs().sum((1, 3, 5)).flatten(1)  # (B, L)
+        assert not by_patch[hide["image"]].any()
+        assert by_patch[~hide["image"]].all()
 
 
 def test_stacked_passes_are_the_passes_one_by_one():
@@ -86,7 +136,8 @@ def test_stacked_passes_are_the_passes_one_by_one():
         placeholder = torch.randn(8)
         clean, hard, soft = encode_passes(encoder, embedded, placeholder, [None, hide, hide.float()])
         torch.testing.assert_close(clean, encode_all(encoders, batch)[name].tokens[embedded.rows])
-        hidden = torch.where(hide[..., None], placeholder, embedded.tokens)
+        again = encoder.embed_without(hide, *embedded.inputs)
+        hidden = torch.where(hide[..., None], placeholder, embedded.tokens if again is None else again)
         torch.testing.assert_close(hard, encoder.trunk(hidden, embedded.valid), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(soft, hard, atol=1e-5, rtol=1e-4)
 
@@ -122,7 +173,7 @@ def test_reconstruction_is_zero_at_the_target_and_ignores_what_was_not_hidden():
 
 
 def test_alignment_is_equation_12_averaged_over_queries_then_modalities():
-    method = method_of(bandwidth=1.0)
+    method = method_of(alignment=LITERAL)
     observed = cases.mixed_presence(SCHEMA)
     features = torch.randn(len(observed), 4, 8)
     context = torch.stack([f[o].mean(0) for f, o in zip(features, observed)])
@@ -132,6 +183,63 @@ def test_alignment_is_equation_12_averaged_over_queries_then_modalities():
         sides = (features[has, m], features[~has, m], context[has], context[~has])
         means.append(conditional_cf_loss(*sides, form="radial").mean())
     torch.testing.assert_close(method._alignment(features, observed, generator()), torch.stack(means).mean())
+
+
+def test_contexts_are_of_the_other_modalities():
+    method, observed = method_of(), cases.mixed_presence(SCHEMA)
+    features = torch.randn(len(observed), 4, 8)
+    without = method._contexts_without(features, observed)
+    for row, present in enumerate(observed):
+        for m in range(4):
+            others = [j for j in range(4) if present[j] and j != m]
+            expected = features[row, others].mean(0) if others else torch.zeros(8)
+            torch.testing.assert_close(without[row, m], expected)
+    changed = features.clone()
+    changed[:, 2] += 100.0
+    assert torch.equal(method._contexts_without(changed, observed)[:, 2], without[:, 2])
+    assert method_of(preset="paper")._contexts_without(features, observed) is None
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25])
+def test_the_alignment_conditions_on_a_share_of_the_rows(share):
+    method, batch = (
+        method_of(alignment={"name": "conditional", "neighbours": share}).eval(),
+        batch_of(cases.mixed_presence(SCHEMA, 8)),
+    )
+    numbers = method.monitor(batch)
+    assert numbers["effective_sample_size"] == pytest.approx(share * numbers["neighbours"], rel=0.05)
+    uniform = method_of(alignment="marginal").eval().monitor(batch)
+    assert "effective_sample_size" not in uniform
+
+
+def test_spreads_of_predictions_are_watched_by_modality():
+    method = method_of().eval()
+    columns = {f"spread_ratio_{name}" for name in SCHEMA.names}
+    numbers = method.monitor(batch_of(cases.mixed_presence(SCHEMA, 3)))
+    assert all(numbers[column] > 0 for column in columns)
+    constant = copy.deepcopy(method)
+    constant.predictor.output.weight.data.zero_()
+    numbers = constant.monitor(batch_of(cases.mixed_presence(SCHEMA, 3)))
+    assert [numbers[column] for column in columns] == pytest.approx([0.0] * 4, abs=1e-4)
+
+
+def test_two_modalities_of_one_token_are_told():
+    two = Schema(cases.MODALITIES["tables"][:2], cases.TASKS["binary"])
+    with pytest.warns(UserWarning, match="cross.* is zero.*'feature_tokens'"):
+        CEPA(two, build_encoders(two, width=8)).prepare([])
+    tokens = build_encoders(two, width=8, choices=dict.fromkeys(two.names, "feature_tokens"))
+    CEPA(two, tokens).prepare([])
+    CEPA(two, build_encoders(two, width=8), cross_weight=0.0).prepare([])
+
+
+def test_half_precision_leaves_predictions_and_reconstructions_in_single():
+    method = method_of()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = method.objective(batch_of(), generator()).terms
+        predicted = method.eval().predict(batch_of())
+    assert all(value.dtype == torch.float32 for value in terms.values())
+    assert predicted.dtype == torch.float32
+    torch.testing.assert_close(predicted.sum(1), torch.ones(len(predicted)))
 
 
 def test_terms_vanish_where_they_are_not_defined():
@@ -245,7 +353,10 @@ def test_the_context_encoder_is_fixed():
 
 
 def test_presets_set_what_is_not_given():
-    literal, mixed = method_of(preset="paper"), method_of(preset="paper", targets="detached", bandwidth="per_dimension")
+    literal = method_of(preset="paper")
+    mixed = method_of(
+        preset="paper", targets="detached", alignment={"name": "conditional", "bandwidth": "per_dimension"}
+    )
     for method, targets, distance in ((literal, "free", "raw"), (mixed, "detached", "per_dimension")):
         assert (method.masks.objective, method.targets, method.alignment.distance) == ("cooperative", targets, distance)
 
@@ -267,8 +378,9 @@ def test_ratios_that_would_hide_nothing_or_everything_hide_one_token_or_leave_on
     method = method_of(masking=masking, mask_ratios=(ratio, ratio))
     batch = batch_of()
     passes = method._passes(batch, generator())
-    several = {name: own.sum(1) > 1 for name, own in passes.own.items()}
-    for name, own in passes.own.items():
+    hideable = method.sequences.hideable(method.encoders, passes.own, ())
+    several = {name: own.sum(1) > 1 for name, own in hideable.items()}
+    for name, own in hideable.items():
         count = (passes.hidden[name].detach() > 0.5).sum(1)[several[name]]
         assert torch.equal(count, (torch.ones_like(count) if ratio < 0.5 else own.sum(1)[several[name]] - 1))
     assert torch.isfinite(method.objective(batch, generator()).total)
@@ -295,7 +407,7 @@ def test_contexts_that_are_not_finite_are_an_error():
     """What a diverged encoder would give."""
     method = method_of()
     features = torch.full((15, 4, 8), torch.nan)
-    with pytest.raises(DataError, match="contexts are not finite, the first in row 0"):
+    with pytest.raises(DataError, match="contexts are not finite, the first in row 1"):
         method._alignment(features, cases.mixed_presence(SCHEMA), generator())
 
 

@@ -176,6 +176,7 @@ def test_a_recovery_that_reads_the_hidden_truth_is_caught():
     assert sees_removed_content(ReadsTheTruth)
 
 
+@pytest.mark.slow
 def test_flows_learn_a_shift_and_scale_that_the_modalities_differ_by():
     """Two modalities are one normal variable in other units: the recovery through the flows is a linear regression."""
     draw = torch.Generator().manual_seed(0)

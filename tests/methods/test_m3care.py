@@ -122,6 +122,16 @@ def test_cases_alike_in_what_they_share_are_neighbours_under_any_threshold():
     assert (method.edges(similarity) > 0).sum() == 4 + 2
 
 
+@pytest.mark.parametrize(("start", "share"), [(0.88, 0.10), (0.5, 0.42)])
+def test_how_near_a_neighbour_must_be(start, share):
+    """The share of the mean squared distance, in both kernels, up to which there is an edge at first."""
+    method = new(threshold=start, mixing=0.88 if start == 0.88 else 0.43)
+    delta, width = method.mixing[0].sigmoid(), torch.tensor(1.0)
+    for factor, edge in ((0.95, True), (1.05, False)):
+        k = kernel(torch.zeros(1), torch.tensor([math.sqrt(factor * share)]), width)
+        assert bool(method.edges(((1 - delta) * k + delta) * k) > 0) == edge
+
+
 def test_edges_keep_their_value_and_carry_the_gradient_of_the_difference():
     method = new(threshold=0.5)
     similarity = torch.tensor([[0.9, 0.4]], requires_grad=True)

@@ -160,6 +160,7 @@ def test_a_contrast_that_counts_absent_entries_is_caught():
     assert counts_absent_entries(CountsAbsent)
 
 
+@pytest.mark.slow
 def test_with_its_weight_the_contrast_falls_below_chance():
     """Chance is the logarithm of the number of candidates; without its weight nothing brings the codes there."""
     draw = torch.Generator().manual_seed(0)

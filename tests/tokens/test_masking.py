@@ -122,3 +122,17 @@ def test_the_gradient_of_the_mask_is_the_identity():
 def test_scores_of_another_shape():
     with pytest.raises(ShapeError, match=r"scores and validity"):
         hide_top(torch.rand(2, 3), torch.ones(2, 4, dtype=torch.bool), torch.tensor([1, 1]))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+def test_whole_modalities_of_several_tokens(ratio):
+    """All or none of their tokens, at least one of them and never all of a row; the others one token at a time."""
+    valid = {"a": padded(4, 4, 4, size=4), "b": padded(3, 2, 0, size=3), "c": padded(1, 0, 0, size=1)}
+    for seed in range(10):
+        scores = {name: random_scores(v, generator(seed * 3 + i)) for i, (name, v) in enumerate(valid.items())}
+        hidden = hide_tokens(scores, valid, ratio, whole=("a", "b"))
+        chosen = torch.stack([hidden[name].any(1) for name in valid], 1)
+        assert all(torch.equal(hidden[name], valid[name] & hidden[name].any(1, keepdim=True)) for name in valid)
+        assert chosen.sum(1).tolist() == [max(1, min(2, round(3 * ratio))), 1, 0]
+        tokens = hide_tokens(scores, valid, ratio, whole=("b",))
+        assert tokens["a"].sum(1).tolist() == [min(max(1, round(4 * ratio)), 3)] * 3

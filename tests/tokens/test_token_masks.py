@@ -56,6 +56,17 @@ def test_counts_nesting_and_reproducibility(strategy, rows):
         assert any(not torch.equal(other[n], more[n]) for n in own)
 
 
+def test_whole_modalities_are_hidden_at_random(rows):
+    own, clean = rows
+    for masks in (masks_of("modality"), masks_of("cross_modal", "frozen", whole=NAMES)):
+        less, more = masks(own, clean, generator())
+        for name, valid in own.items():
+            assert torch.equal(more[name], valid & more[name].any(1, keepdim=True))
+            assert not (less[name] & ~more[name]).any()
+        left = torch.stack([(own[name] & ~more[name]).any(1) for name in own], 1)
+        assert left.any(1).all()
+
+
 def test_blocks_on_a_square_grid_are_rectangles_and_runs_elsewhere(rows):
     own, _ = rows
     _, more = masks_of("block", on_grid=["image"])(own, None, generator())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +67,13 @@ def glow(width: int, *, steps: int, hidden: int, literal: bool = False) -> Any:
             ]
         coupling = GeneralCouplingTransform(
             width,
-            mask=torch.arange(width) < width // 2,
+            mask=(torch.arange(width) < width // 2),  # type: ignore[arg-type]
             univariate=_literal_scale if literal else _bounded_scale,
             hidden_features=(hidden, hidden),
         )
-        nn.init.zeros_(coupling.hyper[-1].weight)
-        nn.init.zeros_(coupling.hyper[-1].bias)
+        last = cast(nn.Linear, coupling.hyper[-1])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         parts.append(coupling)
     return LazyComposedTransform(*parts)
 

@@ -22,6 +22,7 @@ from amodal.encoders.encoder import (
     width_of,
 )
 from amodal.encoders.image import ConvNet, LeNet
+from amodal.encoders.patches import PatchNet
 from amodal.encoders.plain_recurrent import FlattenedGRU, PlainLSTM
 from amodal.encoders.pretrained import PretrainedText, portable_choices
 from amodal.encoders.pretrained_vision import PretrainedResNet, PretrainedVision
@@ -62,6 +63,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "plain_lstm": PlainLSTM,
     "flattened_gru": FlattenedGRU,
     "convnet": ConvNet,
+    "patches": PatchNet,
     "lenet": LeNet,
     "resnet": PretrainedResNet,
     "pretrained_vision": PretrainedVision,

@@ -74,11 +74,15 @@ class Encoder(OptionsChecked, nn.Module, ABC):
         references: Keys of the bibliography.
         channel_axis: Axis of the channels in the maps between stages: 2 for places in a row (P, L, C), 1 for images
             (P, C, H, W).
+        can_hide: Whether tokens can be hidden one by one: no visible token then depends on what a hidden one reads,
+            neither as `embed` makes it nor, where that mixes tokens, as `embed_without` does. Otherwise all tokens of
+            a row count as one, hidden as a whole.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ()
     references: ClassVar[tuple[str, ...]] = ()
     channel_axis: ClassVar[Literal[1, 2]] = 2
+    can_hide: bool = False
 
     def __init__(self, modality: Modality, *, width: int):
         super().__init__()
@@ -107,6 +111,28 @@ class Encoder(OptionsChecked, nn.Module, ABC):
         """Contextual tokens (P, L, D) to one vector (P, D): the mean of the valid tokens unless overridden."""
         kept = torch.where(valid[..., None], tokens, 0.0)
         return kept.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+
+    # Hiding ----------------------------------------------------------------------------------------------------------
+
+    def hideable(self, valid: Tensor) -> Tensor:
+        """Which of the valid tokens (P, L) may be hidden one by one: all of them, unless one stands for others."""
+        return valid
+
+    def embed_without(
+        self, hide: Tensor, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Tensor | None:
+        """Tokens (P, L, D) of which the visible ones read nothing that hidden ones read, wherever those were.
+
+        Args:
+            hide: Which tokens are hidden, bool, of shape (P, L).
+            values: As in `embed`, and so are the others.
+            measured: Measured cells.
+            lengths: Lengths.
+
+        Returns:
+            None if the tokens of `embed` are such tokens, because each reads its own input alone.
+        """
+        return None
 
     # Stages ----------------------------------------------------------------------------------------------------------
 

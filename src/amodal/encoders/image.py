@@ -13,7 +13,7 @@ from amodal.errors import ConfigurationError
 from amodal.options import Count, Share, Size
 from amodal.schema import Modality
 
-__all__ = ["ConvNet", "LeNet"]
+__all__ = ["ConvNet", "LeNet", "convolution"]
 
 
 class ConvNet(Encoder):
@@ -40,11 +40,11 @@ class ConvNet(Encoder):
         n, *sides = modality.shape
         stride = 2 ** max(0, (max(sides) // 28).bit_length() - 1)
         channels = min(channels, width)
-        blocks = _convolution(n, channels, stride)
+        blocks = convolution(n, channels, stride)
         sides = [-(-side // stride) for side in sides]
         while max(sides) > 4 or len(blocks) == 3:
             wider = min(2 * channels, width)
-            blocks += _convolution(channels, wider)
+            blocks += convolution(channels, wider)
             channels = wider
             if max(sides) > 2:
                 blocks.append(nn.AvgPool2d(2, ceil_mode=True))
@@ -76,7 +76,8 @@ class ConvNet(Encoder):
         return self.join(F.gelu(torch.where(valid[..., None], tokens, 0.0)).flatten(1))
 
 
-def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
+def convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution, a normalisation over all channels and cells of a row, and a GELU."""
     size = 3 if stride == 1 else 2 * stride - 1
     convolution = nn.Conv2d(n_in, n_out, size, stride=stride, padding=size // 2)
     return [convolution, nn.GroupNorm(1, n_out), nn.GELU()]

@@ -35,6 +35,7 @@ class PlainLSTM(Encoder):
 
     kinds = ("series",)
     references = ("hochreiter1997lstm", "hayat2022medfuse", "wu2025cm2")
+    can_hide = True
 
     def __init__(self, modality: Modality, *, width: int, layers: Size = 2, dropout: Share = 0.3):
         super().__init__(modality, width=width)
@@ -111,6 +112,7 @@ class FlattenedGRU(Encoder):
 
     kinds = ("series",)
     references = ("liang2021multibench", "cho2014gru")
+    can_hide = True
 
     def __init__(self, modality: Modality, *, width: int, hidden: Size = 30, dropout: Share = 0.0):
         super().__init__(modality, width=width)

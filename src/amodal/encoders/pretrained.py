@@ -103,6 +103,7 @@ class PretrainedText(PretrainedEncoder):
 
     kinds = ("text",)
     references = ("devlin2019bert",)
+    can_hide = True
 
     def __init__(
         self,

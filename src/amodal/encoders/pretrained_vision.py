@@ -63,7 +63,8 @@ class PretrainedVision(_VisionEncoder):
     width (`embed_width`), and `trunk` runs its layers. Other networks run as a whole in `embed`, and the cells of their
     last map are the tokens. Images are resized (bilinear, anti-aliased) to the network's size, and one channel is
     repeated to three. Inputs are expected standardised by the training data's statistics per channel, as `amodal`
-    always does; that takes the place of the normalisation that the network was pretrained with.
+    always does; that takes the place of the normalisation that the network was pretrained with. Patches can be hidden
+    one by one (`can_hide`) where the network is cut, they do not overlap and images come in the network's size.
 
     Args:
         modality: An image modality (C, H, W), of one channel or of the network's.
@@ -116,7 +117,20 @@ class PretrainedVision(_VisionEncoder):
         self._n_tokens = output.shape[1]
         self._check_cells(self._n_tokens)
         self._embed_width = self._tokens(blank).shape[2] if self._embeddings is not None else width
+        self.can_hide = self._embeds_apart()
         self._finish(output.shape[2], output)
+
+    def _embeds_apart(self) -> bool:
+        """Whether each patch embedding reads pixels of its own: not where patches overlap or images are resized."""
+        if self._embeddings is None or self.image_size != self.modality.shape[1:]:
+            return False
+        image = torch.zeros(1, self.channels, *self.image_size, requires_grad=True)
+        tokens = self._tokens(image)
+        one = torch.arange(tokens.shape[1]) == tokens.shape[1] // 2
+        inside, outside = (
+            torch.autograd.grad(tokens[:, part].sum(), image, retain_graph=True)[0] for part in (one, ~one)
+        )
+        return not bool(((inside != 0) & (outside != 0)).any())
 
     @property
     def n_tokens(self) -> int:

@@ -55,9 +55,11 @@ class _SeriesEncoder(Encoder):
     logarithm of the time since it was; a window's token is a linear map of the channels of all its steps. The pooled
     vector is a linear map of the summary and of what the network made of the sequence, whose weights start at a tenth
     of their usual size: on a few thousand rows the summary carries most, and the sequence must earn its part.
+    Windows are hidden with their cells unmeasured, so that neither the summary nor what is carried forward reads them.
     """
 
     kinds = ("series",)
+    can_hide = True
 
     def __init__(
         self,
@@ -107,6 +109,21 @@ class _SeriesEncoder(Encoder):
             tokens = torch.cat([summary[:, None], tokens], dim=1)
             valid = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)
         return Tokens(torch.where(valid[..., None], tokens, 0.0), valid)
+
+    def hideable(self, valid: Tensor) -> Tensor:
+        """The windows: the summary's token is of those that are visible."""
+        if self.summary is None:
+            return valid
+        return torch.cat([torch.zeros_like(valid[:, :1]), valid[:, 1:]], dim=1)
+
+    def embed_without(
+        self, hide: Tensor, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Tensor | None:
+        """The tokens of `embed` had nothing been measured in the hidden windows."""
+        windows = hide[:, 1:] if self.summary is not None else hide  # (P, L)
+        steps = windows.repeat_interleave(self.window, dim=1)[:, : values.shape[1], None]  # (P, T, 1)
+        seen = ~steps if measured is None else measured & ~steps
+        return self.embed(values, seen.expand(values.shape), lengths)[0]
 
     def _place(self, tokens: Tensor) -> Tensor:
         """Adds positions to the windows' tokens where the network over them needs it."""

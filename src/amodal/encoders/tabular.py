@@ -38,6 +38,7 @@ class FeatureTokens(Encoder):
 
     kinds = ("tabular",)
     references = ("gorishniy2021revisiting", "gorishniy2022embeddings", "vaswani2017attention")
+    can_hide = True
 
     def __init__(
         self,

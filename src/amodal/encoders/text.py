@@ -29,6 +29,7 @@ class HashingTransformer(Encoder):
 
     kinds = ("text",)
     references = ("weinberger2009hashing", "vaswani2017attention")
+    can_hide = True
 
     def __init__(
         self,

@@ -120,7 +120,7 @@ def logits_to_predictions(logits: Tensor, kind: str) -> Tensor:
 
     Returns:
         Probabilities of shape (…, C) (softmax for binary and multiclass, sigmoid of each label for multilabel), or
-        means of shape (…).
+        means of shape (…); float32 at least, also of outputs in half precision.
 
     Raises:
         UnknownNameError: If the kind is not known.
@@ -130,7 +130,7 @@ def logits_to_predictions(logits: Tensor, kind: str) -> Tensor:
         >>> logits_to_predictions(torch.zeros(1, 4), "multiclass")
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
-    return task_kind(kind).predictions(logits)
+    return task_kind(kind).predictions(_at_least_float32(logits))
 
 
 def _checked(kind: str, outputs: Tensor, target: Tensor) -> TaskKind:

@@ -32,7 +32,8 @@ def hidden_token_error(
         hidden: Which of them were hidden, of shape (B, L_m), bool or 0/1 with a gradient.
 
     Returns:
-        Values (B,), zero for rows of which nothing is hidden, and which rows have something hidden, bool (B,).
+        Values (B,), float32 at least, zero for rows of which nothing is hidden, and which rows have something hidden,
+        bool (B,).
 
     Source:
         :cite:`choi2025cepa`, eqs. 4 and 6, with 1 = hidden.
@@ -46,7 +47,8 @@ def hidden_token_error(
     values, counted = [], []
     for name, valid in own.items():
         length, hide = valid.shape[1], hidden[name]
-        error = (predicted[name][:, :length] - target[name][:, :length]).square().sum(2)  # (B, L)
+        dtype = torch.promote_types(target[name].dtype, torch.float32)  # a sum over the width loses half precision
+        error = (predicted[name][:, :length].to(dtype) - target[name][:, :length].to(dtype)).square().sum(2)  # (B, L)
         count = hide.detach().sum(1)
         values.append((torch.where(valid, error, 0.0) * hide.to(error.dtype)).sum(1) / count.clamp(min=1))
         counted.append(count > 0)

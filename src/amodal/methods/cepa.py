@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,13 +13,12 @@ from amodal.attention import TransformerTrunk
 from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
 from amodal.fusion import MeanOfPresent
-from amodal.losses.characteristic_function.context_alignment import ContextAlignment, KernelWidth, kernel_settings
-from amodal.losses.characteristic_function.loss import Form
+from amodal.losses.characteristic_function.context_alignment import AlignmentChoice, build_alignment
 from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.token_reconstruction import hidden_token_error
 from amodal.method import LossTerms
 from amodal.metrics.collapse import context_diversity
-from amodal.metrics.monitor import weight_numbers
+from amodal.metrics.monitor import spread_ratios, weight_numbers
 from amodal.options import Condition, Count, Share, Size, Weight
 from amodal.patterns import draw_removals
 from amodal.schema import Schema
@@ -67,7 +67,8 @@ class CEPA(TaughtMethod):
         patterns: Number of patterns of presence under which the task is learnt from each row in a step. From 2 on they
             are drawn here, each by removing a uniform number of the row's modalities; 1: the row as it is, under the
             removal that `amodal.fit` draws. The other losses are for the first pattern.
-        masking: "none", "random", "block" or "cross_modal".
+        masking: "none", "random", "block" or "cross_modal" tokens, or whole modalities at random ("modality"). A
+            modality whose encoder cannot hide single tokens (`can_hide`) is always hidden as a whole or not at all.
         mask_objective: What the scores of "cross_modal" learn: to make the losses small ("cooperative"), large
             ("adversarial"), or nothing ("frozen").
         mask_ratios: Fractions of tokens hidden for the first and the second reconstruction.
@@ -79,10 +80,8 @@ class CEPA(TaughtMethod):
             pass, and a learned vector tells the fusion which of its vectors are predictions. False, as printed: from
             masked tokens, unmarked, and complete rows count in the second reconstruction too.
         context: "mean" of the present pooled vectors, or "transformer" over them, which stays as it was initialised.
-        bandwidth: Width of the kernel on contexts as they are, "per_dimension" for one that grows with the square root
-            of their number of dimensions, or "median" for the median distance.
-        form: Form of the alignment, see `amodal.losses.characteristic_function`: "radial" takes the expectation over
-            directions and frequencies, "products" and "gram" draw them anew for each batch.
+        alignment: "conditional" on contexts of the other modalities, "marginal", or {"name": name, option: value, …}
+            with the options of `amodal.losses.characteristic_function.context_alignment.build_alignment`.
         layers: Layers of the predictor, and of the network that scores tokens.
         heads: Attention heads; None: chosen from the width.
         dropout: Dropout of predictor, scores, context and fusion.
@@ -97,6 +96,8 @@ class CEPA(TaughtMethod):
     references = ("choi2025cepa", "assran2023ijepa")
     couples_rows = True
 
+    preferred_encoders: ClassVar = {"image": "patches"}
+
     PRESETS: ClassVar = {
         "one_pattern": {"patterns": 1},
         "paper": {
@@ -105,8 +106,13 @@ class CEPA(TaughtMethod):
             "targets": "free",
             "clean_prediction": False,
             "context": "transformer",
-            "bandwidth": 1.0,
-            "form": "products",
+            "alignment": {
+                "name": "conditional",
+                "bandwidth": 1.0,
+                "with_target": True,
+                "diagonal": True,
+                "form": "products",
+            },
             "layers": 2,
             "heads": 8,
             "dropout": 0.3,
@@ -123,14 +129,13 @@ class CEPA(TaughtMethod):
         cross_weight: Weight = 0.01,
         cf_weight: Weight = 0.1,
         patterns: Size = 4,
-        masking: Literal["none", "random", "block", "cross_modal"] = "cross_modal",
+        masking: Literal["none", "random", "block", "cross_modal", "modality"] = "cross_modal",
         mask_objective: Literal["cooperative", "adversarial", "frozen"] = "adversarial",
         mask_ratios: Ratios = (0.3, 0.6),
         targets: Literal["standardised", "detached", "free"] = "standardised",
         clean_prediction: bool = True,
         context: Literal["mean", "transformer"] = "mean",
-        bandwidth: KernelWidth = "per_dimension",
-        form: Form = "radial",
+        alignment: AlignmentChoice = "conditional",
         layers: Count = 1,
         heads: Size | None = None,
         dropout: Share = 0.1,
@@ -140,7 +145,7 @@ class CEPA(TaughtMethod):
         self.weights = {"observed": observed_weight, "cross": cross_weight, "cf": cf_weight}
         self.patterns, self.meets_all_patterns = patterns, patterns > 1
         self.targets, self.clean_prediction = targets, clean_prediction
-        self.alignment = ContextAlignment(**kernel_settings(bandwidth), detach_observed=targets != "free", form=form)
+        self.alignment = build_alignment(alignment, detach_observed=targets != "free")
 
         self.encoders = encoders_for(schema, encoders)
         n, d, small = len(schema.names), width_of(self.encoders), {"heads": heads, "dropout": dropout}
@@ -151,7 +156,9 @@ class CEPA(TaughtMethod):
         self.masks = None
         if masking != "none":
             images = [modality.name for modality in schema.modalities if modality.traits.on_grid]
-            chosen = {"strategy": masking, "objective": mask_objective, "ratios": mask_ratios, "on_grid": images}
+            whole = [name for name in schema.names if not self._encoder(name).can_hide]
+            chosen = {"strategy": masking, "objective": mask_objective, "ratios": mask_ratios}
+            chosen |= {"whole": whole, "on_grid": images}
             self.masks = TokenMasks(self.predictor, d, **chosen, layers=layers, **small)
         self.pool = PerModality({name: TokenPooling(d) for name in schema.names})
         self.mean = MeanOfPresent(n, d)
@@ -192,31 +199,19 @@ class CEPA(TaughtMethod):
             *remaining: Presence (B, M) under each pattern, the first of them for the passes; none: as it is.
         """
         size, embedded = len(batch), self.sequences.embed(self.encoders, batch)
+        (whole,) = self.sequences(self.encoders, embedded, size, None)
         patterns = [dict(zip(batch.modalities, presence.unbind(1))) for presence in remaining]
-
-        def reduced(tokens: dict[str, Tokens]) -> dict[str, Tokens]:
-            return self.sequences.without(tokens, patterns[0]) if patterns else tokens
-
+        every = [self.sequences.without(whole, presence) for presence in patterns] or [whole]
+        if patterns:  # the masked passes are for what the first pattern leaves
+            embedded = {n: None if part is None else part.where(patterns[0][n]) for n, part in embedded.items()}
+        clean, own = every[0], self.sequences.own(embedded, batch)
         masked_needed = self.weights["observed"] or self.weights["cross"] or not self.clean_prediction
-        own = self.sequences.own(embedded, batch)
-        if patterns:
-            own = {name: valid & patterns[0][name][:, None] for name, valid in own.items()}
         if self.masks is None or not masked_needed:
-            (whole,) = self.sequences(self.encoders, embedded, size, None)
-            clean = reduced(whole)
-            passes = Passes(clean, clean, clean, own, own, own)
-        elif self.masks.reads_tokens:  # the clean tokens come first, and both masked passes are one more call
-            (whole,) = self.sequences(self.encoders, embedded, size, None)
-            clean = reduced(whole)
-            hidden = self.masks(own, clean, generator)  # equation 3, for both ratios
-            masked, crossed = self.sequences(self.encoders, embedded, size, *hidden)  # equation 1
-            passes = Passes(clean, reduced(masked), reduced(crossed), own, *hidden)
-        else:
-            hidden = self.masks(own, None, generator)
-            whole, masked, crossed = self.sequences(self.encoders, embedded, size, None, *hidden)  # equation 1
-            passes = Passes(reduced(whole), reduced(masked), reduced(crossed), own, *hidden)
-        others = tuple(self.sequences.without(whole, presence) for presence in patterns[1:])
-        return passes._replace(others=others)
+            return Passes(clean, clean, clean, own, own, own, tuple(every[1:]))
+        hideable = self.sequences.hideable(self.encoders, own, self.masks.whole)
+        hidden = self.masks(hideable, clean, generator)  # equation 3, for both ratios
+        masked, crossed = self.sequences(self.encoders, embedded, size, *hidden)  # equation 1
+        return Passes(clean, masked, crossed, own, *hidden, tuple(every[1:]))
 
     def _pooled(self, observed: Tensor, clean: Mapping[str, Tokens], predicted: Mapping[str, Tensor]) -> Tensor:
         """Pooled vectors (B, M, D), equation 7: of a row's own tokens where present, of predicted ones where absent."""
@@ -229,6 +224,14 @@ class CEPA(TaughtMethod):
     def contexts(self, features: Tensor, observed: Tensor) -> Tensor:
         """Contexts (B, D), equation 8, of pooled vectors (B, M, D), never read where absent."""
         return self.mean(features, observed) if self.context is None else self.context(features, observed)
+
+    def _contexts_without(self, features: Tensor, observed: Tensor) -> Tensor | None:
+        """For each modality contexts without it (B, M, D), zero where nothing is left; None: they are with it."""
+        if self.alignment.with_target:
+            return None
+        others = ~torch.eye(observed.shape[1], dtype=torch.bool, device=observed.device)
+        with torch.no_grad():  # the kernel's weights are constants
+            return torch.stack([self.contexts(features, observed & other) for other in others], dim=1)
 
     def _fused(self, features: Tensor, observed: Tensor) -> Tensor:
         """Equation 13: all pooled vectors (B, M, D), observed or predicted, to one vector (B, M · D)."""
@@ -312,7 +315,23 @@ class CEPA(TaughtMethod):
 
     def _alignment(self, features: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
         """Equations 9 to 12, averaged over the rows that lack a modality, then over the modalities."""
-        return self.alignment(features, features, self.contexts(features, observed), observed, generator)
+        context, without = self.contexts(features, observed), self._contexts_without(features, observed)
+        # The same tensor twice: pooled tokens where present, predicted ones where absent.
+        return self.alignment(features, features, context, observed, generator, contexts_without=without)
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Says where the second reconstruction can never have anything to reconstruct; see `Method.prepare`."""
+        super().prepare(batches)
+        encoders = [self._encoder(name) for name in self.schema.names]
+        units = sum(2 if encoder.can_hide and encoder.n_tokens > 1 else 1 for encoder in encoders)
+        if self.masks is not None and self.weights["cross"] and units == len(encoders) == 2 and self.clean_prediction:
+            warnings.warn(
+                "the reconstruction by way of predicted modalities (cross) is zero: a row that lacks one of two "
+                "modalities that count as one token each has nothing to hide. Encoders of several tokens have, for a "
+                "table 'feature_tokens'.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def after_step(self) -> None:
         """Updates the moving average of the predictor (section 2.3.2); see `Method.after_step`."""
@@ -331,10 +350,16 @@ class CEPA(TaughtMethod):
         return {"pooled": (features, observed), "predicted": (features, ~observed)}
 
     def monitor(self, batch: Batch) -> dict[str, float]:
-        """Diversity of the contexts and effective number of their neighbours; see `Method.monitor`."""
-        context = self.contexts(self._clean_features(batch), batch.presence)
+        """Diversity and neighbours of the contexts, spread of the predictions; see `Method.monitor`."""
+        features, observed = self._clean_features(batch), batch.presence
+        context, without = self.contexts(features, observed), self._contexts_without(features, observed)
         numbers = {"context_diversity": context_diversity(context)} if len(batch) > 1 else {}
-        return numbers | weight_numbers(self.alignment.weights(context, batch.presence))
+        # One modality of each row in turn is withheld, and its prediction set beside it.
+        place = torch.arange(len(batch), device=observed.device) % observed.sum(1).clamp(min=1)
+        withheld = observed & (observed.cumsum(1) - 1 == place[:, None]) & (observed.sum(1, keepdim=True) > 1)
+        rest = batch.restrict(dict(zip(batch.modalities, (observed & ~withheld).unbind(1))))
+        numbers |= spread_ratios(self._clean_features(rest), features, withheld, batch.modalities)
+        return numbers | weight_numbers(self.alignment.weights(context, observed, without))
 
 
 def _absent(sequences: Mapping[str, Tokens], observed: Tensor) -> dict[str, Tensor]:

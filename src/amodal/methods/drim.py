@@ -138,14 +138,11 @@ class DRIM(NetworkMethod):
 
     def _contrast(self, shared: Tensor, observed: Tensor) -> Tensor:
         """Mean over codes with a positive: a scalar."""
-        n, m = observed.shape
-        case = torch.arange(n, device=shared.device).repeat_interleave(m)
-        others = ~torch.eye(n * m, dtype=torch.bool, device=shared.device)
-        present = observed.flatten()
-        positive = (case[:, None] == case).to(shared.dtype)
-        codes = shared.flatten(0, 1)  # (B · M, H)
-        counted = others & present[:, None] & present
-        values, anchors = soft_contrast(codes, codes, positive, temperature=self.temperature, counted=counted)
+        codes = shared[observed]  # (n, H): what is absent is neither anchor nor candidate
+        case = observed.nonzero()[:, 0]
+        positive = (case[:, None] == case).to(codes.dtype)
+        others = ~torch.eye(len(codes), dtype=torch.bool, device=codes.device)
+        values, anchors = soft_contrast(codes, codes, positive, temperature=self.temperature, counted=others)
         return mean_over_observed(values, anchors)
 
     def _linked(

@@ -213,9 +213,9 @@ def member_options(known: Mapping[str, type[Method]], member: str | Mapping[str,
         UnknownNameError: If it is no method, the ensemble itself, or has no such option.
     """
     options = {"name": member} if isinstance(member, str) else dict(member)
-    name = options.pop("name", None)
+    name = str(options.pop("name", ""))
     if name not in known or known[name] is Ensemble:
-        raise UnknownNameError("member of an ensemble", str(name), [n for n in known if known[n] is not Ensemble])
+        raise UnknownNameError("member of an ensemble", name, [n for n in known if known[n] is not Ensemble])
     return name, resolve_options(known[name], options, owner=name, outside=("schema", "encoders"))
 
 

@@ -90,8 +90,10 @@ class M3JEPA(NetworkMethod):
         self.directions = [(a, b) for a in range(m) for b in range(m) if a != b]
         self.predictor = None
         if self.directions:
-            gate = {"experts": experts, "top_k": top_k, "renormalise": renormalise}
-            self.predictor = DirectedPredictor(m, width, self.directions, hidden=hidden, dropout=dropout, **gate)
+            self.predictor = DirectedPredictor(
+                m, width, self.directions,
+                hidden=hidden, experts=experts, top_k=top_k, renormalise=renormalise, dropout=dropout,
+            )  # fmt: skip
         self.fusion = FusionTransformer(m, width, dropout=dropout)
         self.head = Head(width, schema.task.n_outputs, hidden=hidden, dropout=dropout)
 

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from amodal.metrics.collapse import effective_rank, spread
 
-__all__ = ["is_loss", "representation_numbers", "signs_of_collapse", "weight_numbers"]
+__all__ = ["is_loss", "representation_numbers", "signs_of_collapse", "spread_ratios", "weight_numbers"]
 
 _TO_A_POINT = 0.01  # of the largest spread of earlier epochs
+_OF_THE_TRUTH = 0.1  # of the spread of what is predicted, in two epochs
+_FEWEST_ROWS = 4
 _TO_A_LINE = 1.05  # dimensions
+_OVER_NORMAL = 0.05  # nats a coordinate
 _ONE_NEIGHBOUR = 1.5  # cases, where there are at least as many as:
 _NEIGHBOURS = 8.0
+_ALL_NEIGHBOURS = 0.9  # of the cases
 
 
 def representation_numbers(name: str, features: Tensor, counted: Tensor | None = None) -> dict[str, float]:
@@ -50,6 +54,32 @@ def representation_numbers(name: str, features: Tensor, counted: Tensor | None =
         f"{name}_rank": effective_rank(centred, centre=False),
         f"{name}_spread": min(float(spread(part).mean()) for part in parts),
     }
+
+
+def spread_ratios(predicted: Tensor, true: Tensor, counted: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Spread of predicted vectors over that of the vectors that they predict, by modality, as columns of a history.
+
+    Args:
+        predicted: Predictions, of shape (B, M, D).
+        true: The vectors of the same rows, of the same shape.
+        counted: What was withheld and predicted, bool, of shape (B, M).
+        names: The modalities, in order.
+
+    Returns:
+        `spread_ratio_<name>` for each modality of which four rows or more count: 0 for a constant prediction; a
+        prediction of the mean given the context spreads less than what it predicts.
+
+    Example:
+        >>> true = torch.tensor([[[0.0]], [[2.0]], [[4.0]], [[6.0]]])
+        >>> spread_ratios(0.5 * true + 1, true, torch.ones(4, 1, dtype=torch.bool), ["labs"])
+        {'spread_ratio_labs': 0.5}
+    """
+    ratios = {}
+    for m, (name, rows) in enumerate(zip(names, counted.unbind(1))):
+        if int(rows.sum()) >= _FEWEST_ROWS:
+            own, others = (float(spread(x[rows, m].detach()).mean()) for x in (predicted, true))
+            ratios[f"spread_ratio_{name}"] = own / others if others > 0 else math.nan
+    return ratios
 
 
 def weight_numbers(weights: Sequence[Tensor]) -> dict[str, float]:
@@ -89,9 +119,11 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
     """Signs of collapse in the last row of a history, in words.
 
     A representation has collapsed to a point if its spread (or the diversity of contexts) is below a hundredth of what
-    it has been in an earlier row, and to a line if its effective rank is below 1.05. Kernel weights have collapsed if
-    fewer than 1.5 of 8 or more neighbours count. A law that vectors are drawn from is no law of them where it is less
-    likely than independent normal coordinates.
+    it has been in an earlier row, and to a line if its effective rank is below 1.05. Predictions of a modality are
+    nearly constant if in the last two rows their spread was below a tenth of that of what they predict. Kernel
+    weights have collapsed if fewer than 1.5 of 8 or more neighbours count, and tell nothing of the context if more than
+    nine tenths do. A law that vectors are drawn from is no law of them if in the last two rows it was less likely
+    than independent normal coordinates, by 0.05 nats each.
 
     Args:
         history: Rows with columns such as `pooled_rank`, `pooled_spread`, `context_diversity`, `effective_sample_size`,
@@ -110,6 +142,14 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
     for column, value in last.items():
         if is_loss(column):
             continue
+        if column.startswith("spread_ratio_"):
+            before = history[-2].get(column, math.nan) if len(history) > 1 else math.nan
+            if value < _OF_THE_TRUTH and before < _OF_THE_TRUTH:
+                signs.append(
+                    f"predictions of {column.removeprefix('spread_ratio_')} are nearly constant: "
+                    f"their spread is {value:.2g} of that of what they predict"
+                )
+            continue
         what = column.rsplit("_", 1)[0]
         if column.endswith(("_spread", "_diversity")):
             earlier = [row[column] for row in history[:-1] if math.isfinite(row.get(column, math.nan))]
@@ -120,14 +160,24 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
                 )
         elif column.endswith("_rank") and value < _TO_A_LINE:
             signs.append(f"{what} representations have collapsed to a line: their effective rank is {value:.3g}")
-        elif column.endswith("_over_normal") and value > 0:
-            signs.append(
-                f"the {column.removesuffix('_over_normal')} of completions fits its vectors worse than a normal "
-                f"distribution, by {value:.2g} nats a coordinate: its draws are noise rather than completions"
-            )
-    if last.get("effective_sample_size", math.inf) < _ONE_NEIGHBOUR and last.get("neighbours", 0.0) >= _NEIGHBOURS:
-        signs.append(
-            f"kernel weights have collapsed: {last['effective_sample_size']:.2g} of {last['neighbours']:.3g} "
-            "neighbours count; use a wider bandwidth, or distances per dimension"
-        )
-    return signs
+        elif column.endswith("_over_normal"):
+            before = history[-2].get(column, math.nan) if len(history) > 1 else math.nan
+            if min(value, before) > _OVER_NORMAL:
+                signs.append(
+                    f"the {column.removesuffix('_over_normal')} of completions fits its vectors worse than a normal "
+                    f"distribution, by {value:.2g} nats a coordinate: its draws are noise rather than completions"
+                )
+    return signs + _signs_of_weights(last)
+
+
+def _signs_of_weights(row: Mapping[str, float]) -> list[str]:
+    """Signs that kernel weights leave one neighbour, or all of them alike."""
+    size, count = row.get("effective_sample_size", math.nan), row.get("neighbours", 0.0)
+    share = f"{size:.3g} of {count:.3g} neighbours count"
+    if count < _NEIGHBOURS:
+        return []
+    if size < _ONE_NEIGHBOUR:
+        return [f"kernel weights have collapsed: {share}; use a wider bandwidth, or a share of the neighbours"]
+    if size > _ALL_NEIGHBOURS * count:
+        return [f"kernel weights are nearly uniform: {share}, and the context does not; use a narrower bandwidth"]
+    return []

@@ -328,8 +328,7 @@ def _fill(batch: Batch, given: Batch, names: Sequence[str]) -> Batch:
             if name in getattr(given, part):
                 columns[name] = getattr(given, part)[name]
     parts["values"] = {name: parts["values"][name] for name in batch.modalities}
-    filled = (parts[part] for part in ("values", "observed", "measured", "lengths"))
-    return Batch(*filled, batch.target, batch.ids, batch.labelled)
+    return Batch(**parts, target=batch.target, ids=batch.ids, labelled=batch.labelled)
 
 
 def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:

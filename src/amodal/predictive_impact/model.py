@@ -336,5 +336,6 @@ def _promised(
     if calibration.target is None or not calibration.labelled.any():
         raise DataError("the calibration cases have no target")
     calibration = calibration.take(calibration.labelled)
+    assert calibration.target is not None
     of_calibration = model.predict(calibration, on_empty="silent")
     return conformal_labels(prediction, conformal_threshold(of_calibration, calibration.target, coverage))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,11 +22,21 @@ class Embedded(NamedTuple):
         rows: Positions of these rows in the batch, int64, of shape (P,).
         tokens: Of shape (P, L, E), E the encoder's `embed_width`.
         valid: Which tokens are real, bool, of shape (P, L).
+        inputs: Values, measured cells and lengths that they were made of.
     """
 
     rows: Tensor
     tokens: Tensor
     valid: Tensor
+    inputs: tuple[Tensor, Tensor | None, Tensor | None]
+
+    def where(self, kept: Tensor) -> Embedded:
+        """Those of the rows that are among some of the batch's, bool, of shape (B,)."""
+        chosen = kept[self.rows]
+        if bool(chosen.all()):
+            return self
+        inputs = tuple(None if part is None else part[chosen] for part in self.inputs)
+        return Embedded(self.rows[chosen], self.tokens[chosen], self.valid[chosen], inputs)  # type: ignore[arg-type]
 
 
 class Passes(NamedTuple):
@@ -65,7 +75,7 @@ def embed_present(encoder: Encoder, batch: Batch, name: str) -> Embedded | None:
     rows, values, measured, lengths = batch.present(name)
     if len(rows) == 0:
         return None
-    return Embedded(rows, *encoder.embed(values, measured, lengths))
+    return Embedded(rows, *encoder.embed(values, measured, lengths), (values, measured, lengths))
 
 
 def encode_passes(
@@ -84,10 +94,12 @@ def encode_passes(
         hides: For each pass which tokens are hidden, of shape (P, L): bool, or 0/1 with a gradient; None: none are.
 
     Returns:
-        For each pass contextual tokens, of shape (P, L, D).
+        For each pass contextual tokens, of shape (P, L, D). No visible one depends on what a hidden one reads if the
+        encoder `can_hide`, or if all of a row are hidden.
 
     Source:
-        :cite:`choi2025cepa`, eq. 1, with 1 = hidden; the placeholder is put between the two stages of the encoder.
+        :cite:`choi2025cepa`, eq. 1, with 1 = hidden. The placeholder is put between the two stages of the encoder;
+        where the first one mixes tokens, it is run again for the masked passes without the inputs of hidden tokens.
     """
     return list(_stacked_passes(encoder, embedded, placeholder, hides).chunk(len(hides)))
 
@@ -96,15 +108,30 @@ def _stacked_passes(
     encoder: Encoder, embedded: Embedded, placeholder: Tensor, hides: Sequence[Tensor | None]
 ) -> Tensor:
     tokens, inputs = embedded.tokens, []
+    blank, others = placeholder.to(tokens.dtype), iter(_without_hidden(encoder, embedded, hides))
     for hide in hides:
         if hide is None:
             inputs.append(tokens)
-        elif hide.dtype == torch.bool:
-            inputs.append(torch.where(hide[..., None], placeholder.to(tokens.dtype), tokens))
-        else:
-            inputs.append(torch.lerp(tokens, placeholder.to(tokens.dtype), hide[..., None].to(tokens.dtype)))
+            continue
+        visible = next(others)
+        if hide.dtype == torch.bool:
+            inputs.append(torch.where(hide[..., None], blank, visible))
+        else:  # of a hidden token the clean one counts, by which the gradient of the mask is taken
+            clean = torch.where(hide.detach()[..., None] > 0.5, tokens, visible)
+            inputs.append(torch.lerp(clean, blank, hide[..., None].to(tokens.dtype)))
     stacked = torch.cat(inputs) if len(inputs) > 1 else inputs[0]
     return encoder.trunk(stacked, embedded.valid.repeat(len(inputs), 1))
+
+
+def _without_hidden(encoder: Encoder, embedded: Embedded, hides: Sequence[Tensor | None]) -> list[Tensor]:
+    """For each mask tokens (P, L, E) of which the visible ones read nothing of hidden ones."""
+    masks = [hide if hide.dtype == torch.bool else hide.detach() > 0.5 for hide in hides if hide is not None]
+    if not masks or not encoder.can_hide:
+        return [embedded.tokens] * len(masks)
+    n = len(masks)
+    repeated = [None if part is None else part.repeat(n, *(1,) * (part.ndim - 1)) for part in embedded.inputs]
+    again = encoder.embed_without(torch.cat(masks), *repeated)  # type: ignore[arg-type]
+    return [embedded.tokens] * n if again is None else list(again.chunk(n))
 
 
 class TokenSequences(nn.Module):
@@ -144,6 +171,10 @@ class TokenSequences(nn.Module):
             for name, part in embedded.items()
         }
 
+    def hideable(self, encoders: PerModality, own: Mapping[str, Tensor], whole: Collection[str]) -> dict[str, Tensor]:
+        """Which of the own tokens may be hidden, bool (B, L_m); all of those of modalities hidden as a `whole`."""
+        return {n: valid if n in whole else encoders[n].hideable(valid) for n, valid in own.items()}  # type: ignore
+
     def forward(
         self,
         encoders: PerModality,
@@ -169,7 +200,10 @@ class TokenSequences(nn.Module):
             if present is not None:
                 blank = present.tokens.new_zeros(()) if self.placeholder is None else self.placeholder[m]
                 masks = [None if hide is None else hide[name][present.rows] for hide in hides]
-                tokens = self.project[name](_stacked_passes(encoder, present, blank, masks))
+                if len(present.rows):
+                    tokens = self.project[name](_stacked_passes(encoder, present, blank, masks))
+                else:  # as long as the passes of other rows
+                    tokens = present.tokens.new_zeros(0, present.valid.shape[1], encoder.width)
                 rows = torch.cat([present.rows + i * size for i in range(n)])
                 part = (rows, tokens, present.valid.repeat(n, 1))
             filled = fill_sequence(part, self.stand_in[m], self.lengths[name], n * size)

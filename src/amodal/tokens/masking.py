@@ -8,7 +8,7 @@ are nested, the smaller within the larger, and their counts depend on the ratio 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -183,17 +183,20 @@ def reverse_gradient(x: Tensor) -> Tensor:
     return 2 * x.detach() - x
 
 
-def hide_tokens(scores: Mapping[str, Tensor], valid: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
-    """Hides tokens within each modality, and whole modalities among those of a single token.
+def hide_tokens(
+    scores: Mapping[str, Tensor], valid: Mapping[str, Tensor], ratio: float, whole: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Hides tokens within each modality, and whole modalities among those that count as one token.
 
-    In a modality of several tokens, `count_hidden` of them are hidden. Modalities of which a row has a single token are
-    one pool: the ratio of the pool is hidden, at least one and never all, unless the pool is one token and the row has
-    other tokens to see.
+    In a modality of several tokens, `count_hidden` of them are hidden. Modalities of which a row has a single token,
+    and those that are hidden as a whole, are one pool: the ratio of the pool is hidden, at least one and never all,
+    unless the pool is one modality and the row has other tokens to see.
 
     Args:
-        scores: For each modality, of shape (B, L_m); the highest are hidden.
-        valid: For each modality which tokens are real, bool, of shape (B, L_m); none in rows that lack it.
+        scores: For each modality, of shape (B, L_m); the highest are hidden, of a whole modality by their mean.
+        valid: For each modality which tokens may be hidden, bool, of shape (B, L_m); none in rows that lack it.
         ratio: Fraction to hide, in (0, 1).
+        whole: Modalities all of whose tokens are hidden or none.
 
     Returns:
         For each modality, bool, of shape (B, L_m). For a smaller ratio and the same scores, a subset.
@@ -204,12 +207,15 @@ def hide_tokens(scores: Mapping[str, Tensor], valid: Mapping[str, Tensor], ratio
         >>> hidden["a"].item(), hidden["b"].item()
         (False, True)
     """
-    single = torch.stack([v.sum(1) == 1 for v in valid.values()], dim=1)  # (B, M)
-    several = torch.stack([v.sum(1) > 1 for v in valid.values()], dim=1).any(1)  # (B,)
-    pool = torch.stack([torch.where(v, scores[name].detach(), 0.0).sum(1) for name, v in valid.items()], dim=1)
-    whole = hide_top(pool, single, count_hidden(single, ratio, ~several))  # (B, M)
+    some = torch.stack([v.any(1) for v in valid.values()], dim=1)  # (B, M)
+    single = torch.stack([v.any(1) if n in whole else v.sum(1) == 1 for n, v in valid.items()], dim=1)  # (B, M)
+    several = (some & ~single).any(1)  # (B,)
+    pool = torch.stack(
+        [torch.where(v, scores[n].detach(), 0.0).sum(1) / v.sum(1).clamp(min=1) for n, v in valid.items()], dim=1
+    )
+    chosen = hide_top(pool, single, count_hidden(single, ratio, ~several))  # (B, M)
     hidden = {}
     for m, (name, own) in enumerate(valid.items()):
-        some = hide_top(scores[name], own, torch.where(single[:, m], 0, count_hidden(own, ratio)))
-        hidden[name] = some | (own & whole[:, m, None])
+        part = hide_top(scores[name], own, torch.where(single[:, m], 0, count_hidden(own, ratio)))
+        hidden[name] = part | (own & chosen[:, m, None])
     return hidden

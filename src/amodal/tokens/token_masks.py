@@ -22,23 +22,25 @@ from amodal.tokens.masking import (
 
 __all__ = ["MaskObjective", "MaskStrategy", "TokenMasks"]
 
-MaskStrategy = Literal["random", "block", "cross_modal"]
+MaskStrategy = Literal["random", "block", "cross_modal", "modality"]
 MaskObjective = Literal["cooperative", "adversarial", "frozen"]
 
 
 class TokenMasks(nn.Module):
     """Two nested masks a batch, a smaller and a larger one, for every modality.
 
-    "cross_modal" scores the tokens of all modalities by a transformer that looks at a moving average of the predictor;
-    its scores learn by the gradient that the hidden tokens send back ("cooperative": to make the losses small;
-    "adversarial": large) or not at all ("frozen").
+    "modality" hides whole modalities at random; the other strategies hide single tokens, and as a whole the modalities
+    in `whole`. "cross_modal" scores the tokens of all modalities by a transformer that looks at a moving average of the
+    predictor; its scores learn by the gradient that the hidden tokens send back ("cooperative": to make the losses
+    small; "adversarial": large) or not at all ("frozen").
 
     Args:
         predictor: The network whose moving average the scores look at, of width D.
         width: Width D of the tokens.
-        strategy: "random", "block" or "cross_modal".
+        strategy: "random", "block", "cross_modal" or "modality".
         objective: What the scores of "cross_modal" learn.
         ratios: Fractions of tokens hidden by the smaller and the larger mask.
+        whole: Modalities that count as one token, because their encoder cannot hide single ones.
         on_grid: Modalities whose blocks are rectangles if their tokens make a square.
         decay: Decay of the moving average.
         **network: Arguments of `TokenScores`.
@@ -55,12 +57,14 @@ class TokenMasks(nn.Module):
         strategy: MaskStrategy,
         objective: MaskObjective,
         ratios: tuple[float, float],
+        whole: Collection[str] = (),
         on_grid: Collection[str] = (),
         decay: float = 0.996,
         **network: Any,
     ):
         super().__init__()
         self.strategy, self.objective, self.ratios, self.on_grid = strategy, objective, ratios, frozenset(on_grid)
+        self.whole = frozenset(predictor.names if strategy == "modality" else whole)
         self.scores = self.average = None
         if strategy == "cross_modal":
             self.scores = TokenScores(width, **network).requires_grad_(objective != "frozen")
@@ -82,7 +86,7 @@ class TokenMasks(nn.Module):
         """The smaller and the larger mask.
 
         Args:
-            own: Which tokens are a row's own and may be hidden, bool, of shape (B, L_m).
+            own: Which tokens may be hidden, bool, of shape (B, L_m).
             clean: Tokens of all modalities, stand-ins included; needed if `reads_tokens`.
             generator: Source of all draws.
 
@@ -108,11 +112,11 @@ class TokenMasks(nn.Module):
         self, own: Mapping[str, Tensor], scores: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         ranked = {name: s.detach() + 1e-4 * random_scores(own[name], generator) for name, s in scores.items()}
-        less, more = (hide_tokens(ranked, own, ratio) for ratio in self.ratios)
+        less, more = (hide_tokens(ranked, own, ratio, self.whole) for ratio in self.ratios)
         return less, more
 
     def _drawn(self, own: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        if self.strategy == "random":
+        if self.strategy != "block":
             return {name: random_scores(valid, generator) for name, valid in own.items()}
         scores = {}
         for name, valid in own.items():

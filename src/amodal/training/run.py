@@ -125,8 +125,8 @@ class Run:
         train = [rows if rows.labelled.all() else rows.take(rows.labelled) for rows in train]
         valid = [rows for rows in self._validation_copies() if len(rows)]
         generator = torch.Generator().manual_seed(mix_seed(self.seed, 0, 2))
-        batches = ([self.data.whole(rows) for rows in part] for part in (train, valid))
-        method.estimate(*batches, generator)
+        train_batches, valid_batches = ([self.data.whole(rows) for rows in part] for part in (train, valid))
+        method.estimate(train_batches, valid_batches, generator)
 
     def _optimise(self, progress: bool) -> None:
         """Trains by gradient steps, from the stored state if there is one."""

@@ -111,5 +111,5 @@ def _checksum(tensors: Mapping[str, Tensor], summary: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(dict(summary), sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].view(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

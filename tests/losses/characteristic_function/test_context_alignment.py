@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from amodal.errors import DataError
-from amodal.losses.characteristic_function.context_alignment import ContextAlignment
-from amodal.losses.characteristic_function.loss import conditional_cf_loss, marginal_cf_loss
+from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.losses.characteristic_function.context_alignment import ContextAlignment, build_alignment
+from amodal.losses.characteristic_function.kernel_weights import NeighbourShare, neighbour_weights
+from amodal.losses.characteristic_function.loss import conditional_cf_loss, conditional_cf_rows, marginal_cf_loss
+from amodal.losses.characteristic_function.radial_kernel import radial_kernel
+from amodal.losses.masked import mean_over_terms
 
 
 def generator(seed=0):
@@ -84,17 +87,31 @@ def test_contexts_that_are_not_finite_are_told_by_row(rows):
             ContextAlignment(form=form)(features, predicted, context, observed, generator())
 
 
-@pytest.mark.parametrize("options", [{}, {"detach_weights": False}, {"detach_observed": False}, {"bandwidth": 1e-3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"detach_weights": False},
+        {"detach_observed": False},
+        {"bandwidth": 1e-3},
+        {"bandwidth": NeighbourShare(0.3)},
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_all_modalities_at_once_are_the_modalities_one_by_one(rows, options, dtype):
     found = []
     for at_once in (True, False):
         features, predicted, context = (part.to(dtype).requires_grad_() for part in rows[:3])
-        without = None if at_once else context[:, None].expand(-1, 3, -1)  # the same contexts, by the general way
         alignment = ContextAlignment(form="radial", distance="per_dimension", **options)
-        several = rows[3] & (rows[3].sum(1, keepdim=True) > 1)  # the general way leaves out what has no other context
-        observed = torch.where(rows[3].sum(1, keepdim=True) == 1, ~rows[3], several)
-        value = alignment(features, predicted, context, observed, generator(), contexts_without=without)
+        observed = rows[3]
+        if at_once:
+            value = alignment(features, predicted, context, observed, generator())
+        else:
+            how = {"form": "radial", "distance": "per_dimension"} | options
+            ones = [
+                conditional_cf_rows(features[:, m], predicted[:, m], context, observed[:, m], **how) for m in range(3)
+            ]
+            value = mean_over_terms(*({str(m): one[i] for m, one in enumerate(ones)} for i in (0, 1)))
         gradients = torch.autograd.grad(value, [features, predicted, context], allow_unused=True)
         found.append([value, *(torch.zeros(()) if g is None or not g.any() else g for g in gradients)])
     for ours, theirs in zip(*found):
@@ -102,3 +119,74 @@ def test_all_modalities_at_once_are_the_modalities_one_by_one(rows, options, dty
     assert found[0][2].any()
     assert found[0][1].any() == (options == {"detach_observed": False})
     assert found[0][3].any() == (options == {"detach_weights": False})
+
+
+@pytest.mark.parametrize("bandwidth", [0.8, NeighbourShare(0.4)])
+def test_contexts_without_a_modality_count_for_the_rows_that_have_it(rows, bandwidth):
+    features, predicted, context, observed = rows
+    without = torch.where(observed[..., None], torch.randn(12, 3, 4, generator=generator(2)), context[:, None])
+    alignment = ContextAlignment(form="radial", bandwidth=bandwidth)
+    ours = alignment(*rows, generator(), contexts_without=without)
+    means, several = [], observed.sum(1) > 1
+    for m, seen in enumerate(observed.unbind(1)):
+        having = seen & several  # a row that has nothing else has no such context
+        sides = (features[having, m], predicted[~seen, m], without[having, m], context[~seen])
+        means.append(conditional_cf_loss(*sides, bandwidth, form="radial").mean())
+    torch.testing.assert_close(ours, torch.stack(means).mean())
+    assert ours != alignment(*rows, generator())
+    for weights, seen in zip(alignment.weights(context, observed, without), observed.unbind(1)):
+        assert weights.shape == ((~seen).sum(), (seen & several).sum())
+
+
+def test_the_loss_without_its_diagonal_by_hand(rows):
+    """Means over pairs of different rows, with the weights normalised anew; zero expectation at the right law."""
+    features, predicted, context, observed = rows
+    alignment = ContextAlignment(form="radial", diagonal=False, bandwidth=0.7)
+    expected = []
+    for m, seen in enumerate(observed.unbind(1)):
+        a, b = features[seen, m], predicted[~seen, m]
+        kernel = radial_kernel(torch.cdist(torch.cat([a, b]), torch.cat([a, b])).square(), 6)
+        around, among = neighbour_weights(context[seen], context[~seen], 0.7)
+        values = []
+        for v, w in zip(around, among):
+            parts = [(v, v, kernel[: len(a), : len(a)]), (w, w, kernel[len(a) :, len(a) :])]
+            pairs = [torch.outer(x, y).fill_diagonal_(0) for x, y, _ in parts]
+            same = [float((p * k).sum() / p.sum()) if p.any() else 0.0 for p, (*_, k) in zip(pairs, parts)]
+            values.append(sum(same) - 2 * float(v @ kernel[: len(a), len(a) :] @ w))
+        expected.append(sum(values) / len(values))
+    assert alignment(*rows, generator()).item() == pytest.approx(sum(expected) / 3, abs=1e-5)
+
+
+@pytest.mark.parametrize(("diagonal", "shrinks"), [(True, True), (False, False)])
+def test_what_is_expected_at_the_right_law(diagonal, shrinks):
+    draw, values = generator(0), []
+    for _ in range(200):
+        features, observed = torch.randn(24, 1, 8, generator=draw), torch.arange(24)[:, None] % 2 == 0
+        alignment = ContextAlignment(form="radial", diagonal=diagonal, bandwidth=NeighbourShare(0.3))
+        values.append(alignment(features, features, torch.randn(24, 4, generator=draw), observed, draw))
+    mean, error = torch.stack(values).mean().item(), torch.stack(values).std().item() / 200**0.5
+    assert (abs(mean) < 4 * error) == (not shrinks)
+
+
+def test_large_batches_are_aligned_in_parts():
+    draw = generator(3)
+    features, observed = torch.randn(600, 2, 4, generator=draw), torch.rand(600, 2, generator=draw) < 0.5
+    whole = [features, features + 0.3, features.sum(1), observed]
+    alignment = ContextAlignment(form="radial")
+    parts = [alignment(*(x[i : i + 200] for x in whole), generator()) for i in (0, 200, 400)]
+    torch.testing.assert_close(alignment(*whole, generator()), torch.stack(parts).mean())
+
+
+def test_alignments_by_name(rows):
+    marginal = build_alignment({"name": "marginal", "diagonal": True}, detach_observed=True)
+    two_samples = ContextAlignment(form="radial", conditional=False)(*rows, generator())
+    torch.testing.assert_close(marginal(*rows, generator()), two_samples)
+    assert marginal.weights(rows[2], rows[3]) == []
+    conditional = build_alignment("conditional", detach_observed=False)
+    assert (conditional.detach_observed, conditional.with_target, conditional.diagonal) == (False, False, False)
+    with pytest.raises(UnknownNameError, match="alignment 'conditonal'.*Did you mean 'conditional'"):
+        build_alignment("conditonal", detach_observed=True)
+    with pytest.raises(ConfigurationError, match=r"neighbours .*more than 0 and at most 1, got 2"):
+        build_alignment({"name": "conditional", "neighbours": 2.0}, detach_observed=True)
+    with pytest.raises(ConfigurationError, match=r"cannot leave out the diagonal.*form='radial', got products"):
+        build_alignment({"name": "conditional", "form": "products"}, detach_observed=True)

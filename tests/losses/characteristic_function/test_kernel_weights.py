@@ -10,10 +10,12 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from amodal.errors import ConfigurationError, DataError, ShapeError
 from amodal.losses.characteristic_function.kernel_weights import (
+    NeighbourShare,
     effective_sample_size,
     kernel_weights,
     median_bandwidth,
     neighbour_weights,
+    share_widths,
     squared_distances,
 )
 
@@ -145,3 +147,53 @@ def test_shapes_and_distances_that_cannot_be_used():
         kernel_weights(torch.zeros(3), torch.zeros(2, 5))
     with pytest.raises(ConfigurationError, match="'raw' or 'per_dimension', got 'cosine'"):
         kernel_weights(torch.zeros(3, 5), torch.zeros(2, 5), distance="cosine")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.6])
+@pytest.mark.parametrize("width", [1, 6, 256])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_share_of_the_neighbours_counts_whatever_the_dimension_and_the_scale(share, width, scale):
+    observed, predicted = (scale * x for x in contexts(120, 30, width=width))
+    around, among = neighbour_weights(observed, predicted, NeighbourShare(share))
+    torch.testing.assert_close(
+        effective_sample_size(around), torch.full((30,), 120 * share).double(), rtol=0.02, atol=0
+    )
+    torch.testing.assert_close(around.sum(1), torch.ones(30).double())
+    itself = among.diagonal().clone()
+    among.fill_diagonal_(0)
+    torch.testing.assert_close(itself, among.amax(1))  # as much as the nearest other one
+
+
+def test_the_width_of_a_share_is_that_of_a_root_finder():
+    from scipy.optimize import brentq
+
+    observed, predicted = contexts(80, 7)
+    squared = squared_distances(predicted, observed)
+    widths = share_widths(squared, torch.ones_like(squared, dtype=torch.bool), 0.2)
+
+    def over(log_width, row):
+        kernel = np.exp((row.min() - row) / (2 * np.exp(2 * log_width)))
+        return kernel.sum() ** 2 / (kernel**2).sum() - 16
+
+    expected = [np.exp(brentq(over, -5, 5, args=(row.numpy(),))) for row in squared]
+    np.testing.assert_allclose(widths[:, 0], expected, rtol=1e-3)
+
+
+def test_shares_of_few_rows_and_of_rows_that_coincide():
+    for n, size in ((1, 1), (2, 2), (5, 2), (40, 4)):  # at least two count, where there are two
+        around, _ = neighbour_weights(*contexts(n, 3), NeighbourShare(0.1))
+        torch.testing.assert_close(
+            effective_sample_size(around), torch.full((3,), float(size)).double(), rtol=0.02, atol=0
+        )
+    same = torch.ones(20, 3)
+    around, among = neighbour_weights(same, same[:4], NeighbourShare(0.1))
+    torch.testing.assert_close(around, torch.full((4, 20), 0.05))
+    torch.testing.assert_close(among, torch.full((4, 4), 0.25))
+    around, among = neighbour_weights(*contexts(0, 3), NeighbourShare(0.1))
+    assert around.shape == (3, 0)
+    assert among.sum(1).tolist() == pytest.approx([1, 1, 1])
+    half = torch.tensor([[True, False] * 10])
+    row = torch.arange(20.0)[None]
+    torch.testing.assert_close(share_widths(row, half, 0.4), share_widths(row[:, ::2], half[:, ::2], 0.4))
+    with pytest.raises(ConfigurationError, match="share of neighbours is out of range.*0 < share <= 1.*got 0"):
+        NeighbourShare(0)

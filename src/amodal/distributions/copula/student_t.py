@@ -183,4 +183,4 @@ class StudentTCopula(Elliptical):
         best = minimize_scalar(
             lambda x: fitted(math.exp(x))[0], bounds=(0.0, math.log(100.0)), method="bounded", options={"xatol": 0.02}
         )
-        return fitted(math.exp(best.x))[1]
+        return fitted(math.exp(best["x"]))[1]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
+from amodal.errors import ConfigurationError
 from amodal.losses.characteristic_function.kernel_weights import (
     Bandwidth,
     Distance,
+    NeighbourShare,
     neighbour_weights,
+    share_widths,
     squared_distances,
+    with_itself_as_nearest,
 )
 from amodal.losses.characteristic_function.loss import (
     Form,
@@ -24,25 +29,41 @@ from amodal.losses.characteristic_function.loss import (
 )
 from amodal.losses.characteristic_function.radial_kernel import radial_kernel
 from amodal.losses.masked import connected_zero, mean_over_terms
-from amodal.options import Positive
+from amodal.options import Choice, Positive, above, at_most, resolve_choice
 
-__all__ = ["ContextAlignment", "KernelWidth", "kernel_settings"]
+__all__ = [
+    "ALIGNMENTS",
+    "AlignmentChoice",
+    "ContextAlignment",
+    "KernelWidth",
+    "Neighbours",
+    "build_alignment",
+    "kernel_settings",
+]
 
-KernelWidth = Positive | Literal["per_dimension", "median"]
+KernelWidth = Positive | Literal["neighbours", "per_dimension", "median"]
 """The option of methods for the kernel on contexts, see `kernel_settings`."""
 
+Neighbours = Annotated[float, above(0), at_most(1)]
 
-def kernel_settings(width: float | str) -> dict[str, Any]:
+_MOST_ROWS = 256
+
+
+def kernel_settings(width: float | str, neighbours: float = 0.1) -> dict[str, Any]:
     """The arguments of `ContextAlignment` for a kernel on contexts.
 
     Args:
-        width: A width on contexts as they are, "per_dimension" for one that grows with the square root of their number
-            of dimensions, or "median" for the median distance.
+        width: "neighbours" for a width of each query's own at which a share of the rows count, a width on contexts as
+            they are, "per_dimension" for one that grows with the square root of their number of dimensions, or "median"
+            for the median distance.
+        neighbours: That share, as effective sample size.
 
     Example:
         >>> kernel_settings("per_dimension"), kernel_settings(2.0)
         ({'bandwidth': 1.0, 'distance': 'per_dimension'}, {'bandwidth': 2.0})
     """
+    if width == "neighbours":
+        return {"bandwidth": NeighbourShare(neighbours)}
     if width == "per_dimension":
         return {"bandwidth": 1.0, "distance": "per_dimension"}
     return {"bandwidth": width}
@@ -56,8 +77,11 @@ class ContextAlignment:
         L_{CF} = \frac{1}{|\mathcal M|} \sum_{m \in \mathcal M} \frac{1}{|B_m^c|} \sum_{i \in B_m^c} \ell_i^{(m)},
         \qquad \mathcal M = \{m : B_m \ne \emptyset, B_m^c \ne \emptyset\}
 
+    A batch of more than 256 rows is aligned in equal parts of at most so many, so that time and memory grow with the
+    number of rows and not with its square.
+
     Args:
-        bandwidth: Width of the kernel on contexts, or "median".
+        bandwidth: Width of the kernel on contexts, "median", or a `NeighbourShare`.
         distance: "raw", or "per_dimension" to divide squared distances of contexts by their width.
         detach_weights: Whether the kernel's weights are constants.
         detach_observed: Whether the observed side is constant.
@@ -65,9 +89,18 @@ class ContextAlignment:
         directions: Number of random directions drawn for each batch, unless the form is "radial".
         frequencies: Number of random frequencies drawn for each batch, unless the form is "radial".
         conditional: False compares the two samples as wholes, without a context.
+        diagonal: Whether a row is compared with itself too, as printed. These terms have no gradient, but what is left
+            of the weights then repels predictions too little, and the narrower the kernel the more: the loss without
+            them, its weights normalised anew, has an expectation of zero at the right law. The form is then "radial".
+        with_target: Whether the contexts of rows that have a modality are of that modality too; otherwise the caller
+            passes contexts without it.
+
+    Raises:
+        ConfigurationError: If the diagonal is to be left out in another form.
 
     Source:
-        :cite:`choi2025cepa`, eqs. 9 to 12. The paper does not say what eq. 12 is averaged over.
+        :cite:`choi2025cepa`, eqs. 9 to 12. The paper does not say what eq. 12 is averaged over. Without the diagonal
+        both sides are U-statistics, as in :cite:`gretton2012mmd`, lemma 6.
 
     Example:
         >>> alignment = ContextAlignment(directions=4, frequencies=2)
@@ -84,6 +117,14 @@ class ContextAlignment:
     directions: int = 128
     frequencies: int = 64
     conditional: bool = True
+    diagonal: bool = True
+    with_target: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.diagonal and not self._at_once:
+            raise ConfigurationError(
+                "the alignment cannot leave out the diagonal", expected="form='radial'", got=self.form
+            )
 
     def __call__(
         self,
@@ -109,8 +150,15 @@ class ContextAlignment:
         Returns:
             A scalar; zero, connected to the graph, if no modality is present for some rows and absent for others.
         """
-        if self._at_once and contexts_without is None:
-            return self._of_all_modalities(features, predicted, context, observed)
+        parts = -(-len(features) // _MOST_ROWS)
+        if parts > 1:
+            whole = (features, predicted, context, observed, contexts_without)
+            split = [[None] * parts if part is None else part.tensor_split(parts) for part in whole]
+            return torch.stack(
+                [self(*four, generator, contexts_without=without) for *four, without in zip(*split)]  # type: ignore
+            ).mean()
+        if self._at_once:
+            return self._of_all_modalities(features, predicted, context, observed, contexts_without)
         how: dict[str, Any] = {"form": self.form}
         if self.form != "radial":
             like = {"generator": generator, "device": features.device}
@@ -144,10 +192,13 @@ class ContextAlignment:
         """Whether all modalities can share one matrix of distances and one evaluation of the kernel."""
         return self.conditional and self.form == "radial" and self.bandwidth != "median"
 
-    def _of_all_modalities(self, features: Tensor, predicted: Tensor, context: Tensor, observed: Tensor) -> Tensor:
+    def _of_all_modalities(
+        self, features: Tensor, predicted: Tensor, context: Tensor, observed: Tensor, without: Tensor | None
+    ) -> Tensor:
         """The radial form of the loss for all modalities at a time; what `conditional_cf_rows` gives one by one."""
         seen = observed.mT  # (M, B)
-        references = seen.any(1) & ~seen.all(1)  # (M,)
+        having = seen if without is None else seen & (observed.sum(1) > 1)  # (M, B)
+        references = having.any(1) & ~seen.all(1)  # (M,)
         if not bool(references.any()):
             return connected_zero(features, predicted, context)
         queries = ~seen & references[:, None]
@@ -155,38 +206,111 @@ class ContextAlignment:
         dtype = torch.promote_types(torch.promote_types(fixed.dtype, predicted.dtype), torch.float32)
         both = torch.where(observed[..., None], fixed, predicted).transpose(0, 1).to(dtype)  # (M, B, D)
         with torch.autocast(both.device.type, enabled=False):
-            weights = self._signed_weights(context, seen, queries).to(dtype)  # (M, B, B)
+            around, among = (w.to(dtype) for w in self._weights(context, having, queries, without))  # (M, B, B) each
             centred = both - both.detach().mean(1, keepdim=True)
             lengths = centred.square().sum(2)
             squared = torch.baddbmm(lengths[:, :, None] + lengths[:, None], centred, centred.mT, alpha=-2).clamp_min(0)
             kernel = radial_kernel(squared, both.shape[2])
-            values = (torch.bmm(weights, kernel) * weights).sum((1, 2))  # (M,)
-        return (values / queries.sum(1).clamp_min(1)).sum() / references.sum()
+            if self.diagonal:
+                signed = around - among
+                values = (torch.bmm(signed, kernel) * signed).sum(2)  # (M, B)
+            else:
+                mixed = torch.bmm(around, kernel)
+                values = _off_diagonal(mixed, around) + _off_diagonal(torch.bmm(among, kernel), among)
+                values = values - 2 * (mixed * among).sum(2)
+        return (values.sum(1) / queries.sum(1).clamp_min(1)).sum() / references.sum()
 
-    def _signed_weights(self, context: Tensor, seen: Tensor, queries: Tensor) -> Tensor:
-        """Weights of all rows around each query, minus on the predicted side and zero around the other rows."""
-        squared = squared_distances(
-            *(2 * [context.detach() if self.detach_weights else context]), distance=self.distance
-        )
+    def _weights(
+        self, context: Tensor, having: Tensor, queries: Tensor, without: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Weights (M, B, B) around each query, zero around other rows: of rows that have the modality, and lack it."""
+        size, contexts = len(context), context[None] if without is None else without.transpose(0, 1)  # (1 or M, B, E)
+        contexts = contexts.detach() if self.detach_weights else contexts
+        every = torch.stack([squared_distances(one, one, distance=self.distance) for one in contexts])
         modality, row = queries.nonzero().unbind(1)  # (Q,)
-        squared, having = squared[row], seen[modality]  # (Q, B)
-        nearest = squared.detach().masked_fill(~having, math.inf).amin(1, keepdim=True)
-        shift = torch.where(having, nearest, squared.detach().masked_fill(having, math.inf).amin(1, keepdim=True))
-        kernel = torch.exp((shift - squared) / (2 * self.bandwidth) / self.bandwidth)  # type: ignore[operator]
-        around, among = torch.where(having, kernel, 0.0), torch.where(having, 0.0, kernel)
-        signed = around / around.sum(1, keepdim=True) - among / among.sum(1, keepdim=True)
-        empty = signed.new_zeros(queries.numel(), len(context))
-        return empty.index_copy(0, modality * len(context) + row, signed).view(*queries.shape, -1)
+        squared = every[modality if without is not None else torch.zeros_like(modality), row]  # (Q, B)
+        around, among = having[modality], queries[modality]  # (Q, B)
+        width: Any = self.bandwidth
+        if isinstance(width, NeighbourShare):
+            width = share_widths(squared, around, width.share)  # (Q, 1)
+            itself = row[:, None] == torch.arange(size, device=row.device)
+            squared = torch.where(among, with_itself_as_nearest(squared.masked_fill(~among, math.inf), itself), squared)
+        sides = []
+        for side in (around, among):
+            nearest = squared.detach().masked_fill(~side, math.inf).amin(1, keepdim=True)
+            gap = torch.where(side, nearest - squared, 0.0)
+            kernel = torch.where(side, torch.exp(gap / (2 * width) / width), 0.0)
+            empty = squared.new_zeros(queries.numel(), size)
+            at = modality * size + row
+            sides.append(empty.index_copy(0, at, kernel / kernel.sum(1, keepdim=True)).view(*queries.shape, -1))
+        return sides[0], sides[1]
 
-    def weights(self, context: Tensor, observed: Tensor) -> list[Tensor]:
+    def weights(self, context: Tensor, observed: Tensor, contexts_without: Tensor | None = None) -> list[Tensor]:
         """Kernel weights (Q, N) of the rows that have a modality around those that lack it, where there are both.
+
+        None if the samples are compared as wholes.
 
         Args:
             context: Contexts, of shape (B, E).
             observed: Presence, bool, of shape (B, M).
+            contexts_without: As in `__call__`.
         """
-        split = [seen for seen in observed.unbind(1) if bool(seen.any()) and not bool(seen.all())]
-        return [
-            neighbour_weights(context[seen], context[~seen], self.bandwidth, distance=self.distance)[0]
-            for seen in split
-        ]
+        every, several = [], observed.sum(1) > 1
+        if not self.conditional or self.bandwidth == math.inf:
+            return []
+        for m, seen in enumerate(observed.unbind(1)):
+            having = seen if contexts_without is None else seen & several
+            if bool(having.any()) and not bool(seen.all()):
+                own = context if contexts_without is None else contexts_without[:, m]
+                sides = (own[having], context[~seen])
+                every.append(neighbour_weights(*sides, self.bandwidth, distance=self.distance)[0])
+        return every
+
+
+def _off_diagonal(mixed: Tensor, weights: Tensor) -> Tensor:
+    """Weighted means (M, B) of a kernel that is 1 on its diagonal over pairs of different rows, of its `mixed` rows."""
+    alone = weights.square().sum(2)  # what a row's comparison with itself adds
+    return torch.where(alone < 0.999, ((mixed * weights).sum(2) - alone) / (1 - alone).clamp_min(1e-3), 0.0)
+
+
+def _conditional(
+    *,
+    bandwidth: KernelWidth = "neighbours",
+    neighbours: Neighbours = 0.1,
+    with_target: bool = False,
+    diagonal: bool = False,
+    form: Form = "radial",
+) -> ContextAlignment:
+    kernel = kernel_settings(bandwidth, neighbours)
+    return ContextAlignment(**kernel, with_target=with_target, diagonal=diagonal, form=form)
+
+
+def _marginal(*, diagonal: bool = False) -> ContextAlignment:
+    return ContextAlignment(bandwidth=math.inf, diagonal=diagonal, form="radial")
+
+
+ALIGNMENTS: dict[str, Callable[..., ContextAlignment]] = {"conditional": _conditional, "marginal": _marginal}
+_ALIGNMENT = Choice("alignment", ALIGNMENTS)
+AlignmentChoice = Annotated[str | Mapping[str, Any], _ALIGNMENT]
+"""The option of a method that names an alignment."""
+
+
+def build_alignment(choice: AlignmentChoice, *, detach_observed: bool) -> ContextAlignment:
+    """An alignment by name, with its options.
+
+    Args:
+        choice: "conditional" with the options bandwidth ("neighbours"), neighbours (0.1), with_target (False),
+            diagonal (False) and form ("radial"), or "marginal", of the two samples as wholes, with the option diagonal;
+            as a name or {"name": name, option: value, …}.
+        detach_observed: Whether the observed side is constant.
+
+    Raises:
+        UnknownNameError: If the alignment or an option is not known.
+        ConfigurationError: If an option has a value that cannot be used.
+
+    Example:
+        >>> build_alignment({"name": "conditional", "neighbours": 0.2}, detach_observed=True).bandwidth
+        NeighbourShare(share=0.2)
+    """
+    build, options = resolve_choice(choice, _ALIGNMENT)
+    return replace(build(**options), detach_observed=detach_observed)

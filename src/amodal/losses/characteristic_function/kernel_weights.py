@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,15 +14,40 @@ from amodal.errors import ConfigurationError, DataError, ShapeError
 __all__ = [
     "Bandwidth",
     "Distance",
+    "NeighbourShare",
     "effective_sample_size",
     "kernel_weights",
     "median_bandwidth",
     "neighbour_weights",
+    "share_widths",
     "squared_distances",
 ]
 
 Distance = Literal["raw", "per_dimension"]
-Bandwidth = float | Tensor | Literal["median"]
+
+
+@dataclass(frozen=True)
+class NeighbourShare:
+    """A bandwidth of each query's own: its weights' effective sample size is a share of the references.
+
+    Args:
+        share: The share, in (0, 1]; at least two references count, where there are two.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigurationError(
+                "the share of neighbours is out of range", expected="0 < share <= 1", got=self.share
+            )
+
+
+Bandwidth = float | Tensor | Literal["median"] | NeighbourShare
+
+# Widths are sought among so many powers of two, and the one that is found improved so many times.
+_POWERS = 24
+_STEPS = 5
 
 # Up to this many multiplications, distances are differenced coordinate by coordinate instead of taken from a product.
 _EXACT_UP_TO = 2**17
@@ -43,8 +69,8 @@ def kernel_weights(
     Args:
         query: Contexts :math:`c_i` of the queries, of shape (Q, E).
         reference: Contexts :math:`c_j` of the references, of shape (N, E).
-        bandwidth: Width :math:`\sigma` of the kernel, in units of the distance, or ``"median"`` for the median of the
-            distances between queries and references. Infinity gives uniform weights.
+        bandwidth: Width :math:`\sigma` of the kernel, in units of the distance, ``"median"`` for the median of the
+            distances between queries and references, or a `NeighbourShare`. Infinity gives uniform weights.
         distance: ``"raw"``, as in the equation, or ``"per_dimension"``, which divides squared distances by E. With E
             coordinates of unit variance squared raw distances are about 2E: in high dimension a width of 1 then
             singles out the nearest neighbour, while a width of 1 per dimension keeps most of the sample.
@@ -66,7 +92,10 @@ def kernel_weights(
         tensor([[0.7311, 0.2689]])
     """
     squared = squared_distances(query, reference, distance=distance)
-    width = _median(squared.detach()) if _is_median(bandwidth) else _checked(bandwidth)
+    if isinstance(bandwidth, NeighbourShare):
+        width = share_widths(squared, torch.ones_like(squared, dtype=torch.bool), bandwidth.share)
+    else:
+        width = _median(squared.detach()) if _is_median(bandwidth) else _checked(bandwidth)
     return _softmax(squared, width).to(_at_least_float32(query))
 
 
@@ -79,7 +108,9 @@ def neighbour_weights(
 ) -> tuple[Tensor, Tensor]:
     """Weights of the rows that have a modality, and of those that lack it, around each row that lacks it.
 
-    Both sides use one bandwidth, and are normalised apart.
+    Both sides use one bandwidth, and are normalised apart. With a `NeighbourShare` the bandwidth is that of the rows
+    that have the modality, and among those that lack it the query itself weighs as much as its nearest neighbour: at a
+    distance of zero, where all others are far in many dimensions, it would have nearly all of the weight.
 
     Args:
         observed_context: Contexts of the rows that have the modality, of shape (n, E).
@@ -100,6 +131,11 @@ def neighbour_weights(
     """
     n, dtype = observed_context.shape[0], _at_least_float32(predicted_context)
     squared = _squared_to_both(observed_context, predicted_context, distance)  # (n', n + n')
+    if isinstance(bandwidth, NeighbourShare):
+        width = share_widths(squared[:, :n], torch.ones_like(squared[:, :n], dtype=torch.bool), bandwidth.share)
+        itself = torch.eye(len(squared), dtype=torch.bool, device=squared.device)
+        among = with_itself_as_nearest(squared[:, n:], itself)
+        return _softmax(squared[:, :n], width).to(dtype), _softmax(among, width).to(dtype)
     width = _median_without_self(squared.detach(), n) if _is_median(bandwidth) else _checked(bandwidth)
     return _softmax(squared[:, :n], width).to(dtype), _softmax(squared[:, n:], width).to(dtype)
 
@@ -127,6 +163,72 @@ def median_bandwidth(observed_context: Tensor, predicted_context: Tensor, *, dis
     """
     squared = _squared_to_both(observed_context.detach(), predicted_context.detach(), distance)
     return _median_without_self(squared, observed_context.shape[0])
+
+
+def with_itself_as_nearest(squared: Tensor, itself: Tensor) -> Tensor:
+    """Squared distances (Q, N) of which that to the query itself, bool (Q, N), is that to its nearest neighbour."""
+    nearest = squared.masked_fill(itself, math.inf).amin(1, keepdim=True) if squared.shape[1] else squared
+    return torch.where(itself & nearest.isfinite(), nearest, squared) if squared.shape[1] else squared
+
+
+@torch.no_grad()
+def share_widths(squared: Tensor, references: Tensor, share: float) -> Tensor:
+    r"""Widths of the kernel at which each query's effective sample size is a share of its references.
+
+    .. math:: \Bigl(\sum_j \kappa_{ij}\Bigr)^2 \Big/ \sum_j \kappa_{ij}^2 = \max(2, s N_i), \qquad
+        \kappa_{ij} = \exp\bigl(-D_{ij}^2 / (2 \sigma_i^2)\bigr)
+
+    The left side falls with :math:`\beta = 1/(2\sigma^2)`. It is computed for powers of two, where each kernel is the
+    square of the one before, and from the last one above the share on by Newton's method, never out of the interval.
+
+    Args:
+        squared: Squared distances :math:`D^2`, of shape (Q, N).
+        references: Which of them count, bool, of shape (Q, N).
+        share: The share s, in (0, 1].
+
+    Returns:
+        Widths, of shape (Q, 1), without a gradient; infinity where all references shall weigh the same.
+
+    Source:
+        The perplexity of :cite:`vandermaaten2008tsne` with the effective sample size in the place of the entropy.
+
+    Example:
+        >>> import torch
+        >>> squared = torch.tensor([[1.0, 4.0, 9.0, 16.0, 25.0, 36.0]])
+        >>> width = share_widths(squared, torch.ones(1, 6, dtype=torch.bool), 0.5)
+        >>> effective_sample_size(torch.softmax(-squared / (2 * width**2), 1))
+        tensor([3.0000])
+    """
+    if squared.shape[1] == 0:
+        return squared.new_ones(len(squared), 1)
+    count = references.sum(1, keepdim=True).to(squared.dtype)  # (Q, 1)
+    goal = torch.minimum((share * count).clamp(min=2.0), count)
+    nearest = squared.masked_fill(~references, math.inf).amin(1, keepdim=True)
+    gap = torch.where(references, squared - nearest, 0.0)
+    scale = gap.sum(1, keepdim=True) / count.clamp(min=1)  # (Q, 1)
+    unit = gap / scale.clamp_min(torch.finfo(gap.dtype).tiny)
+    kernel, totals = torch.where(references, torch.exp(unit * -(2.0**-6)), 0.0), []
+    for _ in range(_POWERS):
+        totals.append(kernel.sum(1))
+        kernel = kernel * kernel
+    total = torch.stack(totals, dim=1)  # (Q, powers)
+    sizes = total[:, :-1].square() / total[:, 1:]  # effective sample sizes, falling
+    last = (sizes > goal).sum(1, keepdim=True).clamp(1, _POWERS - 2) - 1  # of two powers with the goal between them
+    low, unit = (last - 6).float(), unit.float()
+    log2_beta, high = low + 0.5, low + 1
+    for _ in range(_STEPS):
+        beta = torch.exp2(log2_beta)
+        kernel = torch.where(references, torch.exp(-beta * unit), 0.0)
+        square = kernel * kernel
+        one, two = kernel.sum(1, keepdim=True), square.sum(1, keepdim=True)
+        over = (2 * one.log() - two.log()) - goal.float().log()  # of the logarithm of the sample size
+        low, high = torch.where(over > 0, log2_beta, low), torch.where(over > 0, high, log2_beta)
+        slope = 2 * ((square * unit).sum(1, keepdim=True) / two - (kernel * unit).sum(1, keepdim=True) / one) * beta
+        guess = log2_beta - over / (slope * math.log(2)).clamp_max(-1e-6)
+        log2_beta = torch.where((guess >= low) & (guess <= high), guess, (low + high) / 2)
+    beta = torch.exp2(log2_beta).to(squared.dtype) / scale.clamp_min(torch.finfo(gap.dtype).tiny)
+    width = (1 / (2 * beta)).sqrt()
+    return torch.where((goal < count) & (scale > 0), width, math.inf)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:

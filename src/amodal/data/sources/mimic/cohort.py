@@ -353,7 +353,7 @@ def _series(plan: _Plan, events: Events, samples: Samples) -> _Rows:
         return _Rows(Modality("ehr", "series", shape, RAW_COLUMNS, RAW_UNITS), ragged, np.diff(ragged.offsets) > 0)
     steps = None if plan.hours is None else plan.hours // plan.bin_hours
     store = binned_series(events.bins, samples.row, samples.end, steps=steps, bin_hours=plan.bin_hours)
-    longest = steps or store.width  # type: ignore[union-attr]
+    longest = steps or getattr(store, "width", None) or 1
     return _Rows(Modality("ehr", "series", (longest, len(COLUMNS)), COLUMNS, UNITS), store, there)
 
 

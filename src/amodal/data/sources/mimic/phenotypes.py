@@ -105,7 +105,9 @@ def read_diagnoses(
     """
     tables = {"DIAGNOSES": "DIAGNOSES_ICD" if database == "mimic3" else "hosp/diagnoses_icd"}
     code, version = ("icd9_code", "'9'") if database == "mimic3" else ("icd_code", "icd_version")
-    needed = {"DIAGNOSES": ("hadm_id", code, *([] if database == "mimic3" else ["icd_version"]))}
+    needed: dict[str, tuple[str, ...]] = {
+        "DIAGNOSES": ("hadm_id", code, *([] if database == "mimic3" else ["icd_version"]))
+    }
     described = ""
     if database == "mimic3" and only_described:
         tables["DESCRIBED"], needed["DESCRIBED"] = "D_ICD_DIAGNOSES", (code,)

@@ -157,8 +157,9 @@ def create_stays(connection: Any, database: Database) -> Stays:
         """
     )
     frame = columns_of(connection, "SELECT * FROM stays ORDER BY stay")
-    numbers = (frame[name].astype(np.int64) for name in ("stay", "admission", "patient"))
+    stay, admission, patient = (frame[name].astype(np.int64) for name in ("stay", "admission", "patient"))
     start, hours = frame["intime"].astype("datetime64[us]"), frame["hours"].astype(np.float64)
     died, readmitted = (frame[name].astype(bool) for name in ("died", "readmitted"))
     static = [frame[name].astype(np.float32) for name in ("age", "female", "emergency", "urgent", "elective")]
-    return Stays(*numbers, start, hours, died, readmitted, frame["death"].astype(np.float64), np.stack(static, axis=1))
+    death = frame["death"].astype(np.float64)
+    return Stays(stay, admission, patient, start, hours, died, readmitted, death, np.stack(static, axis=1))

@@ -161,7 +161,7 @@ def _event_columns(stays: MadeStays, events: MadeEvents, database: str, table: s
         columns["valuenum"] = events.number
     columns["valueuom"] = events.units
     if old and table != "lab":
-        columns["iserror" if table == "output" else "error"] = ""
+        columns["iserror" if table == "output" else "error"] = np.full(len(row), "")
     upper = {key.upper(): column for key, column in columns.items()}
     return upper if old else columns
 
