@@ -38,7 +38,7 @@ def made(narrow, *, result=None, n=400):
     values = {name: generator.normal(size=(n, 1)).astype("f4") for name in ("a", "b")}
     cohort = Cohort.from_arrays(values, task=Task("regression"), target=values["b"][:, 0])
     zero, one = ({name: number * torch.ones(1) for name in values} for number in (0, 1))
-    experiment = {} if result is None else {"result": {"change_scale": result}}
+    experiment = {} if result is None else {"result": {"change_scale": {"": 9.0, "b": result}}}
     model = TrainedModel(
         Guess(cohort.schema), cohort.schema, Scaling(zero, one, 0.0, 1.0), np.zeros(1), experiment, pd.DataFrame()
     )
@@ -49,7 +49,8 @@ def made(narrow, *, result=None, n=400):
 @pytest.mark.parametrize(("narrow", "scale"), [(1.0, 1.0), (0.7, 1 / 0.7), (1.5, 1 / 1.5), (0.01, 2.0)])
 def test_the_scale_makes_v_the_change_when_what_was_withheld_is_revealed(narrow, scale):
     model, cohort, observed = made(narrow)
-    assert change_scale(model, cohort, observed, draws=1000) == pytest.approx(scale, rel=0.1)
+    found = change_scale(model, cohort, observed, draws=1000)
+    assert found == pytest.approx({"": scale, "b": scale}, rel=0.1)
 
 
 def test_v_and_its_parts_are_multiplied_by_it_but_not_completions_from_cases():
@@ -67,6 +68,6 @@ def test_v_and_its_parts_are_multiplied_by_it_but_not_completions_from_cases():
 
 def test_few_cases_and_cases_that_cannot_be_revealed_say_nothing():
     model, cohort, observed = made(0.5)
-    assert change_scale(model, cohort.take(np.arange(20)), observed[:20]) == 1.0
-    assert change_scale(model, cohort.with_observed(observed), observed) == 1.0
-    assert change_scale(model, cohort, np.ones_like(observed)) == 1.0
+    assert change_scale(model, cohort.take(np.arange(20)), observed[:20]) == {}
+    assert change_scale(model, cohort.with_observed(observed), observed) == {}
+    assert change_scale(model, cohort, np.ones_like(observed)) == {}

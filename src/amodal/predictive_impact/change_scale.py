@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from amodal.data.cohort import Cohort
@@ -14,12 +13,12 @@ from amodal.predictive_impact.predictor import Predictor, distance, predictions_
 
 __all__ = ["change_scale"]
 
-_MOST = 256  # cases looked at
+_MOST = 512  # cases looked at
 _LEAST = 30  # cases that a scale can be told from
 _RANGE = (0.5, 2.0)
 
 
-def change_scale(model: Predictor, cases: Cohort, observed: NDArray[np.bool_], *, draws: int = 32) -> float:
+def change_scale(model: Predictor, cases: Cohort, observed: NDArray[np.bool_], *, draws: int = 32) -> dict[str, float]:
     """What V has to be multiplied by to be, on average, the change when what was withheld is revealed.
 
     Withholding costs nothing: no target is looked at, and the cases may be those that chose the weights.
@@ -32,24 +31,29 @@ def change_scale(model: Predictor, cases: Cohort, observed: NDArray[np.bool_], *
         draws: Number of completions.
 
     Returns:
-        Between 0.5 and 2; 1 where fewer than 30 cases say something.
+        By the names of what is missing, joined by "+", where at least 30 cases tell, and for all together under "":
+        between 0.5 and 2. Empty if fewer than 30 tell.
     """
     telling = cases.observed.all(axis=1) & ~observed.all(axis=1) & observed.any(axis=1)
     rows = np.flatnonzero(telling)[:_MOST]
     if len(rows) < _LEAST:
-        return 1.0
+        return {}
     source, kind = OwnCompletions(model, draws=draws), model.schema.task.traits
     complete = cases.take(rows)
     withheld = complete.with_observed(observed[rows])
-    expected = realised = 0.0
+    sums: dict[str, NDArray] = {}  # cases, expected and realised change
     with inference(model.method):
         for batch, whole in zip(model.batches(withheld), model.batches(complete)):
             revealed = predictions_of(model, whole)
             for places, part, missing in by_pattern(batch):
                 present = predictions_of(model, part)
                 value, _ = expected_change(*source.law(part, missing, present).after(missing), kind)
-                expected += float(value.sum())
-                realised += float(distance(revealed[places], present, kind).sum())
-    if not (np.isfinite(expected) and np.isfinite(realised) and expected > 1e-6 * len(rows)):
-        return 1.0
-    return float(torch.tensor(realised / expected).clamp(*_RANGE))
+                realised = distance(revealed[places], present, kind)
+                found = np.array([len(part), float(value.sum()), float(realised.sum())])
+                for key in ("", "+".join(missing)):
+                    sums[key] = sums.get(key, 0.0) + found
+    return {
+        key: float(np.clip(realised / expected, *_RANGE))
+        for key, (number, expected, realised) in sums.items()
+        if number >= _LEAST and np.isfinite([expected, realised]).all() and expected > 1e-6 * number
+    }

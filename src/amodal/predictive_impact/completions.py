@@ -55,9 +55,8 @@ class Completions(Protocol):
         """Number of completions of a case."""
         ...
 
-    @property
-    def change_scale(self) -> float:
-        """What changes under them are multiplied by."""
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes under them are multiplied by, where these modalities are missing."""
         ...
 
     def law(self, batch: Batch, names: Sequence[str], present: Tensor) -> Law:

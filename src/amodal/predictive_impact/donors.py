@@ -132,8 +132,7 @@ class DonorCompletions:
         """Number of completions of a case."""
         return min(self.neighbours, len(self.train))
 
-    @property
-    def change_scale(self) -> float:
+    def change_scale(self, missing: Sequence[str]) -> float:
         """What changes under them are multiplied by: nothing, they are cases."""
         return 1.0
 

@@ -193,7 +193,7 @@ class _Work:
             found, law = self._of_pattern(part, missing)
             notes += law.notes if law is not None else ()
             predictions, weights = found.pop("whole"), found.pop("weights")
-            found |= self._further(predictions, weights, self.source.change_scale if missing else 1.0)
+            found |= self._further(predictions, weights, self.source.change_scale(missing) if missing else 1.0)
             present = found.pop("present")
             found["prediction"] = present[:, 0] if task.traits.one_value else present
             for key, value in found.items():
@@ -219,7 +219,7 @@ class _Work:
             return found | self._bounded(value, present), None
         law = self.source.law(batch, missing, present)
         whole, weights = law.after(missing)
-        value, error = (self.source.change_scale * part for part in expected_change(whole, weights, kind))
+        value, error = (self.source.change_scale(missing) * part for part in expected_change(whole, weights, kind))
         found = {"present": present, "whole": whole, "weights": weights, "error": error, "gap": law.gap}
         found |= self._bounded(value, present)
         if not isinstance(self.source, OwnCompletions) or self.source.by_modality:
@@ -239,7 +239,7 @@ class _Work:
     ) -> dict[str, Tensor]:
         """Expected change by each modality if it is looked at next, and last, and its share of V."""
         kind, total, present = self.model.schema.task.traits, found["variability"], found["present"]
-        wanted, scale = [name for name in missing if name in self.asked], self.source.change_scale
+        wanted, scale = [name for name in missing if name in self.asked], self.source.change_scale(missing)
         if not wanted:
             return {}
         if len(missing) == 1:

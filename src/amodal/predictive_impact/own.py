@@ -43,10 +43,9 @@ class OwnCompletions:
         """Number of completions of a case."""
         return self.draws
 
-    @property
-    def change_scale(self) -> float:
-        """What changes under them are multiplied by: found on the validation rows of the model's training."""
-        return self.model.change_scale if self.by_modality else 1.0
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes are multiplied by where these are missing: found on the validation rows of the training."""
+        return self.model.change_scale(missing) if self.by_modality else 1.0
 
     @property
     def by_modality(self) -> bool:

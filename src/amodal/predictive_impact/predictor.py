@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -30,8 +30,6 @@ class Predictor(Protocol):
         scaling: The standardisation of its training data.
         prior: Prediction for a case of which nothing is observed.
         training_cases: The cases it was trained on, or None where they are not at hand.
-        change_scale: What changes under its own completions are multiplied by; see
-            `amodal.predictive_impact.change_scale`.
     """
 
     method: Method
@@ -40,9 +38,8 @@ class Predictor(Protocol):
     prior: np.ndarray
     training_cases: Cohort | None
 
-    @property
-    def change_scale(self) -> float:
-        """What changes under its own completions are multiplied by."""
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes under its own completions are multiplied by, where some modalities are missing."""
         ...
 
     @property

@@ -68,7 +68,7 @@ class RunningFit(nn.Module):
         weights = count.mean(-1) + _LEAST_WEIGHT
         fitted = weights / weights.sum(-1, keepdim=True), means, variances.clamp_min(0.0).sqrt()
         present = (mixture.weights, mixture.means, mixture.scales)
-        known = (self.statistics[0].sum(1) > 0).any(-1)  # (M,)
+        known = observed.any(1)  # (M,)
         weights, means, scales = (
             torch.where(known.reshape(-1, *[1] * (old.ndim - 1)), new, old) for new, old in zip(fitted, present)
         )
