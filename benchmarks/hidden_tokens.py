@@ -5,7 +5,7 @@ Command:  python benchmarks/hidden_tokens.py
 The clean vector of one hidden token of a quadrant (untrained encoders, width 64) is predicted by ridge regression,
 fitted on half of the rows and judged by R² on the other: from the visible tokens of its own quadrant, from those of the
 other three, and from both. "convnet, placeholder only" is what CEPA did until 2026-11-30: tokens were hidden after the
-convolutions had mixed them. An encoder that cannot hide single tokens (`can_hide`) has none visible beside hidden ones.
+convolutions had mixed them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def main() -> None:
     cohort = amodal.load_cohort("digits").split("train")
     batch = cohort.batch(np.arange(len(cohort)))
     print(f"{'encoder':<28}{'tokens':>7}{'own':>8}{'others':>8}{'both':>8}")
-    for name in ("convnet", "patches"):
+    for what in ("convnet, placeholder only", "convnet", "patches"):
+        name, _, only = what.partition(", ")
         torch.manual_seed(0)
         encoders = build_encoders(cohort.schema, choices=dict.fromkeys(cohort.schema.names, name))
         clean, visible = {}, {}
         for quadrant, encoder in encoders.items():
             assert isinstance(encoder, Encoder)
+            encoder.can_hide = not only
             embedded = embed_present(encoder.eval(), batch, quadrant)
             assert embedded is not None
             hide = torch.zeros_like(embedded.valid)
@@ -52,7 +54,6 @@ def main() -> None:
         first, *rest = visible.values()
         target, others = next(iter(clean.values()))[:, HIDDEN], torch.cat(rest, dim=1)
         scores = [r_squared(x, target) for x in (first, others, torch.cat([first, others], dim=1))]
-        what = name if encoder.can_hide else f"{name}, placeholder only"
         print(f"{what:<28}{encoder.n_tokens:>7}" + "".join(f"{score:8.3f}" for score in scores))
 
 

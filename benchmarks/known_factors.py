@@ -4,7 +4,8 @@ Command:  OMP_NUM_THREADS=1 python benchmarks/known_factors.py [--epochs 40]
 Measures: two modalities of two numbers each, a shared factor z and one of their own, turned. For the penalty's weight
           and the learning rate: the critics' accuracy on held-out pairs (one half: they link nothing), and the share of
           the variance of z that a ridge regression on codes and their squares explains on held-out rows.
-Reached:  see docs/log.md, 2026-11-30.
+Reached:  in 12 epochs critics 0.81 and 0.85 (by rate) without the penalty, 0.58 with it; the probe finds z in unique
+          codes all the same (0.98 to 0.99).
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import pytest
 import torch
 from contracts import cases
 
-from amodal.checkpoint import encoder_choices
 from amodal.encoders import build_encoders, encode_all
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.losses.characteristic_function.loss import conditional_cf_loss
@@ -22,11 +21,10 @@ SMALL = {"preset": "one_pattern", "layers": 1, "heads": 2, "dropout": 0.0}
 LITERAL = {"name": "conditional", "bandwidth": 1.0, "with_target": True, "diagonal": True}
 
 
-def method_of(schema=SCHEMA, **options):
+def method_of(schema=SCHEMA, image="convnet", **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        choices = encoder_choices("cepa", schema, {}) if len(schema.names) == 4 else {}
-        encoders = build_encoders(schema, width=8, dropout=0.0, choices=choices)
+        encoders = build_encoders(schema, width=8, dropout=0.0, choices={"image": image})
         return CEPA(schema, encoders, **method_options("cepa", SMALL | options))
 
 
@@ -71,7 +69,7 @@ def test_no_masking_reconstructs_all_tokens_from_clean_ones():
 @pytest.mark.parametrize("patterns", [1, 4])
 @pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
 def test_each_encoder_is_called_once_for_all_passes(masking, patterns):
-    """Both masked passes are one call of the trunk; a series is embedded again without what is hidden."""
+    """Both masked passes are one call of the trunk; series and image are embedded again without what is hidden."""
     method, counts = method_of(masking=masking, patterns=patterns), {}
     for name, encoder in method.encoders.items():
         for stage in ("embed", "trunk"):
@@ -85,7 +83,7 @@ def test_each_encoder_is_called_once_for_all_passes(masking, patterns):
     method.objective(batch_of(), generator())
     trunks = 1 if masking == "none" else 2
     once = {(n, s): 1 if s == "embed" else trunks for n in SCHEMA.names for s in ("embed", "trunk")}
-    assert counts == once | {("vital-signs", "embed"): trunks}
+    assert counts == once | {("vital-signs", "embed"): trunks, ("image", "embed"): trunks}
 
 
 def test_masked_passes_encode_what_the_first_pattern_leaves():
@@ -106,7 +104,8 @@ def test_masked_passes_encode_what_the_first_pattern_leaves():
 
 
 def test_a_modality_whose_encoder_cannot_hide_counts_as_one_token():
-    encoders = build_encoders(SCHEMA, width=8, dropout=0.0)
+    encoders = build_encoders(SCHEMA, width=8, dropout=0.0, choices={"image": "convnet"})
+    encoders["image"].can_hide = False
     method = CEPA(SCHEMA, encoders, **method_options("cepa", SMALL | {"masking": "random"}))
     passes = method._passes(batch_of(), generator())
     assert passes.own["image"].sum(1).max() > 1
@@ -115,10 +114,11 @@ def test_a_modality_whose_encoder_cannot_hide_counts_as_one_token():
         assert hide.any()
 
 
-def test_what_is_hidden_does_not_reach_the_masked_tokens():
-    """The whole way: the derivative of the masked pass by the pixels of hidden patches is zero."""
-    method, batch = method_of(masking="random"), batch_of(ALL)
-    image = batch.values["image"].requires_grad_()  # patches of 2×2 pixels
+@pytest.mark.parametrize("encoder", ["convnet", "patches"])
+def test_what_is_hidden_does_not_reach_the_masked_tokens(encoder):
+    """The whole way: the derivative of the masked pass by the pixels of hidden cells is zero."""
+    method, batch = method_of(image=encoder, masking="random"), batch_of(ALL)
+    image = batch.values["image"].requires_grad_()  # cells of 2×2 pixels
     passes = method._passes(batch, generator())
     for tokens, hide in ((passes.masked, passes.hidden), (passes.crossed, passes.hidden_more)):
         (gradient,) = torch.autograd.grad(tokens["image"].values.square().sum(), image, retain_graph=True)

@@ -23,6 +23,9 @@ class ConvNet(Encoder):
     influence one another) and a GELU, alternate with 2×2 averages until at most 4×4 cells are left. Images from 56
     pixels up are first brought to about 28 cells a side by a strided convolution.
 
+    The convolutions mix the cells. Where some are hidden, their part of the image (each pixel is of one cell) is
+    blanked and the others are computed again.
+
     Args:
         modality: An image modality (C, H, W).
         width: Width of tokens and of the pooled vector.
@@ -34,6 +37,7 @@ class ConvNet(Encoder):
     """
 
     kinds = ("image",)
+    can_hide = True
 
     def __init__(self, modality: Modality, *, width: int, channels: Size = 32, dropout: Share = 0.1):
         super().__init__(modality, width=width)
@@ -50,7 +54,7 @@ class ConvNet(Encoder):
                 blocks.append(nn.AvgPool2d(2, ceil_mode=True))
                 sides = [-(-side // 2) for side in sides]
         self.stem = nn.Sequential(*blocks)
-        self._n_tokens = sides[0] * sides[1]
+        self._n_tokens, self._cells = sides[0] * sides[1], (sides[0], sides[1])
         self.token = nn.Linear(channels, width)
         self.position = nn.Parameter(0.02 * torch.randn(self._n_tokens, width))
         self.block = ResidualBlock(width, dropout=dropout)
@@ -66,6 +70,13 @@ class ConvNet(Encoder):
         cells = self.stem(values).flatten(2).transpose(1, 2)  # (P, L, channels)
         tokens = self.token(cells) + self.position
         return Tokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def embed_without(
+        self, hide: Tensor, values: Tensor, measured: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Tensor | None:
+        """The tokens of the image with the parts of hidden cells blanked to zero, the training mean."""
+        pixels = F.interpolate(hide.view(-1, 1, *self._cells).to(values.dtype), values.shape[2:])  # (P, 1, H, W)
+        return self.embed(torch.where(pixels > 0.5, 0.0, values))[0]
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """A residual block on each cell."""

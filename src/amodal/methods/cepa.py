@@ -96,8 +96,6 @@ class CEPA(TaughtMethod):
     references = ("choi2025cepa", "assran2023ijepa")
     couples_rows = True
 
-    preferred_encoders: ClassVar = {"image": "patches"}
-
     PRESETS: ClassVar = {
         "one_pattern": {"patterns": 1},
         "paper": {
