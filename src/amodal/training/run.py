@@ -144,16 +144,17 @@ class Run:
 
     def end_epoch(self, row: dict[str, float], optimisers: Optimisers) -> tuple[dict[str, float], bool]:
         """Validates, keeps the best weights, and stores the state; see `EndEpoch`."""
-        self._remember()  # what is validated is what will predict
-        model = self.model
-        losses = self._agreed(validation_losses(model, self.data))
-        self.state.history.append(
-            {**row, **losses, **monitored(model, self.data), "seconds": time.time() - self.started}
-        )
-        if self.processes.is_first:
-            warn_of_collapse(self.state.history)
-        judged = {"": losses[f"valid_{self.settings.best_by}"]}
-        self.state.keep_best(self.method, self._agreed(part_validation_losses(model, self.data)) or judged)
+        with optimisers.averaged():
+            self._remember()  # what is validated is what will predict
+            model = self.model
+            losses = self._agreed(validation_losses(model, self.data))
+            self.state.history.append(
+                {**row, **losses, **monitored(model, self.data), "seconds": time.time() - self.started}
+            )
+            if self.processes.is_first:
+                warn_of_collapse(self.state.history)
+            judged = {"": losses[f"valid_{self.settings.best_by}"]}
+            self.state.keep_best(self.method, self._agreed(part_validation_losses(model, self.data)) or judged)
         if self.folder is not None and self.processes.is_first:
             self.state.save(self.folder, self.plan, self.method, optimisers)
         whole = self.state.history[-1]
@@ -180,19 +181,8 @@ class Run:
 
     def _adjust(self) -> None:
         """Lets the method choose what it chooses by the validation rows."""
-        model = self.model
-        copies, weight = self._validation_copies(), self.data.valid_weight
-        counted = torch.from_numpy(np.ones(len(self.data.valid)) if weight is None else weight).float() / len(copies)
-
-        def rows() -> Iterator[tuple[Batch, torch.Tensor]]:
-            for cohort in copies:
-                seen, done = np.flatnonzero(cohort.observed.any(axis=1)), 0
-                for batch in model.batches(cohort, 1024, seen):
-                    yield batch, counted[seen[done : done + len(batch)]].to(batch.device)
-                    done += len(batch)
-
         with inference(self.method):
-            self.method.adjust(rows())
+            self.method.adjust(_CountedRows(self.model, self._validation_copies(), self.data.valid_weight))
 
     def _loss_of_best(self) -> float:
         """The validation loss of the weights that are kept."""
@@ -232,3 +222,21 @@ class Run:
             model.write_into(self.folder)
             (self.folder / STATE_FILE).unlink(missing_ok=True)
         return model
+
+
+@dataclass
+class _CountedRows:
+    """Batches of validation rows under several presences, with how much each row counts; see `Method.adjust`."""
+
+    model: TrainedModel
+    copies: list[Cohort]
+    weight: np.ndarray | None
+
+    def __iter__(self) -> Iterator[tuple[Batch, torch.Tensor]]:
+        for cohort in self.copies:
+            weight = np.ones(len(cohort)) if self.weight is None else self.weight
+            counted = torch.from_numpy(weight / len(self.copies)).float()
+            seen, done = np.flatnonzero(cohort.observed.any(axis=1)), 0
+            for batch in self.model.batches(cohort, 1024, seen):
+                yield batch, counted[seen[done : done + len(batch)]].to(batch.device)
+                done += len(batch)
