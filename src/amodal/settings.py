@@ -67,7 +67,7 @@ class TrainingSettings:
     devices: int = 1
     nodes: int = 1
     workers: int = 0
-    labelled_share: float = 0.5
+    labelled_share: float = 0.25
     redraw: bool = True
     weight_average: float | None = None
     recalibrate: bool = True
