@@ -20,10 +20,10 @@ ROWS = 330_000_000
 
 
 def count_rows(source: Path) -> int:
-    import duckdb
+    from amodal.data.sources.mimic.query import open_tables
 
-    file = next(path for path in source.iterdir() if path.name.lower().startswith("chartevents"))
-    return duckdb.sql(f"SELECT COUNT(*) FROM read_csv('{file}', all_varchar = true)").fetchall()[0][0]
+    with open_tables(source, {"CHARTED": "CHARTEVENTS"}, database="MIMIC-III") as connection:
+        return connection.execute("SELECT COUNT(*) FROM CHARTED").fetchall()[0][0]
 
 
 def prepare_one(source: Path, task: str) -> None:

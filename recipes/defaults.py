@@ -1,4 +1,4 @@
-"""Methods as they come, and with other encoders or heads, against boosted trees: folds of the rows not for testing.
+"""Methods as they come, and with other encoders or settings, against boosted trees: folds of the rows not for testing.
 
 Command:  python recipes/defaults.py --data data/support2 --folds 4 --out runs/defaults/support2
           --data takes a cohort's folder or the name of a built-in one
@@ -33,15 +33,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "ensemble": {"method": "ensemble"},
     "fusion": {"method": "fusion"},
     "average": {"method": "late_fusion", "options": {"join": "average"}},
-    "four patterns": {"method": "modality_dropout", "options": {"patterns": 4}},
-    "sixteen heads": {"method": "modality_dropout", "options": {"members": 16}},
+    "one pattern": {"method": "modality_dropout", "options": {"patterns": 1}},
+    "no average": {"method": "modality_dropout", "settings": {"weight_average": 0.0}},
     "smooth": {"method": "modality_dropout", "encoders": 0.3, **_SMOOTH},
-    "smooth, sixteen heads": {
-        "method": "modality_dropout",
-        "encoders": 0.3,
-        **_SMOOTH,
-        "options": {"dropout": 0.3, "members": 16},
-    },
 }
 """Arguments by name; a number as `encoders` is the dropout of summaries for series and perceptrons for tables."""
 

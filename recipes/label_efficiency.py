@@ -101,25 +101,31 @@ def train_and_measure(cell: Cell, cohort: amodal.Cohort, folder: Path) -> dict[s
 
 
 def cells(
-    cohorts: Mapping[str, amodal.Cohort], names: Sequence[str], labels: Sequence[int], seeds: Sequence[int], steps: int
+    cohorts: Mapping[str, amodal.Cohort],
+    names: Sequence[str],
+    labels: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    share: float,
 ) -> list[Cell]:
-    """One for each cohort, number of labels, seed and method."""
+    """One for each cohort, number of labels, seed and method; a share of labelled rows in each batch."""
     made = []
     for cohort, data in cohorts.items():
         rows = int((data.splits == "train").sum())
         for n in dict.fromkeys(min(n, rows) if n else rows for n in labels):
             for seed in seeds:
                 for name in names:
-                    made.append(_cell(cohort, rows, n, seed, name, steps))
+                    made.append(_cell(cohort, rows, n, seed, name, steps, share))
     return made
 
 
-def _cell(cohort: str, rows: int, n: int, seed: int, name: str, steps: int) -> Cell:
+def _cell(cohort: str, rows: int, n: int, seed: int, name: str, steps: int, share: float) -> Cell:
     method, options = METHODS[name]
     alone = name in LABELS_ONLY
     batch = min(BATCH, max(8, n // 2)) if alone else BATCH
-    per_epoch = math.ceil(n / batch) if alone or n == rows else math.ceil(2 * max(rows - n, n) / batch)
+    per_epoch = math.ceil(n / batch) if alone or n == rows else math.ceil(max(rows, (rows - n) / (1 - share)) / batch)
     settings = {"epochs": max(1, round(steps / per_epoch)), "batch_size": batch, "patience": 60 if alone else 12}
+    settings["labelled_share"] = share
     values = fit_values(method, options=options, seed=seed, **settings)
     values |= {"cohort": cohort, "labels": n, "name": name, "only_labels": alone}
     return Cell(f"{cohort}-{n}-{name}-{seed}", values)
@@ -183,9 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     parser.add_argument("--cohorts", nargs="+", choices=COHORTS, default=["digits"])
     parser.add_argument("--labels", type=int, nargs="+", default=list(LABELS), help="rows with a label; 0: all")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--share", type=float, default=0.5, help="of labelled rows in a batch; amodal.fit has 0.25")
     given = parser.parse_args(arguments)
     cohorts = open_cohorts(given.cohorts, given.data, given.out)
-    made = cells(cohorts, given.methods, given.labels, given.seeds, given.steps)
+    made = cells(cohorts, given.methods, given.labels, given.seeds, given.steps, given.share)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "epoch .*", UserWarning)  # signs of collapse
         swept = run_cells(made, train_and_measure, given, data=lambda cell: cohorts[cell["cohort"]])

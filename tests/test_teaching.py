@@ -93,7 +93,7 @@ def test_the_average_follows_the_parameters_and_is_gone_after_training():
     own = [parameter.clone() for parameter in parameters]
     method.taught(batch)
     assert all(torch.equal(a, b) for a, b in zip(own, parameters)), "the parameters are put back"
-    method.remember([])
+    method.adjust([])
     assert len(method.average) == 0
 
 

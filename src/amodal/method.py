@@ -130,6 +130,8 @@ class Method(OptionsChecked, nn.Module, ABC):
         alternates: Each optimiser steps on an objective of its own, computed after the step of the one before
             (`objective_of`), at the cost of a forward pass each. Otherwise all step on the `objectives` of one pass.
         clock: Where training is; set before every epoch and every step. After training it stands at the end.
+        weight_average: Share that a moving average of the weights keeps in each step; what is validated, kept and
+            predicted with is the average. 0: there is none. `amodal.fit(weight_average=…)` goes before it.
         PRESETS: Named sets of option values, each a difference from the constructor's defaults; see `amodal.options`.
     """
 
@@ -142,6 +144,7 @@ class Method(OptionsChecked, nn.Module, ABC):
     uses_unlabelled: bool = False
     optimisers: Mapping[str, OptimiserSettings] = {"main": OptimiserSettings()}
     alternates: bool = False
+    weight_average: ClassVar[float] = 0.0
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, schema: Schema):
@@ -227,9 +230,9 @@ class Method(OptionsChecked, nn.Module, ABC):
         joins them.
 
         Args:
-            rows: Batches of validation rows, with targets, and how much each row counts, (B,). Where training was for
-                more than one presence, each case comes several times, as it is and under removals; its rows together
-                count as much as the case. Empty where there are no validation rows.
+            rows: Batches of validation rows, with targets, and how much each row counts, (B,); they can be gone through
+                several times. Where training was for more than one presence, each case comes several times, as it is
+                and under removals; its rows together count as much as the case.
         """
 
     def register_memory(self, name: str, row: Tensor) -> None:

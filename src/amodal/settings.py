@@ -42,6 +42,8 @@ class TrainingSettings:
         labelled_share: Least share of rows with a label in each batch, for a method that learns from others, too: they
             come so often that they make it up, while an epoch is every row without a label once.
         redraw: Whether the removal of training modalities is drawn anew every epoch, or once.
+        weight_average: Share that a moving average of the weights keeps in each step, from 0 (none) to below 1; the
+            average is validated, kept and predicted with. None: as the method has it.
         recalibrate: Whether predictions are recalibrated after training, by the number of modalities present, on the
             validation rows; see `amodal.recalibration`. A regression has nothing to recalibrate.
 
@@ -65,8 +67,9 @@ class TrainingSettings:
     devices: int = 1
     nodes: int = 1
     workers: int = 0
-    labelled_share: float = 0.5
+    labelled_share: float = 0.25
     redraw: bool = True
+    weight_average: float | None = None
     recalibrate: bool = True
 
     def __post_init__(self) -> None:
@@ -76,14 +79,28 @@ class TrainingSettings:
             whole = isinstance(value, Integral) and not isinstance(value, bool)
             expected = "a whole number or None" if optional else "a whole number"
             _require(whole or (optional and value is None), name, expected, repr(value))
-        for name in ("learning_rate", "weight_decay", "warmup", "clip", "time_limit", "labelled_share"):
+        for name in (
+            "learning_rate",
+            "weight_decay",
+            "warmup",
+            "clip",
+            "time_limit",
+            "labelled_share",
+            "weight_average",
+        ):
             value = getattr(self, name)
             finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-            _require(finite or (name in ("clip", "time_limit") and value is None), name, "a finite number", repr(value))
+            _require(
+                finite or (name in ("clip", "time_limit", "weight_average") and value is None),
+                name,
+                "a finite number",
+                repr(value),
+            )
         at_least = {"epochs": 1, "devices": 1, "nodes": 1, "workers": 0, "weight_decay": 0}
         for name, low in at_least.items():
             _require(getattr(self, name) >= low, name, f"{low} or more", getattr(self, name))
         _require(self.learning_rate > 0, "learning_rate", "more than 0", self.learning_rate)
+        _require(0 <= (self.weight_average or 0) < 1, "weight_average", "0 <= weight_average < 1", self.weight_average)
         _require(0 <= self.warmup < 1, "warmup", "0 <= warmup < 1", self.warmup)
         _require(0 <= self.labelled_share < 1, "labelled_share", "0 <= share < 1", self.labelled_share)
         for name in ("batch_size", "patience", "clip", "time_limit"):

@@ -109,15 +109,15 @@ class TaughtMethod(Method):
             return remaining
         return torch.cat([remaining, batch.presence[None]])
 
-    def taught_terms(self, outputs: Tensor, batch: Batch, taught: Tensor | None, *, members: int = 1) -> LossTerms:
-        """The task's loss, and what is taught, of outputs (P · B, C) under `taught_patterns`, or (P · K · B, C)."""
+    def taught_terms(self, outputs: Tensor, batch: Batch, taught: Tensor | None) -> LossTerms:
+        """The task's loss, and what is taught, of outputs (P · B, C) under `taught_patterns`."""
         if taught is None:
             return LossTerms({"task": self.task_term(outputs, batch)})
-        n = members * len(batch)
+        n = len(batch)
         own = pupil = outputs
         if self.teacher.whole and len(outputs) > n:
             own, pupil = outputs[:-n], outputs[-n:]
-        target = repeat_rows(taught, len(pupil) // max(1, len(batch)))
+        target = repeat_rows(taught, len(pupil) // max(1, n))
         loss = mean_over_rows(task_loss(pupil, target, self.schema.task.kind))
         weight = self.teacher.weight_at(self.clock.step)
         return LossTerms({"task": self.task_term(own, batch), "taught": loss}, {"taught": weight})
@@ -130,9 +130,9 @@ class TaughtMethod(Method):
             decay = min(self.teacher.decay, (1.0 + step) / (10.0 + step))
             self.average.lerp_(self._flat(), 1.0 - decay)
 
-    def remember(self, batches: Iterable[Batch]) -> None:
-        """Drops the average, which predictions do not need; see `Method.remember`."""
-        super().remember(batches)
+    def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
+        """Drops the average, which predictions do not need, once training has ended; see `Method.adjust`."""
+        super().adjust(rows)
         self.average = self.average[:0].clone()
 
     def _flat(self) -> Tensor:

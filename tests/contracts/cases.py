@@ -237,7 +237,7 @@ def options_of(name: str, *, dropout: float = 0.0) -> dict:
 
 def steps_of(name: str) -> int:
     """Steps in which a method learns 32 rows by heart; fewer for one whose steps are long."""
-    return 150 if CASES[name][0] in ("cepa", "drim") else 300
+    return 150 if CASES[name][0] in ("cepa", "dicmor", "drim", "fusemoe", "m3jepa", "robult") else 300
 
 
 def new_method(name: str, schema: Schema, *, seed: int = 0, dropout: float = 0.0, encoders=None) -> Method:

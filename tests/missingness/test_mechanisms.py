@@ -350,3 +350,17 @@ def test_unknown_modality_in_rates():
 def test_presence_of_the_wrong_shape_or_type(observed):
     with pytest.raises(ShapeError, match=r"a column for each modality \(expected bool \(N, 4\)"):
         Natural().draw(observed, NAMES, np.random.default_rng(0))
+
+
+def test_equal_counts_hold_in_every_stretch_of_rows():
+    """Of 16 rows after one another 5 or 6 have each number, as far as they begin with a block of three."""
+    complete = np.ones((480, 3), dtype=bool)
+    removed = 3 - BalancedCounts(equal=True).draw(complete, "abc", np.random.default_rng(1)).sum(axis=1)
+    for start in range(0, 480, 16):
+        assert np.bincount(removed[start : start + 16], minlength=3).min() >= 4
+    assert np.bincount(removed).tolist() == [160, 160, 160]
+    some = complete.copy()
+    some[::2, 0] = False
+    kept = BalancedCounts(least=1, equal=True).draw(some, "abc", np.random.default_rng(1)).sum(axis=1)
+    assert (kept[::2] == 1).all()  # of two present one is removed
+    assert np.bincount(kept[1::2]).tolist() == [0, 120, 120]

@@ -28,6 +28,7 @@ from amodal.methods import METHODS
 from amodal.missingness import MCAR, Natural
 from amodal.schema import Schema, Task
 from amodal.seeds import mix_seed
+from amodal.settings import TrainingSettings
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "device": "cpu", "seed": 3, "width": 8}
 
@@ -256,6 +257,38 @@ def test_hooks_are_honoured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert method.prepared == len(train)
     assert method.average.abs().sum() > 0
     assert_same_weights(model, TrainedModel.load(tmp_path / "run"))
+
+
+def test_the_average_of_the_weights_is_validated_kept_and_predicted_with():
+    """Against the recursion by hand, from weights recorded after every step."""
+    train, valid = parts(made_cohort())
+    settings = SETTINGS | {"epochs": 2, "recalibrate": False, "patience": None}
+    steps: list[torch.Tensor] = []
+
+    class Watched(METHODS["fusion"]):  # type: ignore[misc, name-defined]
+        def after_step(self):
+            steps.append(torch.cat([p.detach().reshape(-1) for p in self.parameters()]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "fusion", Watched)
+        plain = amodal.fit("fusion", train, valid, **settings, weight_average=0.0)
+        raw = steps.copy()
+        steps.clear()
+        model = amodal.fit("fusion", train, valid, **settings, weight_average=0.9)
+    assert all(torch.equal(a, b) for a, b in zip(raw, steps)), "training itself goes on as without"
+    mean, per_epoch = steps[0], len(steps) // 2
+    means = []
+    for step, weights in enumerate(steps):
+        keep = min(0.9, (1 + step) / (10 + step))
+        mean = keep * mean + (1 - keep) * weights
+        if step % per_epoch == per_epoch - 1:
+            means.append(mean)
+    best = model.experiment["result"]["best_epoch"]
+    kept = torch.cat([p.detach().reshape(-1) for p in model.method.parameters()])
+    torch.testing.assert_close(kept, means[best])
+    assert not torch.equal(kept, torch.cat([p.detach().reshape(-1) for p in plain.method.parameters()]))
+    with pytest.raises(ConfigurationError, match="weight_average is out of range"):
+        TrainingSettings(weight_average=1.0)
 
 
 def test_gradients_are_clipped_by_group(monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from amodal.fusion.fusion import Fusion
 
-__all__ = ["AdditiveHead", "FusionNetwork", "Head", "HeadEnsemble"]
+__all__ = ["AdditiveHead", "FusionNetwork", "Head"]
 
 
 class Head(nn.Module):
@@ -32,46 +32,6 @@ class Head(nn.Module):
         return self.layers(x)
 
 
-class HeadEnsemble(nn.Module):
-    r"""Several heads with one hidden layer that share its weight matrix, each with an output layer of its own.
-
-    .. math:: h_k = \mathrm{GELU}\bigl(W (r_k \odot x) \odot s_k + b_k\bigr), \qquad o_k = V_k h_k + c_k
-
-    where W is common to the members k and all else is a member's own. The signs :math:`r_k` begin at random, so that
-    the members differ from the first step on.
-
-    Args:
-        in_width: Width D of the vector.
-        n_outputs: Number of outputs C.
-        members: Number of members K.
-        hidden: Width H of the hidden layer; 0: linear heads, :math:`o_k = V_k (r_k \odot x) + c_k`.
-        dropout: Dropout of the hidden layers.
-
-    Source:
-        BatchEnsemble, :cite:`wen2020batchensemble`, equations 1 and 5, in the form of :cite:`gorishniy2025tabm`:
-        random signs in the first layer, output layers that are not shared, a loss for every member.
-    """
-
-    def __init__(self, in_width: int, n_outputs: int, *, members: int, hidden: int = 128, dropout: float = 0.1):
-        super().__init__()
-        signs = torch.randint(0, 2, (members, in_width)).float() * 2 - 1
-        self.scale_in = nn.Parameter(signs)  # r
-        self.shared = nn.Linear(in_width, hidden, bias=False) if hidden else None
-        self.scale_out = nn.Parameter(torch.ones(members, hidden)) if hidden else None  # s
-        self.bias = nn.Parameter(torch.empty(members, hidden).uniform_(-1, 1) * in_width**-0.5) if hidden else None
-        bound = (hidden or in_width) ** -0.5
-        self.weight_out = nn.Parameter(torch.empty(members, hidden or in_width, n_outputs).uniform_(-bound, bound))
-        self.bias_out = nn.Parameter(torch.empty(members, n_outputs).uniform_(-bound, bound))
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Vectors (B, D) to outputs (B, K, C)."""
-        hidden = x[:, None] * self.scale_in  # (B, K, D)
-        if self.shared is not None:
-            hidden = self.drop(torch.nn.functional.gelu(self.shared(hidden) * self.scale_out + self.bias))  # (B, K, H)
-        return torch.einsum("bkh,khc->bkc", hidden, self.weight_out) + self.bias_out
-
-
 class FusionNetwork(nn.Module):
     """A fusion, and a head that also gets presence.
 
@@ -80,7 +40,6 @@ class FusionNetwork(nn.Module):
         n_outputs: Number of outputs C.
         hidden: Width of the head's hidden layer; 0: a linear head.
         dropout: Dropout of the head.
-        members: Number of heads that share their weights; see `HeadEnsemble`. 0: one plain head.
 
     Example:
         >>> from amodal.fusion import MeanOfPresent
@@ -89,18 +48,13 @@ class FusionNetwork(nn.Module):
         torch.Size([5, 3])
     """
 
-    def __init__(self, fusion: Fusion, n_outputs: int, *, hidden: int = 128, dropout: float = 0.1, members: int = 0):
+    def __init__(self, fusion: Fusion, n_outputs: int, *, hidden: int = 128, dropout: float = 0.1):
         super().__init__()
         self.fusion = fusion
-        width = fusion.out_width + fusion.n_modalities
-        self.head: nn.Module
-        if members:
-            self.head = HeadEnsemble(width, n_outputs, members=members, hidden=hidden, dropout=dropout)
-        else:
-            self.head = Head(width, n_outputs, hidden=hidden, dropout=dropout)
+        self.head = Head(fusion.out_width + fusion.n_modalities, n_outputs, hidden=hidden, dropout=dropout)
 
     def forward(self, features: Tensor, observed: Tensor) -> Tensor:
-        """Features (B, M, D), never read where absent, and presence (B, M) to outputs: (B, C), of members (B, K, C)."""
+        """Features (B, M, D), never read where absent, and presence (B, M) to outputs (B, C)."""
         fused = self.fusion(features, observed)
         return self.head(torch.cat([fused, observed.to(fused.dtype)], dim=1))
 

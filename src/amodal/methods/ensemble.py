@@ -57,6 +57,7 @@ class Ensemble(Method):
     summary = "networks and boosted trees, weighted by validation rows for every number of modalities"
     references = ("caruana2004ensemble",)
     meets_all_patterns = True
+    weight_average = 0.99
     known: ClassVar[Mapping[str, type[Method]]] = {}
     """The methods that may be members; filled by the registry."""
 
@@ -176,7 +177,8 @@ class Ensemble(Method):
 
     def adjust(self, rows: Iterable[tuple[Batch, Tensor]]) -> None:
         """Chooses the weights by the members' predictions of the validation rows."""
-        rows = self._pass_on("adjust", rows)
+        for member in self.methods:
+            member.adjust(rows)
         chosen = select(
             lambda batch: torch.stack([member.predict(batch) for member in self.methods], dim=1),
             rows,
@@ -187,13 +189,12 @@ class Ensemble(Method):
         if chosen is not None:
             self.weights.copy_(chosen)
 
-    def _pass_on(self, hook: str, rows: Iterable[Any]) -> Iterable[Any]:
-        """Calls a hook of the members that have their own, each with all rows; the rows, to be used again."""
+    def _pass_on(self, hook: str, batches: Iterable[Batch]) -> None:
+        """Calls a hook of the members that have their own, each with all batches."""
         own = [member for member in self.methods if getattr(type(member), hook) is not getattr(Method, hook)]
-        rows = list(rows) if own else rows
+        batches = list(batches) if len(own) > 1 else batches
         for member in own:
-            getattr(member, hook)(rows)
-        return rows
+            getattr(member, hook)(batches)
 
     # Prediction --------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class LateFusion(NetworkMethod):
     summary = "a predictor for each modality, their calibrated predictions joined by a regression"
     references = ("kittler1998combining", "wolpert1992stacked")
     meets_all_patterns = True
+    weight_average = 0.99
 
     def __init__(
         self,

@@ -132,6 +132,10 @@ class DonorCompletions:
         """Number of completions of a case."""
         return min(self.neighbours, len(self.train))
 
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes under them are multiplied by: nothing, they are cases."""
+        return 1.0
+
     @property
     def how(self) -> str:
         """The source of the completions, in words."""

@@ -15,7 +15,7 @@ from amodal.report.sections import SECTIONS, Builder
 from amodal.report.subject import Subject
 from amodal.versions import versions
 
-__all__ = ["fill_page", "make_page", "write_page"]
+__all__ = ["fill_page", "make_page", "write_page", "write_text"]
 
 
 def make_page(subject: Subject, builders: Sequence[Builder] = SECTIONS) -> str:
@@ -60,7 +60,16 @@ def write_page(subject: Subject, path: str | Path, builders: Sequence[Builder] =
     Raises:
         RunError: If it cannot be written.
     """
-    path, text = Path(path), make_page(subject, builders)
+    return write_text(path, make_page(subject, builders))
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a page, complete or not at all, and the folder that it lies in.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
+from amodal.data.loader import RowBatches
 from amodal.data.scale import Scaling
-from amodal.missingness import Mechanism, Natural, Presence
+from amodal.missingness import BalancedCounts, Mechanism, Natural, Presence
 from amodal.presence import draw_presence
 from amodal.settings import TrainingSettings
 
@@ -74,10 +75,10 @@ class TrainingData:
         self.prior = training_prior(self.train)
         self.valid_presence = draw_presence(self.valid_mechanism, self.valid, (self.seed, 1))
         self.valid_rows = self.valid.with_observed(self.valid_presence.observed)
-        self.first_presence = self.presence_of(0)
         self.batch_size = self.settings.batch_size or int(
             min(256, max(16, 2 ** round(math.log2(len(self.train) / 30))))
         )
+        self.first_presence = self.presence_of(0)
 
     @property
     def is_redrawn(self) -> bool:
@@ -86,7 +87,15 @@ class TrainingData:
 
     def presence_of(self, epoch: int) -> Presence:
         """Presence of the training rows in an epoch."""
-        return draw_presence(self.train_mechanism, self.train, (self.seed, 0, epoch if self.settings.redraw else 0))
+        epoch = epoch if self.settings.redraw else 0
+        mechanism, seed = self.train_mechanism, (self.seed, 0, epoch)
+        if not (isinstance(mechanism, BalancedCounts) and mechanism.equal):
+            return draw_presence(mechanism, self.train, seed)
+        batches = RowBatches(len(self.train), self.batch_size, shuffle=True, seed=self.seed)
+        batches.set_epoch(epoch)
+        order = np.concatenate(list(batches))
+        drawn, place = draw_presence(mechanism, self.train.take(order), seed), order.argsort()
+        return replace(drawn, natural=drawn.natural[place], observed=drawn.observed[place])
 
     @property
     def is_removed_anew(self) -> bool:

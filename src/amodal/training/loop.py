@@ -120,6 +120,7 @@ class TrainingLoop:
             precision=self.precision,
             processes=self.processes,
         )
+        self.optimisers.move_average(clock.step)
         self._add(losses, len(batch))
 
     def _add(self, losses: Mapping[str, LossTerms], n: int) -> None:

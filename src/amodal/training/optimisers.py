@@ -1,9 +1,10 @@
-"""The optimisers of a method: parameter groups, learning rates, clipping, stored state."""
+"""The optimisers of a method: parameter groups, learning rates, clipping, the average of the weights, stored state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from amodal.method import Method
 from amodal.settings import TrainingSettings
 
 __all__ = ["Optimisers", "learning_rate_factor"]
+
+_AVERAGE = "weight average"  # its place among the names of optimisers in what is stored
 
 
 def learning_rate_factor(settings: TrainingSettings, step: int, steps: int) -> float:
@@ -37,6 +40,8 @@ class Optimisers:
         self.by_name: dict[str, torch.optim.Optimizer] = {}
         self.clip_groups: dict[str, list[list[nn.Parameter]]] = {}
         self.idle: dict[Tensor, dict[str, Tensor]] = {}  # state of parameters that are frozen for now
+        self.decay = method.weight_average if settings.weight_average is None else settings.weight_average
+        self.average: dict[nn.Parameter, Tensor] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -87,10 +92,33 @@ class Optimisers:
         for group in self.clip_groups[name]:
             nn.utils.clip_grad_norm_(group, largest)
 
+    @torch.no_grad()
+    def move_average(self, step: int) -> None:
+        """Moves the average of the weights towards them after a step, counted from 0; in the first steps by more."""
+        if not self.decay:
+            return
+        keep = min(self.decay, (1.0 + step) / (10.0 + step))
+        learning = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        for parameter in learning:
+            self.average.setdefault(parameter, parameter.detach().clone())
+        torch._foreach_lerp_([self.average[parameter] for parameter in learning], learning, 1.0 - keep)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The average in the place of the weights, where there is one."""
+        own = {parameter: parameter.data for parameter in self.average}
+        try:
+            for parameter, mean in self.average.items():
+                parameter.data = mean
+            yield
+        finally:
+            for parameter, data in own.items():
+                parameter.data = data
+
     def state(self) -> dict[str, Tensor]:
         """All state as tensors, by optimiser, parameter and quantity; also of parameters that are frozen for now."""
         names: dict[Tensor, str] = {parameter: key for key, parameter in self.method.named_parameters()}
-        tensors = {}
+        tensors = {f"{_AVERAGE}/{names[parameter]}/mean": t.cpu().clone() for parameter, t in self.average.items()}
         for name, optimiser in self.by_name.items():
             for parameter, state in {**self.idle, **optimiser.state}.items():
                 tensors |= {
@@ -107,6 +135,8 @@ class Optimisers:
             name, rest = key.split("/", 1)
             parameter, quantity = rest.rsplit("/", 1)
             found.setdefault(name, {}).setdefault(parameter, {})[quantity] = tensor
+        for key, state in found.pop(_AVERAGE, {}).items():
+            self.average[parameters[key]] = state["mean"].to(parameters[key].device)
         for name, states in found.items():
             stepped = set(self.parameters(name))
             for key, state in states.items():

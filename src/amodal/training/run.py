@@ -18,7 +18,8 @@ from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.data.loader import make_loader
 from amodal.errors import RunError
-from amodal.method import EstimatedMethod, Method, inference
+from amodal.method import EstimatedMethod, Method, SamplingMethod, inference
+from amodal.predictive_impact.change_scale import change_scale
 from amodal.processes import Processes, sharing_rows
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import TrainingSettings
@@ -143,16 +144,17 @@ class Run:
 
     def end_epoch(self, row: dict[str, float], optimisers: Optimisers) -> tuple[dict[str, float], bool]:
         """Validates, keeps the best weights, and stores the state; see `EndEpoch`."""
-        self._remember()  # what is validated is what will predict
-        model = self.model
-        losses = self._agreed(validation_losses(model, self.data))
-        self.state.history.append(
-            {**row, **losses, **monitored(model, self.data), "seconds": time.time() - self.started}
-        )
-        if self.processes.is_first:
-            warn_of_collapse(self.state.history)
-        judged = {"": losses[f"valid_{self.settings.best_by}"]}
-        self.state.keep_best(self.method, self._agreed(part_validation_losses(model, self.data)) or judged)
+        with optimisers.averaged():
+            self._remember()  # what is validated is what will predict
+            model = self.model
+            losses = self._agreed(validation_losses(model, self.data))
+            self.state.history.append(
+                {**row, **losses, **monitored(model, self.data), "seconds": time.time() - self.started}
+            )
+            if self.processes.is_first:
+                warn_of_collapse(self.state.history)
+            judged = {"": losses[f"valid_{self.settings.best_by}"]}
+            self.state.keep_best(self.method, self._agreed(part_validation_losses(model, self.data)) or judged)
         if self.folder is not None and self.processes.is_first:
             self.state.save(self.folder, self.plan, self.method, optimisers)
         whole = self.state.history[-1]
@@ -179,19 +181,8 @@ class Run:
 
     def _adjust(self) -> None:
         """Lets the method choose what it chooses by the validation rows."""
-        model = self.model
-        copies, weight = self._validation_copies(), self.data.valid_weight
-        counted = torch.from_numpy(np.ones(len(self.data.valid)) if weight is None else weight).float() / len(copies)
-
-        def rows() -> Iterator[tuple[Batch, torch.Tensor]]:
-            for cohort in copies:
-                seen, done = np.flatnonzero(cohort.observed.any(axis=1)), 0
-                for batch in model.batches(cohort, 1024, seen):
-                    yield batch, counted[seen[done : done + len(batch)]].to(batch.device)
-                    done += len(batch)
-
         with inference(self.method):
-            self.method.adjust(rows())
+            self.method.adjust(_CountedRows(self.model, self._validation_copies(), self.data.valid_weight))
 
     def _loss_of_best(self) -> float:
         """The validation loss of the weights that are kept."""
@@ -225,7 +216,27 @@ class Run:
             model.recalibration = recalibration_of(model, data, self._validation_copies())
             if model.recalibration is not None:
                 self.plan["recalibration"] = model.recalibration.to_json()
+        if isinstance(self.method, SamplingMethod) and self.method.draws_mean == "completions":
+            self.plan["result"]["change_scale"] = change_scale(model, data.valid, data.valid_rows.observed)
         if self.folder is not None and self.processes.is_first:
             model.write_into(self.folder)
             (self.folder / STATE_FILE).unlink(missing_ok=True)
         return model
+
+
+@dataclass
+class _CountedRows:
+    """Batches of validation rows under several presences, with how much each row counts; see `Method.adjust`."""
+
+    model: TrainedModel
+    copies: list[Cohort]
+    weight: np.ndarray | None
+
+    def __iter__(self) -> Iterator[tuple[Batch, torch.Tensor]]:
+        for cohort in self.copies:
+            weight = np.ones(len(cohort)) if self.weight is None else self.weight
+            counted = torch.from_numpy(weight / len(self.copies)).float()
+            seen, done = np.flatnonzero(cohort.observed.any(axis=1)), 0
+            for batch in self.model.batches(cohort, 1024, seen):
+                yield batch, counted[seen[done : done + len(batch)]].to(batch.device)
+                done += len(batch)
