@@ -85,7 +85,7 @@ COMPONENTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 WEIGHTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cm2": ("cm2", {}),
-    **{f"cm2, w={w:g}": ("cm2", {"w_alignment": w}) for w in (0.1, 1.0)},
+    **{f"cm2, w={w:g}": ("cm2", {"w_alignment": w}) for w in (0.1, 1.0, 10.0)},
     **{f"cm2, {a}, w={w:g}": ("cm2", {"alignment": a, "w_alignment": w}) for a in ("cosine", "kl") for w in (0.1, 1.0)},
 }
 LAWS: dict[str, tuple[str, dict[str, Any]]] = {

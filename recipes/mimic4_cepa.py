@@ -16,7 +16,8 @@ The paper's protocol: a transformer for the series, SigLIP2 for images and CXR-B
 width 256; Adam, batches of 16, up to 100 epochs, patience 10, gradients clipped at norm 1; in training a third of the
 rows complete, a third with one modality removed, a third with two (redrawn every epoch, or every step by methods that
 remove modalities themselves); in testing half with one removed, half with two; three seeds. Networks are names on the
-Hugging Face hub or local folders.
+Hugging Face hub or local folders. Two things differ: the thirds are drawn row by row, where the paper has 5, 5 and 6
+of a batch, and training stops by the validation loss, where the paper does not say by what.
 """
 
 from __future__ import annotations

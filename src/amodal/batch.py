@@ -53,9 +53,11 @@ class Batch:
         ids: The samples' ids, used in messages and in predictions.
         labelled: Whether a row's target is known, bool of shape (B,); of several labels, whether any is. None: as the
             target says. Where it is False the target is blanked to what stands for unknown.
+        times: For modalities with a clock of their own, float of shape (B, T): when each entry along axis 1 was, in any
+            order.
 
     Raises:
-        SchemaError: If `observed`, `measured` or `lengths` name modalities that `values` does not have.
+        SchemaError: If `observed`, `measured`, `lengths` or `times` name modalities that `values` does not have.
         ShapeError: If sizes or types disagree.
         DataError: If a present, measured value is NaN or infinite.
 
@@ -77,11 +79,12 @@ class Batch:
     target: Tensor | None = None
     ids: Sequence[str] | None = None
     labelled: Tensor = None  # type: ignore[assignment]  # given or not, a tensor after construction
+    times: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check()
         self._settle_labels()
-        values, measured, lengths = {}, {}, {}
+        values, measured, lengths, times = {}, {}, {}, {}
         for name, value in self.values.items():
             seen = self.observed[name]
             if name in self.lengths:
@@ -91,15 +94,20 @@ class Batch:
             if name in self.measured:
                 measured[name] = keep.expand(value.shape)
             _check_finite(name, values[name], self.ids)
+            if name in self.times:
+                kept = _kept_cells(self.times[name], seen, None, lengths.get(name))
+                times[name] = _blank(self.times[name], kept)
+                _check_finite(f"times of {name}", times[name], self.ids)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "observed", {name: self.observed[name] for name in values})
         object.__setattr__(self, "measured", measured)
         object.__setattr__(self, "lengths", lengths)
+        object.__setattr__(self, "times", times)
 
     def _check(self) -> None:
         if not self.values:
             raise SchemaError("a batch needs at least one modality", got="no values")
-        for what in ("observed", "measured", "lengths"):
+        for what in ("observed", "measured", "lengths", "times"):
             unknown = set(getattr(self, what)) - set(self.values)
             if unknown:
                 raise SchemaError(f"`{what}` names modalities that `values` does not have: {sorted(unknown)}")
@@ -159,6 +167,13 @@ class Batch:
                 expected=f"bool {tuple(value.shape)}",
                 got=f"{measured.dtype} {tuple(measured.shape)}",
             )
+        times = self.times.get(name)
+        if times is not None and (times.shape != value.shape[:2] or value.ndim < 2 or not times.is_floating_point()):
+            raise ShapeError(
+                f"times[{name!r}] must be floating, one for each entry along axis 1 of the values",
+                expected=f"float {tuple(value.shape[:2])}",
+                got=f"{times.dtype} {tuple(times.shape)}",
+            )
         if lengths is None:
             return
         if lengths.shape != (size,) or lengths.is_floating_point() or lengths.dtype == torch.bool or value.ndim < 2:
@@ -178,6 +193,7 @@ class Batch:
     def _trusted(cls, **fields: object) -> Batch:
         """Builds a batch from parts of one that was checked already."""
         batch = object.__new__(cls)
+        object.__setattr__(batch, "times", {})
         for name, value in fields.items():
             object.__setattr__(batch, name, value)
         return batch
@@ -229,6 +245,10 @@ class Batch:
             None if lengths is None else lengths[rows],
         )
 
+    def times_of(self, name: str) -> Tensor | None:
+        """Times (P, T) of the rows that have a modality; None if it has no clock of its own."""
+        return self.times[name][self.observed[name]] if name in self.times else None
+
     def take(self, rows: Tensor) -> Batch:
         """Selects rows.
 
@@ -261,7 +281,7 @@ class Batch:
         if unknown:
             raise SchemaError(f"cannot restrict modalities the batch does not have: {sorted(unknown)}")
         seen = {name: self.observed[name] & observed.get(name, self.observed[name]) for name in self.values}
-        return Batch(self.values, seen, self.measured, self.lengths, self.target, self.ids, self.labelled)
+        return Batch(self.values, seen, self.measured, self.lengths, self.target, self.ids, self.labelled, self.times)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copies all tensors to a device."""
@@ -280,7 +300,7 @@ class Batch:
         )
 
 
-_MAPPINGS = ("values", "observed", "measured", "lengths")
+_MAPPINGS = ("values", "observed", "measured", "lengths", "times")
 
 
 def known_targets(target: Tensor) -> Tensor:

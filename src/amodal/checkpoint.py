@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -123,6 +123,15 @@ class TrainedModel:
     recalibration: Recalibration | None = None
     folder: Path | None = field(default=None, repr=False)
     training_cases: Cohort | None = field(default=None, repr=False)
+
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes under the method's own completions are multiplied by; found on the validation rows.
+
+        Args:
+            missing: The modalities that are missing.
+        """
+        found = self.experiment.get("result", {}).get("change_scale", {})
+        return float(found.get("+".join(missing), found.get("", 1.0)))
 
     @property
     def device(self) -> torch.device:
@@ -269,7 +278,8 @@ class TrainedModel:
             for part in (values, measured) if name in measured else (values,):
                 part[name] = part[name].index_select(axis, torch.tensor(order, device=part[name].device))
         lengths = {name: length for name, length in batch.lengths.items() if name in values}
-        return Batch(values, observed, measured, lengths, batch.target, batch.ids, batch.labelled)
+        times = {name: time for name, time in batch.times.items() if name in values}
+        return Batch(values, observed, measured, lengths, batch.target, batch.ids, batch.labelled, times)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the model's folder: experiment.json, model.safetensors, history.csv, presence.npz.

@@ -30,9 +30,10 @@ class Modality:
         features: Names of the D features (tabular, series), or of the channels; may be empty.
         units: Units of the features, as many as `features`; may be empty.
         description: One line for people.
+        clock: Of a series whose steps have times of their own: where its clock starts and stops; (): a regular grid.
 
     Raises:
-        SchemaError: If name, kind, shape and features do not fit together.
+        SchemaError: If name, kind, shape, features and clock do not fit together.
         UnknownNameError: If the kind is not known.
 
     Example:
@@ -46,6 +47,7 @@ class Modality:
     features: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     description: str = ""
+    clock: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         axes = modality_kind(self.kind).axes
@@ -57,12 +59,19 @@ class Modality:
             )
         object.__setattr__(self, "shape", tuple(operator.index(n) for n in self.shape))
         object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "clock", tuple(float(time) for time in self.clock))
         object.__setattr__(self, "units", tuple(self.units))
         if len(self.shape) != len(axes) or any(n < 1 for n in self.shape):
             raise SchemaError(
                 f"modality {self.name!r} has a shape that is not that of kind {self.kind!r}",
                 expected=f"{self.traits.axes_of_sample} with positive sizes",
                 got=self.shape,
+            )
+        if self.clock and not (self.traits.takes_lengths and len(self.clock) == 2 and self.clock[0] < self.clock[1]):
+            raise SchemaError(
+                f"modality {self.name!r} has a clock that is not usable",
+                expected="start and stop, of a series",
+                got=self.clock,
             )
         for what in ("features", "units"):
             given = getattr(self, what)
@@ -82,8 +91,9 @@ class Modality:
         return self.traits.n_features(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """As plain JSON values; without a clock where there is none."""
+        record = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return record if self.clock else {key: value for key, value in record.items() if key != "clock"}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Modality:

@@ -54,6 +54,8 @@ def fit_law(method, batch, *, steps=300, rows=256, learning_rate=0.03):
     """Training on the method's own likelihood term, the vectors being data."""
     method.prepare([batch])
     law = method.law
+    if not list(law.parameters()):  # no copula: the margins are fitted already
+        return method
     optimiser = torch.optim.Adam(law.parameters(), lr=learning_rate)
     for step in range(steps):
         picked = torch.randint(0, len(batch), (rows,), generator=draw(step))
@@ -180,15 +182,52 @@ def test_components_differ_after_training_and_more_of_them_fit_better():
     torch.testing.assert_close(weights, torch.tensor([0.5, 0.5]), atol=0.05, rtol=0)
 
 
-def test_the_task_reaches_means_scales_weights_and_the_copula_through_completions():
-    for sample_gradient, reached in (("reparameterised", True), ("detached", False)):
-        method = made(components=3, sample_gradient=sample_gradient, removal=False)
+def test_the_task_reaches_the_law_through_completions_only_where_one_likelihood_moves_all():
+    for options, reached in (
+        ({"alignment": "likelihood"}, True),
+        ({"alignment": "likelihood", "sample_gradient": "detached"}, False),
+        ({}, False),  # a law that the task moves is no law of the vectors
+    ):
+        method = made(components=3, removal=False, **options)
         observed = torch.tensor([[True, False], [False, True]]).repeat(8, 1)
         task = method.objective(pairs(16, tau=0.5, observed=observed), draw()).terms["task"]
         named = dict(method.law.named_parameters())
-        gradients = torch.autograd.grad(task, list(named.values()), allow_unused=True)
+        assert all(parameter.requires_grad for parameter in named.values())
+        gradients = torch.autograd.grad(task, list(named.values()), allow_unused=True, retain_graph=True)
         for name, gradient in zip(named, gradients):
             assert (gradient is not None and bool(gradient.abs().sum() > 0)) == reached, name
+    projections = list(method.projections.parameters())  # through what is observed it reaches the encoders
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(task, projections))
+
+
+def test_the_margins_follow_the_vectors_and_are_fitted_to_those_of_the_best_weights():
+    method, batch = made(components=2, removal=False), pairs(2_000)
+    method.prepare([batch])
+
+    moved = Batch({n: v * 0.5 + 2.0 for n, v in batch.values.items()}, batch.observed, target=batch.target)
+    with torch.no_grad():
+        before = method.objective(moved, draw()).terms["likelihood"]
+        method.after_step()
+        for _ in range(3):
+            method.objective(moved, draw())
+            method.after_step()
+        after = method.objective(moved, draw()).terms["likelihood"]
+        truth = -2 * stats.norm(2, 0.5).logpdf(np.random.default_rng(0).normal(2, 0.5, 4_000)).mean()
+    assert before > 3 * truth
+    assert after == pytest.approx(truth, rel=0.02)
+    method.remember([batch])
+    with torch.no_grad():
+        found = method.objective(batch, draw()).terms["likelihood"]
+    assert found == pytest.approx(2 * 0.5 * math.log(2 * math.pi * math.e), rel=0.02)
+
+
+def test_the_history_tells_whether_the_law_is_one_of_its_vectors():
+    method, batch = made(components=1, normalise="layer", removal=False), pairs(2_000)
+    method.prepare([batch])
+    assert -0.2 < method.monitor(batch)["law_over_normal"] < 0.01  # its coordinates are nearly standard normal
+    with torch.no_grad():
+        method.law.mixture.means.fill_(3.0)
+    assert method.monitor(batch)["law_over_normal"] > 1
 
 
 @pytest.mark.parametrize("fusion", ["concatenate", "transformer", "lstm", "mean", "gated"])

@@ -170,7 +170,6 @@ def test_a_time_limit_ends_training(digits):
         (["modality_drop"], UnknownNameError, "unknown member of an ensemble 'modality_drop'.*modality_dropout"),
         (["ensemble"], UnknownNameError, "unknown member of an ensemble 'ensemble'"),
         ([{"name": "fusion", "hiden": 3}], UnknownNameError, "hiden"),
-        ([{"hidden": 3}], UnknownNameError, "unknown member of an ensemble 'None'"),
     ],
 )
 def test_wrong_members_are_told(members, kind, words):

@@ -16,7 +16,7 @@ def pair():
     dropped = cases.new_method("modality_dropout", schema)
     dropped.patterns = 1
     fused = JointFusion(schema, cases.make_encoders(schema), hidden=8, dropout=0.0)
-    fused.load_state_dict(dropped.state_dict())
+    fused.load_state_dict({key: value for key, value in dropped.state_dict().items() if key != "average"})
     return schema, dropped.eval(), fused.eval()
 
 

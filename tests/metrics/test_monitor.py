@@ -84,3 +84,10 @@ def test_signs(rows, words):
 )
 def test_no_sign(rows):
     assert signs_of_collapse(rows) == []
+
+
+def test_a_law_that_is_none_of_its_vectors_is_a_sign():
+    good, bad = {"law_over_normal": -0.2}, {"law_over_normal": 0.4}
+    assert signs_of_collapse([good, bad]) == []
+    (sign,) = signs_of_collapse([bad, bad])
+    assert "law of completions fits its vectors worse than a normal distribution, by 0.4 nats" in sign

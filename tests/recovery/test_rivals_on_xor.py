@@ -14,6 +14,7 @@ JOINT: dict[str, dict] = {
     "medfuse": {},
     "drfuse": {},
     "lsmt": {},
+    "interleaved": {},
     "dicmor": {},
     "fusemoe": {},
     "robult": {},

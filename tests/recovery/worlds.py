@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 import amodal
 from amodal.schema import Task
@@ -76,12 +77,8 @@ def _copied(generator: np.random.Generator, n: int) -> Values:
     return values | {"b": values["a"].copy()}
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
 def _binary(logit: np.ndarray) -> np.ndarray:
-    p = _sigmoid(logit)
+    p = expit(logit)
     return np.stack([1 - p, p], axis=1)
 
 
@@ -100,7 +97,7 @@ WORLDS = {
     "multilabel": World(
         Task("multilabel", classes=("x", "y", "z")),
         _normal(a=2, b=2),
-        lambda v: _sigmoid(6 * np.stack([v["a"][:, 0], v["b"][:, 0], v["b"][:, 1] + v["a"][:, 1]], axis=1)),
+        lambda v: expit(6 * np.stack([v["a"][:, 0], v["b"][:, 0], v["b"][:, 1] + v["a"][:, 1]], axis=1)),
         ("b",),
     ),
     "regression": World(

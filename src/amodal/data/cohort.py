@@ -15,6 +15,7 @@ import torch
 
 from amodal.batch import UNKNOWN_CLASS, Batch, known_targets
 from amodal.data.checks import check_bool, check_distinct, check_groups, check_mapping, name_rows
+from amodal.data.clocks import add_times, split_times
 from amodal.data.columns import read_column, read_names, read_presence, read_target
 from amodal.data.folder import Parts, read_folder, write_folder
 from amodal.data.moments import moments, summaries, usable
@@ -88,6 +89,7 @@ class Cohort:
         observed: Any = None,
         measured: Mapping[str, np.ndarray] | None = None,
         lengths: Mapping[str, np.ndarray] | None = None,
+        times: Mapping[str, Any] | None = None,
         ids: Any = None,
         groups: Any = None,
         splits: Any = None,
@@ -114,6 +116,8 @@ class Cohort:
                 or NaN altogether.
             measured: For some tables and series, bool of the array's shape: the cells measured.
             lengths: For some series, integers (N,): valid times.
+            times: For some series with clocks of their own, when each step was: numbers (N, T) or, of series of
+                different length, a list of N arrays (T_i,) (None = absent).
             ids: Distinct strings or integers; default: positions.
             groups: Patients, strings or integers; default: the ids.
             splits: Names of splits, "" = none.
@@ -144,11 +148,12 @@ class Cohort:
         row_ids = read_names("ids", np.arange(n) if ids is None else ids, n)
         check_distinct(row_ids)
         presence = read_presence(observed, names, n)
-        measured, lengths, kinds, features, units = (
+        measured, lengths, times, kinds, features, units = (
             check_mapping(what, given, names)
             for what, given in {
                 "measured": measured,
                 "lengths": lengths,
+                "times": times,
                 "kinds": kinds,
                 "features": features,
                 "units": units,
@@ -167,8 +172,9 @@ class Cohort:
             )
             for key, given in values.items()
         }
+        clocks = {key: add_times(key, taken[key].store, given, taken[key].observed) for key, given in times.items()}
         modalities = tuple(
-            Modality(key, part.kind, part.shape, part.features, tuple(units.get(key, ())))
+            Modality(key, part.kind, part.shape, part.features, tuple(units.get(key, ())), clock=clocks.get(key, ()))
             for key, part in taken.items()
         )
         row_groups = row_ids if groups is None else read_names("groups", groups, n)
@@ -325,9 +331,11 @@ class Cohort:
         """
         rows = self._positions(rows)
         observed = self.observed[rows]
-        values, measured, lengths = {}, {}, {}
+        values, measured, lengths, times = {}, {}, {}, {}
         for column, name in enumerate(self.schema.names):
             cut = self._cut(name, rows, observed[:, column])
+            if cut.times is not None:
+                times[name] = torch.from_numpy(cut.times)
             values[name] = torch.from_numpy(cut.values)
             if cut.measured is not None:
                 measured[name] = torch.from_numpy(cut.measured)
@@ -340,6 +348,7 @@ class Cohort:
             lengths=lengths,
             target=None if self.target is None else torch.from_numpy(self.target[rows]),
             ids=self.ids[rows].tolist(),
+            times=times,
         )
 
     def cuts(self, name: str) -> Iterator[tuple[np.ndarray, Cut]]:
@@ -358,7 +367,8 @@ class Cohort:
             yield present[part], self._cut(name, present[part], np.ones(len(present[part]), bool))
 
     def _cut(self, name: str, rows: np.ndarray, seen: np.ndarray) -> Cut:
-        return self.stores[name].cut(rows if self.rows is None else self.rows[rows], seen)
+        cut = self.stores[name].cut(rows if self.rows is None else self.rows[rows], seen)
+        return split_times(cut) if self.schema[name].clock else cut
 
     def scores(self) -> np.ndarray:
         """One standardised scalar a modality: what missingness may depend on.

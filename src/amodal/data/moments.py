@@ -128,7 +128,7 @@ def summaries(cuts: Cuts, modality: Modality, n: int, mean: np.ndarray, scale: n
 
 def _tensors(cut: Cut) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Values, measured cells and lengths; storage has NaN where nothing was measured, and anything in padding."""
-    values, measured, lengths = (None if part is None else torch.from_numpy(part) for part in cut)
+    values, measured, lengths = (None if part is None else torch.from_numpy(part) for part in cut[:3])
     assert values is not None
     return values, measured, lengths
 

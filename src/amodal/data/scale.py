@@ -98,7 +98,9 @@ class Scaling:
         target = batch.target
         if target is not None and (self.target_mean, self.target_scale) != (0.0, 1.0):
             target = (target - self.target_mean) / self.target_scale
-        return Batch(values, batch.observed, batch.measured, batch.lengths, target, batch.ids, batch.labelled)
+        return Batch(
+            values, batch.observed, batch.measured, batch.lengths, target, batch.ids, batch.labelled, batch.times
+        )
 
     def unscale(self, predictions):
         """Regression predictions (…) back to the target's units; a tensor or an array, as it came."""

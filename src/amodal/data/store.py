@@ -26,11 +26,13 @@ class Cut(NamedTuple):
         values: Of shape (n, …): float32, or uint8 for text.
         measured: bool, of the shape of `values`; None if every cell of every row of the store is measured.
         lengths: int64, of shape (n,); None if all rows are full.
+        times: float32, of shape (n, T), of a series with a clock of its own (`split_times`); None: there is none.
     """
 
     values: np.ndarray
     measured: np.ndarray | None
     lengths: np.ndarray | None
+    times: np.ndarray | None = None
 
 
 class Stream(NamedTuple):

@@ -22,6 +22,7 @@ from amodal.encoders.encoder import (
     width_of,
 )
 from amodal.encoders.image import ConvNet, LeNet
+from amodal.encoders.irregular import UTDE
 from amodal.encoders.patches import PatchNet
 from amodal.encoders.plain_recurrent import FlattenedGRU, PlainLSTM
 from amodal.encoders.pretrained import PretrainedText, portable_choices
@@ -60,6 +61,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "series_transformer": SeriesTransformer,
     "summary": SeriesSummary,
     "steps": SeriesSteps,
+    "utde": UTDE,
     "plain_lstm": PlainLSTM,
     "flattened_gru": FlattenedGRU,
     "convnet": ConvNet,

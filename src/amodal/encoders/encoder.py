@@ -24,7 +24,10 @@ __all__ = [
     "encode_all",
     "encode_pooled",
     "encode_present",
+    "encode_tokens",
+    "present_inputs",
     "scatter",
+    "token_counts",
     "width_of",
 ]
 
@@ -74,6 +77,8 @@ class Encoder(OptionsChecked, nn.Module, ABC):
         references: Keys of the bibliography.
         channel_axis: Axis of the channels in the maps between stages: 2 for places in a row (P, L, C), 1 for images
             (P, C, H, W).
+        takes_times: Whether `embed`, `begin` and `forward` take the times of a series with its own clock as a last
+            argument, (P, T) or None.
         can_hide: Whether tokens can be hidden one by one: no visible token then depends on what a hidden one reads,
             neither as `embed` makes it nor, where that mixes tokens, as `embed_without` does. Otherwise all tokens of
             a row count as one, hidden as a whole.
@@ -82,6 +87,7 @@ class Encoder(OptionsChecked, nn.Module, ABC):
     kinds: ClassVar[tuple[str, ...]] = ()
     references: ClassVar[tuple[str, ...]] = ()
     channel_axis: ClassVar[Literal[1, 2]] = 2
+    takes_times: ClassVar[bool] = False
     can_hide: bool = False
 
     def __init__(self, modality: Modality, *, width: int):
@@ -202,6 +208,12 @@ class PerModality(nn.Module):
         return ((name, self[name]) for name in self._keys)
 
 
+def present_inputs(encoder: Encoder, batch: Batch, name: str) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Positions of the P rows that have a modality, and what its encoder is given of them."""
+    rows, *inputs = batch.present(name)
+    return rows, (*inputs, batch.times_of(name)) if encoder.takes_times else tuple(inputs)
+
+
 def encode_present(encoder: Encoder, batch: Batch, name: str) -> Encoded:
     """Runs an encoder on the rows that have a modality, and only on them: gather, encode, scatter.
 
@@ -215,12 +227,12 @@ def encode_present(encoder: Encoder, batch: Batch, name: str) -> Encoded:
     Returns:
         Tokens, validity and pooled vectors of all B rows, zero (and not valid) where the modality is absent.
     """
-    rows, values, measured, lengths = batch.present(name)
+    rows, inputs = present_inputs(encoder, batch, name)
     if len(rows) == 0:
         weight = next(encoder.parameters(), torch.zeros((), device=batch.device))
         tokens = torch.zeros(len(batch), encoder.n_tokens, encoder.width, dtype=weight.dtype, device=batch.device)
         return Encoded(tokens, torch.zeros(tokens.shape[:2], dtype=torch.bool, device=batch.device), tokens[:, 0])
-    encoded = Encoded(*with_shared_rows(encoder, encoder, values, measured, lengths))
+    encoded = Encoded(*with_shared_rows(encoder, encoder, *inputs))
     if len(rows) == len(batch):
         return encoded
     return Encoded(*(scatter(part, rows, len(batch)) for part in encoded))
@@ -229,6 +241,36 @@ def encode_present(encoder: Encoder, batch: Batch, name: str) -> Encoded:
 def encode_all(encoders: PerModality, batch: Batch) -> dict[str, Encoded]:
     """`encode_present` for every modality that has an encoder, in order."""
     return {name: encode_present(encoder, batch, name) for name, encoder in encoders.items()}  # type: ignore[arg-type]
+
+
+def encode_tokens(encoders: PerModality, batch: Batch) -> dict[str, Tokens]:
+    """All tokens of every modality: those of its encoder and, in front, its vector if that is more than their mean.
+
+    Args:
+        encoders: An encoder for each modality.
+        batch: B rows.
+
+    Returns:
+        For each modality at most as many as `token_counts` says; not valid where it is absent.
+    """
+    found = {}
+    for name, encoded in encode_all(encoders, batch).items():
+        found[name] = Tokens(encoded.tokens, encoded.valid)
+        if _has_vector(encoders[name]):
+            seen = batch.observed[name][:, None]
+            tokens = torch.cat([encoded.pooled[:, None], encoded.tokens], dim=1)
+            found[name] = Tokens(tokens, torch.cat([seen, encoded.valid], dim=1))
+    return found
+
+
+def token_counts(encoders: PerModality) -> dict[str, int]:
+    """Largest number of tokens of each modality that `encode_tokens` gives."""
+    return {n: e.n_tokens + _has_vector(e) for n, e in encoders.items() if isinstance(e, Encoder)}
+
+
+def _has_vector(encoder: nn.Module) -> bool:
+    """Whether an encoder's vector is more than the mean of its tokens."""
+    return type(encoder).pool is not Encoder.pool
 
 
 def encode_pooled(encoders: PerModality, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.encoders.encoder import Encoded, Encoder, PerModality, encode_present, scatter
+from amodal.encoders.encoder import Encoded, Encoder, PerModality, encode_present, present_inputs, scatter
 from amodal.errors import ConfigurationError
 
 __all__ = ["Exchange", "StageMap", "channels_at", "encode_exchanging", "exchange_points"]
@@ -132,12 +132,12 @@ class _Run:
 
     def __init__(self, encoder: Encoder, batch: Batch, name: str):
         self.encoder, self.batch, self.name = encoder, batch, name
-        self.rows, values, measured, lengths = batch.present(name)
+        self.rows, inputs = present_inputs(encoder, batch, name)
         self.done = -1  # the last stage that has run
-        self.map: Tensor = values[:0]
+        self.map: Tensor = batch.values[name][:0]
         self.valid: Tensor | None = None
         if len(self.rows):
-            self.map, self.valid = encoder.begin(values, measured, lengths)
+            self.map, self.valid = encoder.begin(*inputs)
 
     def advance(self, stage: int) -> StageMap:
         """Runs up to a stage, and gives its map for all rows of the batch."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from amodal.encoders.encoder import Encoder, Tokens
 from amodal.encoders.squash import soft_clip
 from amodal.kinds.statistics import read_cells
-from amodal.options import Positive, Size
+from amodal.options import Positive, Share, Size
 from amodal.schema import Modality
 
 __all__ = ["SeriesSteps", "time_code"]
@@ -51,6 +51,7 @@ class SeriesSteps(Encoder):
         modality: A series modality (T, D).
         width: Width of tokens and of the pooled vector.
         bands: Frequencies of the time's code.
+        dropout: Dropout of the tokens.
         clip: Scale of the soft clipping of values, in standard deviations.
 
     Source:
@@ -60,10 +61,11 @@ class SeriesSteps(Encoder):
     kinds = ("series",)
     references = ("khader2023lsmt", "jaegle2021perceiver")
 
-    def __init__(self, modality: Modality, *, width: int, bands: Size = 6, clip: Positive = 3.0):
+    def __init__(self, modality: Modality, *, width: int, bands: Size = 6, dropout: Share = 0.0, clip: Positive = 3.0):
         super().__init__(modality, width=width)
         self.bands, self.clip = bands, clip
         self.linear = nn.Linear(2 * modality.n_features + 2 * bands + 1, width)
+        self.drop = nn.Dropout(dropout)
 
     @property
     def n_tokens(self) -> int:
@@ -77,7 +79,7 @@ class SeriesSteps(Encoder):
         last = (inside.sum(1, keepdim=True) - 1).clamp(min=1)
         code = time_code((2 * steps / last - 1).clamp(max=1.0), bands=self.bands)  # (P, T, 2 K + 1)
         tokens = self.linear(torch.cat([soft_clip(values, self.clip), readable.to(values.dtype), code], dim=2))
-        return Tokens(torch.where(inside[..., None], tokens, 0.0), inside)
+        return Tokens(torch.where(inside[..., None], self.drop(tokens), 0.0), inside)
 
     def trunk(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """The tokens as they are."""

@@ -20,6 +20,7 @@ from amodal.methods.fills import Fills
 from amodal.methods.fusemoe import FuseMoE
 from amodal.methods.fusion import JointFusion
 from amodal.methods.i2m2 import I2M2
+from amodal.methods.interleaved import Interleaved
 from amodal.methods.late_fusion import LateFusion
 from amodal.methods.lsmt import LSMT
 from amodal.methods.lvae import LVAE
@@ -67,6 +68,7 @@ METHODS: dict[str, type[Method]] = {
     "medfuse": MedFuse,
     "drfuse": DrFuse,
     "lsmt": LSMT,
+    "interleaved": Interleaved,
     "fusemoe": FuseMoE,
     "simmlm": SimMLM,
     "robult": Robult,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -34,8 +36,8 @@ CHUNK = 2**22
 Variant = Annotated[str, one_of(JOINT_LAWS)]
 Family = Annotated[str, one_of((*FAMILIES, "independence"))]
 
-START_ROWS = 2000
-"""Training rows that the components are placed by."""
+SOME_ROWS = 5000
+"""Training rows that the law is fitted to before and after training."""
 
 
 SCALE_FLOORS = {"layer": 0.05, "sphere": 1e-3, "none": 0.05}
@@ -45,7 +47,13 @@ WARMUP = 100
 """Steps over which the weight of an alignment that moves the encoders alone rises from zero."""
 
 LAW_RATE = 5.0
-"""Factor on the learning rate of the law's parameters, which have to follow the encoders."""
+"""Factor on the learning rate of the copula's parameters, which have to follow the encoders."""
+
+EM_STEPS = 20
+"""Steps of expectation maximisation before and after training."""
+
+MEMORY = 200.0
+"""Rows that the law's margins remember at first; as many over what is left of the training, later."""
 
 
 class CM2(SamplingMethod):
@@ -61,10 +69,11 @@ class CM2(SamplingMethod):
         - \tfrac1D \log p(\bar z_O)
         - \tfrac{w}{D} \Bigl[\log \bar p(z_O) - \sum_{m \in O} \log \bar f_m(z_m)\Bigr],
 
-    where the bar holds fixed: the second term fits the law to the vectors, the third one, the alignment, moves the
+    where the bar holds fixed: the second term fits the copula to the vectors, the third one, the alignment, moves the
     encoders to make the modalities dependent under the law (its mean is their mutual information). Only what a row
-    observes enters. With `removal`, the completions replace random further modalities too, so that every pattern of
-    presence is met; likelihood and alignment see all that the row has.
+    observes enters. The margins are fitted to the vectors of every step by expectation maximisation, and the task does
+    not move the law: it is to be the law of its vectors. With `removal`, the completions replace random further
+    modalities too, so that every pattern of presence is met; likelihood and alignment see all that the row has.
 
     The default's law joins coordinate by coordinate (`variant`): its completions follow every coordinate of what is
     observed, and carry unbiased gradients; the method's page compares. The formula as printed in the paper takes the
@@ -82,8 +91,8 @@ class CM2(SamplingMethod):
         normalise: "layer" (mean 0 and variance 1 over a vector's coordinates), "sphere" (length 1) or "none".
         completion: "conditional" (given what is observed), "marginal" (from the modality's own mixture), or "none":
             the fusion gets the presence and replaces what is absent in its own way.
-        sample_gradient: Whether gradients of the task reach the law through completions: "reparameterised", as the
-            paper says, or "detached", as its code does.
+        sample_gradient: Whether gradients of the task pass through completions, to what is observed (and with
+            `alignment="likelihood"` to the law): "reparameterised", as the paper says, or "detached", as its code does.
         alignment: Term that moves the encoders in addition to the task's: "copula" (the term above), "likelihood" (the
             whole log likelihood, margins included, as in the paper, with one learning rate for all), "cosine", "kl" or
             "none".
@@ -100,7 +109,7 @@ class CM2(SamplingMethod):
 
     Source:
         :cite:`wu2025cm2`. Deviations of the default: proper densities; completions given what is observed; loss per
-        dimension; components that start apart, at data; the margins' likelihood does not move the encoders (it could
+        dimension; margins fitted by expectation maximisation, whose likelihood does not move the encoders (it could
         be raised without bound by making all vectors alike); the head also reads the presence; mixture weights are
         parameters, as in the paper's code, not the output of a network.
     """
@@ -156,8 +165,10 @@ class CM2(SamplingMethod):
         n, width = len(schema.names), width_of(self.encoders)
         self.projections = nn.ModuleList(nn.Linear(width, latent) for _ in range(n))
         self.law: JointLaw | None = None
+        self._latest: tuple[Tensor, Tensor] | None = None  # vectors and presence of the present step
         if completion != "none" or alignment in ("copula", "likelihood"):
             settings = {"components": components, "family": family, "scale_floor": SCALE_FLOORS[normalise]}
+            settings["learnable_margins"] = alignment == "likelihood"
             self.law = joint_law(variant, n, latent, **settings)
             if completion == "conditional" and not self.law.conditional:
                 raise ConfigurationError(
@@ -172,25 +183,38 @@ class CM2(SamplingMethod):
     # Training ----------------------------------------------------------------------------------------------------
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Places the components at training rows, apart from one another; see `Method.prepare`."""
+        """Places the components at training rows, apart from one another, and fits them; see `Method.prepare`."""
         if self.law is None:
             return
-        training, parts, rows = self.training, [], 0
+        training = self.training
         self.eval()
-        with torch.no_grad():
-            for batch in batches:
-                parts.append(self.vectors(batch))
-                rows += len(batch)
-                if rows >= START_ROWS:
-                    break
-            z, observed = (torch.cat(part) for part in zip(*parts))  # (N, M, D), (N, M)
-            generator = torch.Generator(z.device).manual_seed(0)
-            self.law.start_at_rows(z.movedim(1, 0), observed.T, generator)
+        z, observed = self._some_vectors(batches)
+        self.law.start_at_rows(z, observed, torch.Generator(z.device).manual_seed(0))
+        if self.law.running is not None:
+            self.law.refit(z, observed, steps=EM_STEPS)
         self.train(training)
+
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Fits the law's margins to the vectors of the best weights; see `Method.remember`."""
+        if self.law is not None and self.law.running is not None:
+            self.law.refit(*self._some_vectors(batches), steps=EM_STEPS)
+
+    @torch.no_grad()
+    def _some_vectors(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """Vectors (M, N, D) and presence (M, N) of some rows."""
+        parts, rows = [], 0
+        for batch in batches:
+            parts.append(self.vectors(batch))
+            rows += len(batch)
+            if rows >= SOME_ROWS:
+                break
+        z, observed = (torch.cat(part) for part in zip(*parts))  # (N, M, D), (N, M)
+        return z.movedim(1, 0), observed.T
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, the law's likelihood and alignment, the first over the rows with a label; see `Method.objective`."""
         z, observed = self.vectors(batch)
+        self._latest = z.detach(), observed
         remaining = draw_removal(observed, generator) if self.removal else observed
         noise = None
         if self.law is not None and self.completion != "none":
@@ -215,18 +239,36 @@ class CM2(SamplingMethod):
             weights["alignment"] = self._weight()
         return LossTerms(terms, weights)
 
+    def after_step(self) -> None:
+        """Takes the step's vectors into the law's margins; see `Method.after_step`."""
+        if self._latest is not None and self.law is not None and self.law.running is not None:
+            z, observed = self._latest
+            self.law.refit(z.movedim(1, 0), observed.T, memory=MEMORY / (1.1 - self.clock.progress))
+        self._latest = None
+
     def learning_rate_scale(self, parameter_name: str) -> float:
-        """The law's parameters learn faster than the others, unless one likelihood moves law and encoders."""
+        """The copula's parameters learn faster than the others, unless one likelihood moves law and encoders."""
         faster = parameter_name.startswith("law.") and self.alignment != "likelihood"
         return LAW_RATE if faster else 1.0
 
     def monitor(self, batch: Batch) -> dict[str, float]:
-        """Kendall's tau, the parameter and the spread of the components, and the correlation of the vectors."""
+        """Kendall's tau, the parameter, the spread of the components, the vectors' correlation, and the law's fit.
+
+        `law_over_normal` is the law's negative log likelihood of the vectors less that of independent normal
+        coordinates, of mean zero and the variance that `normalise` gives, in nats a coordinate.
+        """
         if self.law is None:
             return {}
         with torch.no_grad():
             z, observed = self.vectors(batch)
-            return self.law.describe() | {"latent_correlation": _mean_correlation(z, observed)}
+            found = self.law.describe() | {"latent_correlation": _mean_correlation(z, observed)}
+            variance = {"layer": 1.0, "sphere": 1.0 / self.law.dim}.get(self.normalise)
+            if variance is not None and bool(observed.any()):
+                count = int(observed.sum()) * self.law.dim
+                normal = 0.5 * math.log(2 * math.pi * variance) + 0.5 * float((z * z).sum()) / variance / count
+                own = -float(self.law.log_density(z.movedim(1, 0), observed.T).sum()) / count
+                found["law_over_normal"] = own - normal
+            return found
 
     def _weight(self) -> float:
         """The alignment's weight at this step."""
@@ -276,11 +318,25 @@ class CM2(SamplingMethod):
     def complete(self, z: Tensor, observed: Tensor, noise: CompletionNoise) -> Tensor:
         """Vectors (S, B, M, D): those of `vectors` where observed, normalised draws from the law elsewhere."""
         assert self.law is not None
-        drawn = self.law.complete(z.movedim(1, 0), observed.T, noise, given=self.completion == "conditional")
+        with self._law_held():
+            drawn = self.law.complete(z.movedim(1, 0), observed.T, noise, given=self.completion == "conditional")
         drawn = drawn.movedim(0, 2)
         if self.sample_gradient == "detached":
             drawn = drawn.detach()
         return torch.where(observed[..., None], z, self._normalised(drawn).to(z.dtype))
+
+    @contextmanager
+    def _law_held(self) -> Iterator[None]:
+        """The copula fixed, so that the task does not make it another one than that of the vectors."""
+        assert self.law is not None
+        learning = [p for p in self.law.parameters() if p.requires_grad and self.law.running is not None]
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
 
     def _outputs(self, z: Tensor, observed: Tensor, noise: CompletionNoise | None) -> Tensor:
         """Outputs (S, B, C); (1, B, C) without completions."""

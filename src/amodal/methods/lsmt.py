@@ -11,7 +11,7 @@ from torch.nn import functional
 from amodal.attention import TransformerTrunk, sinusoidal_positions
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encoders_for, width_of
-from amodal.encoders.encoder import Encoder, Tokens, encode_all
+from amodal.encoders.encoder import Tokens, encode_tokens, token_counts
 from amodal.method import LossTerms, NetworkMethod
 from amodal.options import Count, Share, Size
 from amodal.schema import Schema
@@ -81,9 +81,7 @@ class LSMT(NetworkMethod):
         self.positions, self.doubled = positions, doubled
         self.encoders = encoders_for(schema, encoders)
         width, n_outputs = width_of(self.encoders), schema.task.n_outputs
-        given = {name: e for name, e in self.encoders.items() if isinstance(e, Encoder)}
-        self.pools = {name for name, e in given.items() if type(e).pool is not Encoder.pool}
-        lengths = {name: e.n_tokens + (name in self.pools) for name, e in given.items()}
+        lengths = token_counts(self.encoders)
         self.readers = PerModality(
             {
                 name: _LatentReader(width, latents, blocks=blocks, heads=heads, dropout=dropout)
@@ -104,13 +102,9 @@ class LSMT(NetworkMethod):
     def tokens(self, batch: Batch) -> dict[str, Tokens]:
         """The tokens of each modality that enter the transformer, before positions: at most N each."""
         found = {}
-        for m, (name, encoded) in enumerate(encode_all(self.encoders, batch).items()):
-            tokens, valid, seen = encoded.tokens, encoded.valid, batch.observed[name]
-            if name in self.pools:  # an encoder with a vector of its own has it as a token, as a ViT has
-                tokens = torch.cat([encoded.pooled[:, None], tokens], dim=1)
-                valid = torch.cat([seen[:, None], valid], dim=1)
+        for m, (name, (tokens, valid)) in enumerate(encode_tokens(self.encoders, batch).items()):
             if name in set(self.readers):
-                tokens, valid = self.readers[name](tokens, valid, seen)
+                tokens, valid = self.readers[name](tokens, valid, batch.observed[name])
             found[name] = Tokens(self.maps[name](tokens) + self.modality[m], valid)
         return found
 

@@ -30,6 +30,12 @@ __all__ = ["PRIMO"]
 LOG_NOISE_RANGE = (-7.0, 5.0)
 """Range of the log variance of a regression's target around the decoder's mean."""
 
+FIRST_LOG_NOISE = -4.0
+"""Where it starts: low, for noise that is already there makes a latent unnecessary."""
+
+NOISE_RATE = 10.0
+"""Factor on its learning rate: it is one number, and has to follow the decoder."""
+
 CHUNK = 2**22
 """Numbers of a layer in work at a time when draws are decoded (16 MiB in single precision)."""
 
@@ -58,6 +64,10 @@ class PRIMO(LatentMethod):
     :math:`w_\mathrm{predict}` is larger by `w_predict_missing` where a maskable modality is absent. Predictions are
     means over draws from the prior. With one maskable modality, ``preset="paper"`` is equations 2 to 7 exactly.
 
+    By default (`present`) the latents of present modalities are drawn from their prior in the first term and have no
+    part in the second: they carry what their modality says, and not the target. Priors of absent modalities come from a
+    network of their own, which the tie fits to the average of the priors that know more.
+
     At the paper's weights a latent that carries the target pays off at best break-even, so that the prior given
     everything stays nearly as wide as the prior without (see the method's page). The default makes draws mean
     what they are taken for, predictions under plausible completions: `w_kl` below one makes an informative latent pay
@@ -82,8 +92,9 @@ class PRIMO(LatentMethod):
         w_tie: Weight of the tie between priors of a row.
         w_predict: Weight of the predictive term.
         w_predict_missing: What is added to this weight where a maskable modality is absent.
-        tie_moves: Which prior the tie trains: "both", as published, or only the one with more "missing", at a weight
-            that rises over the first 500 steps.
+        present: Where the latents of present modalities come from in training: "prior", as in prediction, or
+            "posterior". The tie leaves their prior alone and trains that with less, at a weight that rises over the
+            first 500 steps; "published": they come from the posterior, and the tie moves both priors at once.
         components: Gaussians in each prior.
         also_masked: Whether each row adds a second bound and predictive term, without the modalities W.
         training_draws: Draws of each row in training that the likelihood is averaged over; the predictive term has
@@ -112,10 +123,17 @@ class PRIMO(LatentMethod):
             "w_anchor": 1.0,
             "w_tie": 1.0,
             "w_predict": 0.0,
-            "tie_moves": "both",
+            "present": "published",
             "components": 1,
         },
-        "predictive": {"w_predict_missing": 3.0, "components": 10, "also_masked": True, "training_draws": 4},
+        "predictive": {
+            "w_tie": 0.1,
+            "present": "posterior",
+            "w_predict_missing": 3.0,
+            "components": 10,
+            "also_masked": True,
+            "training_draws": 4,
+        },
     }
 
     def __init__(
@@ -130,10 +148,10 @@ class PRIMO(LatentMethod):
         gamma: Positive | None = 0.6,
         w_kl: Weight = 0.25,
         w_anchor: Weight = 0.01,
-        w_tie: Weight = 0.1,
+        w_tie: Weight = 1.0,
         w_predict: Weight = 1.0,
         w_predict_missing: Weight = 0.0,
-        tie_moves: Literal["both", "missing"] = "missing",
+        present: Literal["prior", "posterior", "published"] = "prior",
         components: Size = 4,
         also_masked: bool = False,
         training_draws: Size = 1,
@@ -142,7 +160,7 @@ class PRIMO(LatentMethod):
         super().__init__(schema)
         self.weights = {"kl": w_kl, "anchor": w_anchor, "tie": w_tie}
         self.weights |= {"predict": w_predict, "predict_missing": w_predict_missing}
-        self.tie_moves, self.also_masked = tie_moves, also_masked
+        self.present, self.also_masked = present, also_masked
         self.training_draws, self.prediction_draws = training_draws, prediction_draws
         self.roles = schema.roles(always_observed or ())
         self.roles.check_maskable("primo")
@@ -155,13 +173,16 @@ class PRIMO(LatentMethod):
         self.latent_shape = (len(self._maskable), latent)
         prior_shape = (len(self._maskable), components, latent)
         self.prior = MixturePrior(n * width, prior_shape, hidden=hidden, dropout=dropout)
+        self.prior_of_absent = None
+        if present == "prior":  # with a network of its own the tie cannot make the priors of present ones alike
+            self.prior_of_absent = MixturePrior(n * width, prior_shape, hidden=hidden, dropout=dropout)
         self.posterior = NormalisedPosterior(
             n * width + target_width, self.latent_shape, gamma, hidden=hidden, dropout=dropout
         )
         self.decoder = LatentDecoder(
             len(self._always) * width, len(self._maskable) * latent, task.n_outputs, hidden=hidden, dropout=dropout
         )
-        self.log_noise = nn.Parameter(torch.zeros(())) if task.traits.one_value else None
+        self.log_noise = nn.Parameter(torch.full((), FIRST_LOG_NOISE)) if task.traits.one_value else None
 
     # Training ----------------------------------------------------------------------------------------------------
 
@@ -178,39 +199,53 @@ class PRIMO(LatentMethod):
         always[:, self._maskable] = False
         # Equation 5: the priors given each of the three, from one call of the network that they share.
         fused = torch.cat([self._fuse(features, seen) for seen in (observed, reduced, always)])
-        prior = self.prior(fused)
+        prior = self._prior(fused, torch.cat([observed, reduced, always]))
         p, p_reduced, p_always = (prior.rows(slice(i * n, (i + 1) * n)) for i in range(3))
 
         # Equations 2 and 3, one expression for both: absent features are zero. `also_masked` adds the reduced rows.
         condition = self._condition(features, observed)  # (B, O), the same for the reduced rows
         encoded = self._encode_target(target).repeat(views, 1)
         q = self.posterior(torch.cat([fused[: views * n], encoded], dim=1))  # equation 5
-        z = q.draw(noise).flatten(2)  # equation 6, (K, views * B, U * Z)
-        outputs = self.decoder(condition.repeat(views, 1), z)  # (K, views * B, C)
+        z = q.draw(noise)  # equation 6, (K, views * B, U, Z)
         target = repeat_rows(target, views)
         priors = prior.rows(slice(views * n))
-        bound = {"task": self._negative_log_likelihood(outputs, target).mean(0)}  # equations 2, 3: first term
-        bound["kl"] = kl_to_mixture_nats(q, priors).sum(1)  # equations 2, 3: second term
+        divergence = kl_to_mixture_nats(q, priors)  # (views * B, U)
+        seen = torch.cat([observed, reduced])[: views * n, self._maskable]  # (views * B, U)
+        if self.present == "prior":  # what is present says what its latent is
+            uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
+            z = torch.where(seen[..., None], priors.draw(uniform, noise), z)
+            divergence = torch.where(seen, 0.0, divergence)
+        outputs = self.decoder(condition.repeat(views, 1), z.flatten(2))  # (K, views * B, C)
+        number = seen.sum(1)
+        fullest = number == number.max() if len(number) else number.bool()
+        bound = {"task": self._negative_log_likelihood(outputs, target, fullest).mean(0)}  # equations 2, 3: first term
+        bound["kl"] = divergence.sum(1)  # equations 2, 3: second term
         # Not in the paper: the likelihood of the prediction itself, the average of equation 8.
         if self.weights["predict"] > 0 or self.weights["predict_missing"] > 0:
-            bound["predict"] = self._predictive_loss(priors, condition.repeat(views, 1), target, generator)
+            given = priors, condition.repeat(views, 1), target, fullest
+            bound["predict"] = self._predictive_loss(*given, generator)
         if self.weights["predict_missing"] > 0:
             lacking = torch.cat([observed, reduced])[: views * n, self._maskable].logical_not().any(1)
             bound["predict_missing"] = select(bound["predict"], lacking)
         if views == 2:  # a row from which nothing can be removed counts once
             bound = {name: part[:n] + select(part[n:], removed.any(1)) for name, part in bound.items()}
         # Equation 4: the anchor of the prior given x_O alone, and the tie between two priors of a row.
-        informed = p.detached() if self.tie_moves == "missing" else p
+        informed = p if self.present == "published" else p.detached()
         tie = torch.where(removed, kl_of_mixtures_nats(informed, p_reduced), 0.0).sum(1)
         terms = bound | {"anchor": kl_from_standard_nats(p_always).sum(1), "tie": tie}
         # Equation 7, as a weighted mean over rows that is minimised.
         weights = {name: weight for name, weight in self.weights.items() if name in terms}
-        if self.tie_moves == "missing":
+        if self.present != "published":
             weights["tie"] *= min(1.0, self.clock.step / TIE_WARMUP)
         return LossTerms({name: mean_over_rows(term) for name, term in terms.items()}, weights)
 
     def _predictive_loss(
-        self, prior: DiagonalMixture, condition: Tensor, target: Tensor, generator: torch.Generator
+        self,
+        prior: DiagonalMixture,
+        condition: Tensor,
+        target: Tensor,
+        fullest: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         r"""Predictive loss (B,): :math:`-\log` of the likelihood averaged over draws from the prior, as in equation 8.
 
@@ -221,13 +256,17 @@ class PRIMO(LatentMethod):
         noise = self._normal(draws, len(target), generator, condition)
         uniform = torch.rand(noise.shape[:-1], generator=generator, device=noise.device)
         z, log_weight = prior.draw_weighted(uniform, noise)  # (K, B, U, Z), (K, B, U)
-        likelihood = -self._negative_log_likelihood(self.decoder(condition, z.flatten(2)), target)  # (K, B)
+        likelihood = -self._negative_log_likelihood(self.decoder(condition, z.flatten(2)), target, fullest)  # (K, B)
         one = log_weight.sum(-1)
         one = one - one.detach()  # zero, with the gradient of the logarithm of the weight
         return one.logsumexp(0) - (one + likelihood).logsumexp(0)
 
-    def _negative_log_likelihood(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Nats (K, B) of targets (B, …) under outputs (K, B, C); a regression's up to a constant."""
+    def _negative_log_likelihood(self, outputs: Tensor, target: Tensor, fullest: Tensor) -> Tensor:
+        """Nats (K, B) of targets (B, …) under outputs (K, B, C); a regression's up to a constant.
+
+        Its noise is learnt from the rows (B,) that have most modalities: what an absent modality could tell is to go
+        through its latent, and not into the noise.
+        """
         draws, n = outputs.shape[:2]
         loss = task_loss(
             outputs.flatten(0, 1), repeat_rows(target, draws), self.schema.task.kind, over_labels="sum"
@@ -235,7 +274,12 @@ class PRIMO(LatentMethod):
         if self.log_noise is None:
             return loss
         log_noise = self.log_noise.clamp(*LOG_NOISE_RANGE)
+        log_noise = torch.where(fullest, log_noise, log_noise.detach())  # (B,)
         return 0.5 * (loss * (-log_noise).exp() + log_noise)
+
+    def learning_rate_scale(self, parameter_name: str) -> float:
+        """The noise of a regression's target learns faster; see `Method.learning_rate_scale`."""
+        return NOISE_RATE if parameter_name == "log_noise" else 1.0
 
     # Prediction --------------------------------------------------------------------------------------------------
 
@@ -262,7 +306,8 @@ class PRIMO(LatentMethod):
     def _decode(self, batch: Batch, uniform: Tensor, noise: Tensor) -> Tensor:
         """Outputs (S, B, C) for latents drawn from the prior by uniform numbers (S, 1, U) and noise (S, 1, U, Z)."""
         features, observed = self._encode(batch)
-        prior, condition = self.prior(self._fuse(features, observed)), self._condition(features, observed)
+        prior = self._prior(self._fuse(features, observed), observed)
+        condition = self._condition(features, observed)
         outputs = features.new_empty(len(noise), len(batch), self.schema.task.n_outputs)
         widest = max(self.decoder.out.in_features, self.latent_shape[0] * self.latent_shape[1])
         step = max(1, CHUNK // (len(noise) * widest))
@@ -275,7 +320,7 @@ class PRIMO(LatentMethod):
     def draw_latents(self, batch: Batch, draws: int, generator: torch.Generator) -> Tensor:
         """Latents (S, B, U, Z) of the maskable modalities, from the prior given what is present; see `LatentMethod`."""
         features, observed = self._encode(batch)
-        return self.prior(self._fuse(features, observed)).draw(*self._spread(draws, generator))
+        return self._prior(self._fuse(features, observed), observed).draw(*self._spread(draws, generator))
 
     def _spread(self, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Uniform numbers (S, 1, U) and standard normal ones (S, 1, U, Z), the same for every row, spread evenly."""
@@ -297,6 +342,17 @@ class PRIMO(LatentMethod):
     def _fuse(self, features: Tensor, seen: Tensor) -> Tensor:
         """Features (B, M, H), zero where they may not be seen (B, M), with these flags, flattened: (B, M · (H + 1))."""
         return with_presence(torch.where(seen[..., None], features, 0.0), seen).flatten(1)
+
+    def _prior(self, fused: Tensor, observed: Tensor) -> DiagonalMixture:
+        """Priors (B, U, K, Z) of the latents given fused features (B, M · (H + 1)) and presence (B, M)."""
+        prior = self.prior(fused)
+        if self.prior_of_absent is None:
+            return prior
+        seen = observed[:, self._maskable, None]  # (B, U, 1)
+        log_weights, *parts = zip(prior, self.prior_of_absent(fused))
+        return DiagonalMixture(
+            torch.where(seen, *log_weights), *(torch.where(seen[..., None], *part) for part in parts)
+        )
 
     def _condition(self, features: Tensor, observed: Tensor) -> Tensor:
         """Inputs of the decoder next to the latents: the modalities that are always observed, (B, O)."""

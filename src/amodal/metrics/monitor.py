@@ -16,6 +16,7 @@ _TO_A_POINT = 0.01  # of the largest spread of earlier epochs
 _OF_THE_TRUTH = 0.1  # of the spread of what is predicted, in two epochs
 _FEWEST_ROWS = 4
 _TO_A_LINE = 1.05  # dimensions
+_OVER_NORMAL = 0.05  # nats a coordinate
 _ONE_NEIGHBOUR = 1.5  # cases, where there are at least as many as:
 _NEIGHBOURS = 8.0
 _ALL_NEIGHBOURS = 0.9  # of the cases
@@ -121,10 +122,12 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
     it has been in an earlier row, and to a line if its effective rank is below 1.05. Predictions of a modality are
     nearly constant if in the last two rows their spread was below a tenth of that of what they predict. Kernel
     weights have collapsed if fewer than 1.5 of 8 or more neighbours count, and tell nothing of the context if more than
-    nine tenths do.
+    nine tenths do. A law that vectors are drawn from is no law of them if in the last two rows it was less likely
+    than independent normal coordinates, by 0.05 nats each.
 
     Args:
-        history: Rows with columns such as `pooled_rank`, `pooled_spread`, `context_diversity`, `effective_sample_size`.
+        history: Rows with columns such as `pooled_rank`, `pooled_spread`, `context_diversity`, `effective_sample_size`,
+            `law_over_normal`.
 
     Returns:
         One sentence for each sign; empty if all is well.
@@ -157,6 +160,13 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
                 )
         elif column.endswith("_rank") and value < _TO_A_LINE:
             signs.append(f"{what} representations have collapsed to a line: their effective rank is {value:.3g}")
+        elif column.endswith("_over_normal"):
+            before = history[-2].get(column, math.nan) if len(history) > 1 else math.nan
+            if min(value, before) > _OVER_NORMAL:
+                signs.append(
+                    f"the {column.removesuffix('_over_normal')} of completions fits its vectors worse than a normal "
+                    f"distribution, by {value:.2g} nats a coordinate: its draws are noise rather than completions"
+                )
     return signs + _signs_of_weights(last)
 
 

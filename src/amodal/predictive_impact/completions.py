@@ -55,6 +55,10 @@ class Completions(Protocol):
         """Number of completions of a case."""
         ...
 
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes under them are multiplied by, where these modalities are missing."""
+        ...
+
     def law(self, batch: Batch, names: Sequence[str], present: Tensor) -> Law:
         """Completions of modalities that all rows lack.
 

@@ -132,6 +132,10 @@ class DonorCompletions:
         """Number of completions of a case."""
         return min(self.neighbours, len(self.train))
 
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes under them are multiplied by: nothing, they are cases."""
+        return 1.0
+
     @property
     def how(self) -> str:
         """The source of the completions, in words."""
@@ -316,7 +320,7 @@ class DonorLaw:
 
 def _fill(batch: Batch, given: Batch, names: Sequence[str]) -> Batch:
     """The rows of `batch`, in which all lack `names`, with those modalities of `given`."""
-    parts = {part: dict(getattr(batch, part)) for part in ("values", "observed", "measured", "lengths")}
+    parts = {part: dict(getattr(batch, part)) for part in ("values", "observed", "measured", "lengths", "times")}
     for name in names:
         for part, columns in parts.items():
             columns.pop(name, None)

@@ -193,7 +193,7 @@ class _Work:
             found, law = self._of_pattern(part, missing)
             notes += law.notes if law is not None else ()
             predictions, weights = found.pop("whole"), found.pop("weights")
-            found |= self._further(predictions, weights, found["present"])
+            found |= self._further(predictions, weights, self.source.change_scale(missing) if missing else 1.0)
             present = found.pop("present")
             found["prediction"] = present[:, 0] if task.traits.one_value else present
             for key, value in found.items():
@@ -219,7 +219,7 @@ class _Work:
             return found | self._bounded(value, present), None
         law = self.source.law(batch, missing, present)
         whole, weights = law.after(missing)
-        value, error = expected_change(whole, weights, kind)
+        value, error = (self.source.change_scale(missing) * part for part in expected_change(whole, weights, kind))
         found = {"present": present, "whole": whole, "weights": weights, "error": error, "gap": law.gap}
         found |= self._bounded(value, present)
         if not isinstance(self.source, OwnCompletions) or self.source.by_modality:
@@ -239,7 +239,7 @@ class _Work:
     ) -> dict[str, Tensor]:
         """Expected change by each modality if it is looked at next, and last, and its share of V."""
         kind, total, present = self.model.schema.task.traits, found["variability"], found["present"]
-        wanted = [name for name in missing if name in self.asked]
+        wanted, scale = [name for name in missing if name in self.asked], self.source.change_scale(missing)
         if not wanted:
             return {}
         if len(missing) == 1:
@@ -247,35 +247,36 @@ class _Work:
             return {f"{what} {name}": total for what in ("next", "last", "share")} | {f"next error {name}": error}
         values, columns = {(): torch.zeros_like(total), missing: total}, {}
         for name, law in looks_at(self.source, batch, missing if len(wanted) > 1 else wanted, present):
-            change, error = expected_change(*law.after([name]), kind)
+            change, error = (scale * part for part in expected_change(*law.after([name]), kind))
             values[(name,)] = torch.minimum(change.to(total), total)
             if name in wanted:
                 columns[f"next {name}"], columns[f"next error {name}"] = values[(name,)], error
-                columns[f"last {name}"] = whole.last(name)[0]
+                columns[f"last {name}"] = scale * whole.last(name)[0]
         if len(missing) <= _MOST_SHARED and len(wanted) == len(missing):
             for chosen in subsets(missing):
                 if chosen not in values:
-                    change = expected_change(*whole.after(chosen), kind)[0]
+                    change = scale * expected_change(*whole.after(chosen), kind)[0]
                     values[chosen] = torch.minimum(change.to(total), total)
             shares = shapley_shares({key: to_numpy(value) for key, value in values.items()}, missing)
             columns |= {f"share {name}": torch.from_numpy(share) for name, share in shares.items()}
         return columns
 
-    def _further(self, predictions: Tensor, weights: Tensor, present: Tensor) -> dict[str, Tensor]:
+    def _further(self, predictions: Tensor, weights: Tensor, scale: float) -> dict[str, Tensor]:
         """Numbers of some tasks, and the range of V under an odds ratio."""
         kind, found = self.model.schema.task.traits, {}
         if kind.many_labels:
-            found["by label"] = by_label(predictions, weights)
+            found["by label"] = (scale * by_label(predictions, weights)).clamp(max=0.5)
             found["label shares"] = weighted_mean((predictions > 0.5).to(weights.dtype), weights)
         if kind.one_value:
-            found["interval"] = _quantiles(predictions[..., 0], weights, (0.05, 0.95))
+            centre = weighted_mean(predictions, weights)
+            found["interval"] = _quantiles((centre + scale * (predictions - centre))[..., 0], weights, (0.05, 0.95))
         if self.odds_ratio is not None:
 
             def value(tilted: Tensor) -> Tensor:
-                return expected_change(predictions, tilted, kind)[0]
+                return scale * expected_change(predictions, tilted, kind)[0]
 
-            scale = self.model.scaling.target_scale
-            ends = sensitivity_range(value, predictions, weights, self.odds_ratio, kind=kind, scale=scale)
+            units = self.model.scaling.target_scale
+            ends = sensitivity_range(value, predictions, weights, self.odds_ratio, kind=kind, scale=units)
             found["sensitivity"] = torch.stack(ends, dim=1)
         return found
 

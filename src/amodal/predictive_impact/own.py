@@ -43,6 +43,10 @@ class OwnCompletions:
         """Number of completions of a case."""
         return self.draws
 
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes are multiplied by where these are missing: found on the validation rows of the training."""
+        return self.model.change_scale(missing) if self.by_modality else 1.0
+
     @property
     def by_modality(self) -> bool:
         """Whether the draws are completions of modalities, so that one modality can be looked at."""

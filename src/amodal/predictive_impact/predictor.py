@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -37,6 +37,10 @@ class Predictor(Protocol):
     scaling: Scaling
     prior: np.ndarray
     training_cases: Cohort | None
+
+    def change_scale(self, missing: Sequence[str]) -> float:
+        """What changes under its own completions are multiplied by, where some modalities are missing."""
+        ...
 
     @property
     def device(self) -> torch.device:

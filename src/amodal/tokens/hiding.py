@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amodal.batch import Batch
-from amodal.encoders.encoder import Encoder, PerModality, Tokens, scatter
+from amodal.encoders.encoder import Encoder, PerModality, Tokens, present_inputs, scatter
 from amodal.tokens.latent_prediction import fill_sequence
 
 __all__ = ["Embedded", "Passes", "TokenSequences", "embed_present", "encode_passes"]
@@ -28,7 +28,7 @@ class Embedded(NamedTuple):
     rows: Tensor
     tokens: Tensor
     valid: Tensor
-    inputs: tuple[Tensor, Tensor | None, Tensor | None]
+    inputs: tuple[Tensor | None, ...]
 
     def where(self, kept: Tensor) -> Embedded:
         """Those of the rows that are among some of the batch's, bool, of shape (B,)."""
@@ -72,10 +72,10 @@ def embed_present(encoder: Encoder, batch: Batch, name: str) -> Embedded | None:
     Returns:
         Tokens of the rows that have the modality; None if nobody has it, and the encoder is not called.
     """
-    rows, values, measured, lengths = batch.present(name)
+    rows, inputs = present_inputs(encoder, batch, name)
     if len(rows) == 0:
         return None
-    return Embedded(rows, *encoder.embed(values, measured, lengths), (values, measured, lengths))
+    return Embedded(rows, *encoder.embed(*inputs), inputs)
 
 
 def encode_passes(

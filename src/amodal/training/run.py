@@ -18,7 +18,8 @@ from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.data.loader import make_loader
 from amodal.errors import RunError
-from amodal.method import EstimatedMethod, Method, inference
+from amodal.method import EstimatedMethod, Method, SamplingMethod, inference
+from amodal.predictive_impact.change_scale import change_scale
 from amodal.processes import Processes, sharing_rows
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import TrainingSettings
@@ -215,6 +216,8 @@ class Run:
             model.recalibration = recalibration_of(model, data, self._validation_copies())
             if model.recalibration is not None:
                 self.plan["recalibration"] = model.recalibration.to_json()
+        if isinstance(self.method, SamplingMethod) and self.method.draws_mean == "completions":
+            self.plan["result"]["change_scale"] = change_scale(model, data.valid, data.valid_rows.observed)
         if self.folder is not None and self.processes.is_first:
             model.write_into(self.folder)
             (self.folder / STATE_FILE).unlink(missing_ok=True)

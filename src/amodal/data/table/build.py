@@ -255,7 +255,9 @@ class _Writer:
         self.modality, self.n, self.gaps = source.modality(), n, False
         self.is_text = self.modality.traits.holds_texts
         dtype = np.dtype(np.uint8 if self.is_text else source.dtype)
-        self.values = _Raw(work / f"{source.name}.raw", dtype, self.modality.shape)
+        *shape, last = self.modality.shape or (1,)
+        stored = (*shape, last + bool(self.modality.clock)) if self.modality.shape else ()
+        self.values = _Raw(work / f"{source.name}.raw", dtype, stored)
         self.lengths = _Raw(work / f"{source.name}.lengths", np.dtype(np.int64), ()) if self.is_text else None
 
     def add(self, piece: Piece) -> None:
@@ -267,7 +269,10 @@ class _Writer:
         assert isinstance(piece.values, np.ndarray)
         if piece.values.dtype.kind == "f":
             self.gaps |= bool(np.isnan(piece.values[piece.observed]).any())
-        self.values.add(piece.values)
+        values = piece.values
+        if piece.times is not None:  # see `amodal.data.clocks`
+            values = np.concatenate([values, piece.times[..., None]], axis=2)
+        self.values.add(values)
 
     def sizes(self) -> list[int]:
         return [raw.size() for raw in (self.values, self.lengths) if raw is not None]

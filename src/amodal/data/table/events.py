@@ -41,8 +41,9 @@ _MOST_VARIABLES = 500
 class Events(Source):
     """A series from a long table: one row a measurement.
 
-    Step t holds what was measured from `start` + t · `step` on, up to but without the next step's beginning. Cells
-    without a measurement are not measured; a case without any in the window lacks the modality.
+    Step t holds what was measured from `start` + t · `step` on, up to but without the next step's beginning; with
+    `observations` instead of `step`, what was measured at the case's t-th time, and that time is kept. Cells without a
+    measurement are not measured; a case without any in the window lacks the modality.
 
     Attributes:
         file: The long table, relative to the data folder.
@@ -54,7 +55,8 @@ class Events(Source):
         variables: Variables, in order; none: those met in the data.
         start: Where the window begins.
         stop: Where it ends.
-        step: Length of a step.
+        step: Length of a step; 0 with `observations`.
+        observations: Most times of a case, the last ones where it has more; 0: a grid of steps.
         time_units: Units of all times: seconds, minutes, hours or days.
         since: The manifest's column with the date that times are counted from; "" = times are numbers or durations.
         format: How dates are written beside ISO 8601; (): found in the data.
@@ -79,6 +81,7 @@ class Events(Source):
     start: float = 0.0
     stop: float = 48.0
     step: float = 1.0
+    observations: int = 0
     time_units: str = "hours"
     since: str = ""
     format: tuple[str, ...] = ()
@@ -104,7 +107,8 @@ class Events(Source):
             variables=variables,
             start=section.number("start", 0.0),
             stop=section.number("stop"),
-            step=section.number("step"),
+            step=section.number("step", 0.0),
+            observations=section.integer("observations", 0),
             time_units=section.choice("time_units", _TIME_UNITS, "hours"),
             since=section.text("since", ""),
             format=section.words("format", ()),
@@ -116,7 +120,13 @@ class Events(Source):
             description=section.text("description", ""),
         )
         section.done()
-        if not source.stop > source.start or not 0 < source.step <= source.stop - source.start:
+        if bool(source.step) == bool(source.observations):
+            raise SchemaError(
+                f"{section.where} has no steps",
+                expected="`step` for a regular grid, or `observations` for the times as they are",
+                got=f"step {source.step:g}, observations {source.observations}",
+            )
+        if not source.stop > source.start or not 0 <= source.step <= source.stop - source.start:
             raise SchemaError(
                 f"{section.where} has no window",
                 expected="start < stop, and a step no longer than the window",
@@ -129,7 +139,8 @@ class Events(Source):
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
         record: dict[str, Any] = {"kind": self.kind}
-        keys = ("file", "id", "time", "variable", "value", "start", "stop", "step", "time_units")
+        clock = "observations" if self.observations else "step"
+        keys = ("file", "id", "time", "variable", "value", "start", "stop", clock, "time_units")
         record |= {key: getattr(self, key) for key in keys}
         record |= {k: getattr(self, k) for k in ("units_column", "since", "description") if getattr(self, k)}
         record |= {k: list(getattr(self, k)) for k in ("format", "since_format") if getattr(self, k)}
@@ -141,7 +152,7 @@ class Events(Source):
     @property
     def n_steps(self) -> int:
         """T."""
-        return int(np.ceil((self.stop - self.start) / self.step - 1e-9))
+        return self.observations or int(np.ceil((self.stop - self.start) / self.step - 1e-9))
 
     def columns(self) -> tuple[str, ...]:
         """The manifest's columns that it reads."""
@@ -220,14 +231,16 @@ class Events(Source):
         """Name, kind and shape."""
         names = tuple(variable.name for variable in self.variables)
         units = tuple(variable.units for variable in self.variables)
-        return Modality(self.name, "series", (self.n_steps, len(names)), names, units, self.description)
+        clock = (self.start, self.stop) if self.observations else ()
+        return Modality(self.name, "series", (self.n_steps, len(names)), names, units, self.description, clock)
 
     def taken_for(self) -> str:
         """Description of the modality in one line."""
         shown = ", ".join(f"{v.name}{f' in {v.units}' if v.units else ''} ({v.aggregate})" for v in self.variables[:8])
         more = ", …" if len(self.variables) > 8 else ""
+        steps = f"up to {self.n_steps} times in" if self.observations else f"{self.n_steps} steps of {self.step:g}"
         return (
-            f"series of {self.n_steps} steps of {self.step:g} {self.time_units} from {self.start:g}"
+            f"series of {steps} {self.time_units} from {self.start:g}"
             f"{f' after {self.since}' if self.since else ''}, of {len(self.variables)} variables: {shown}{more}"
         )
 
@@ -311,7 +324,7 @@ class _EventReader(Reader):
         times = self._times(at, rows)
         at, which, rows, times = self._some(~np.isnan(times), at, which, rows, times)
         values = self._values(which, rows)
-        steps = np.floor((times - source.start) / source.step + 1e-9)
+        steps = np.floor((times - source.start) / (source.step or 1.0) + 1e-9)
         inside = (times >= source.start) & (times < source.stop)
         there = ~np.isnan(values)
         self._lose("outside the window", rows.ids[~inside & there])
@@ -459,13 +472,30 @@ class _EventReader(Reader):
     def read(self, rows: Rows) -> Piece:
         path: Path = self.folder / str(rows.start // self.place.chunk)
         records = np.fromfile(path, RECORD) if path.is_file() else np.zeros(0, RECORD)
-        records = self._once(records, rows)
+        records, times = self._once(records, rows), None
+        if self.source.observations:
+            records, times = self._by_time(records, rows)
         counts = np.bincount(records["variable"], minlength=len(self.source.variables))
         for variable, count in zip(self.source.variables, counts):
             self.problems.enter(f"{self.source.name}.{variable.name}", int(count), measured=int(count))
         self.problems.enter(self.rows_of, 0, measured=len(records))
         values = aggregate(records, rows.start, len(rows.ids), self.source.n_steps, self.source.variables)
-        return Piece(values, np.asarray(~np.isnan(values).all((1, 2))))
+        return Piece(values, np.asarray(~np.isnan(values).all((1, 2))), times)
+
+    def _by_time(self, records: np.ndarray, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Events whose step is the rank of their time in its case, and the times (n, T), NaN beyond the end."""
+        most = self.source.observations
+        moments, which = np.unique(records[["row", "time"]], return_inverse=True)  # by row, then by time
+        at = moments["row"].astype(np.int64) - rows.start
+        ends = np.searchsorted(at, np.arange(len(rows.ids)), side="right")
+        rank = np.arange(len(at)) - ends[at] + np.minimum(most, np.bincount(at, minlength=len(rows.ids)))[at]
+        kept = rank[which] >= 0
+        self._lose(f"before the last {most} times (`observations`)", rows.ids[records["row"][~kept] - rows.start])
+        times = np.full((len(rows.ids), most), np.nan, np.float32)
+        times[at[rank >= 0], rank[rank >= 0]] = moments["time"][rank >= 0]
+        records = records[kept].copy()
+        records["step"] = rank[which][kept]
+        return records, times
 
     def _once(self, records: np.ndarray, rows: Rows) -> np.ndarray:
         """Events without those that stand there again, unless the schema keeps them."""

@@ -43,10 +43,12 @@ class Piece(NamedTuple):
     Attributes:
         values: Of shape (n, …), float32 (NaN = not measured) or uint8; of text a list of n bytes.
         observed: Presence, bool, of shape (n,).
+        times: Of a series with a clock of its own, when each step was, float32 (n, T); NaN beyond the end.
     """
 
     values: np.ndarray | list[bytes]
     observed: np.ndarray
+    times: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

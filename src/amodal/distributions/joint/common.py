@@ -38,7 +38,7 @@ class CommonComponentLaw(JointLaw):
 
     @property
     def log_weights(self) -> Tensor:
-        r""":math:`\log\pi`, shape (K,). The mixtures' weights start alike and have equal gradients, so stay alike."""
+        r""":math:`\log\pi`, shape (K,). Weights that learn start alike and have equal gradients, so stay alike."""
         return torch.log_softmax(self.mixture.raw_weights.mean(0), -1)
 
     def _parts(self, z: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +55,10 @@ class CommonComponentLaw(JointLaw):
         t = (z.unsqueeze(2) - self.mixture.means.unsqueeze(1)) / self.mixture.scales.unsqueeze(1)  # (M, B, K, D)
         joint = self.copula.log_density_margins_first(*normal_log_tails(t), observed[:, :, None, None])  # (B, K, D)
         return total + joint.sum(-1)
+
+    def _shares(self, z: Tensor, observed: Tensor) -> Tensor:
+        terms = self._terms(z, observed, self.mixture.component_log_density(z))  # (B, K)
+        return torch.softmax(terms, -1).expand(self.modalities, -1, -1).unsqueeze(-1)
 
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
         if not joined:

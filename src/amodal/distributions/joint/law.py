@@ -22,6 +22,7 @@ from amodal.distributions.copula.points import full_precision, open_uniform, wit
 from amodal.distributions.joint.normal_completion import NormalCompletion, normal_completion
 from amodal.distributions.mixture.fit import expectation_maximisation
 from amodal.distributions.mixture.gaussian_mixture import GaussianMixture
+from amodal.distributions.mixture.running import RunningFit
 from amodal.distributions.normal import normal_log_tails, normal_score
 from amodal.distributions.quasirandom import spread_uniform
 from amodal.errors import ConfigurationError, ShapeError
@@ -82,6 +83,7 @@ class JointLaw(nn.Module, ABC):
         tau: Kendall's tau to start from; not at a boundary, where gradients vanish.
         shared: Where each coordinate has a copula, whether all have the same.
         scale_floor: Least standard deviation of a component.
+        learnable_margins: Whether the mixtures learn by gradients; otherwise by `refit`, and the copula alone does.
 
     Raises:
         UnknownNameError: If the family is not known; says which is nearest.
@@ -107,13 +109,16 @@ class JointLaw(nn.Module, ABC):
         tau: float = 0.1,
         shared: bool = False,
         scale_floor: float = 0.05,
+        learnable_margins: bool = True,
     ):
         super().__init__()
         if modalities < 1:
             raise ConfigurationError("a joint law has too few modalities", expected="1 or more", got=modalities)
         self.modalities, self.dim, self.shared = modalities, dim, shared
         kind = copula_family(family)
-        self.mixture = GaussianMixture(components, dim, batch_shape=(modalities,), scale_floor=scale_floor)
+        settings = {"batch_shape": (modalities,), "scale_floor": scale_floor, "learnable": learnable_margins}
+        self.mixture = GaussianMixture(components, dim, **settings)
+        self.running = None if learnable_margins else RunningFit(self.mixture)
         self.copula: Copula | None = None
         if modalities > 1 and family.lower() != "independence":
             shape = () if self.joins_scalars or shared else (dim,)
@@ -293,7 +298,7 @@ class JointLaw(nn.Module, ABC):
             weights, means, scales = expectation_maximisation(
                 z.to(mixture.means), observed, mixture.components, generator
             )
-            mixture._assign(weights.expand(self.modalities, -1), means, scales.clamp_min(2 * mixture.scale_floor))
+            mixture.assign(weights.expand(self.modalities, -1), means, scales.clamp_min(2 * mixture.scale_floor))
             return
         parts = [part[seen] for part, seen in zip(z, observed, strict=True)]
         most = max(len(part) for part in parts)
@@ -305,6 +310,28 @@ class JointLaw(nn.Module, ABC):
         for m, part in enumerate(parts):
             if not len(part):
                 mixture.means[m], mixture.raw_scales[m] = before[0][m], before[1][m]
+
+    @torch.no_grad()
+    def refit(self, z: Tensor, observed: Tensor, *, memory: float = 0.0, steps: int = 1) -> None:
+        """Fits the margins by expectation maximisation: a step on a batch, or several on all there is.
+
+        The copula, which is not fitted here, enters where it says which component a row comes from.
+
+        Args:
+            z: Vectors, of shape (M, B, D); anything where absent.
+            observed: Presence, bool, of shape (M, B).
+            memory: Rows after which earlier ones are forgotten; 0: at once.
+            steps: Number of steps.
+        """
+        assert self.running is not None
+        z = self._blanked(z, observed)
+        for _ in range(steps):
+            self.running.update(self.mixture, z, observed, self._shares(z, observed), memory=memory)
+
+    def _shares(self, z: Tensor, observed: Tensor) -> Tensor:
+        """Probabilities of the components of each vector, (M, B, K, 1), or coordinate, (M, B, K, D)."""
+        terms = self.mixture.component_log_density(z) + self.mixture.log_weights.unsqueeze(1)
+        return torch.softmax(terms, -1).unsqueeze(-1)
 
     @torch.no_grad()
     def describe(self) -> dict[str, float]:

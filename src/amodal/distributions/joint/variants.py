@@ -44,6 +44,12 @@ class CoordinatewiseLaw(JointLaw):
         log_c = self.copula.log_density_margins_first(lower, upper, observed.unsqueeze(-1))  # (B, D)
         return log_f.sum(-1), log_c.sum(-1)
 
+    def _shares(self, z: Tensor, observed: Tensor) -> Tensor:
+        mixture = self.mixture
+        t = (z.unsqueeze(2) - mixture.means.unsqueeze(1)) / mixture.scales.unsqueeze(1)  # (M, B, K, D)
+        terms = mixture.log_weights[:, None, :, None] - mixture.scales.log().unsqueeze(1) - 0.5 * t * t
+        return torch.softmax(terms, 2)
+
     def _draw(self, z: Tensor, observed: Tensor, noise: CompletionNoise, joined: bool) -> Tensor:
         margin, row = (~observed).nonzero(as_tuple=True)  # only what is absent is drawn: N of M times B
         score, logs = self._absent_scores(z, observed, noise, joined, margin, row)  # (N, S, D)
@@ -248,6 +254,7 @@ def joint_law(
     family: str = "gaussian",
     shared: bool = False,
     scale_floor: float = 0.05,
+    learnable_margins: bool = True,
 ) -> JointLaw:
     """A joint law by the name of its variant; see `JointLaw` for the arguments.
 
@@ -262,4 +269,5 @@ def joint_law(
     if variant not in JOINT_LAWS:
         raise UnknownNameError("variant of the joint law", variant, JOINT_LAWS)
     settings = {"components": components, "family": family, "shared": shared, "scale_floor": scale_floor}
+    settings["learnable_margins"] = learnable_margins
     return JOINT_LAWS[variant](modalities, dim, **settings)

@@ -28,7 +28,7 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 class GaussianMixture(nn.Module):
     r"""A Gaussian mixture in D dimensions, or several side by side.
 
-    All parameters learn: ``raw_weights`` (softmax), ``means`` and ``raw_scales`` (softplus above a floor, since the
+    The parameters are ``raw_weights`` (softmax), ``means`` and ``raw_scales`` (softplus above a floor, since the
     likelihood is unbounded as a scale goes to zero).
 
     With a ``batch_shape`` there are that many mixtures, and points have the shape (\*batch_shape, …, D): one mixture
@@ -40,6 +40,7 @@ class GaussianMixture(nn.Module):
         dim: Dimension D.
         batch_shape: Shape of independent mixtures.
         scale_floor: Least :math:`\sigma`.
+        learnable: Whether the parameters learn by gradients; otherwise they are buffers, for `RunningFit`.
         generator: Source of randomness for the starting means.
 
     Raises:
@@ -53,6 +54,7 @@ class GaussianMixture(nn.Module):
         *,
         batch_shape: Sequence[int] = (),
         scale_floor: float = 1e-3,
+        learnable: bool = True,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -66,9 +68,17 @@ class GaussianMixture(nn.Module):
         self.components, self.dim, self.scale_floor = components, dim, float(scale_floor)
         self.batch_shape = torch.Size(batch_shape)
         shape = (*self.batch_shape, components)
-        self.raw_weights = nn.Parameter(torch.zeros(shape))
-        self.means = nn.Parameter(torch.randn(*shape, dim, generator=generator))
-        self.raw_scales = nn.Parameter(torch.full((*shape, dim), math.log(math.expm1(1.0))))
+        self.learnable = learnable
+        start = {
+            "raw_weights": torch.zeros(shape),
+            "means": torch.randn(*shape, dim, generator=generator),
+            "raw_scales": torch.full((*shape, dim), math.log(math.expm1(1.0))),
+        }
+        for name, value in start.items():
+            if learnable:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value)
 
     @classmethod
     def from_parameters(cls, weights: Any, means: Any, scales: Any, *, scale_floor: float = 1e-3) -> Self:
@@ -112,11 +122,12 @@ class GaussianMixture(nn.Module):
                 hint="Pass a smaller scale_floor, or standardise the data.",
             )
         mixture = cls(*means.shape[-2:], batch_shape=means.shape[:-2], scale_floor=scale_floor).to(means)
-        mixture._assign(weights.to(means), means, scales.to(means))
+        mixture.assign(weights.to(means), means, scales.to(means))
         return mixture
 
     @torch.no_grad()
-    def _assign(self, weights: Tensor, means: Tensor, scales: Tensor) -> None:
+    def assign(self, weights: Tensor, means: Tensor, scales: Tensor) -> None:
+        """Sets weights (…, K), means (…, K, D) and scales (…, K, D), the last above the floor."""
         excess = (scales - self.scale_floor).expand(self.means.shape)
         self.raw_weights.copy_(weights.clamp_min(torch.finfo(means.dtype).tiny).log())
         self.means.copy_(means)
@@ -261,7 +272,7 @@ class GaussianMixture(nn.Module):
         means = torch.stack([m for m, _ in starts]).reshape(self.means.shape)
         scales = torch.stack([s for _, s in starts]).reshape(self.means.shape)
         uniform = torch.full_like(self.raw_weights, 1 / self.components)
-        self._assign(uniform, means.to(self.means), scales.clamp_min(2 * self.scale_floor).to(self.means))
+        self.assign(uniform, means.to(self.means), scales.clamp_min(2 * self.scale_floor).to(self.means))
         return self
 
     @classmethod
