@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import numpy as np
@@ -88,7 +89,11 @@ def wrong_values(annotation) -> list[Any]:
     wrong += [] if takes(annotation, float) else [1.5]
     wrong += [] if numeric else [1, 0]
     wrong += [] if takes(annotation, str) and (takes(annotation, dict) or not numeric) else ["8"]
-    wrong += [] if takes(annotation, bool) is False else ["no", "false", 1, 0, None]
+    wrong += (
+        []
+        if takes(annotation, bool) is False
+        else ["no", "false", 1, 0, *([] if takes(annotation, NoneType) else [None])]
+    )
     wrong += [] if takes(annotation, dict) else [{"a": object()}]
     wrong += [] if takes(annotation, list) or takes(annotation, tuple) else [[object()]]
     return wrong

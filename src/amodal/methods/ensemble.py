@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -68,7 +68,7 @@ class Ensemble(Method):
         schema: Schema,
         encoders: PerModality | None = None,
         *,
-        members: Sequence[str | Mapping[str, Any]] = ("modality_dropout", "modality_dropout", "boosting"),
+        members: tuple[str | Mapping[str, Any], ...] = ("modality_dropout", "modality_dropout", "boosting"),
         picks: Size = 20,
         bags: Size = 10,
     ):

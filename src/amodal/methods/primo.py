@@ -121,7 +121,6 @@ class PRIMO(LatentMethod):
         "paper": {
             "w_kl": 1.0,
             "w_anchor": 1.0,
-            "w_tie": 1.0,
             "w_predict": 0.0,
             "present": "published",
             "components": 1,
