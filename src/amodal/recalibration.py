@@ -182,7 +182,8 @@ def fit_recalibration(
         )  # there may be two minima: around, and the data's
         start = int(np.argmin([cost(point) for point in grid]))
         bounds = grid[max(0, start - 1)], grid[min(len(grid) - 1, start + 1)]
-        return float(minimize_scalar(cost, bounds=bounds, method="bounded")["x"])
+        least: Any = minimize_scalar(cost, bounds=bounds, method="bounded")
+        return float(least.x)
 
     common = best(np.arange(len(present)), weight / numbers[place], 0.0, _COMMON)
     rows_of = [np.flatnonzero(present == k) for k in range(n_modalities + 1)]

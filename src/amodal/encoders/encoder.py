@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -208,7 +208,7 @@ class PerModality(nn.Module):
         return ((name, self[name]) for name in self._keys)
 
 
-def present_inputs(encoder: Encoder, batch: Batch, name: str) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def present_inputs(encoder: Encoder, batch: Batch, name: str) -> tuple[Tensor, tuple[Any, ...]]:
     """Positions of the P rows that have a modality, and what its encoder is given of them."""
     rows, *inputs = batch.present(name)
     return rows, (*inputs, batch.times_of(name)) if encoder.takes_times else tuple(inputs)
@@ -270,7 +270,7 @@ def token_counts(encoders: PerModality) -> dict[str, int]:
 
 def _has_vector(encoder: nn.Module) -> bool:
     """Whether an encoder's vector is more than the mean of its tokens."""
-    return type(encoder).pool is not Encoder.pool
+    return isinstance(encoder, Encoder) and type(encoder).pool is not Encoder.pool
 
 
 def encode_pooled(encoders: PerModality, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -207,9 +207,9 @@ class CEPA(TaughtMethod):
         if self.masks is None or not masked_needed:
             return Passes(clean, clean, clean, own, own, own, tuple(every[1:]))
         hideable = self.sequences.hideable(self.encoders, own, self.masks.whole)
-        hidden = self.masks(hideable, clean, generator)  # equation 3, for both ratios
-        masked, crossed = self.sequences(self.encoders, embedded, size, *hidden)  # equation 1
-        return Passes(clean, masked, crossed, own, *hidden, tuple(every[1:]))
+        hidden, hidden_more = self.masks(hideable, clean, generator)  # equation 3, for both ratios
+        masked, crossed = self.sequences(self.encoders, embedded, size, hidden, hidden_more)  # equation 1
+        return Passes(clean, masked, crossed, own, hidden, hidden_more, tuple(every[1:]))
 
     def _pooled(self, observed: Tensor, clean: Mapping[str, Tokens], predicted: Mapping[str, Tensor]) -> Tensor:
         """Pooled vectors (B, M, D), equation 7: of a row's own tokens where present, of predicted ones where absent."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from markupsafe import Markup
 
 from amodal.benchmark import Results
 from amodal.metrics.intervals import Difference, Interval
@@ -90,7 +93,7 @@ def write_paper_page(exhibits: Sequence[Exhibit], path: str | Path) -> Path:
     return write_text(path, paper_page(exhibits))
 
 
-def _exhibit(exhibit: Exhibit) -> str:
+def _exhibit(exhibit: Exhibit) -> Markup:
     parts = [_block(exhibit, block) for block in exhibit.blocks]
     values = {"intro": RULES, "parts": parts, "remarks": remarks_on(exhibit.paper, exhibit.source)}
     return render("papers.html", values)
@@ -103,7 +106,7 @@ def _block(exhibit: Exhibit, block: Block) -> dict[str, object]:
     rows = []
     for name in names:
         for metric in block.metrics:
-            one = by_method.get((name, metric), PrintedValue(name, metric, *[float("nan")] * 3))
+            one = by_method.get((name, metric), PrintedValue(name, metric, math.nan, math.nan, math.nan))
             rows.append([name, metric, str(one), *_ours(block, name, metric, one)])
     head = ["method", "metric", "paper", "ours", "verdict"]
     found = {"": "Not run: needs credentials.", "made": "Run on made data.", "real": "Run on the paper's data."}

@@ -101,7 +101,8 @@ class Optimisers:
         learning = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
         for parameter in learning:
             self.average.setdefault(parameter, parameter.detach().clone())
-        torch._foreach_lerp_([self.average[parameter] for parameter in learning], learning, 1.0 - keep)
+        for parameter in learning:
+            self.average[parameter].lerp_(parameter.detach(), 1.0 - keep)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -180,7 +180,7 @@ class StudentTCopula(Elliptical):
 
         if df is not None:
             return fitted(df)[1]
-        best = minimize_scalar(
+        best: Any = minimize_scalar(
             lambda x: fitted(math.exp(x))[0], bounds=(0.0, math.log(100.0)), method="bounded", options={"xatol": 0.02}
         )
-        return fitted(math.exp(best["x"]))[1]
+        return fitted(math.exp(best.x))[1]

@@ -47,6 +47,10 @@ class GaussianMixture(nn.Module):
         ConfigurationError: If a size is not positive, or the floor negative.
     """
 
+    raw_weights: Tensor
+    means: Tensor
+    raw_scales: Tensor
+
     def __init__(
         self,
         components: int,

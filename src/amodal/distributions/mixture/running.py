@@ -33,6 +33,8 @@ class RunningFit(nn.Module):
         :cite:`cappe2009online`, with a constant step.
     """
 
+    statistics: Tensor
+
     def __init__(self, mixture: GaussianMixture):
         super().__init__()
         self.register_buffer("statistics", torch.zeros(3, *mixture.means.shape))

@@ -319,7 +319,7 @@ def _is_median(bandwidth: Bandwidth) -> bool:
     return isinstance(bandwidth, str) and bandwidth == "median"
 
 
-def _checked(bandwidth: Bandwidth) -> float | Tensor:
+def _checked(bandwidth: float | Tensor | Literal["median"]) -> float | Tensor:
     if isinstance(bandwidth, Tensor) and bandwidth.dim() == 0:
         return bandwidth
     if isinstance(bandwidth, str | Tensor) or not bandwidth > 0:

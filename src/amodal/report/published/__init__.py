@@ -83,13 +83,13 @@ def printed_values(paper: str, source: str, *, cohort: str, task: str, setting: 
     if setting:
         chosen &= table.setting == setting
     found = []
-    for row in table[chosen].itertuples():
-        scale = 0.01 if row.unit == "percent" else 1.0
-        value, low, high = (float(number) * scale for number in (row.value, row.low, row.high))
+    for _, row in table[chosen].iterrows():
+        scale = 0.01 if row["unit"] == "percent" else 1.0
+        value, low, high = (float(row[name]) * scale for name in ("value", "low", "high"))
         if low != low:
-            reach = 2 * float(row.spread) * scale
+            reach = 2 * float(row["spread"]) * scale
             low, high = value - reach, value + reach
-        found.append(PrintedValue(str(row.method), str(row.metric), value, low, high, str(row.note)))
+        found.append(PrintedValue(str(row["method"]), str(row["metric"]), value, low, high, str(row["note"])))
     return found
 
 
