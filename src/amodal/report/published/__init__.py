@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def printed_values(paper: str, source: str, *, cohort: str, task: str, setting: 
     if setting:
         chosen &= table.setting == setting
     found = []
-    for _, row in table[chosen].iterrows():
+    for row in cast(Any, table[chosen]).to_dict("records"):
         scale = 0.01 if row["unit"] == "percent" else 1.0
         value, low, high = (float(row[name]) * scale for name in ("value", "low", "high"))
         if low != low:
