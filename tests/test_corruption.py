@@ -164,7 +164,7 @@ def test_killed_at_any_moment_a_fit_is_nothing_or_continues_to_the_same(tmp_path
         again = amodal.load(out)
         for name, tensor in whole.method.state_dict().items():
             assert np.array_equal(tensor.numpy(), again.method.state_dict()[name].numpy()), name
-        assert not list(tmp_path.rglob("*.tmp"))
+        assert not list(tmp_path.rglob(".tmp.*"))
     assert kills >= 3
 
 
@@ -173,7 +173,7 @@ def test_left_overs_of_killed_processes_are_removed_and_no_others(tmp_path):
     done.wait()
     mine = scratch_path(tmp_path / "run")
     dead = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{done.pid}."))
-    elsewhere = mine.with_name(f".run.another-machine.{done.pid}.12345678.tmp")
+    elsewhere = mine.with_name(f".tmp.another-machine.{done.pid}.12345678.run")
     for path in (mine, dead, elsewhere):
         path.mkdir()
         (path / "file").write_text("")
@@ -210,4 +210,4 @@ for save in (lambda: model.save({out!r}), lambda: made_cohort(800).save({out!r} 
         for path in (out, tmp_path / f"run{size}-c", tmp_path / f"run{size}-f"):
             if path.exists() and (path / "experiment.json").exists():
                 amodal.load(path)
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".tmp.*"))

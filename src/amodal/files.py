@@ -19,13 +19,13 @@ __all__ = ["atomic_folder", "clear_leftovers", "replace_file", "scratch_path", "
 
 
 def scratch_path(path: Path) -> Path:
-    """A temporary name beside a path, with the machine and process that use it."""
-    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    """A temporary name beside a path and with its ending, with the machine and process that use it."""
+    return path.with_name(f".tmp.{_machine()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.{path.name}")
 
 
 def clear_leftovers(path: Path) -> None:
     """Removes what processes of this machine that were killed have left beside a path, under `scratch_path`'s names."""
-    named = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_machine())}\.(\d+)\.[0-9a-f]{{8}}\.(tmp|old)")
+    named = re.compile(rf"\.tmp\.{re.escape(_machine())}\.(\d+)\.[0-9a-f]{{8}}\.{re.escape(path.name)}")
     if not path.parent.is_dir():
         return
     for other in path.parent.iterdir():
@@ -65,7 +65,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         if folder.exists():
-            old = temporary.with_suffix(".old")
+            old = scratch_path(folder)
             os.replace(folder, old)
             os.replace(temporary, folder)
             shutil.rmtree(old)

@@ -115,7 +115,7 @@ def _move(scratch: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(scratch, folder)
         return
-    older = scratch.with_suffix(".old")
+    older = scratch_path(folder)
     os.rename(folder, older)
     try:
         os.rename(scratch, folder)
