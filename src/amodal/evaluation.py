@@ -469,12 +469,16 @@ def _draw_errors(
     others = [model.predict(cases, on_empty="silent", draw_seed=seed) for seed in range(1, _SETS_OF_DRAWS)]
     if all(np.array_equal(predictions, other) for other in others):
         return {}
-    return {
+    errors = {
         pattern: {
             name: float(np.std([float(metric(part[some], target[some])) for part in (predictions, *others)], ddof=1))
             for name, metric in chosen.items()
         }
         for pattern, some in rows.items()
+    }
+    return {  # without those of metrics that are undefined
+        pattern: {name: value for name, value in of_pattern.items() if np.isfinite(value)}
+        for pattern, of_pattern in errors.items()
     }
 
 

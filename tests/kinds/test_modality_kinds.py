@@ -137,6 +137,7 @@ def volumes(monkeypatch):
     )
 
 
+@pytest.mark.filterwarnings("ignore:the reconstruction by way of predicted modalities")
 @pytest.mark.parametrize("method", ["fusion", "mvae", "boosting", "cepa", "per_pattern"])
 def test_a_new_kind_is_one_object_and_its_encoder(volumes, method):
     assert volumes.schema["scan"].kind == "volume"  # found by its five axes

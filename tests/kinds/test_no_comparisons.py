@@ -35,7 +35,8 @@ def test_kinds_answer_themselves():
     found = {}
     for path in files:
         name = path.relative_to(SOURCE).as_posix()
-        lines = [line.strip() for line in path.read_text().splitlines() if COMPARISON.search(line)]
+        text = re.sub(r"preferred_encoders: ClassVar = \{[^}]*\}", "", path.read_text())  # what a method wants by kind
+        lines = [line.strip() for line in text.splitlines() if COMPARISON.search(line)]
         if lines and not name.startswith("kinds/"):
             found[name] = lines
     strangers = {name: lines for name, lines in found.items() if name not in ALLOWED}

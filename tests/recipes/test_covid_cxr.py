@@ -74,6 +74,7 @@ def test_the_leak_that_the_page_tells_of_is_found(source: Path, tmp_path: Path):
 def test_every_command_of_the_page_runs(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(source, tmp_path / "covid-cxr")
     shutil.copy(SCHEMA, tmp_path)
+    shutil.copy(source.parent / "support2" / "support2.csv.gz", tmp_path)
     (tmp_path / "new.csv").write_text(blocks("csv")[0], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("sh") for line in block.splitlines()]

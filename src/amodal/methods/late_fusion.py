@@ -110,7 +110,7 @@ class LateFusion(NetworkMethod):
             for part, seen in zip(outputs.unbind(1), observed.unbind(1))
         ]
         own = torch.stack(parts).sum()
-        if self.join == "regression":
+        if self.join != "average":
             return LossTerms({"task": own})
         fused = self.task_term(average_predictions(outputs, observed, kind), batch)
         return LossTerms({"task": fused, "own": own}, {"own": self.own_weight})
