@@ -160,7 +160,7 @@ def test_an_evaluation_in_the_run_s_folder_leaves_the_training_presence(test_row
     assert again.presence.hash == trained.presence.hash == again.experiment["presence"]["train"]["hash"]
     assert Presence.load(tmp_path / "run" / "test_presence.npz").patterns() == {"a": len(test_rows)}
     (tmp_path / "run" / "test_presence.npz").replace(tmp_path / "run" / "presence.npz")
-    with pytest.raises(RunError, match=r"presence.npz is not the presence of the training rows"):
+    with pytest.raises(RunError, match=r"presence.npz was altered"):
         TrainedModel.load(tmp_path / "run")
 
 

@@ -433,10 +433,16 @@ class SamplingMethod(Method):
         """The mean prediction over `prediction_draws` draws of a fixed seed; see `Method.predict`."""
         return self.predict_by(batch, seed=0)
 
-    def predict_by(self, batch: Batch, *, seed: int) -> Tensor:
-        """The mean prediction over the draws of a seed: another seed shows what the number of draws leaves open."""
+    def predict_by(self, batch: Batch, *, seed: int, draws: int | None = None) -> Tensor:
+        """The mean prediction over draws of a seed: another seed shows what the number of draws leaves open.
+
+        Args:
+            batch: B rows.
+            seed: Seed of the draws.
+            draws: Their number; None: `prediction_draws`.
+        """
         generator = torch.Generator(batch.device).manual_seed(seed)
-        return self.draw(batch, self.prediction_draws, generator).mean(0)
+        return self.draw(batch, draws or self.prediction_draws, generator).mean(0)
 
 
 class LatentMethod(SamplingMethod):

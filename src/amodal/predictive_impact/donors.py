@@ -22,6 +22,7 @@ from amodal.schema import Modality
 __all__ = ["DonorCompletions", "DonorLaw", "summarise"]
 
 _ROWS = 4096  # completed cases in work at a time
+_DRAWS = 16  # most draws behind the prediction of one completed case: many donors are averaged over
 _FEWEST = 10  # training cases that have everything a case lacks, below which each modality has a donor of its own
 _ROUND = 1e5  # distances are compared to five decimals, so that equal cases are equal in any order of the file
 
@@ -314,7 +315,7 @@ class DonorLaw:
         result = self.present.expand(len(self.weights), -1, -1).clone()
         for some in torch.arange(len(draws), device=rows.device).split(_ROWS):
             batch = self.completed(names, draws[some], rows[some])
-            result[draws[some], rows[some]] = predictions_of(self.source.model, batch).to(result)
+            result[draws[some], rows[some]] = predictions_of(self.source.model, batch, draws=_DRAWS).to(result)
         return result
 
 

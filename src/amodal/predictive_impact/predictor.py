@@ -14,7 +14,7 @@ from amodal.data.cohort import Cohort
 from amodal.data.scale import Scaling
 from amodal.errors import ConfigurationError, DataError
 from amodal.kinds import TaskKind
-from amodal.method import Method
+from amodal.method import Method, SamplingMethod
 from amodal.schema import Schema, check_schema
 
 __all__ = ["Predictor", "check_inputs", "distance", "predictions_of", "refuse_empty"]
@@ -100,12 +100,22 @@ def refuse_empty(model: Predictor, batch: Batch) -> None:
     )
 
 
-def predictions_of(model: Predictor, batch: Batch) -> Tensor:
+def predictions_of(model: Predictor, batch: Batch, *, draws: int | None = None) -> Tensor:
     """Predictions (B, D) of standardised rows: D classes or labels, or one value in the target's units.
 
     A row of which nothing is observed gets the training prior, unless the method predicts such rows itself.
+
+    Args:
+        model: The model.
+        batch: The rows.
+        draws: Most draws that a method averages over which predicts by the mean of draws; None: as many as it makes.
     """
-    predicted = model.recalibrated(model.method.predict(batch).float(), batch)
+    method = model.method
+    if draws is not None and isinstance(method, SamplingMethod) and type(method).predict is SamplingMethod.predict:
+        predicted = method.predict_by(batch, seed=0, draws=min(draws, method.prediction_draws))
+    else:
+        predicted = method.predict(batch)
+    predicted = model.recalibrated(predicted.float(), batch)
     if model.schema.task.traits.one_value:
         predicted = model.scaling.unscale(predicted)[:, None]
     if not model.method.accepts_empty:
