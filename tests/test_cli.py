@@ -150,7 +150,7 @@ def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert frame["net"].is_monotonic_decreasing
     assert "those with the largest net gain of the next look first" in printed
     assert {"predicted", "plausible", "change[b]", "if_last[b]", "gain[b]", "evpi"} <= set(frame)
-    assert set(frame["next"].fillna("")) <= {"b", ""}  # nothing else is missing
+    assert set(frame["next"].dropna()) <= {"b"}  # nothing else is missing
     np.testing.assert_allclose(frame["change[b]"], frame["variability"])
     assert (frame["gain[b]"] <= frame["evpi"] + 1e-6).all()
     costs = ["--costs", '{"b": 5.0}', "--worth", "10", "--cohort_budget", "20", "--utility", "accuracy", "--drivers"]
