@@ -1,7 +1,7 @@
-"""Time and memory of preparing MIMIC-III: made tables of a tenth of its size, or the open demo.
+"""Time and memory of preparing MIMIC-III: made tables of a tenth of its size, or the open demo in a folder MIMIC3_DEMO.
 
 Command:  python benchmarks/prepare_mimic.py --folder /tmp/made        (33 million charted rows, 300 MB on disk)
-          python benchmarks/prepare_mimic.py --source ../shared/data/mimic3-demo
+          python benchmarks/prepare_mimic.py --source MIMIC3_DEMO
 Prints a row a task: seconds of the clock and of the processors, largest memory of the process, charted rows a second of
 the processors, and what 330 million rows would take at that rate.
 """

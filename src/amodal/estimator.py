@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -32,7 +33,7 @@ __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
 _ONE = "x"  # name of the modality that a table is when nothing divides it
 
 
-class _Estimator(BaseEstimator):
+class _Estimator(BaseEstimator, ABC):
     """Base of the classifier and the regressor."""
 
     def __init__(
@@ -123,8 +124,13 @@ class _Estimator(BaseEstimator):
         self._take_names(train.schema)
         return self
 
+    @abstractmethod
     def _read(self, y: Any) -> Outcome:
-        raise NotImplementedError
+        """The outcome that a user's `y` is."""
+
+    @abstractmethod
+    def predict(self, X: Any, observed: Any = None) -> np.ndarray:
+        """The predicted labels or values."""
 
     def _weights(self, sample_weight: Any, outcome: Outcome, n: int) -> np.ndarray | None:
         """The weight of each case; None: all alike."""
@@ -278,7 +284,7 @@ class _Estimator(BaseEstimator):
 
     def _known_score(self, metric: Callable[..., float], X: Any, y: Any, weight: Any) -> float:
         """A metric of scikit-learn over the cases whose target is known."""
-        array, predicted = as_array(y), self.predict(X)  # type: ignore[attr-defined]
+        array, predicted = as_array(y), self.predict(X)
         known = np.array([not is_missing(entry) for entry in array.tolist()], dtype=bool)
         if not known.any():
             raise DataError("no target is known in y", expected="at least one to score against")

@@ -144,6 +144,8 @@ def findings(subject: Subject) -> list[Markup]:
             "worse": "Beyond noise, that is worse than <b>{}</b>: {}.",
             "unclear": "No difference from <b>{}</b> can be told from noise: {}.",
         }[found.verdict]
+        if found.verdict == "unclear" and (found.difference.low > 0 or found.difference.high < 0):
+            sentence = "The difference from <b>{}</b> is beyond noise alone, not among all methods compared: {}."
         said.append(Markup(sentence).format(other, format_difference(found.difference, metric)))
     return said + _of_patterns(subject, others) + _of_rates(subject)
 
