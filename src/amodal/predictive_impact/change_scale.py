@@ -15,7 +15,7 @@ __all__ = ["change_scale"]
 
 _MOST = 512  # cases looked at
 _LEAST = 30  # cases that a scale can be told from
-_RANGE = (0.5, 2.0)
+_RANGE = (0.25, 4.0)
 
 
 def change_scale(model: Predictor, cases: Cohort, observed: NDArray[np.bool_], *, draws: int = 32) -> dict[str, float]:
@@ -32,7 +32,7 @@ def change_scale(model: Predictor, cases: Cohort, observed: NDArray[np.bool_], *
 
     Returns:
         By the names of what is missing, joined by "+", where at least 30 cases tell, and for all together under "":
-        between 0.5 and 2. Empty if fewer than 30 tell.
+        between a quarter and four. Empty if fewer than 30 tell.
     """
     telling = cases.observed.all(axis=1) & ~observed.all(axis=1) & observed.any(axis=1)
     rows = np.flatnonzero(telling)[:_MOST]
