@@ -8,7 +8,6 @@ from amodal.data.table import TableSchema
 from amodal.data.table.array import Array
 from amodal.data.table.column import Column
 from amodal.data.table.events import Events
-from amodal.data.table.image import Image
 from amodal.data.table.source import Source
 from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
@@ -30,6 +29,8 @@ def request_body(rules: TableSchema) -> dict[str, Any]:
             as_form[source.name] = {"type": "string", "description": "JSON, as in the other form of the body"}
         else:
             as_form[source.name] = {"type": "string", "format": "binary"}
+        if source.set_rule():
+            as_form[source.name] = {"type": "array", "items": as_form[source.name], "maxItems": source.set_rule().most}
     return {
         "required": True,
         "content": {
@@ -85,6 +86,11 @@ def error_response(what: str) -> dict[str, Any]:
 
 
 def _value(source: Source) -> dict[str, Any]:
+    one, most = _one(source), source.set_rule().most
+    return {"anyOf": [one, {"type": "array", "items": one, "maxItems": most}]} if source.set_rule() else one
+
+
+def _one(source: Source) -> dict[str, Any]:
     if isinstance(source, Tabular):
         columns = {c.name: {"anyOf": [_cell(c), {"type": "null"}]} for c in source.fields}
         return {"type": "object", "properties": columns, "additionalProperties": False}
@@ -103,8 +109,6 @@ def _value(source: Source) -> dict[str, Any]:
         }
         return {"type": "array", "items": event}
     file = {"type": "string", "format": "byte", "description": "The file's bytes as base64"}
-    if isinstance(source, Image) and source.separator:
-        return {"anyOf": [file, {"type": "array", "items": file, "maxItems": source.images}]}
     if isinstance(source, Array):
         numbers: dict[str, Any] = {"type": "number"}
         for size in reversed(source.shape):
