@@ -17,7 +17,8 @@ from amodal.benchmark import Experiment, Results, run_all
 from amodal.benchmark.recipe import tell_run
 from amodal.data import Cohort
 from amodal.data.sources.mimic import multibench
-from amodal.data.sources.mimic.cohort import prepare_mimic3, prepare_mimic4
+from amodal.data.sources.mimic.cohort import prepare_mimic
+from amodal.data.sources.mimic.stays import Database
 from amodal.errors import AmodalError
 from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
@@ -43,7 +44,7 @@ def recipe(name: str) -> Any:
 class CohortSpec:
     """A cohort: what `amodal data prepare` is asked for."""
 
-    database: str
+    database: Database
     task: str
     modalities: str = ""
     preset: str = "benchmark"
@@ -58,8 +59,8 @@ class CohortSpec:
             return Cohort.open(folder)
         if self.preset == "multibench":
             return multibench.prepare(source, folder, task=self.task)
-        prepare = prepare_mimic3 if self.database == "mimic3" else prepare_mimic4
-        return prepare(
+        return prepare_mimic(
+            self.database,
             source,
             folder,
             task=self.task,
