@@ -244,7 +244,7 @@ def make_mimic4_command(
     """Made tables in the layout of MIMIC-IV, with chest X-rays, reports, notes and a known truth.
 
     Args:
-        out: Folder to write: hosp, icu, mimic-cxr-jpg, mimic-cxr and mimic-iv-note in it.
+        out: Folder to write: hosp, icu, mimic-cxr-jpg, mimic-cxr, mimic-iv-note and mimic-iv-ed in it.
         patients: How many patients.
         absence: X-rays and notes are absent at random (mcar), by age (mar), or by what they would show (mnar).
         images: Whether X-rays are drawn.
