@@ -185,7 +185,8 @@ def report_command(
     print(f"The page is {write_page(subject, out)}")
     if tables is not None:
         tables.mkdir(parents=True, exist_ok=True)
-        written = save_tables(subject.results, tables, subject.references or subject.results.names[:1])
+        results, references = subject.stored
+        written = save_tables(results, tables, references or results.names[:1])
         print(f"The tables are {', '.join(map(str, written))}")
 
 

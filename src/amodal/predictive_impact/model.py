@@ -31,6 +31,7 @@ from amodal.progress import progress_bar
 __all__ = ["impact"]
 
 _MOST_SHARED = 4  # missing modalities of which every subset is looked at
+_MOST_RANGES = 20  # classes whose probabilities get a range
 _TINY = 1e-30
 
 
@@ -146,6 +147,7 @@ def impact(
         by_label=columns.get("by label"),
         label_shares=columns.get("label shares"),
         interval=columns.get("interval"),
+        ranges=columns.get("ranges"),
         sensitivity=columns.get("sensitivity"),
         plausible_labels=_joined([part.labels for part in parts if part.labels is not None]),
         promised_labels=_promised(model, columns["prediction"], calibration, coverage),
@@ -270,6 +272,11 @@ class _Work:
         if kind.one_value:
             centre = weighted_mean(predictions, weights)
             found["interval"] = _quantiles((centre + scale * (predictions - centre))[..., 0], weights, (0.05, 0.95))
+        elif predictions.shape[-1] <= _MOST_RANGES:
+            centre = weighted_mean(predictions, weights)
+            scaled = (centre + scale * (predictions - centre)).clamp(0.0, 1.0)
+            ends = [_quantiles(one, weights, (0.05, 0.95)) for one in scaled.unbind(-1)]
+            found["ranges"] = torch.stack(ends, dim=1)
         if self.odds_ratio is not None:
 
             def value(tilted: Tensor) -> Tensor:

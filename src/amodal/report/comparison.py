@@ -102,7 +102,7 @@ def compare_methods(
     subject = Subject(
         results, title=f"{len(named)} methods on {cohort.name or data}", cohort=cohort, references=references
     )
-    save_tables(results, out, subject.references or results.names[:1])
+    save_tables(results, out, subject.stored[1] or results.names[:1])
     page = write_page(subject, out / "index.html")
     say(f"Trained, evaluated and written in {duration(perf_counter() - started)}. The page is {page}")
     return results

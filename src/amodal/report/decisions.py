@@ -101,6 +101,7 @@ def decisions(subject: Subject) -> Section | None:
     return section(
         "decisions",
         "What it means for decisions",
+        folded=many,
         method=best,
         drawings=drawings,
         legend=[*subject.legend, _treat_all()],

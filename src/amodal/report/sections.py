@@ -12,6 +12,7 @@ from amodal.citation import bibliography
 from amodal.methods import METHODS
 from amodal.missingness import pattern_codes, pattern_label
 from amodal.report import figures
+from amodal.report.answer import answer
 from amodal.report.cases import choose_cases, show_cases
 from amodal.report.copulas import copula_drawings
 from amodal.report.decisions import decisions, groups
@@ -21,7 +22,6 @@ from amodal.report.panels import (
     compared,
     count_wins,
     difference_forest,
-    findings,
     lacking,
     method_forest,
     metric_series,
@@ -30,7 +30,6 @@ from amodal.report.panels import (
     shown_metrics,
 )
 from amodal.report.parts import Drawing, Section, Table, section
-from amodal.report.pictures import Exhibit, exhibit_case
 from amodal.report.references import read_bibtex
 from amodal.report.reliability import calibration
 from amodal.report.representations import collapse_warnings, representation_table
@@ -43,7 +42,7 @@ Builder = Callable[[Subject], Section | None]
 
 
 def question(subject: Subject) -> Section:
-    """The question, the data and the main findings."""
+    """The data, and how it was done."""
     run = subject.first
     modalities = Table(
         ["modality", "kind", "shape of a sample", "absent in test"],
@@ -55,17 +54,15 @@ def question(subject: Subject) -> Section:
     rows = dict(run.record["data"].get("rows", {})) | {"test": len(run.ids)}
     return section(
         "question",
-        "The question and the data",
-        question=subject.question,
+        "The data, and how it was done",
+        folded=True,
         notes=list(subject.notes),
         description=subject.cohort.description if subject.cohort else "",
         cohort=run.experiment.cohort,
         task=run.task,
-        examples=_examples(subject),
         rows=rows,
         n_groups=len(np.unique(run.groups)),
         modalities=modalities,
-        findings=findings(subject),
     )
 
 
@@ -115,6 +112,7 @@ def presence(subject: Subject) -> Section:
     return section(
         "presence",
         "What was missing",
+        folded=True,
         drawings=drawings,
         same=same,
         n_modalities=len(names),
@@ -130,7 +128,7 @@ def comparison(subject: Subject) -> Section:
     shown = shown_metrics(subject)
     ranked = subject.ranked
     table = Table(
-        ["method", *(m.label for m in shown), *(f"less {name}" for name in subject.references)],
+        ["method", *(m.label for m in shown), *(f"difference from {name}" for name in subject.references)],
         [
             [
                 name,
@@ -299,6 +297,7 @@ def training(subject: Subject) -> Section:
     return section(
         "training",
         "Training",
+        folded=True,
         drawings=drawings,
         table=table,
         seed=subject.results.seeds[0],
@@ -337,7 +336,9 @@ def methods(subject: Subject) -> Section:
         entries.append((name, run.experiment.method, options, line, [known[key] for key in keys]))
     used += ["owen2007pigeonhole", "romano2005exact", "efron1993bootstrap"]
     sources = [known[key] for key in dict.fromkeys(used) if key in known]
-    return section("methods", "What the methods are", entries=entries, sources=sources, references=subject.references)
+    return section(
+        "methods", "What the methods are", folded=True, entries=entries, sources=sources, references=subject.references
+    )
 
 
 def reproduce(subject: Subject) -> Section:
@@ -371,6 +372,7 @@ def reproduce(subject: Subject) -> Section:
     return section(
         "reproduce",
         "To reproduce this page",
+        folded=True,
         commands=list(subject.commands),
         versions=versions,
         settings=settings,
@@ -380,29 +382,20 @@ def reproduce(subject: Subject) -> Section:
     )
 
 
-def _examples(subject: Subject) -> list[list[Exhibit]]:
-    """The first test cases as the models saw them, where there are pictures."""
-    test, run = subject.test, subject.first
-    if test is None or not all(modality.traits.on_grid for modality in run.schema.modalities):
-        return []
-    rows = np.arange(min(8, len(test)))
-    batch = test.batch(rows)
-    return [exhibit_case(run.schema, batch, int(row), run.test.observed[row]) for row in rows]
-
-
 SECTIONS: tuple[Builder, ...] = (
-    question,
-    presence,
+    answer,
+    impact,
+    cases,
     comparison,
     patterns,
     degradation,
     calibration,
     decisions,
     groups,
-    cases,
-    impact,
-    training,
     methods,
+    question,
+    presence,
+    training,
     reproduce,
 )
 """The sections of a report, in order. A further one is a function of the same form."""
