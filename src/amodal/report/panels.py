@@ -88,7 +88,7 @@ def difference_forest(subject: Subject, metric: Metric) -> Drawing:
         ]
         rows.append(Series(name, subject.marks[name], [_as_interval(one) for one in found]))
         cells.append([name, *("–" if one is None else difference_cell(one.difference, metric) for one in found)])
-    titles = [f"difference from {name}" for name in subject.references]
+    titles = [f"against {name}" for name in subject.references]
     better = "right" if metric.higher_is_better else "left"
     svg = figures.draw_forest(
         rows,

@@ -128,7 +128,7 @@ def comparison(subject: Subject) -> Section:
     shown = shown_metrics(subject)
     ranked = subject.ranked
     table = Table(
-        ["method", *(m.label for m in shown), *(f"difference from {name}" for name in subject.references)],
+        ["method", *(m.label for m in shown), *(f"against {name}" for name in subject.references)],
         [
             [
                 name,
