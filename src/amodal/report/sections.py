@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -78,28 +78,7 @@ def presence(subject: Subject) -> Section:
         if len(patterns) == 1:
             same.append((place, len(observed), [name for name, here in zip(names, patterns[0]) if here]))
             continue
-        order = np.lexsort((-patterns.sum(1), -counts))[:24]
-        rest = int(counts.sum() - counts[order].sum())
-        drawings.append(
-            Drawing(
-                f"presence-{place}",
-                figures.draw_presence(patterns[order], counts[order].tolist(), names, key=f"presence-{place}"),
-                f"Who has what in the {place} data, {lacking(mechanism)}: each row is a pattern, filled dots are "
-                f"the modalities that are there."
-                + (f" {rest:,} cases with rarer patterns are left out." if rest else ""),
-                Table(
-                    ["pattern", "cases", "share"],
-                    [
-                        [
-                            pattern_label(int(pattern_codes(pattern[None])[0]), names),
-                            f"{n:,}",
-                            percent(n / len(observed)),
-                        ]
-                        for pattern, n in zip(patterns[order], counts[order])
-                    ],
-                ),
-            )
-        )
+        drawings.append(_who_has_what(place, patterns, counts, names, lacking(mechanism)))
     rates = Table(
         ["modality", *(f"absent in {place}" for place, _, _ in parts)],
         [[name, *(percent((~observed[:, m]).mean()) for _, observed, _ in parts)] for m, name in enumerate(names)],
@@ -119,6 +98,23 @@ def presence(subject: Subject) -> Section:
         rates=rates,
         removal=further,
         hashes=hashes,
+    )
+
+
+def _who_has_what(place: str, patterns: np.ndarray, counts: np.ndarray, names: Sequence[str], how: str) -> Drawing:
+    """The most frequent patterns (P, M) of the data of one place, and their numbers of cases (P,)."""
+    order, total = np.lexsort((-patterns.sum(1), -counts))[:24], int(counts.sum())
+    rest = total - int(counts[order].sum())
+    rows = [
+        [pattern_label(int(pattern_codes(pattern[None])[0]), names), f"{n:,}", percent(n / total)]
+        for pattern, n in zip(patterns[order], counts[order])
+    ]
+    return Drawing(
+        f"presence-{place}",
+        figures.draw_presence(patterns[order], counts[order].tolist(), names, key=f"presence-{place}"),
+        f"Who has what in the {place} data, {how}: each row is a pattern, filled dots are the modalities that are "
+        "there." + (f" {rest:,} cases with rarer patterns are left out." if rest else ""),
+        Table(["pattern", "cases", "share"], rows),
     )
 
 
@@ -168,44 +164,37 @@ def patterns(subject: Subject) -> Section | None:
     sizes = subject.patterns.sum(1)
     by_count = [(k, tuple(np.array(conditions)[sizes == k].tolist())) for k in sorted(set(sizes.tolist()))]
     counted = metric_series(subject, metric, [group for _, group in by_count])
-    drawings = [
-        Drawing(
-            "patterns",
-            figures.draw_heat(
-                subject.patterns,
-                names,
-                series,
-                metric,
-                key="patterns",
-                alt=f"{metric.label} of {len(series)} methods under {len(conditions)} presence patterns; "
-                "the table has the numbers.",
-            ),
-            f"{metric.label} under each pattern. Filled dots are the modalities that were there; darker is better, "
-            "and the best of a row is bold.",
-            series_table("pattern", [c.removeprefix("met:") for c in conditions], series, metric),
-            size="wide",
+    alt = (
+        f"{metric.label} of {len(series)} methods under {len(conditions)} presence patterns; the table has the numbers."
+    )
+    by_pattern = Drawing(
+        "patterns",
+        figures.draw_heat(subject.patterns, names, series, metric, key="patterns", alt=alt),
+        f"{metric.label} under each pattern. Filled dots are the modalities that were there; darker is better, "
+        "and the best of a row is bold.",
+        series_table("pattern", [c.removeprefix("met:") for c in conditions], series, metric),
+        size="wide",
+    )
+    by_number = Drawing(
+        "by-count",
+        figures.draw_curves(
+            [float(k) for k, _ in by_count],
+            counted,
+            "modalities present",
+            metric.label,
+            key="by-count",
+            alt=f"{metric.label} by the number of modalities present.",
+            whole=True,
+            width=410,
         ),
-        Drawing(
-            "by-count",
-            figures.draw_curves(
-                [float(k) for k, _ in by_count],
-                counted,
-                "modalities present",
-                metric.label,
-                key="by-count",
-                alt=f"{metric.label} by the number of modalities present.",
-                whole=True,
-                width=410,
-            ),
-            f"{metric.label} by how many modalities were there: the mean over the patterns with as many.",
-            series_table("modalities", [str(k) for k, _ in by_count], counted, metric),
-        ),
-    ]
+        f"{metric.label} by how many modalities were there: the mean over the patterns with as many.",
+        series_table("modalities", [str(k) for k, _ in by_count], counted, metric),
+    )
     shares = {name: results.ratio(subject.best, name, metric.name, conditions) for name in subject.references}
     return section(
         "patterns",
         "Pattern by pattern",
-        drawings=drawings,
+        drawings=[by_pattern, by_number],
         legend=subject.legend,
         imposed=subject.imposes_patterns,
         metric=metric,
