@@ -77,7 +77,7 @@ def decisions(subject: Subject) -> Section | None:
     return section(
         "decisions",
         "What it means for decisions",
-        folded=many,
+        folded=len(outcomes) > 1,
         method=best,
         drawings=drawings,
         legend=[*subject.legend, _treat_all()],
