@@ -268,6 +268,25 @@ class Batch:
             labelled=self.labelled[rows],
         )
 
+    def only(self, names: Sequence[str]) -> Batch:
+        """The same rows with some of the modalities, and no others, in the order of `names`."""
+        parts = {part: {k: getattr(self, part)[k] for k in names if k in getattr(self, part)} for part in _MAPPINGS}
+        return self._trusted(**parts, target=self.target, ids=self.ids, labelled=self.labelled)
+
+    def filled(self, given: Batch, names: Sequence[str]) -> Batch:
+        """The rows, which all lack some modalities, with these as the rows of another batch have them.
+
+        Args:
+            given: As many rows, on the same device.
+            names: The modalities to take from them.
+        """
+        parts = {}
+        for part in _MAPPINGS:
+            own, other = getattr(self, part), getattr(given, part)
+            columns = {k: v for k, v in own.items() if k not in names} | {k: other[k] for k in names if k in other}
+            parts[part] = {k: columns[k] for k in self.values if k in columns}
+        return self._trusted(**parts, target=self.target, ids=self.ids, labelled=self.labelled)
+
     def restrict(self, observed: Mapping[str, Tensor]) -> Batch:
         """Removes modalities: what is absent here or in `observed` is absent in the result, and blanked.
 

@@ -29,12 +29,14 @@ class Predictions(NamedTuple):
         values: As of `TrainedModel.predict`.
         observed: Presence, bool (N, M).
         notes: What each case should be told.
+        further: What was asked of the cases besides.
     """
 
     ids: np.ndarray
     values: np.ndarray
     observed: np.ndarray
     notes: list[list[str]]
+    further: Any = None
 
 
 def predict_cases(
@@ -45,6 +47,7 @@ def predict_cases(
     root: Path,
     batch_size: int = 1024,
     workers: int | None = None,
+    further: Callable[[Cohort], Any] | None = None,
 ) -> Predictions:
     """Predicts the cases of a table.
 
@@ -55,6 +58,7 @@ def predict_cases(
         root: Folder that all files must lie in.
         batch_size: Rows a batch.
         workers: Threads that read files; None chooses.
+        further: What else to ask of the cases while they are open.
 
     Returns:
         The predictions; see `predict_table` for the notes.
@@ -68,7 +72,8 @@ def predict_cases(
         values = model.predict(cohort, batch_size=batch_size, on_empty="silent")
         notes = row_notes(model, cohort, (source or {}).get("ranges", {}))
         notes_of_rows = [[*problems.rows.get(str(row), []), *notes.get(str(row), [])] for row in cohort.ids]
-        return Predictions(cohort.ids, values, cohort.observed, notes_of_rows)
+        asked = None if further is None else further(cohort)
+        return Predictions(cohort.ids, values, cohort.observed, notes_of_rows, asked)
 
 
 def predict_table(

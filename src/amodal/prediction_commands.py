@@ -83,12 +83,20 @@ def _predicted_table(model: Any, manifest: Path, root: Path | None, batch_size: 
 
 
 def serve_command(
-    run: Path, *, host: str = "127.0.0.1", port: int = 8000, max_megabytes: int = 32, device: str = "cpu"
+    run: Path,
+    *,
+    data: str = "",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_megabytes: int = 32,
+    device: str = "cpu",
 ) -> None:
     """Answer requests for predictions over HTTP, with a form to try one case; needs the extra `serve`.
 
     Args:
         run: Folder of the run; it must have been trained on a table.
+        data: The cohort that it was trained on, whose training cases say what absent modalities could still change;
+            "": only methods that draw completions say so.
         host: Address to listen at; the default is reachable from this machine only.
         port: Port to listen at.
         max_megabytes: Largest body of a request.
@@ -100,5 +108,4 @@ def serve_command(
         raise ConfigurationError(
             f"serving needs a package that is not installed: {error.name}", hint="pip install 'amodal[serve]'."
         ) from error
-    print(f"Serving {run} at http://{host}:{port} (stop with Ctrl-C)")
-    run_server(run, host=host, port=port, most_megabytes=max_megabytes, device=device)
+    run_server(run, host=host, port=port, most_megabytes=max_megabytes, device=device, data=data)

@@ -92,6 +92,7 @@ class CEPA(TaughtMethod):
         :cite:`choi2025cepa`. The block masks follow :cite:`assran2023ijepa`.
     """
 
+    title = "CEPA: predicted vectors"
     summary = "latent prediction of absent modalities, aligned given the context"
     references = ("choi2025cepa", "assran2023ijepa")
     couples_rows = True

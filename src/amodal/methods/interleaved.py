@@ -48,6 +48,7 @@ class Interleaved(NetworkMethod):
         smaller learning rate here.
     """
 
+    title = "Interleaved attention"
     summary = "streams of tokens that attend in turn to themselves and to the other modalities"
     references = ("zhang2023interleaved",)
     preferred_encoders: ClassVar = {"series": {"name": "utde"}}

@@ -31,7 +31,7 @@ from amodal.data.table.text import Text
 from amodal.errors import AmodalError
 from amodal.kinds.sets import BETWEEN_TEXTS
 
-__all__ = ["BadField", "case_table", "describe_fields", "serving_rules"]
+__all__ = ["BadField", "case_table", "describe_fields", "read_events", "serving_rules"]
 
 _MOST_EVENTS = 100_000
 _BETWEEN = chr(BETWEEN_TEXTS)
@@ -131,11 +131,21 @@ def _written(source: Any, value: Any, folder: Path) -> str:
     return _BETWEEN.join(part.replace(_BETWEEN, " ") for part in parts)
 
 
-def describe_fields(rules: TableSchema) -> list[dict[str, Any]]:
-    """The fields of a request, as plain JSON values, for `/schema` and the form."""
+def describe_fields(
+    rules: TableSchema, ranges: Mapping[str, Any], word: str, middle: Mapping[str, list[float]]
+) -> list[dict[str, Any]]:
+    """The fields of a request, as plain JSON values, for `/schema` and the form.
+
+    Args:
+        rules: From `serving_rules`.
+        ranges: Smallest and largest training value of each feature, by modality.
+        word: What `middle` is: "mean" or "median".
+        middle: The middle of each feature's training values, by modality.
+    """
     fields = []
     for source in rules.sources:
         modality = source.modality()
+        usual = dict(zip(modality.features, zip(ranges.get(source.name, []), middle.get(source.name, []))))
         field: dict[str, Any] = {"name": source.name, "kind": source.kind, "description": modality.description}
         if isinstance(source, Tabular):
             field["columns"] = [
@@ -143,21 +153,69 @@ def describe_fields(rules: TableSchema) -> list[dict[str, Any]]:
                     "name": c.name,
                     "type": c.type,
                     "units": c.units,
+                    "label": _label(c.name, c.units),
                     "min": c.min,
                     "max": c.max,
                     "categories": list(c.categories or ()),
+                    "usual": _usual(usual.get(c.name), word) if c.type == "number" else "",
                 }
                 for c in source.fields
             ]
         elif isinstance(source, Events):
             field["time_units"] = source.time_units
             field["window"] = [source.start, source.stop]
-            field["variables"] = [{"name": v.name, "units": v.units} for v in source.variables]
+            field["variables"] = [
+                {
+                    "name": v.name,
+                    "units": v.units,
+                    "label": _label(v.name, v.units),
+                    "usual": _usual(usual.get(v.name), word),
+                }
+                for v in source.variables
+            ]
         elif not isinstance(source, Text):
             field["shape"] = list(modality.shape)[bool(source.set_rule()) :]
         field["most"] = source.set_rule().most  # members of a set; 0: it is none
         fields.append(field)
     return copy.deepcopy(fields)
+
+
+def _label(name: str, units: str) -> str:
+    """A column's name with its units, once."""
+    shown = name.replace("_", " ")
+    return shown if not units or units.lower() in name.lower() else f"{shown} ({units})"
+
+
+def _usual(found: Any, word: str) -> str:
+    """Training values in words: "34.8 to 39, median 36.9"."""
+    if found is None:
+        return ""
+    (low, high), centre = found
+    if low is None or high is None or not np.isfinite(centre):
+        return ""
+    return f"{low:.4g} to {high:.4g}, {word} {centre:.3g}"
+
+
+def read_events(field: str, content: bytes) -> list[dict[str, str]]:
+    """Events of an uploaded table: columns time, variable and value, and units if you like; commas or semicolons.
+
+    Raises:
+        BadField: If it is no such table.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadField(field, "expected a CSV file in UTF-8") from None
+    first = text.partition("\n")[0]
+    rows = csv.DictReader(text.splitlines(), delimiter=";" if ";" in first else ",")
+    names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+    if not {"time", "variable", "value"} <= set(names):
+        raise BadField(field, f"expected a CSV file with columns time, variable and value, got {first[:100]!r}")
+    wanted = [name for name in ("time", "variable", "value", "units") if name in names]
+    try:
+        return [{name: (row[names[name]] or "").strip() for name in wanted} for row in rows]
+    except csv.Error as error:
+        raise BadField(field, f"expected a CSV file: {error}") from None
 
 
 def _write_table(source: Tabular, value: Any, folder: Path, case_id: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +17,8 @@ from amodal.data.store import ArrayStore, RaggedStore, Store
 from amodal.data.table.manifest import MemoryTable, Table
 from amodal.data.table.schema import TableSchema
 from amodal.data.table.source import Piece, Place, Problems, Rows, Source
-from amodal.errors import AmodalError, DataError
+from amodal.data.work import fingerprint
+from amodal.errors import DataError
 from amodal.files import write_json
 from amodal.kinds import SetKind
 
@@ -29,9 +28,8 @@ __all__ = [
     "build_stores",
     "cases",
     "chunk_rows",
-    "fingerprint",
+    "mark_of",
     "places",
-    "working_folder",
 ]
 
 _CHUNK_BYTES = 64 * 2**20
@@ -114,39 +112,10 @@ def chunk_rows(sources: Sequence[Source]) -> int:
     return int(np.clip(_CHUNK_BYTES // max(1, sum(sizes)), _LEAST_ROWS, _MOST_ROWS))
 
 
-def fingerprint(manifest: Table, schema: TableSchema, root: Path) -> str:
-    """The fingerprint of a preparation: the schema, and name, size and date of every table it names."""
-    digest = hashlib.sha256(json.dumps(schema.to_json(), sort_keys=True).encode())
-    files = [manifest.path, *(root / name for source in schema.sources for name in source.tables())]
-    for path in files:
-        state = path.stat() if path.is_file() else None
-        digest.update(f"{path.resolve()}\0{state and (state.st_size, state.st_mtime_ns)}\0".encode())
-    return digest.hexdigest()
-
-
-@contextmanager
-def working_folder(out: Path, mark: str, resume: bool) -> Iterator[Path]:
-    """The folder beside `out` in which a preparation works; it stays when the work is interrupted, to be gone on with.
-
-    Raises:
-        DataError: If it cannot be made.
-    """
-    work = out.parent / f".{out.name}.work"
-    stamp = work / "fingerprint"
-    try:
-        same = stamp.is_file() and stamp.read_text(encoding="utf-8") == mark
-        if work.exists() and not (resume and same):
-            shutil.rmtree(work)
-        work.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(mark, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write to {work}: {error.strerror or error}") from error
-    try:
-        yield work
-    except AmodalError:
-        shutil.rmtree(work, ignore_errors=True)  # the data are wrong: nothing to go on with
-        raise
-    shutil.rmtree(work, ignore_errors=True)
+def mark_of(manifest: Table, schema: TableSchema, root: Path) -> str:
+    """The fingerprint of a preparation: the schema, and every table it names."""
+    tables = (root / name for source in schema.sources for name in source.tables())
+    return fingerprint(schema.to_json(), [manifest.path, *tables])
 
 
 def build_stores(
