@@ -1,4 +1,4 @@
-"""A made hospital extract as it leaves a German clinic: semicolons, decimal commas, units in cells, dd.mm.yyyy, several visits.
+"""A made hospital extract as it leaves a German clinic: semicolons, decimal commas, units in cells, dd.mm.yyyy, several visits, images.
 
 `python tests/data/table/hospital.py FOLDER [plain]` writes it; `plain` writes the same with points, ISO dates and commas.
 """  # noqa: E501
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 VITALS = {"Herzfrequenz": ("1/min", 82, 14, 0), "Temperatur": ("°C", 37.1, 0.6, 1), "RR syst": ("mmHg", 126, 18, 0),
           "SpO2": ("%", 96, 2, 0), "Atemfrequenz": ("1/min", 17, 4, 0)}  # fmt: skip
@@ -17,19 +18,34 @@ DOSES = "Urin"
 
 
 def write_extract(folder: Path, *, patients: int = 1500, events: int = 142_000, german: bool = True, seed: int = 0):
-    """Writes faelle.csv, labor.csv and kurve.csv; returns the number of visits and of exact duplicates of events."""
+    """Writes faelle.csv, labor.csv, kurve.csv and bilder/; returns the numbers of visits and of repeated events."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     visits = [(p, v) for p in range(patients) for v in range(1 + (rng.random() < 0.45) + (rng.random() < 0.2))]
     died = rng.random(len(visits)) < 0.25
     number = _german if german else str
     start = np.datetime64("2024-01-01T00:00") + rng.integers(0, 500 * 24 * 60, len(visits)).astype("m8[m]")
-    _cases(folder, rng, visits, died, start, german, number)
+    _cases(folder, rng, visits, died, start, german, number, _images(folder, visits, died, seed))
     _labs(folder, rng, visits, died, german, number)
     return len(visits), _events(folder, rng, visits, died, start, events, german, number)
 
 
-def _cases(folder, rng, visits, died, start, german, number):
+def _images(folder, visits, died, seed):
+    """Chest films of some visits, up to three each; the cell of every visit, with names parted by bars."""
+    rng, cells = np.random.default_rng(seed + 1), []
+    (folder / "bilder").mkdir(exist_ok=True)
+    for i in range(len(visits)):
+        names = [
+            f"{100000 + i:08d}_{k + 1}.png" for k in range(int(rng.choice([0, 1, 2, 3], p=[0.6, 0.25, 0.1, 0.05])))
+        ]
+        for name in names:
+            film = rng.normal(90 + 40 * died[i], 30, (40, 32)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(film).save(folder / "bilder" / name, compress_level=1)
+        cells.append("|".join(name.upper() if rng.random() < 0.02 else name for name in names))
+    return cells
+
+
+def _cases(folder, rng, visits, died, start, german, number, images):
     rows = []
     for i, (p, _) in enumerate(visits):
         complaint = "Dyspnoe" if died[i] else "Brustschmerz"
@@ -38,9 +54,19 @@ def _cases(folder, rng, visits, died, start, german, number):
             f"{100000 + i:08d}", f"{p:06d}", _moment(start[i], german), f"{int(rng.integers(18, 96))} J",
             rng.choice(["m", "w", "W", "m "]),
             number(round(float(rng.normal(78, 15)), 1)) if rng.random() < 0.9 else "",
-            note if rng.random() < 0.8 else "", "ja" if died[i] else "nein",
+            note if rng.random() < 0.8 else "", images[i], "ja" if died[i] else "nein",
         ])  # fmt: skip
-    head = ["Fallnummer", "Patientennummer", "Aufnahme", "Alter", "Geschlecht", "Gewicht [kg]", "Notiz", "verstorben"]
+    head = [
+        "Fallnummer",
+        "Patientennummer",
+        "Aufnahme",
+        "Alter",
+        "Geschlecht",
+        "Gewicht [kg]",
+        "Notiz",
+        "Röntgen",
+        "verstorben",
+    ]
     _write(folder / "faelle.csv", head, rows, german, blank=True)
 
 

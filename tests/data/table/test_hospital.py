@@ -36,6 +36,15 @@ def _prepared(folder: Path, patients: int, events: int):
         == events + events // 100 - outside - counts[again]
     )
     assert not any(prepared.problems.balance().values())
+    films = len(list((folder / "bilder").iterdir()))
+    assert prepared.problems.cells["roentgen: files of Röntgen"] == {
+        "in": films,
+        "measured": films,
+        "empty": 0,
+        "lost": 0,
+    }
+    assert cohort.schema["roentgen"].shape == (3, 1, 32, 32)
+    assert counts["roentgen: file found under another spelling"] < films / 10
     return prepared
 
 
