@@ -21,6 +21,7 @@ __all__ = [
     "MOST_MEMBERS",
     "MOST_OPCODES",
     "MOST_PIXELS",
+    "MOST_ROWS_OF_A_CASE",
     "REQUEST_MEGABYTES",
     "REQUEST_PIXELS",
     "REQUEST_SECONDS",
@@ -55,6 +56,9 @@ MOST_MEMBERS = 1_000_000
 
 MOST_FILES_IN_A_CELL = 64
 """Files that one cell may name."""
+
+MOST_ROWS_OF_A_CASE = 1_000
+"""Rows of a second table that one case may have as a set."""
 
 MOST_FILES_IN_A_SERIES = 4_096
 """Slices of one volume."""

@@ -220,10 +220,22 @@ def read_events(field: str, content: bytes) -> list[dict[str, str]]:
 
 def _write_table(source: Tabular, value: Any, folder: Path, case_id: str) -> None:
     columns = {column.name: column for column in source.fields}
-    if value is not None and not isinstance(value, Mapping):
+    given = value if isinstance(value, list) and source.most else [value]
+    if source.most and len(given) > source.most:
+        raise BadField(source.name, f"expected {source.most} or fewer, got {len(given)}")
+    since = [c.since for c in source.fields if c.since and c.since not in columns]
+    header = ["id", *columns, *dict.fromkeys(since)]
+    rows = [[case_id, *(cells.get(name, "") for name in header[1:])]
+            for cells in (_row_cells(source, columns, row) for row in given)]  # fmt: skip
+    _write_csv(folder / source.file, header, [row for row in rows if any(row[1:])])
+
+
+def _row_cells(source: Tabular, columns: Mapping[str, Column], row: Any) -> dict[str, str]:
+    """The cells of one row of a table."""
+    if row is not None and not isinstance(row, Mapping):
         raise BadField(source.name, "expected an object of columns and values")
     cells = {}
-    for name, cell in (value or {}).items():
+    for name, cell in (row or {}).items():
         if name not in columns:
             near = nearest(name, columns)
             raise BadField(
@@ -231,10 +243,7 @@ def _write_table(source: Tabular, value: Any, folder: Path, case_id: str) -> Non
                 f"unknown column; known are {', '.join(columns)}." + (f" {near}" if near else ""),
             )
         cells[name] = _cell(f"{source.name}.{name}", cell, columns[name])
-    since = [c.since for c in source.fields if c.since and c.since not in columns]
-    header = ["id", *columns, *dict.fromkeys(since)]
-    row = [case_id, *(cells.get(name, "") for name in header[1:])]
-    _write_csv(folder / source.file, header, [row] if any(row[1:]) else [])
+    return cells
 
 
 def _cell(field: str, cell: Any, column: Column) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ MODALITIES: dict[str, Any] = {
     "xray": {"kind": "image", "column": "img", "size": 8, "separator": ";", "most": 3},
     "notes": {"kind": "text", "column": "note", "separator": "|"},
     "voice": {"kind": "audio", "column": "wav", "rate": 4000, "seconds": 0.5, "bands": 8, "separator": ";"},
+    "visits": {"kind": "tabular", "file": "v.csv", "id": "id", "most": 3, "columns": ["bp", "crp"]},
     "slides": {"kind": "embedding", "column": "vec", "separator": ";", "features": ["a", "b", "c"], "units": "mV"},
 }
 SCHEMA: dict[str, Any] = {
@@ -44,6 +46,8 @@ def files(folder: Path) -> pd.DataFrame:
                      "wav": f"{i}_0.wav; {i}_1.wav", "vec": ";".join(vectors)})  # fmt: skip
     frame = pd.DataFrame(rows)
     frame.to_csv(folder / "m.csv", index=False)
+    visits = "".join(f"p{i},{100 + 10 * k + i},{k if i % 5 else ''}\n" for i in range(1, N) for k in range(1 + i % 5))
+    (folder / "v.csv").write_text(f"id,bp,crp\n{visits}p1,101,0\np2,,\n")
     return frame
 
 
@@ -62,7 +66,8 @@ def prepared(folder: Path):
 def test_cells_become_sets_at_most_so_large_and_every_member_is_accounted_for(prepared, folder: Path):
     cohort, problems = prepared
     assert {m.name: m.shape for m in cohort.schema.modalities} == {
-        "xray": (3, 1, 8, 8), "notes": (3,), "voice": (2, 1, 8, 14), "slides": (2, 3)}  # fmt: skip
+        "xray": (3, 1, 8, 8), "notes": (3,), "voice": (2, 1, 8, 14), "visits": (3, 2),
+        "slides": (2, 3)}  # fmt: skip
     assert cohort.schema["slides"].units == ("mV",) * 3
     frame = pd.read_csv(folder / "m.csv", dtype=str, keep_default_na=False)
     np.testing.assert_array_equal(cohort.observed[:, 0], frame.img != "")
@@ -76,6 +81,12 @@ def test_cells_become_sets_at_most_so_large_and_every_member_is_accounted_for(pr
     np.testing.assert_array_equal(batch.lengths["xray"], [min(3, i % 5) for i in range(N)])
     np.testing.assert_array_equal(batch.values["xray"][3, 2, 0], np.asarray(Image.open(folder / "3_2.png")))
     np.testing.assert_allclose(batch.values["slides"][1, 1], np.load(folder / "1_1.npy"))
+    np.testing.assert_array_equal(batch.lengths["visits"], [min(3, 1 + i % 5) if i else 0 for i in range(N)])
+    assert batch.values["visits"][2].tolist() == [[102, 0], [112, 1], [122, 2]]
+    assert problems.counts["v.csv: the same row again, left out"] == 1
+    assert problems.counts["v.csv: row without a measured cell"] == 1
+    assert problems.counts["v.csv: beyond the first 3 rows of a case, left out (`most`)"] == sum(
+        max(0, i % 5 - 2) for i in range(N))  # fmt: skip
 
 
 def test_members_that_are_lacking_are_counted_and_the_others_stay(folder: Path, tmp_path: Path):
@@ -128,13 +139,14 @@ def test_new_cases_and_the_service_read_sets_as_training_did(prepared, folder: P
         "notes": ["note 3 0", "note 3 1", "note 3 2"],
         "voice": [base64.b64encode((folder / f"3_{k}.wav").read_bytes()).decode() for k in range(2)],
         "slides": [np.load(folder / "3_0.npy").tolist()],
+        "visits": [{"bp": 103 + 10 * k, "crp": k} for k in range(3)],
     }
     said = client.post("/predict", json=case)
     assert said.status_code == 200, said.text
     assert said.json()["prediction"]["probabilities"]["yes"] == pytest.approx(frame.loc["p3", "p_yes"], abs=1e-6)
     form = [("xray", (f"{k}.png", content)) for k, content in enumerate(read)]
     form += [("voice", ("a.wav", (folder / f"3_{k}.wav").read_bytes())) for k in range(2)]
-    texts = {"notes": case["notes"], "slides": str([case["slides"][0]])}
+    texts = {"notes": case["notes"], "slides": str([case["slides"][0]]), "visits": json.dumps(case["visits"])}
     again = client.post("/predict", files=form, data=texts)
     assert again.json()["prediction"] == said.json()["prediction"], again.text
     too_many = client.post("/predict", json={"xray": case["xray"] * 2})

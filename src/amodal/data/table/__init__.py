@@ -20,7 +20,7 @@ import numpy as np
 from amodal.data.cohort import Cohort
 from amodal.data.table.build import Ranges, build_stores, chunk_rows, mark_of, places
 from amodal.data.table.index import read_ids, read_index
-from amodal.data.table.manifest import MemoryTable, Table, open_table
+from amodal.data.table.manifest import MemoryTable, Table, check_renamed, open_table
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import SOURCES, TableSchema
 from amodal.data.work import working_folder
@@ -190,6 +190,7 @@ def open_cases(
             expected=f"some of {', '.join(sorted(known)[:12])}",
             got=", ".join(table.names[:12]),
         )
+    check_renamed(table, [*known, *filter(None, [rules.id])])
     table.skips_blank = rules.id in table.names  # without ids, a row of nothing is a case of which nothing is known
     ids = read_ids(table, rules, lenient=True)
     with tempfile.TemporaryDirectory(prefix="amodal-") as work, places(

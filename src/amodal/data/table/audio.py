@@ -21,6 +21,7 @@ __all__ = ["Audio", "decode_sound", "log_mel", "mel_bands"]
 
 _FLOOR = 1e-10
 _LONGEST = 3600.0
+_SLOWEST, _FASTEST = 100, 400_000  # samples a second of a file
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,17 @@ class _AudioReader(Reader):
             source.column, source.folder, source.missing_file, source.unreadable_file,
             ending=source.ending, several=source.several,
         )  # fmt: skip
-        found, observed = read_files(self.place, rows, rule, source.name, lambda path: decode_sound(path, source))
+        found, observed = read_files(self.place, rows, rule, source.name, lambda path: _decoded(path, source))
+        long = [row for row, own in zip(rows.ids, found) for _, longer in own if longer]
+        self.place.problems.add(
+            f"{source.name}: sound longer than {source.seconds:g} s, its beginning is read (`seconds`)", long
+        )
         shape = (1, source.bands, source.frames)
         if source.several:
-            return set_piece([[sound[None] for sound in own] for own in found], shape, np.float32)
+            return set_piece([[sound[None] for sound, _ in own] for own in found], shape, np.float32)
         values = np.zeros((len(rows.ids), *shape), np.float32)
         for i in np.flatnonzero(observed):
-            values[i, 0] = found[i][0]
+            values[i, 0] = found[i][0][0]
         return Piece(values, observed)
 
 
@@ -161,8 +166,15 @@ def decode_sound(path: Path, source: Audio) -> np.ndarray:
         DataError: If it cannot be decoded.
         ConfigurationError: If it is no WAV file, and soundfile is not installed.
     """
-    wave, rate = _wave(path, source.seconds)
-    return log_mel(wave, rate, source)
+    return _decoded(path, source)[0]
+
+
+def _decoded(path: Path, source: Audio) -> tuple[np.ndarray, bool]:
+    """The spectrogram, and whether the sound is longer than what is read of it."""
+    wave, rate, seconds = _wave(path, source.seconds)
+    if not _SLOWEST <= rate <= _FASTEST:
+        raise DataError(f"the sound has {rate:,} samples a second", expected=f"{_SLOWEST:,} to {_FASTEST:,}")
+    return log_mel(wave, rate, source), seconds > source.seconds + 0.5 / rate
 
 
 def log_mel(wave: np.ndarray, rate: int, source: Audio) -> np.ndarray:
@@ -203,8 +215,8 @@ def mel_bands(source: Audio) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
-def _wave(path: Path, seconds: float) -> tuple[np.ndarray, int]:
-    """The first seconds of a file, one channel, in [-1, 1], and its rate."""
+def _wave(path: Path, seconds: float) -> tuple[np.ndarray, int, float]:
+    """The first seconds of a file, one channel, in [-1, 1], its rate, and how many seconds the whole has."""
     if path.suffix.lower() == ".wav":
         return _from_wav(path, seconds)
     try:
@@ -215,12 +227,13 @@ def _wave(path: Path, seconds: float) -> tuple[np.ndarray, int]:
         ) from error
     try:
         with soundfile.SoundFile(path) as file:
-            return _mono(file.read(int(seconds * file.samplerate), dtype="float64")), file.samplerate
+            part = _mono(file.read(int(seconds * file.samplerate), dtype="float64"))
+            return part, file.samplerate, file.frames / file.samplerate
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
         raise DataError(f"the sound cannot be decoded: {error}") from error
 
 
-def _from_wav(path: Path, seconds: float) -> tuple[np.ndarray, int]:
+def _from_wav(path: Path, seconds: float) -> tuple[np.ndarray, int, float]:
     from scipy.io import wavfile
 
     try:
@@ -235,9 +248,9 @@ def _from_wav(path: Path, seconds: float) -> tuple[np.ndarray, int]:
         raise DataError("the sound is empty")
     part = np.array(samples[: int(seconds * rate)])
     if part.dtype == np.uint8:
-        return _mono((part.astype(np.float64) - 128) / 128), int(rate)
+        return _mono((part.astype(np.float64) - 128) / 128), int(rate), len(samples) / rate
     full = 1.0 if part.dtype.kind == "f" else float(np.iinfo(part.dtype).max) + 1
-    return _mono(part.astype(np.float64) / full), int(rate)
+    return _mono(part.astype(np.float64) / full), int(rate), len(samples) / rate
 
 
 def _mono(wave: np.ndarray) -> np.ndarray:

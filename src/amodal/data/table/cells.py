@@ -11,10 +11,18 @@ import numpy as np
 from amodal.data.table.numbers import PLAIN, NumberRule
 from amodal.data.table.words import spelled, spelled_column
 
-__all__ = ["DATE_FORMATS", "MISSING_WORDS", "Reading", "date_formats", "texts", "words"]
+__all__ = ["DATE_FORMATS", "MISSING_WORDS", "ODD_WORDS", "Reading", "date_formats", "texts", "words"]
 
 MISSING_WORDS = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL")
 """What stands for an empty cell, where a schema does not say otherwise."""
+
+ODD_WORDS = frozenset(
+    {
+        "?", "-", "--", ".", "nd", "n.d.", "unknown", "none", "missing", "unbekannt", "k.a.", "k. a.", "keine angabe",
+        "nicht messbar", "not visible", "would have been stated", "not available", "inconnu", "desconocido", "non noto",
+    }
+)  # fmt: skip
+"""Words, in small letters, that often stand for an empty cell; they are asked about, never taken as such."""
 
 DATE_FORMATS = (
     "%Y-%m-%d",
@@ -45,7 +53,7 @@ class Reading:
         numbers: How numbers are written.
         timezone: Where clocks without an offset stand; "" = they are taken as they are.
         ignore_case: Whether capital and small letters of ids and words are the same.
-        encoding: How CSV files are encoded that are neither UTF-8 nor UTF-16.
+        encoding: How CSV and text files are encoded that are neither UTF-8 nor UTF-16.
     """
 
     missing: frozenset[str] = frozenset(MISSING_WORDS)

@@ -23,6 +23,7 @@ class Table(ABC):
         delimiter: What is between the cells of a CSV file; "" for other files.
         skips_blank: Whether rows that are empty throughout are left out.
         note: What to know about the file; "" = nothing.
+        has_quotes: Whether cells may stand in quotes, and hold line breaks.
         blank_rows: Rows that are empty throughout, and left out; known when all rows were read.
     """
 
@@ -32,6 +33,7 @@ class Table(ABC):
     skips_blank: bool = True
     note: str = ""
     blank_rows: int = 0
+    has_quotes: bool = False
 
     @abstractmethod
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from amodal.data.table.numbers import (
     write_other_units,
 )
 from amodal.data.table.problems import Problems
-from amodal.data.table.reading import check_clocks, read_moments, tell_limits, tell_numbers
+from amodal.data.table.reading import TURNED, check_clocks, like_month, read_moments, tell_limits, tell_numbers
 from amodal.data.table.section import Section
 from amodal.data.table.several import parted
 from amodal.data.table.source import Place, Rows
@@ -251,10 +251,13 @@ class Column:
                 hint = f"Write `units: {word!r}` for the column, or, if it is a mark and no unit, `flags: [{word!r}]`."
             if word.casefold() in TIME_WORDS and (not units or units in SECONDS):
                 hint = f"If it is a span of time, write `type: duration, units: {units or 'days'}`. {hint}"
+            shown = cells.take(np.flatnonzero(at)).to_pylist()
+            if any(like_month(str(cell)) for cell in shown[:5]):
+                hint = TURNED
             problems.grave(
                 f"column {self.name!r}: {word!r} stands beside the number",
                 ids[at],
-                cells.take(np.flatnonzero(at)).to_pylist(),
+                shown,
                 expected=f"numbers in {units}" if units else "numbers alone, as the schema states no units",
                 hint=hint,
                 lost=spot,
@@ -362,13 +365,17 @@ class Column:
                 at = places.get(spelled(part, ignore_case=ignore_case), len(places))
                 if at < coded.shape[1]:
                     coded[i, at] = 1.0
-                else:
+                if at == len(places):
                     unknown.append((rows.ids[i], part))
         place.problems.enter(spot, 0, empty=sum(parts is None for parts in own))
+        ids, words_ = [row for row, _ in unknown], [part for _, part in unknown]
+        if self.other:
+            place.problems.add(f"column {self.name!r}: none of the categories, taken as {OTHER}", ids, words_)
+            return coded
         place.problems.grave(
             f"column {self.name!r}: unknown category",
-            [row for row, _ in unknown],
-            [part for _, part in unknown],
+            ids,
+            words_,
             expected=f"one of {', '.join((self.categories or ())[:20])}",
             hint="Add it to `categories`, map it with `values`, or write `other: true`.",
         )
@@ -404,6 +411,8 @@ class Column:
         place.problems.enter(spot, 0, empty=int(empty.sum()))
         if self.other:
             codes[unknown] = len(places)
+            place.problems.add(f"column {self.name!r}: none of the categories, taken as {OTHER}", rows.ids[unknown],
+                               found[unknown])  # fmt: skip
         elif unknown.any():
             near = say_pairs(near_pairs(set(found[unknown]), places))
             place.problems.grave(

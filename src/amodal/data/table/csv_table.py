@@ -58,6 +58,7 @@ class CsvTable(Table):
             filled = max((i + 1 for row in rows for i, cell in enumerate(row) if cell.strip()), default=0)
             while len(self.names) > max(1, filled) and not self.names[-1]:
                 self.names = self.names[:-1]
+        self.has_quotes = any(b'"' in block for block in self._blocks())
         self.has_blank = self.encoding != "utf-8" or self._may_have_blank()
 
     def _head(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,13 @@ from amodal.data.table.manifest import Table
 from amodal.data.table.numbers import numbers
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import TableSchema
-from amodal.data.table.words import spelled
+from amodal.data.table.words import alike, spelled
 from amodal.errors import DataError
 
 __all__ = ["Index", "read_ids", "read_index"]
 
 _CHUNK = 65536
+_FEWEST = 4  # columns of a table whose rows can be told within a text
 
 
 class Index(NamedTuple):
@@ -76,7 +78,37 @@ def _ids(manifest: Table, schema: TableSchema, lenient: bool) -> np.ndarray:
             expected="an id for every case",
             hint="A line of units beneath the names, or of sums at the end, is no case: delete it.",
         )
+    if has:
+        _check_quotes(manifest, column, ids.astype(str))
     return ids.astype(str)
+
+
+def _check_quotes(manifest: Table, column: str, ids: np.ndarray) -> None:
+    """Refuses a cell that holds whole rows of the table, as one does whose quote is not closed."""
+    n, place = len(manifest.names), manifest.names.index(column)
+    if not manifest.has_quotes or n < _FEWEST:
+        return
+    from pyarrow import compute
+
+    pc: Any = compute
+    shapes, known = {_shape(row) for row in ids}, set(ids.tolist())
+    for chunk in manifest.chunks(manifest.names, _CHUNK):
+        for name, cells in chunk.items():
+            for cell in cells.filter(pc.match_substring(cells, "\n")).to_pylist():
+                for line in str(cell).split("\n")[1:]:
+                    parts = [spelled(part) for part in line.split(manifest.delimiter)]
+                    if len(parts) == n and _shape(parts[place]) in shapes and parts[place] not in known:
+                        where = f"{manifest.path.name}: a cell of {name!r}"
+                        raise DataError(
+                            f"{where} holds whole rows, such as that of {parts[place]}",
+                            expected="one text in a cell",
+                            got=repr(f"{str(cell)[:60]}…"),
+                            hint='A quote that opens this text is not closed: write it twice (""), or take it away.',
+                        )
+
+
+def _shape(word: str) -> str:
+    return re.sub("[0-9]+", "9", word)
 
 
 def _repeated(manifest: Table, ids: np.ndarray, rule: str) -> np.ndarray:
@@ -230,9 +262,28 @@ def _tell_alike(schema: TableSchema, groups: np.ndarray, splits: np.ndarray, pro
             expected="one spelling of each split",
             hint="Write `ignore_case: true` at the top of the schema.",
         )
-    pairs = _by_case(groups) if schema.group else []
+    strange = sorted(set(np.unique(splits).tolist()) - {"train", "valid", "test", ""})
+    if strange:
+        names = ", ".join(map(repr, strange))
+        problems.say(
+            f"splits are called {names}; train, valid and test are looked for unless you say otherwise: name them by "
+            "`split: {column: …, values: {…}}`"
+        )
+    pairs = _nearly(groups) if schema.group else []
     if pairs:
-        problems.say(f"groups that differ in case only, like {' and '.join(map(repr, pairs))}, are taken as several")
+        problems.say(
+            f"groups that are nearly the same, like {' and '.join(map(repr, pairs))}, are taken as several "
+            "(`ignore_case: true` joins those that differ in case only)"
+        )
+
+
+def _nearly(names: np.ndarray) -> list[str]:
+    """The first two names that differ only in case, leading zeros, blanks or marks; none if there are none."""
+    seen: dict[str, str] = {}
+    for name in np.unique(names).tolist():
+        if seen.setdefault(alike(name), name) != name:
+            return [seen[alike(name)], name]
+    return []
 
 
 def _by_case(names: np.ndarray) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from amodal.data.table.cells import words
 from amodal.data.table.files import within
-from amodal.data.table.manifest import Table, check_columns, open_table
+from amodal.data.table.manifest import Table, check_columns, check_renamed, open_table
 from amodal.data.table.problems import Problems
 from amodal.data.table.source import Place, Rows
 from amodal.data.table.words import near_pairs, say_pairs
@@ -70,6 +70,8 @@ class Joined:
             return
         self.table = second_table(place, file, sheet)
         self.columns = [c for c in columns if c in self.table.names] if place.lenient else list(columns)
+        if place.lenient:
+            check_renamed(self.table, columns)
         wanted = dict.fromkeys([id_column] if place.lenient else [id_column, *columns], self.where)
         check_columns(self.table, wanted)
 
@@ -150,12 +152,7 @@ class Joined:
         Raises:
             DataError: If an id has two rows that say different things.
         """
-        path = self.place.work / f"{name}.joined"
-        blank = np.full((min(_CHUNK, max(1, len(self.place.ids))), width), np.nan, np.float32)
-        with open(path, "wb") as file:  # written in full first: a full disk is an error here, not a signal later
-            for start in range(0, len(self.place.ids), len(blank)):
-                file.write(blank[: len(self.place.ids) - start].tobytes())
-        values = np.memmap(path, np.float32, "r+", shape=(len(self.place.ids), width))
+        values = self._blank(name, (width,))
         taken = np.zeros(len(self.place.ids), bool)
         for at, rows in self.rows():
             again = taken[at]
@@ -168,6 +165,49 @@ class Joined:
                 self._check_again(at[again], _some(rows, again), values, read, duplicates)
         return values
 
+    def _blank(self, name: str, shape: tuple[int, ...]) -> np.memmap:
+        """Numbers of each case, float32 (N, …), memory-mapped, all NaN."""
+        path, n = self.place.work / f"{name}.joined", len(self.place.ids)
+        blank = np.full((min(_CHUNK, max(1, n)), *shape), np.nan, np.float32)
+        with open(path, "wb") as file:  # written in full first: a full disk is an error here, not a signal later
+            for start in range(0, n, len(blank)):
+                file.write(blank[: n - start].tobytes())
+        return np.memmap(path, np.float32, "r+", shape=(n, *shape))
+
+    def sets(
+        self, name: str, width: int, most: int, read: Callable[[Rows, Place], np.ndarray], duplicates: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The first rows of numbers of each case, float32 (N, most, width), memory-mapped, and how many, int64 (N,).
+
+        Args:
+            name: The modality.
+            width: Numbers of a row.
+            most: Rows of a case; those beyond are counted, and so are rows without one measured cell.
+            read: Rows to numbers.
+            duplicates: What becomes of a row that says the same as another of its case: "drop", "error" or "keep".
+        """
+        values, counts = self._blank(name, (most, width)), np.zeros(len(self.place.ids), np.int64)
+        problems = self.place.problems
+        for at, rows in self.rows():
+            cells = read(rows, self.place)
+            blank = np.isnan(cells).all(1)
+            again, beyond = np.zeros(len(at), bool), np.zeros(len(at), bool)
+            for i in np.flatnonzero(~blank):
+                case, n = at[i], counts[at[i]]
+                again[i] = duplicates != "keep" and n > 0 and bool(_equal_rows(values[case, :n], cells[i]).any())
+                beyond[i] = not again[i] and n == most
+                if not again[i] and not beyond[i]:
+                    values[case, n], counts[case] = cells[i], n + 1
+            if duplicates == "error" and again.any() and problems.strict:
+                raise DataError(f"{self.where}: {self.file} says the same again for the id {str(rows.ids[again][0])!r}",
+                                hint="Write `duplicates: drop` to take it once, or `keep`.")  # fmt: skip
+            problems.add(f"{self.file}: row without a measured cell", rows.ids[blank], lost=self.rows_of)
+            problems.add(f"{self.file}: the same row again, left out", rows.ids[again], lost=self.rows_of)
+            problems.add(f"{self.file}: beyond the first {most} rows of a case, left out (`most`)", rows.ids[beyond],
+                         lost=self.rows_of)  # fmt: skip
+            problems.enter(self.rows_of, 0, measured=int((~blank & ~again & ~beyond).sum()))
+        return values, counts
+
     def _check_again(
         self, at: np.ndarray, rows: Rows, values: np.ndarray, read: Callable[[Rows, Place], np.ndarray], rule: str
     ) -> None:
@@ -179,7 +219,8 @@ class Joined:
             raise DataError(
                 f"{self.where}: {self.file} has several rows for the id {str(rows.ids[row])!r}",
                 expected="one row for an id",
-                hint="Measurements at several times belong into a modality of kind `events`."
+                hint="Are they visits of one case? `most: 5` takes up to so many as a set. Measurements at several "
+                "times belong into a modality of kind `events`."
                 if different.any()
                 else "They say the same: write `duplicates: drop` to take the first.",
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amodal.data.table.cells import MISSING_WORDS, texts
+from amodal.data.table.cells import MISSING_WORDS, ODD_WORDS, texts
 from amodal.data.table.manifest import Table
 
 __all__ = ["ENDINGS", "Look", "as_number", "look_at"]
@@ -25,12 +25,6 @@ ENDINGS = {
 ROWS = 50_000
 DISTINCT = 5_000
 _FEW = 30
-_ODD_WORDS = frozenset(
-    {
-        "?", "-", "--", ".", "nd", "n.d.", "unknown", "none", "missing", "unbekannt", "k.a.", "k. a.", "keine angabe",
-        "nicht messbar", "not visible", "would have been stated", "not available", "inconnu", "desconocido", "non noto",
-    }
-)  # fmt: skip
 _NUMBER = re.compile(r"([<>≤≥]=?)?\s*([+-]?(?:\d+(?:[.,' ]\d+)*|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(%)?")
 _WITH_UNITS = re.compile(r"([<>≤≥]?=? ?[+-]?\d[\d.,]*) ?([A-Za-zµμ°%Ωäöü][A-Za-zµμ°%/0-9²³·*^.]{0,11})")
 _TIMES = {
@@ -139,7 +133,7 @@ class Look:
 
     def decide(self) -> None:
         """Says what kind of column it is."""
-        self.odd = {word for word in self.words if word.casefold() in _ODD_WORDS}
+        self.odd = {word for word in self.words if word.casefold() in ODD_WORDS}
         if len(self.units) > 6:
             self.numeric, self.units = self.numeric - self.units.total(), Counter()  # names with numbers, no units
         if 0.8 * self.filled <= self.numeric < self.filled and len(self.words) < DISTINCT:

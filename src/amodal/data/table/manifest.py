@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from amodal.data.table.chunks import MemoryTable, Table
@@ -10,9 +11,13 @@ from amodal.data.table.csv_table import CsvTable
 from amodal.data.table.excel_table import ExcelTable
 from amodal.data.table.parquet_table import ParquetTable
 from amodal.data.table.section import nearest
+from amodal.data.table.words import alike
 from amodal.errors import ConfigurationError, DataError, SchemaError
 
-__all__ = ["MemoryTable", "Table", "check_columns", "open_table"]
+__all__ = ["MemoryTable", "Table", "check_columns", "check_renamed", "open_table"]
+
+_BRACKETS = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
+"""Units in brackets at the end of a name."""
 
 
 def open_table(path: Path, encoding: str = "", sheet: str = "") -> Table:
@@ -59,6 +64,32 @@ def open_table(path: Path, encoding: str = "", sheet: str = "") -> Table:
     if twice:
         raise DataError(f"{path} has the column {twice[0]!r} twice", hint="Rename one of them.")
     return table
+
+
+def check_renamed(table: Table, known: Iterable[str]) -> None:
+    """Refuses a new table that lacks a column under its name, and has it under one that is nearly the same.
+
+    Columns may be lacking where new cases are read; one that has only got another spelling, or other units in brackets,
+    must not be taken as lacking.
+
+    Raises:
+        DataError: If there is one, with the pair.
+    """
+    known = list(known)
+    strange = {alike(_BRACKETS.sub("", name)): name for name in table.names if name not in known}
+    for name in known:
+        near = strange.get(alike(_BRACKETS.sub("", name)))
+        if name not in table.names and near is not None and alike(name):
+            units = _BRACKETS.findall(name) != _BRACKETS.findall(near) and bool(_BRACKETS.search(near))
+            table_name = table.path.name or "the table"
+            raise DataError(
+                f"{table_name} has the column {near!r}, which is nearly {name!r} of the training data",
+                expected=f"{name!r}, or no such column",
+                got=repr(near),
+                hint="If these are other units, convert the column; then give it the name that training had."
+                if units
+                else "Rename it, or delete it if it is something else.",
+            )
 
 
 def check_columns(table: Table, wanted: Mapping[str, str]) -> None:

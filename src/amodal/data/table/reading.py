@@ -15,7 +15,7 @@ from amodal.data.table.source import Place
 from amodal.data.table.times import Moments, moments
 from amodal.errors import DataError
 
-__all__ = ["check_clocks", "read_moments", "tell_limits", "tell_numbers"]
+__all__ = ["TURNED", "check_clocks", "like_month", "read_moments", "tell_limits", "tell_numbers"]
 
 
 def tell_numbers(
@@ -97,8 +97,34 @@ def _listed(cells: Any) -> list[Any]:
     return cells.tolist() if isinstance(cells, np.ndarray) else cells.to_pylist()
 
 
+_MONTH = re.compile(
+    r"(?i)^(?:[0-9]{1,2}[.-]? ?)?(?:jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-zä]{0,6}\.?"
+    r"(?:[ -]?[0-9]{1,4})?$|^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T].*)?$"
+)
+TURNED = (  # advice for numbers that are days or months
+    "Has Excel turned numbers such as 2.1 into dates? They cannot be restored from these: export the column again, as "
+    "text. If it is a date, write `type: date`."
+)
+
+
+def like_month(cell: str) -> bool:
+    """Whether a cell of numbers is a day or a month, as spreadsheets make of 2.1 and 2-3.
+
+    Example:
+        >>> like_month("01. Feb"), like_month("Jan 02"), like_month("2024-02-01"), like_month("5 mg")
+        (True, True, True, False)
+    """
+    return _MONTH.match(cell.strip()) is not None
+
+
 def _hint(cells: Sequence[str], advice: str) -> str:
     word = cells[0]
+    if any(like_month(cell) for cell in cells):
+        return TURNED
+    if any(re.fullmatch(r"\(.*\)|[0-9.,]+ ?[-−]", cell) for cell in cells):
+        return (
+            "If brackets or a minus at the end mean a negative number, map such cells with `values`, or correct them."
+        )
     if any(re.match(r"[0-9.,]+ ?[-/–] ?[0-9]", cell) for cell in cells):
         return f"A range or a pair is not one number: map it with `values` ({{{word!r}: …}}), or correct it."
     if any(cell[:1].isdigit() and cell[-1:] in "*+!?#)" for cell in cells):

@@ -102,7 +102,7 @@ class TableSchema:
         timezone: Where clocks without an offset from Greenwich stand, as `Europe/Berlin`; "" = they are taken as they
             are.
         ignore_case: Whether capital and small letters of ids and words are the same.
-        encoding: How CSV files are encoded that are neither UTF-8 nor UTF-16, as `cp1252`.
+        encoding: How CSV and text files are encoded that are neither UTF-8 nor UTF-16, as `cp1252`.
         sheet: The sheet of a manifest that is an Excel workbook; "" = the first.
         duplicates: What becomes of rows of the manifest that are the same in every cell: "error" or "drop".
         name: A short name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,15 +10,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from amodal.data.table.cells import Reading
+from amodal.data.limits import MOST_ROWS_OF_A_CASE
+from amodal.data.table.cells import ODD_WORDS, Reading
 from amodal.data.table.column import MAX_CATEGORIES, Column, too_many
 from amodal.data.table.join import Joined, second_table
 from amodal.data.table.manifest import Table, check_columns
 from amodal.data.table.problems import LIMITS, Problems
 from amodal.data.table.section import Section
+from amodal.data.table.several import Several
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.data.table.survey import survey
 from amodal.errors import SchemaError
+from amodal.kinds.sets import TableSet
 from amodal.schema import Modality
 
 __all__ = ["Tabular"]
@@ -34,7 +38,10 @@ class Tabular(Source):
         file: The second table, relative to the data folder; "" = the manifest.
         id: That table's column with the ids.
         sheet: The sheet of that table if it is an Excel workbook; "" = the first.
-        duplicates: What becomes of rows of the second table that say the same again: "drop" or "error".
+        most: Rows of the second table that a case may have, such as visits, the first so many of them; they become a
+            set. 0: one.
+        duplicates: What becomes of rows of the second table that say the same again: "drop", "error", or of several
+            rows a case also "keep".
         accept: Shares of what may be lost, by the keys of `LIMITS`.
         description: One line for people.
     """
@@ -45,6 +52,7 @@ class Tabular(Source):
     file: str = ""
     id: str = ""
     sheet: str = ""
+    most: int = 0
     duplicates: str = "drop"
     accept: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
@@ -66,17 +74,21 @@ class Tabular(Source):
             file,
             section.text("id") if file else "",
             section.text("sheet", "") if file else "",
-            section.choice("duplicates", ("drop", "error"), "drop"),
+            section.integer("most", 0, most=MOST_ROWS_OF_A_CASE) if file else 0,
+            section.choice("duplicates", ("drop", "error", "keep"), "drop"),
             section.shares("accept", LIMITS),
             section.text("description", ""),
         )
         section.done()
+        if source.duplicates == "keep" and not source.most:
+            raise SchemaError(f"{section.where}: a case has one row, so that none can be kept beside it",
+                              hint="Write `most: 5` if it may have so many.")  # fmt: skip
         return source
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
         record: dict[str, Any] = {"kind": self.kind, "columns": {f.name: f.to_json() for f in self.fields}}
-        record |= {k: getattr(self, k) for k in ("file", "id", "sheet", "description") if getattr(self, k)}
+        record |= {k: getattr(self, k) for k in ("file", "id", "sheet", "most", "description") if getattr(self, k)}
         record |= {"accept": dict(self.accept)} if self.accept else {}
         return record | ({"duplicates": self.duplicates} if self.duplicates != "drop" else {})
 
@@ -104,7 +116,7 @@ class Tabular(Source):
             table, number, dated, place.reading, place.problems,
             {column: f"{where}.{column}" for column in (*number, *dated)},
         )  # fmt: skip
-        met = self._categories_met(table, place.reading)
+        met = self._categories_met(table, place.reading, place.problems)
         fields = []
         for f in self.fields:
             if f.type == "number":
@@ -117,7 +129,7 @@ class Tabular(Source):
             fields.append(f)
         return replace(self, fields=tuple(fields))
 
-    def _categories_met(self, table: Table, reading: Reading) -> dict[str, tuple[str, ...]]:
+    def _categories_met(self, table: Table, reading: Reading, problems: Problems) -> dict[str, tuple[str, ...]]:
         open_ = [f for f in self.fields if f.type == "category" and f.categories is None and f.code != "hash"]
         met: dict[str, Counter[str]] = {f.name: Counter() for f in open_}
         for chunk in table.chunks([f.name for f in open_], 65536) if open_ else ():
@@ -129,6 +141,7 @@ class Tabular(Source):
                 if len(met[f.name]) > 100 * MAX_CATEGORIES and not f.other:
                     break
         for f in open_:
+            _tell_words(f.name, met[f.name], problems)
             if not met[f.name] or (len(met[f.name]) > MAX_CATEGORIES and not f.other):
                 raise too_many(f"column {f.name!r}", len(met[f.name]))
         return {name: tuple(sorted(w for w, _ in counts.most_common(MAX_CATEGORIES))) for name, counts in met.items()}
@@ -137,12 +150,18 @@ class Tabular(Source):
         """Name, kind and shape."""
         features = tuple(name for field in self.fields for name in field.features)
         units = tuple(field.feature_units for field in self.fields for _ in field.features)
-        return Modality(self.name, "tabular", (len(features),), features, units, self.description)
+        kind, shape = (TableSet.name, (self.most, len(features))) if self.most else ("tabular", (len(features),))
+        return Modality(self.name, kind, shape, features, units, self.description)
+
+    def set_rule(self) -> Several:
+        """How several of its entries are told: each is a row."""
+        return Several("\n" if self.most else "", self.most)
 
     def taken_for(self) -> str:
         """Description of the modality in one line."""
         shown = "; ".join(field.describe() for field in self.fields[:8]) + ("; …" if len(self.fields) > 8 else "")
-        return f"a table of {self.modality().shape[0]} features of {len(self.fields)} columns: {shown}"
+        sets = f"sets of up to {self.most} rows of {self.file}, each " if self.most else ""
+        return f"{sets}a table of {self.modality().n_features} features of {len(self.fields)} columns: {shown}"
 
     def unmeasured(self, problems: Problems) -> list[str]:
         """Columns without one measured cell that the schema does not accept."""
@@ -153,7 +172,7 @@ class Tabular(Source):
         """Opens what it reads."""
         if not self.file:
             return _ManifestReader(self, place)
-        return _JoinedReader(self, place)
+        return _RowsReader(self, place) if self.most else _JoinedReader(self, place)
 
     def matrix(self, rows: Rows, place: Place) -> np.ndarray:
         """The cells of some rows as numbers, float32 (n, D), NaN = not measured."""
@@ -178,6 +197,36 @@ class _JoinedReader(Reader):
     def read(self, rows: Rows) -> Piece:
         values = np.array(self.values[rows.start : rows.start + len(rows.ids)])
         return Piece(values, np.asarray(~np.isnan(values).all(1)))
+
+
+class _RowsReader(Reader):
+    def __init__(self, source: Tabular, place: Place):
+        joined = Joined(place, source.file, source.id, source.name, source._own(), source.accept, source.sheet)
+        width = source.modality().n_features
+        self.values, self.counts = joined.sets(source.name, width, source.most, source.matrix, source.duplicates)
+
+    def read(self, rows: Rows) -> Piece:
+        part = slice(rows.start, rows.start + len(rows.ids))
+        values, sizes = self.values[part], self.counts[part]
+        inside = np.arange(values.shape[1]) < sizes[:, None]
+        return Piece(np.array(values[inside]), sizes > 0, sizes=sizes)
+
+
+def _tell_words(column: str, met: Mapping[str, int], problems: Problems) -> None:
+    """Says which words of a category are nearly the same, and which may mean that nothing is known."""
+    seen: dict[str, str] = {}
+    for word in met:
+        loose = re.sub(r"[\s_.-]", "", word.casefold()) or word
+        if seen.setdefault(loose, word) != word:
+            problems.say(
+                f"column {column!r}: {seen[loose]!r} and {word!r} are taken as two categories (`ignore_case: true` or "
+                "`values` would join them)"
+            )
+    odd = ", ".join(repr(word) for word in sorted(met) if word.casefold() in ODD_WORDS)
+    if odd:
+        problems.say(
+            f"column {column!r}: {odd} is taken as a category; list it under `missing` if it says that nothing is known"
+        )
 
 
 def _centred(column: Column, extent: tuple[float, float] | None, problems: Problems) -> Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from amodal.data.sets import join_texts
-from amodal.data.table.cells import texts
+from amodal.data.table.cells import ODD_WORDS, texts
 from amodal.data.table.files import FileRule, read_files
 from amodal.data.table.section import Section
 from amodal.data.table.several import ONE, Several
@@ -103,7 +104,20 @@ class Text(Source):
 
     def surveyed(self, place: Place) -> Text:
         """Itself with the number of notes of the fullest cell."""
+        if not self.files:
+            self._tell_repeated(place)
         return replace(self, several=self.several.surveyed(place.manifest, self.column, place.missing))
+
+    def _tell_repeated(self, place: Place) -> None:
+        """Says a short text that stands in many rows, and may mean that there is none."""
+        counts: Counter[str] = Counter()
+        for chunk in place.manifest.chunks([self.column], 65536):
+            cells = texts(chunk[self.column], place.missing)
+            counts.update(cell for cell in cells if cell is not None and len(cell) <= _SHORT)
+        for cell, count in counts.most_common(3):
+            if cell.casefold() in ODD_WORDS or count >= max(_OFTEN, 0.02 * len(place.ids)):
+                said = f"{self.name}: {cell!r} is the text of {count:,} rows"
+                place.problems.say(f"{said}; list it under `missing` if it says that there is none")
 
     def taken_for(self) -> str:
         """One line on what the cells are taken for."""
@@ -126,7 +140,7 @@ class _TextReader(Reader):
                 source.column, source.folder, source.missing_file, source.unreadable_file,
                 ending=source.ending, several=source.several,
             )  # fmt: skip
-            notes, _ = read_files(place, rows, rule, source.name, _decode)
+            notes, _ = read_files(place, rows, rule, source.name, lambda path: _decode(path, place.reading.encoding))
         elif source.column in rows.columns:
             notes = self._cells(rows)
         else:
@@ -152,14 +166,42 @@ class _TextReader(Reader):
         return notes
 
 
-def _decode(path: Path) -> str:
+_SHORT, _OFTEN = 24, 5  # letters, and rows, of a text that is said
+_FOREIGN = {b"{\\rtf": "an RTF document", b"%PDF-": "a PDF document", b"PK\x03\x04": "a zip archive (.docx, .odt)",
+            b"\xd0\xcf\x11\xe0": "a document of old Word"}  # fmt: skip
+
+
+def _decode(path: Path, encoding: str) -> str:
+    """The text of a file: UTF-8, UTF-16 that says so, or the encoding that the schema states for what is neither."""
+    content = path.read_bytes()
+    foreign = next((what for start, what in _FOREIGN.items() if content.startswith(start)), None)
+    if foreign is not None:
+        raise DataError(f"it is {foreign}, no plain text", hint="Save the words as UTF-8 text.")
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            text = content.decode("utf-16")
+        else:
+            text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"no UTF-8 text: byte {error.start}", hint="Save it as UTF-8.") from error
+        if not encoding:
+            raise DataError(
+                f"no UTF-8 text: byte {error.start}",
+                hint="Save it as UTF-8, or write `encoding: cp1252` at the top of the schema if it comes from Windows.",
+            ) from error
+        text = _in_encoding(content, encoding)
+    if "\0" in text:
+        raise DataError("it holds bytes of zero, as no text does", hint="Save the words as UTF-8 text.")
+    text = text.strip()
     if not text:
         raise DataError("the file holds no text")
     return text
+
+
+def _in_encoding(content: bytes, encoding: str) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f"neither UTF-8 nor {encoding}: byte {error.start}", hint="See `encoding`.") from error
 
 
 def _cut(text: str, longest: int) -> str:
