@@ -53,7 +53,7 @@ def form_model(rules: TableSchema) -> type[BaseModel]:
             fields[source.name] = str, {"default": None, "description": said}
         else:
             fields[source.name] = str, {"default": None, "json_schema_extra": {"format": "binary"}}
-        if source.set_rule():
+        if source.set_rule() and not isinstance(source, Tabular):
             kind, said = fields[source.name]
             fields[source.name] = kind | Annotated[list[kind], Field(max_length=source.set_rule().most)], said
     return _record("CaseAsForm", fields)

@@ -112,6 +112,16 @@ def test_words_that_no_category_has_are_counted_where_they_become_another(tmp_pa
     assert first(prepared) == [[1, 0], [0, 1], [1, 1]]
 
 
+@pytest.mark.parametrize(("code", "shown"), [("999", "999"), ("-9", "-9"), ("1900-01-01", "1900-01-01")])
+def test_codes_among_numbers_are_said(code: str, shown: str, tmp_path: Path):
+    kind = {"type": "date"} if "-01" in code else {}
+    (tmp_path / "m.csv").write_text(rows(lambda i: code if i % 3 == 0 else f"2024-01-0{i % 9 + 1}" if kind else f"{i}"))
+    taken = "\n".join(made(tmp_path, {"t": {"kind": "tabular", "columns": {"x": kind}}}).problems.taken)
+    assert f"t.x: {shown} stands in 4 cells, apart from all others" in taken
+    (tmp_path / "m.csv").write_text(rows(lambda i: f"{90 + i}"))
+    assert "apart from" not in "\n".join(made(tmp_path, COLUMN).problems.taken)
+
+
 def test_any_number_of_words_is_hashed(tmp_path: Path):
     (tmp_path / "m.csv").write_text(rows(lambda i: f"w{i};w{i % 2}" if i else ""))
     column = {"type": "category", "code": "hash", "buckets": 8, "separator": ";"}

@@ -18,11 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.cohort import Cohort
-from amodal.data.table.build import Ranges, build_stores, chunk_rows, mark_of, places
+from amodal.data.table.build import Built, Ranges, build_stores, chunk_rows, mark_of, places
+from amodal.data.table.codes import tell_codes
+from amodal.data.table.events import Events
+from amodal.data.table.image import Image
 from amodal.data.table.index import read_ids, read_index
 from amodal.data.table.manifest import MemoryTable, Table, check_renamed, open_table
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import SOURCES, TableSchema
+from amodal.data.table.tabular import Tabular
 from amodal.data.work import working_folder
 from amodal.errors import DataError, RunError
 from amodal.files import write_json
@@ -39,6 +43,9 @@ __all__ = [
     "prepare",
     "table_source",
 ]
+
+
+_NEARLY_BLACK = 2.0  # mean level of 0 … 255
 
 
 class Prepared(NamedTuple):
@@ -113,6 +120,7 @@ def _prepared(
         ranges = Ranges(rules.sources, train if train.any() else np.ones(len(train), bool))
         built = build_stores(rules, place, index.kept, ranges, progress)
         _check_measured(rules, built.ranges, problems)
+        _check_present(rules, built, index.splits == "train", problems)
         cohort = Cohort(
             schema=rules.schema,
             stores=built.stores,
@@ -126,6 +134,8 @@ def _prepared(
             description=rules.description,
             source={"table": rules.to_json(), "ranges": built.ranges, "preparation": problems.summary()},
         )
+        tell_codes(cohort, built.ranges, problems)
+        cohort = replace(cohort, source={**(cohort.source or {}), "preparation": problems.summary()})
         cohort.save(out, overwrite=overwrite)
         write_json(out / "preparation.json", problems.to_json())
         if problems.log_size():
@@ -150,6 +160,26 @@ def _check_measured(rules: TableSchema, ranges: Mapping[str, Any], problems: Pro
         for name, pair in zip(modality.features, ranges.get(source.name, [])):
             if pair[0] is None:
                 problems.say(f"{source.name}.{name}: not measured in any training row")
+
+
+def _check_present(rules: TableSchema, built: Built, train: np.ndarray, problems: Problems) -> None:
+    """Refuses modalities that no case has, and says which no training case has, and which images are nearly black."""
+    for column, source in enumerate(rules.sources):
+        seen, accepted = built.observed[:, column], isinstance(source, Tabular | Events)  # by `may_be_empty`
+        if not seen.any() and not accepted:
+            raise DataError(
+                f"modalities.{source.name}: no case has it",
+                expected="cells that name something, and files that can be read",
+                hint="Correct its column or its folder, or leave the modality out.",
+            )
+        if train.any() and not seen[train].any():
+            problems.say(f"{source.name}: no training case has it")
+        levels = built.ranges.get(source.name, []) if isinstance(source, Image) else []
+        if levels and levels[0][1] is not None and levels[0][1] < _NEARLY_BLACK:
+            problems.say(
+                f"{source.name}: nearly black, mean levels of 0 … 255 are up to {levels[0][1]:.2g}; if the files hold 0 "
+                "and 1, write `range: [0, 1]`"
+            )
 
 
 @contextmanager
@@ -184,13 +214,13 @@ def open_cases(
         )
     rules = TableSchema.from_json(source["table"])
     known = set(rules.value_columns())
+    check_renamed(table, [*known, *filter(None, [rules.id])])
     if known and not known & set(table.names) and not any(s.tables() for s in rules.sources):
         raise DataError(
             f"{table.path.name or 'the table'} has none of the columns that the model knows",
             expected=f"some of {', '.join(sorted(known)[:12])}",
             got=", ".join(table.names[:12]),
         )
-    check_renamed(table, [*known, *filter(None, [rules.id])])
     table.skips_blank = rules.id in table.names  # without ids, a row of nothing is a case of which nothing is known
     ids = read_ids(table, rules, lenient=True)
     with tempfile.TemporaryDirectory(prefix="amodal-") as work, places(

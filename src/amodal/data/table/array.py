@@ -20,6 +20,7 @@ from amodal.schema import Modality
 
 __all__ = ["Array", "Embedding"]
 
+_MANY = 50  # features of a series that is rather steps
 _N_AXES = {n: len(kind.axes) for n, kind in MODALITY_KINDS.items() if kind.is_numeric and not isinstance(kind, SetKind)}
 
 
@@ -147,12 +148,25 @@ class Array(Source):
         shape = self._bank(place)[0].shape[1:] if self.file else self._first_shape(place)
         if self.traits.on_grid:
             shape = _channels_first(shape)
+        shape = self._plain(shape)
+        if self.traits.takes_lengths and len(shape) == 2 and shape[0] < shape[1] and shape[1] > _MANY:
+            place.problems.say(
+                f"{self.name}: {shape[0]} steps of {shape[1]} features; if these are {shape[0]} channels over "
+                f"{shape[1]} steps, save the arrays the other way round"
+            )
         if len(shape) != _N_AXES[self.as_kind] or 0 in shape:
             raise SchemaError(
                 f"modalities.{self.name}: the first array has the shape {shape}",
                 expected=f"{_N_AXES[self.as_kind]} axes for a {self.as_kind} modality",
             )
         return replace(self, shape=tuple(int(n) for n in shape), several=several)._checked()
+
+    def _plain(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape without an axis that says nothing: (1, D) is a table of D, and (T,) a series of one feature."""
+        if self.traits.takes_lengths and len(shape) == 1:
+            return (*shape, 1)
+        is_row = len(self.traits.axes) == 1 and len(shape) == 2 and shape[0] == 1
+        return shape[1:] if is_row else shape
 
     def _checked(self) -> Array:
         """Itself, if its names and units fit its shape; one unit holds for all features."""
@@ -167,6 +181,7 @@ class Array(Source):
         return replace(self, units=self.units * n) if len(self.units) == 1 else self
 
     def _first_shape(self, place: Place) -> tuple[int, ...]:
+        problem = ""
         for chunk in place.manifest.chunks([self.column], 1024):
             cells = texts(chunk[self.column], place.missing)
             for name in (name for own in self.several.entries(cells) for name in own):
@@ -174,10 +189,11 @@ class Array(Source):
                 try:
                     if path.is_file():
                         return load_array(path, self.key).shape
-                except DataError:
-                    continue
+                except DataError as error:
+                    problem = problem or f"{name!r}: {error}"
         raise DataError(
             f"modalities.{self.name}: no file that the column {self.column!r} names can be read",
+            got=problem or None,
             hint="Are they in `folder`, relative to the data folder (--root)?",
         )
 
@@ -233,7 +249,14 @@ class Array(Source):
         Raises:
             DataError: If it has another shape or holds infinite values.
         """
-        array = np.asarray(array, dtype=np.float32)
+        with np.errstate(over="ignore"):  # beyond single precision is infinite, and refused below
+            exact, array = array, np.asarray(array, dtype=np.float32)
+        if exact.dtype.kind in "iu" and exact.itemsize > 2 and (array.astype(np.float64) != exact).any():
+            raise DataError(
+                "the array holds whole numbers beyond 16,777,216, of which single precision keeps seven digits",
+                hint="Subtract what they have in common, or save them in larger units.",
+            )
+        array = array.reshape(self._plain(array.shape))
         if self.traits.on_grid and array.ndim == 2:
             array = array[None]
         elif self.traits.on_grid and array.shape != self.shape and _channels_first(array.shape) == self.shape:
@@ -248,9 +271,13 @@ class Array(Source):
             blank[: len(array)] = array[: self.shape[0]]
             array = blank
         if array.shape != self.shape:
-            raise DataError(f"the array has the shape {array.shape}", expected=self.shape)
+            turned = "It is the other way round: the first axis is time." if array.T.shape == self.shape else None
+            raise DataError(f"the array has the shape {array.shape}", expected=self.shape, hint=turned)
         if np.isinf(array).any() or (not self.traits.takes_measured and np.isnan(array).any()):
-            raise DataError("the array holds infinite values" + ("" if self.traits.takes_measured else " or NaN"))
+            raise DataError(
+                "the array holds infinite values" + ("" if self.traits.takes_measured else " or NaN"),
+                expected="finite numbers, within single precision's 3.4e38",
+            )
         return array
 
 
@@ -273,6 +300,7 @@ def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
 class _FileReader(Reader):
     def __init__(self, source: Array, place: Place):
         self.source, self.place = source, place
+        self.scale, self.row = "", ""  # of the first image whose values tell it, and its row
 
     def read(self, rows: Rows) -> Piece:
         source = self.source
@@ -285,7 +313,42 @@ class _FileReader(Reader):
             return source.fitted(load_array(path, source.key))
 
         found, _ = read_files(self.place, rows, rule, source.name, decode)
+        if source.traits.on_grid:
+            self._check_scale(found, rows)
         return _piece(source, found, rows, self.place)
+
+    def _check_scale(self, found: list[list[np.ndarray]], rows: Rows) -> None:
+        """Refuses images of bytes among images of fractions, whatever type their arrays have."""
+        others: list[tuple[Any, str]] = []
+        for row, array in ((row, array) for row, own in zip(rows.ids, found) for array in own):
+            scale = _scale(array)
+            if scale and not self.scale:
+                self.scale, self.row = scale, str(row)
+            elif scale and scale != self.scale:
+                others.append((row, scale))
+        problems, what = self.place.problems, f"{self.source.name}: an image of another scale"
+        whole = [(row, said) for row, said in others if _BYTES in (said, self.scale)]
+        problems.grave(
+            what, [row for row, _ in whole], [said for _, said in whole],
+            expected=f"{self.scale}, as in row {self.row}",
+            hint="Bring all to one scale: 200 of 255 and 0.78 of 1 are the same level, and are not taken as such.",
+        )  # fmt: skip
+        rest = [(row, said) for row, said in others if (row, said) not in whole]
+        problems.add(f"{what} than the first ({self.scale})", [row for row, _ in rest], [said for _, said in rest])
+
+
+_BYTES = "whole numbers up to 255"
+
+
+def _scale(array: np.ndarray) -> str:
+    """The scale of an image whose values tell it: fractions up to 1, bytes, or as large as bytes; "" for any other."""
+    low, high = float(array.min()), float(array.max())
+    whole = bool((array == np.round(array)).all())
+    if low >= 0 and high <= 1 and not whole:
+        return "values from 0 to 1"
+    if low < 0 or not 16 < high <= 255:
+        return ""
+    return _BYTES if whole else "values up to 255"
 
 
 class _BankReader(Reader):

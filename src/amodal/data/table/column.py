@@ -34,6 +34,7 @@ __all__ = ["MAX_CATEGORIES", "Column", "bracketed_units", "check_units", "too_ma
 MAX_CATEGORIES = 100
 OTHER = "(other)"
 _DAY = 86400.0
+_FACTORS = {"k": 1000, "tsd": 1000, "mio": 1_000_000, "mrd": 1_000_000_000}
 _UNITS = re.compile(r"[\[(]\s*([^\])]+?)\s*[\])]\s*$")
 
 
@@ -251,6 +252,14 @@ class Column:
                 hint = f"Write `units: {word!r}` for the column, or, if it is a mark and no unit, `flags: [{word!r}]`."
             if word.casefold() in TIME_WORDS and (not units or units in SECONDS):
                 hint = f"If it is a span of time, write `type: duration, units: {units or 'days'}`. {hint}"
+            if word.casefold().rstrip(".") in _FACTORS:
+                factor = _FACTORS[word.casefold().rstrip(".")]
+                hint = f"If it is a factor, write `other_units: {{{word!r}: {{scale: {factor}}}}}`."
+            elif re.match(r"[x×·*]? ?10", word):
+                hint = (
+                    f"A power of ten is a factor or a unit: if every cell has it, write `units: {word!r}`, otherwise "
+                    "correct the cells, or map them with `values`."
+                )
             shown = cells.take(np.flatnonzero(at)).to_pylist()
             if any(like_month(str(cell)) for cell in shown[:5]):
                 hint = TURNED

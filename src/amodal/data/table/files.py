@@ -189,10 +189,27 @@ def _read_one(
             check_most("the file has", path.stat().st_size, LARGEST_FILE, "bytes")
         return "read", decode(path)
     except (DataError, OSError) as error:
-        return "unreadable", error
+        return "unreadable", _explained(path, error)
+
+
+def _explained(path: Path, error: Exception) -> Exception:
+    """The error of a file, or what the file is instead: nothing, a pointer, or a page that a download left."""
+    if not path.is_file():
+        return error
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        return DataError("the file is empty", hint="Copy it again.")
+    if start.startswith(b"version https://git-lfs"):
+        return DataError("it is a pointer of Git LFS, not the file", hint="Fetch the files with `git lfs pull`.")
+    if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return DataError("it is a web page, as a download that failed leaves", hint="Download it again.")
+    return error
 
 
 def _advice(place: Place, rule: FileRule, name: str, path: Path, folders: _Folders) -> str:
+    if path.is_dir():
+        return "It is a folder; one with the slices of a volume needs `depth`."
     for separator in () if rule.several else (";", "|", ",", "\n", " "):
         parts = parted(name, separator)
         if len(parts) > 1 and within(place.root, rule.folder, parts[0] + rule.ending).is_file():

@@ -26,6 +26,7 @@ from amodal.schema import Modality
 __all__ = ["Image", "decode_image"]
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_COLOURED = 24  # of 255 between red, green and blue
 _BOMB = "It is refused as a decompression bomb; raise `most_pixels` if it is none."
 
 
@@ -241,7 +242,8 @@ def _decoded(path: Path, source: Image) -> Decoded:
                 opened.load()
                 turned = ImageOps.exif_transpose(opened)
                 array, what = _shades(turned, opened, source, wide)
-                return Decoded(_fitted(Pillow.fromarray(array), source), what, _narrow(array, what, source))
+                notes = (*_narrow(array, what, source), *_greyed(turned, source))
+                return Decoded(_fitted(Pillow.fromarray(array), source), what, notes)
     except UnidentifiedImageError as error:
         raise DataError("it is no PNG, JPEG, TIFF, BMP or WebP image, nor DICOM") from error
     except Pillow.DecompressionBombError as error:
@@ -291,6 +293,16 @@ def _narrow(array: np.ndarray, what: str, source: Image) -> tuple[str, ...]:
     if what != "image of 16 bits" or source.levels != BY_TYPE or top > 8192:
         return ()
     return ("16 bits of which less than an eighth is used; of a detector of 12 bits say `range: [0, 4095]`",)
+
+
+def _greyed(image: Any, source: Image) -> tuple[str, ...]:
+    """A note on colours that are read as grey."""
+    if source.channels != 1 or len(image.getbands()) < 3:
+        return ()
+    colours = np.asarray(image.convert("RGB").resize((32, 32))).astype(np.int16)
+    if (colours.max(2) - colours.min(2)).max() <= _COLOURED:
+        return ()
+    return ("colours, read as grey (`channels: 3` keeps them)",)
 
 
 def _of_dicom(path: Path, source: Image) -> Decoded:

@@ -196,7 +196,7 @@ def _read(cell: str, rule: NumberRule) -> _Cell:
         return _Cell(math.nan, "bad")
     beyond, sign, digits, exponent, rest = found.groups()
     rest = units if power and not rest else rest
-    if rest and not power and (rest[0].isdigit() or rest[0] in "-+*/.,:<>=~±_"):
+    if rest and not power and (rest[0].isdigit() or rest[0] in "-+*/.,:<>=~±_⁄"):
         return _Cell(math.nan, "bad")
     plain, ambiguous = _plain_digits(digits, rule)
     if plain is None:
@@ -332,13 +332,14 @@ def _count(cells: Any, pattern: str, example: dict[str, str], sort: str) -> int:
 
 
 def units_key(units: str) -> str:
-    """Units in one spelling: case of letters, blanks and the two signs for micro do not matter.
+    """Units in one spelling: case of letters, blanks and the signs for micro (u among them) do not matter.
 
     Example:
         >>> units_key("Mmol / L") == units_key("mmol/l"), units_key("µg") == units_key("μg")
         (True, True)
     """
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", units)).casefold()
+    key = re.sub(r"\s+", "", unicodedata.normalize("NFKC", units)).casefold()
+    return re.sub(r"^u(?=(?:g|l|m|mol|s|v)(?:/|$))", "μ", key)
 
 
 def read_other_units(section: Section) -> dict[str, tuple[float, float]] | None:

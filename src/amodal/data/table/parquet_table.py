@@ -84,7 +84,17 @@ def _plain(column: Any, name: str, path: Path) -> Any:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):  # several entries of one cell
         cells = [None if cell is None or not cell else json.dumps(cell, default=str) for cell in column.to_pylist()]
         return pa.array(cells, pa.string())
-    if pa.types.is_large_string(kind) or pa.types.is_string(kind) or pa.types.is_null(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):  # texts, as some programs write them
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid:
+            pass
+    if (
+        pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_null(kind)
+    ):
         return column.cast(pa.string())
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return column

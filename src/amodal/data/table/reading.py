@@ -189,10 +189,20 @@ def read_moments(
     return found
 
 
+_WITHOUT_DAY = (
+    (r"(1[89]|20|21)[0-9]{2}", "%Y"),
+    (r"[0-9]{4}-[0-9]{2}", "%Y-%m"),
+    (r"[0-9]{1,2}/[0-9]{4}", "%m/%Y"),
+    (r"[0-9]{1,2}\.[0-9]{4}", "%m.%Y"),
+    (r"[^\W\d]{3,4}\.? [0-9]{4}", "%b %Y"),
+    (r"[^\W\d]{4,}\.? [0-9]{4}", "%B %Y"),
+)
+
+
 def _date_hint(cells: np.ndarray, key: str) -> str:
     """Advice for cells that are not yet read as dates."""
     some = [str(cell) for cell in cells[:20]]
-    for pattern, form in ((r"(1[89]|20|21)[0-9]{2}", "%Y"), (r"[0-9]{4}-[0-9]{2}", "%Y-%m")):
+    for pattern, form in _WITHOUT_DAY:
         if all(re.fullmatch(pattern, cell) for cell in some):
             return f"If they are dates whose day is not known, `{key}: {form!r}` takes the first."
     if any(re.search(r"(^|[./-])00?([./-]|$)", cell) for cell in some):
@@ -200,9 +210,19 @@ def _date_hint(cells: np.ndarray, key: str) -> str:
             "Zeros for a day or month that is not known are no date: list such cells under `missing`, or correct them."
         )
     if all(re.fullmatch(r"[0-9]+([.][0-9]+)?", cell) for cell in some):
-        form = "excel" if max(float(cell) for cell in some) < 200_000 else "unix"
-        said = "days as Excel counts them" if form == "excel" else "seconds since 1970"
+        largest = max(float(cell) for cell in some)
+        form = "excel" if largest < 200_000 else "unix" if largest < 1e11 else "unix_ms"
+        said = {"excel": "days as Excel counts them", "unix": "seconds since 1970",
+                "unix_ms": "thousandths of seconds since 1970"}[form]  # fmt: skip
         return f"If the numbers are {said}, write `{key}: {form}`."
+    if all(re.fullmatch(r"[0-2]?[0-9]:[0-5][0-9](:[0-5][0-9])?", cell) for cell in some):
+        return "A time of day alone is no date: write `type: duration`, or put it beside its date in one column."
+    zone = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9:]{5,8} ?([A-Z]{3,4})", some[0])
+    if zone:
+        return (
+            "A zone by its letters is not known: if all times stand in one, write its letters into the format, "
+            f"`{key}: '%Y-%m-%d %H:%M {zone[1]}'`, and say where by `timezone: Europe/Berlin`."
+        )
     short = re.match(r"^[0-9]{1,2}([./-])[0-9]{1,2}[./-][0-9]{2}(?![0-9])", some[0])
     if short:
         form = f"%d{short[1]}%m{short[1]}%y"

@@ -110,9 +110,6 @@ class Reader(ABC):
     def read(self, rows: Rows) -> Piece:
         """Reads some rows; chunks come in order."""
 
-    def finish(self) -> None:  # noqa: B027  (most readers have nothing to do)
-        """Told when all rows were read."""
-
 
 @dataclass(frozen=True)
 class Source(ABC):

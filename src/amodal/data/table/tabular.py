@@ -245,5 +245,10 @@ def _centred(column: Column, extent: tuple[float, float] | None, problems: Probl
         )
         return column
     centre = float(np.round((low + high) / 2))
-    problems.say(f"column {column.name!r}: {centre:.0f} is subtracted, so that no digit of its large numbers is lost")
+    lost = (
+        "" if max(abs(low), abs(high)) <= 2**53 else "; beyond sixteen digits they are lost all the same: is it an id?"
+    )
+    problems.say(
+        f"column {column.name!r}: {centre:.0f} is subtracted, so that no digit of its large numbers is lost{lost}"
+    )
     return replace(column, centre=centre)

@@ -26,13 +26,24 @@ _TIMES = {"": "", "9:9": "%H:%M", "9:9:9": "%H:%M:%S", "9:9:9.9": "%H:%M:%S.%f",
           "9:9:9 A": "%I:%M:%S %p"}  # fmt: skip
 
 
-COUNTS = {"excel": (-2209161600.0, 86400.0), "unix": (0.0, 1.0)}
-"""Formats of dates that are numbers, each with its beginning and its unit in seconds: Excel's days, Unix's seconds."""
+COUNTS = {"excel": (-2209161600.0, 86400.0), "unix": (0.0, 1.0), "unix_ms": (0.0, 0.001)}
+"""Formats of dates that are numbers, each with its beginning and its unit in seconds: Excel's days, Unix's seconds and
+thousandths of them."""
 
 _MONTHS = {r"(?i)\bJanuar\b": "January", r"(?i)\bFebruar\b": "February", r"(?i)\bMärz\b": "March",
            r"(?i)\bMrz\b": "Mar", r"(?i)\bMär\b": "Mar", r"(?i)\bMai\b": "May", r"(?i)\bJuni\b": "June",
            r"(?i)\bJuli\b": "July", r"(?i)\bOktober\b": "October", r"(?i)\bOkt\b": "Oct",
-           r"(?i)\bDezember\b": "December", r"(?i)\bDez\b": "Dec"}  # fmt: skip
+           r"(?i)\bDezember\b": "December", r"(?i)\bDez\b": "Dec", r"(?i)\bSept\b": "Sep",
+           r"(?i)\b(?:janvier|enero|gennaio|januari)\b": "January", r"(?i)\bjanv\b": "Jan",
+           r"(?i)\b(?:février|fevrier|febrero|febbraio|februari)\b": "February", r"(?i)\b(?:févr|fevr)\b": "Feb",
+           r"(?i)\b(?:mars|marzo|maart)\b": "March", r"(?i)\b(?:avril|abril|aprile)\b": "April", r"(?i)\bavr\b": "Apr",
+           r"(?i)\b(?:mayo|maggio|mei)\b": "May", r"(?i)\b(?:juin|junio|giugno)\b": "June",
+           r"(?i)\b(?:juillet|julio|luglio)\b": "July", r"(?i)\bjuil\b": "Jul",
+           r"(?i)\b(?:août|aout|agosto|augustus)\b": "August",
+           r"(?i)\b(?:septembre|septiembre|settembre)\b": "September",
+           r"(?i)\b(?:octobre|octubre|ottobre)\b": "October",
+           r"(?i)\b(?:novembre|noviembre)\b": "November",
+           r"(?i)\b(?:décembre|decembre|diciembre|dicembre)\b": "December"}  # fmt: skip
 
 
 class Moments(NamedTuple):
@@ -67,7 +78,10 @@ def moments(words: np.ndarray, formats: Sequence[str] = (), timezone: str = "") 
 
     pc: Any = compute
     n = len(words)
-    column = pa.array(words, pa.string())
+    given = pa.array(words, pa.string())
+    column = _tidy(given)
+    words = words if column is given else np.array([*column.to_pylist(), None], dtype=object)[:-1]
+    lettered = bool(pc.any(pc.match_substring_regex(column, r"^\p{L}")).as_py())
     there = ~np.asarray(column.is_null())
     seconds, ambiguous, offset, clock = (np.full(n, np.nan), *(np.zeros(n, bool) for _ in range(3)))
     like_iso = np.asarray(pc.fill_null(pc.match_substring_regex(column, _ISO), False))
@@ -89,7 +103,8 @@ def moments(words: np.ndarray, formats: Sequence[str] = (), timezone: str = "") 
         if form in COUNTS:
             seconds[rows] = _counted(words[rows], form)
             continue
-        cells = _english(words[rows]) if "%b" in form.lower() else words[rows]
+        cells = _without_weekday(words[rows]) if lettered and "%a" not in form.lower() else words[rows]
+        cells = _english(cells) if "%b" in form.lower() else cells
         parsed = pd.DatetimeIndex(pd.to_datetime(cells, format=form, errors="coerce", utc="%z" in form))
         found, change = _seconds(parsed, "" if "%z" in form else timezone)
         offset[rows] |= ("%z" in form) & ~np.isnan(found)
@@ -101,6 +116,32 @@ def moments(words: np.ndarray, formats: Sequence[str] = (), timezone: str = "") 
     return Moments(seconds, there & np.isnan(seconds), ambiguous, offset, clock)
 
 
+_WEEKDAY = (
+    r"(?i)^(?:mo|di|mi|do|fr|sa|so|mon|tue?s?|wed|thu?r?s?|fri|sat|sun|montag|dienstag|mittwoch|donnerstag|freitag|"
+    r"samstag|sonntag|(?:mon|tues|wednes|thurs|fri|satur|sun)day|lundi|mardi|mercredi|jeudi|vendredi|samedi|dimanche)"
+    r"\.?,? +([0-9])"
+)
+
+
+def _tidy(column: Any) -> Any:
+    """An Arrow array of texts with one blank between words."""
+    from pyarrow import compute
+
+    pc: Any = compute
+    odd = pc.any(pc.match_substring_regex(column, r"\s\s|[\t\x{a0}\x{202f}]")).as_py()
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(column, r"[\s\x{a0}\x{202f}]+", " ")) if odd else column
+
+
+def _without_weekday(words: np.ndarray) -> np.ndarray:
+    """Dates without the day of the week in front, which says nothing beside a date."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    pc: Any = compute
+    column = pc.replace_substring_regex(pa.array(words, pa.string()), _WEEKDAY, r"\1")
+    return np.array([*column.to_pylist(), None], dtype=object)[:-1]
+
+
 def _counted(words: np.ndarray, form: str) -> np.ndarray:
     """Dates that are numbers, as seconds, NaN where there is none."""
     import pandas as pd
@@ -110,7 +151,7 @@ def _counted(words: np.ndarray, form: str) -> np.ndarray:
 
 
 def _english(words: np.ndarray) -> np.ndarray:
-    """Dates with the names of months in English."""
+    """Dates with the names of months in English: German, French, Spanish, Italian and Dutch ones are known."""
     import pandas as pd
 
     cells = pd.Series(words, dtype=object).str.replace(r"(?<=[A-Za-zä])\.|(?<=^\d)\.|(?<=^\d\d)\.", "", regex=True)
@@ -153,7 +194,7 @@ class DateShapes:
         from pyarrow import compute
 
         pc: Any = compute
-        column = pa.array(words, pa.string())
+        column = pc.replace_substring_regex(_tidy(pa.array(words, pa.string())), _WEEKDAY, r"\1")
         column = column.filter(pc.fill_null(pc.invert(pc.match_substring_regex(column, _ISO)), False))
         if not len(column):
             return
@@ -188,6 +229,8 @@ class DateShapes:
         if parts is None:
             return _with_names(cell), True
         mark, between, clock = parts[2], parts[4], _TIMES.get(parts[5])
+        if parts[5].endswith(" A") and cell.endswith(" Uhr"):
+            clock = f"{_TIMES[parts[5].removesuffix(' A')]} Uhr"
         years = re.match(r"^([0-9]+)[./-]([0-9]+)[./-]([0-9]+)", cell)
         if clock is None or years is None:
             return [], True
@@ -209,7 +252,8 @@ def _with_names(cell: str) -> list[str]:
     from datetime import datetime
 
     cell = str(_english(np.array([cell], dtype=object))[0])
-    for day in ("%d %b %Y", "%d %B %Y", "%a, %d %b %Y", "%A, %d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d%b%Y"):
+    for day in ("%d %b %Y", "%d %B %Y", "%a, %d %b %Y", "%A, %d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y",
+                "%B %d %Y", "%d-%b-%Y", "%d/%b/%Y", "%d%b%Y"):  # fmt: skip
         for clock in ("", " %H:%M", " %H:%M:%S", ":%H:%M:%S"):
             try:
                 datetime.strptime(cell, day + clock)
@@ -227,7 +271,7 @@ _NAMES = {
     "hours": "h hr hrs hour hours std stunde stunden", "minutes": "min mins minute minutes minuten",
     "seconds": "s sec secs second seconds sek sekunde sekunden",
 }  # fmt: skip
-_UNIT_OF = {word: SECONDS[unit] for unit, words in _NAMES.items() for word in words.split()}
+_UNIT_OF = {word: SECONDS[unit] for unit, words in _NAMES.items() for word in words.split()} | {"ms": 0.001}
 TIME_WORDS = frozenset(_UNIT_OF)
 """Words for units of time that stand in cells."""
 _PART = re.compile(r"\s*([0-9]+(?:[.,][0-9]+)?)\s*([^\W\d_]+)\.?(?:-(?:jährig|old))?\s*(?:,|und|and)?")
@@ -273,7 +317,11 @@ def _duration(word: str, bare: float) -> float:
     sign, word = (-1.0, word[1:].strip()) if word[:1] in "-−" else (1.0, word)
     if re.fullmatch(r"[0-9]+(?:[.,][0-9]+)?", word):
         return sign * float(word.replace(",", ".")) * bare
-    word = re.sub(r"^([0-9]+) ?h ?([0-5][0-9])$", r"\1:\2", word)
+    word = re.sub(r"^([0-9]+) ?h ?([0-5][0-9])(?: ?m(?:in)?)?$", r"\1:\2", word)
+    word = re.sub(r"(?i)[ -]?(?:jährige?r?|y/?o|years?[ -]olds?)$", " y", word)
+    pregnancy = re.fullmatch(r"([0-9]{1,2}) ?\+ ?([0-6])", word) if bare == SECONDS["weeks"] else None
+    if pregnancy:  # 39+4: weeks and days
+        return sign * (int(pregnancy[1]) * SECONDS["weeks"] + int(pregnancy[2]) * SECONDS["days"])
     clock = _CLOCK.match(word.casefold())
     if clock:
         days, hours, minutes, seconds = (float((part or "0").replace(",", ".")) for part in clock.groups())
