@@ -74,6 +74,22 @@ def test_sheets_are_named_and_cells_are_read_as_they_are_shown(tmp_path: Path, w
         assert cohort.batch(np.arange(1)).values["t"].tolist() == [[5]]
 
 
+def test_numbers_of_a_workbook_have_their_own_decimal_mark(tmp_path: Path):
+    book = pytest.importorskip("openpyxl").Workbook()
+    book.active.append(["id", "x"])
+    for cell in (7.412, "7,412", 12, "12,5"):
+        book.active.append([f"n{len(book.active._cells)}", cell])
+    book.save(tmp_path / "new.xlsx")
+    (tmp_path / "m.csv").write_text(rows(lambda i: f'"7,{400 + i}"' if i else '"12,5"'))
+    prepared = made(tmp_path, COLUMN)
+    assert "decimal comma" in prepared.problems.taken[0]
+    problems = Problems(strict=False, by_row=True)
+    table = open_table(tmp_path / "new.xlsx")
+    with open_cases(table, prepared.cohort.source, root=tmp_path, problems=problems) as cohort:
+        assert np.allclose(cohort.batch(np.arange(4)).values["t"][:, 0], [7.412, 7.412, 12, 12.5])
+    assert not problems.counts
+
+
 def test_formulas_without_a_stored_result_are_refused(tmp_path: Path, workbook: Any):
     workbook["Fälle"]["C5"] = "=1+2"
     workbook.save(tmp_path / "w.xlsx")

@@ -177,8 +177,8 @@ def _check_present(rules: TableSchema, built: Built, train: np.ndarray, problems
         levels = built.ranges.get(source.name, []) if isinstance(source, Image) else []
         if levels and levels[0][1] is not None and levels[0][1] < _NEARLY_BLACK:
             problems.say(
-                f"{source.name}: nearly black, mean levels of 0 … 255 are up to {levels[0][1]:.2g}; if the files hold 0 "
-                "and 1, write `range: [0, 1]`"
+                f"{source.name}: nearly black, mean levels of 0 … 255 are up to {levels[0][1]:.2g}; if the files hold "
+                "0 and 1, write `range: [0, 1]`"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.table.numbers import PLAIN, NumberRule
+from amodal.data.table.numbers import PLAIN, STORED, NumberRule
 from amodal.data.table.words import spelled, spelled_column
 
 __all__ = ["DATE_FORMATS", "MISSING_WORDS", "ODD_WORDS", "Reading", "date_formats", "texts", "words"]
@@ -100,7 +100,10 @@ def _cells(column: Any, missing: frozenset[str], change: Any) -> np.ndarray:
     if pa.types.is_floating(column.type):
         cells = [_number_text(cell) for cell in column.to_pylist()]
         return np.array([*cells, None], dtype=object)[:-1]
-    column = change(pc.utf8_trim_whitespace(column.cast(pa.string())))
+    column = column.cast(pa.string())
+    if pc.any(pc.match_substring(column, STORED)).as_py():
+        column = pc.replace_substring(column, STORED, "")
+    column = change(pc.utf8_trim_whitespace(column))
     empty = pc.is_in(column, value_set=pa.array(sorted(missing), pa.string()))
     column = pc.if_else(pc.fill_null(empty, True), pa.scalar(None, pa.string()), column)
     return np.array([*column.to_pylist(), None], dtype=object)[:-1]  # one more, so that numpy never sees a mere string

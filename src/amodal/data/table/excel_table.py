@@ -11,6 +11,7 @@ from typing import Any
 
 from amodal.data.limits import LARGEST_SHEET
 from amodal.data.table.chunks import BLOCK, Table, span_text
+from amodal.data.table.numbers import STORED
 from amodal.data.table.section import nearest
 from amodal.data.table.words import spelled
 from amodal.errors import ConfigurationError, DataError
@@ -162,6 +163,8 @@ def _excel_text(cell: Any) -> str:
         return ""
     if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
         return str(int(cell))
+    if isinstance(cell, float):
+        return f"{cell}{STORED}"
     if isinstance(cell, datetime):
         return cell.date().isoformat() if cell.time() == time() else cell.isoformat(" ")
     if isinstance(cell, timedelta):

@@ -17,6 +17,7 @@ from amodal.errors import SchemaError
 __all__ = [
     "CENSORED",
     "PLAIN",
+    "STORED",
     "Marks",
     "NumberRule",
     "Numbers",
@@ -29,6 +30,9 @@ __all__ = [
 
 CENSORED = ("error", "limit", "half", "missing")
 """What becomes of a number known only to lie below or above a limit."""
+
+STORED = "\u2060"
+"""What stands, unseen, at the end of a number that a workbook stores, whose point is a decimal mark under any rule."""
 
 _GROUPS = "[ '’]"
 _SIGN = r"^([<>≤≥]=?|=[<>])?\s*([+-]?)\s*"
@@ -133,6 +137,9 @@ def numbers(column: Any, missing: frozenset[str], rule: NumberRule = PLAIN) -> N
         values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
         infinite = np.isinf(values)
         return Numbers(np.where(infinite, np.nan, values), np.isnan(values), infinite, none, zero, none, None)
+    stored = pc.fill_null(pc.ends_with(column, STORED), False)
+    if pc.any(stored).as_py():
+        return _with_stored(column, stored, missing, rule)
     column = pc.utf8_trim_whitespace(column)
     is_empty = pc.fill_null(pc.is_in(column, value_set=pa.array(sorted(missing), pa.string())), True)
     is_empty = pc.or_(is_empty, pc.is_null(column))
@@ -152,6 +159,24 @@ def numbers(column: Any, missing: frozenset[str], rule: NumberRule = PLAIN) -> N
     values = easy.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
     hard = np.flatnonzero(~simple.to_numpy(zero_copy_only=False).astype(bool) & ~empty)
     return _with_hard(column, rule, values, empty, hard)
+
+
+def _with_stored(column: Any, stored: Any, missing: frozenset[str], rule: NumberRule) -> Numbers:
+    """Reads a column of which some cells are numbers as a workbook stores them, whatever the others' decimal mark."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    pc: Any = compute
+    none = pa.scalar(None, pa.string())
+    plain = pc.replace_substring(column, STORED, "")
+    found = numbers(pc.if_else(stored, none, plain), missing, rule)
+    empty = pc.is_in(plain, value_set=pa.array(sorted(missing), pa.string())).to_numpy(zero_copy_only=False)
+    values = pc.if_else(stored, plain, none).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    is_stored = stored.to_numpy(zero_copy_only=False).astype(bool)
+    return found._replace(
+        values=np.where(is_stored, np.where(empty, np.nan, values), found.values),
+        empty=np.where(is_stored, empty, found.empty).astype(bool),
+    )
 
 
 def _with_hard(column: Any, rule: NumberRule, values: np.ndarray, empty: np.ndarray, hard: np.ndarray) -> Numbers:
@@ -288,6 +313,7 @@ class Marks:
         from pyarrow import compute
 
         pc: Any = compute
+        column = column.filter(pc.invert(pc.fill_null(pc.ends_with(column, STORED), False)))
         either, example = dict(self.either or {}), dict(self.example or {})
         comma = pc.fill_null(pc.match_substring(column, ","), False)
         if pc.any(comma).as_py():

@@ -210,5 +210,11 @@ def _pairs(ids: Iterable[str], got: Iterable[object]) -> list[tuple[str, object]
 
 
 def _short(cell: object) -> str:
-    text = repr(str(cell)) if isinstance(cell, str) else f"{cell:g}" if isinstance(cell, float) else str(cell)
+    text = (
+        repr(str(cell).strip("\u2060"))
+        if isinstance(cell, str)
+        else f"{cell:g}"
+        if isinstance(cell, float)
+        else str(cell)
+    )
     return f"{text[:60]}…" if len(text) > 60 else text
