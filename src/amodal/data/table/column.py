@@ -15,6 +15,7 @@ from amodal.data.table.numbers import (
     PLAIN,
     NumberRule,
     Numbers,
+    between,
     in_units,
     numbers,
     read_other_units,
@@ -334,12 +335,12 @@ class Column:
             middle = float(np.nanmedian(found))
             raise DataError(
                 f"column {self.name!r}: {out.sum() / n_measured:.0%} of {n_measured} cells are out of range",
-                expected=f"{low:g} … {high:g}{f' {self.units}' if self.units else ''}",
+                expected=f"{between(low, high)}{f' {self.units}' if self.units else ''}",
                 got=f"a median of {middle:g}",
                 hint="Are they in other units? Convert with `scale` and `offset`, or correct `units`, min and max.",
             )
         problems.add(
-            f"column {self.name!r}: out of range {low:g} … {high:g}, taken as not measured",
+            f"column {self.name!r}: out of range {between(low, high)}, taken as not measured",
             rows.ids[out],
             found[out],
             lost=spot,

@@ -16,6 +16,7 @@ from amodal.data.table.manifest import Table, check_columns
 from amodal.data.table.numbers import (
     PLAIN,
     NumberRule,
+    between,
     in_units,
     numbers,
     units_key,
@@ -464,11 +465,11 @@ class _EventReader(Reader):
             if self.problems.strict and measured >= 10 and out.sum() > limit * measured:
                 raise DataError(
                     f"{source.file}: {variable.name!r} is out of range in {out.sum() / measured:.0%} of {measured}",
-                    expected=f"{low:g} … {high:g} {variable.units}".strip(),
+                    expected=f"{between(low, high)} {variable.units}".strip(),
                     got=f"a median of {np.median(values[(which == i) & ~np.isnan(values)]):g}",
                     hint="Are they in other units? Name the units' column by `units_column`, or correct min and max.",
                 )
-            self._lose(f"{variable.name!r} out of range {low:g} … {high:g}, left out", rows.ids[out], values[out])
+            self._lose(f"{variable.name!r} out of range {between(low, high)}, left out", rows.ids[out], values[out])
             values = np.where(out, np.nan, values)
         return values
 

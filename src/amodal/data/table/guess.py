@@ -19,6 +19,7 @@ from amodal.data.table.leaks import event_pair, reasons
 from amodal.data.table.look import ENDINGS, Look, look_at
 from amodal.data.table.manifest import Table, open_table
 from amodal.data.table.schema_lines import column_line, counts, line, modality_name, quoted
+from amodal.data.table.several import parted
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 
 __all__ = ["guess_schema"]
@@ -281,7 +282,9 @@ def _modalities(
 def _file(table: Table, look: Look) -> list[str]:
     suffix = Counter(Path(word).suffix.lower() for word in look.words).most_common(1)[0][0]
     kind = ENDINGS[suffix]
-    folder, found = _folder(table.path.parent, list(look.words)[:50])
+    mark, most = _several(list(look.words)[:2000])
+    names = [name for word in list(look.words)[:50] for name in (parted(word, mark) if mark else [word])]
+    folder, found = _folder(table.path.parent, names)
     lines = [f"  {modality_name(look.name)}:", f"    kind: {kind}", f"    column: {quoted(look.name)}"]
     if folder:
         lines.append(f"    folder: {quoted(folder)}")
@@ -289,6 +292,9 @@ def _file(table: Table, look: Look) -> list[str]:
         lines.append(
             f"    # none of the first files was found beside {table.path.name}: name their `folder`, or --root"
         )
+    if mark:
+        lines.append(f"    separator: {json.dumps(mark)}      # a set: encoded one by one, and pooled")
+        lines.append(f"    most: {most}")
     lines.append("    missing_file: error   # or absent")
     volume = [
         "    depth: 32           # slices, which become channels",
@@ -304,6 +310,16 @@ def _file(table: Table, look: Look) -> list[str]:
         "text": ["    files: true"],
     }
     return lines + extra[kind]
+
+
+def _several(words: Sequence[str]) -> tuple[str, int]:
+    """What stands between several names of files in a cell, and the most names of one; "" where each has one."""
+    for mark in (";", "|", ",", "\n"):
+        parts = [parted(word, mark) for word in words]
+        most = max(map(len, parts), default=1)
+        if most > 1 and all(Path(name).suffix.lower() in ENDINGS for own in parts for name in own):
+            return mark, most
+    return "", 1
 
 
 def _folder(base: Path, names: Sequence[str]) -> tuple[str, bool]:

@@ -21,6 +21,7 @@ __all__ = [
     "Marks",
     "NumberRule",
     "Numbers",
+    "between",
     "in_units",
     "numbers",
     "read_other_units",
@@ -352,6 +353,18 @@ def _count(cells: Any, pattern: str, example: dict[str, str], sort: str) -> int:
     if count and sort not in example:
         example[sort] = cells.filter(fits)[0].as_py()
     return count
+
+
+def between(low: float, high: float) -> str:
+    """A range in words, of which one end may be infinite.
+
+    Example:
+        >>> between(0, 50), between(-math.inf, 50), between(0, math.inf)
+        ('0 … 50', '50 or less', '0 or more')
+    """
+    if math.isinf(low) or math.isinf(high):
+        return f"{high:g} or less" if math.isinf(low) else f"{low:g} or more"
+    return f"{low:g} … {high:g}"
 
 
 # Units ---------------------------------------------------------------------------------------------------------------

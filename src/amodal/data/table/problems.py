@@ -210,11 +210,6 @@ def _pairs(ids: Iterable[str], got: Iterable[object]) -> list[tuple[str, object]
 
 
 def _short(cell: object) -> str:
-    text = (
-        repr(str(cell).strip("\u2060"))
-        if isinstance(cell, str)
-        else f"{cell:g}"
-        if isinstance(cell, float)
-        else str(cell)
-    )
+    text = f"{cell:g}" if isinstance(cell, float) else str(cell)
+    text = repr(text.strip("\u2060")) if isinstance(cell, str) else text
     return f"{text[:60]}…" if len(text) > 60 else text

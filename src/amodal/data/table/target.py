@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 
 from amodal.data.table.cells import Reading, texts, words
 from amodal.data.table.manifest import Table
-from amodal.data.table.numbers import PLAIN, NumberRule, numbers
+from amodal.data.table.numbers import PLAIN, NumberRule, between, numbers
 from amodal.data.table.problems import Problems
-from amodal.data.table.reading import tell_numbers
+from amodal.data.table.reading import like_month, tell_numbers
 from amodal.data.table.section import Section, nearest
 from amodal.data.table.several import parted
 from amodal.data.table.survey import survey
@@ -248,6 +249,13 @@ class TaskColumns:
         row = ids[min(len(ids) - 1, int(np.argmax([cell == word for cell in cells])))]
         shown = ", ".join(map(repr, sorted(strange)[:_SHOWN])) + (", …" if len(strange) > _SHOWN else "")
         more = ", or under `none` if they mean none of the labels" if self.separator is not None else ""
+        for mark in (";", ",", "|", "/", " "):
+            if mark != self.separator and self.separator is not None and all(p in places for p in parted(word, mark)):
+                raise DataError(
+                    f"the target column {self.column!r} has several labels in one, {word!r} (first in row {row})",
+                    expected=f"labels with {self.separator!r} between them",
+                    hint=f"Write `separator: {mark!r}`.",
+                )
         near = say_pairs(near_pairs(strange, places))
         if near:
             near += " Write `ignore_case: true` at the top of the schema if only case differs."
@@ -275,7 +283,7 @@ class TaskColumns:
                 hint=f"Write `units: {found.units[row]!r}` under task, or correct the cells.",
             )
         censored = found.limits != 0
-        if censored.any() and not found.bad[censored].any():
+        if censored.any():
             row = int(censored.argmax())
             raise DataError(
                 f"{what} has limits instead of values, first in row {ids[row]}",
@@ -289,7 +297,7 @@ class TaskColumns:
                 f"{what} has {int(found.bad.sum())} cells that are no numbers, first in row {ids[row]}",
                 expected="numbers",
                 got=repr(column[row].as_py()),
-                hint="List words for an unknown target under `unknown`.",
+                hint=_no_number(str(column[row].as_py())),
             )
         tell_numbers(Problems(strict=True), found, column, ids, what, "")
         values = found.values
@@ -300,7 +308,7 @@ class TaskColumns:
             row = int(out.argmax())
             raise DataError(
                 f"{what} is out of range in {int(out.sum())} rows, first in row {ids[row]}",
-                expected=f"{low:g} … {high:g} {self.task.units}".strip(),
+                expected=f"{between(low, high)} {self.task.units}".strip(),
                 got=f"{values[row]:g}",
             )
         return values
@@ -360,6 +368,16 @@ class TaskColumns:
                 hint="Write `kind: multiclass`, with the same `columns` or `column` and `classes`; or, if they are "
                 "labels all the same, `exclusive: false`.",
             )
+
+
+def _no_number(cell: str) -> str:
+    """Advice for the cell of a regression target that is no number."""
+    if like_month(cell) or re.match(r"[0-9]{1,4}[./-][0-9]{1,2}[./-][0-9]{1,4}", cell):
+        return "A date is no outcome: write the days since another date into a column, and predict that."
+    return (
+        "List words for an unknown target under `unknown`; if all are words, they are classes: write "
+        "`kind: multiclass` (or `binary`) and `classes`."
+    )
 
 
 def _classes(section: Section) -> dict[str, tuple[str, ...]]:
