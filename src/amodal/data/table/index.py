@@ -198,9 +198,8 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         if len(values) == 1:
             problems.say(f"the target {task.name!r} is {values[0]:g} in every row: there is nothing to predict")
         elif len(values) == 2:
-            problems.say(
-                f"the target {task.name!r} has two values, {values[0]:g} and {values[1]:g}: is it a class (`kind: binary`)?"
-            )
+            two = f"{values[0]:g} and {values[1]:g}"
+            problems.say(f"the target {task.name!r} has two values, {two}: is it a class (`kind: binary`)?")
     extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
     if weights is not None:
         extras[WEIGHT] = weights[kept]
