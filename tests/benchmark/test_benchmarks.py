@@ -1,4 +1,4 @@
-"""`make bench`: every script is in its table, figures are found in what scripts print, a script that cannot run says why."""
+"""`make bench`: every script is in its table, figures are found in what is printed, what cannot run says why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_figure_is_found_in_what_is_printed():
     printed = {
         "absence_cost": "0.25     0.251             0.411   0.78\n 0.75     0.690             0.210   0.40\n",
         "command_line_help": "amodal --help 0.310 s, 1.24 times importing jsonargparse (0.250 s)\n",
-        "method_cost": "fusion                              1.0         1.0\nprimo                               1.4         6.8\n",
+        "method_cost": "fusion                  1.0         1.0\nprimo                   1.4         6.8\n",
     }
     found = {
         name: re.findall(TABLE["BENCHMARKS"][name].figure, text, re.MULTILINE)[0] for name, text in printed.items()
