@@ -102,14 +102,18 @@ def fit_command(
     )
     if model.presence is not None:
         print(model.presence.describe())
-    result = model.experiment["result"]
+    print(_fitted(method, model.experiment["result"]))
+    print(f"The run is {out}")
+
+
+def _fitted(method: str, result: dict[str, Any]) -> str:
+    """A line on a training that has ended."""
     loss = result["best_valid_loss"]
-    print(
+    return (
         f"{method}: {result['parameters']:,} parameters, {result['epochs']} epochs in {result['seconds']:.0f} s, "
         f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} "
         f"in epoch {result['best_epoch'] + 1}"
     )
-    print(f"The run is {out}")
 
 
 def evaluate_command(
@@ -185,7 +189,8 @@ def report_command(
     print(f"The page is {write_page(subject, out)}")
     if tables is not None:
         tables.mkdir(parents=True, exist_ok=True)
-        written = save_tables(subject.results, tables, subject.references or subject.results.names[:1])
+        results, references = subject.stored
+        written = save_tables(results, tables, references or results.names[:1])
         print(f"The tables are {', '.join(map(str, written))}")
 
 

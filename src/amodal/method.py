@@ -115,6 +115,7 @@ class Method(OptionsChecked, nn.Module, ABC):
         schema: The modalities and the task.
 
     Attributes:
+        title: A name for people, in pages: at most 24 characters.
         summary: One line for lists and tables.
         references: Keys of the bibliography, first the method's own paper.
         preferred_encoders: Encoders by kind of modality, as in `choices` of `amodal.encoders.build_encoders`, for
@@ -135,6 +136,7 @@ class Method(OptionsChecked, nn.Module, ABC):
         PRESETS: Named sets of option values, each a difference from the constructor's defaults; see `amodal.options`.
     """
 
+    title: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     preferred_encoders: ClassVar[Mapping[str, str | Mapping[str, Any]]] = {}

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from amodal.batch import Batch, rows_where
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian
 from amodal.encoders.encoder import PerModality
+from amodal.encoders.sets import member_of
+from amodal.kinds import SetKind
 from amodal.kinds.words import hash_words
 from amodal.schema import Modality, Schema, Task
 
@@ -27,6 +29,7 @@ __all__ = [
     "Decoder",
     "GaussianNetwork",
     "ImageDecoder",
+    "SetDecoder",
     "WordDecoder",
     "build_decoders",
     "reconstruction_nats",
@@ -163,6 +166,28 @@ class WordDecoder(Decoder):
         return torch.where(kept, each, 0.0).sum(-1) / kept.sum(1).clamp_min(1)
 
 
+class SetDecoder(Decoder):
+    """Sets: given the latent their members are alike and independent; the average over the members of each set.
+
+    Args:
+        modality: A modality of sets.
+        one: The decoder of one member.
+    """
+
+    def __init__(self, modality: Modality, one: Decoder):
+        super().__init__()
+        self.modality, self.one = modality, one
+
+    def log_likelihood(self, z: Tensor, values: Tensor, measured: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """See `Decoder.log_likelihood`."""
+        kind = self.modality.traits
+        assert isinstance(kind, SetKind)
+        rows, _, *inputs = kind.members(values, measured, lengths)
+        each = self.one.log_likelihood(z[:, rows], *inputs)  # (K, T)
+        counts = torch.bincount(rows, minlength=len(values)).clamp(min=1)
+        return each.new_zeros(z.shape[:2]).index_add(1, rows, each) / counts
+
+
 DECODERS: dict[str, Callable[..., Decoder]] = {"cells": CellDecoder, "pixels": ImageDecoder, "words": WordDecoder}
 """Decoders by the name that a kind of modality gives."""
 
@@ -178,7 +203,12 @@ def build_decoders(schema: Schema, *, latent: int, hidden: int) -> PerModality:
     Returns:
         The decoders, in the schema's order.
     """
-    return PerModality({m.name: DECODERS[m.traits.decoder](m, latent=latent, hidden=hidden) for m in schema.modalities})
+    decoders: dict[str, Decoder] = {}
+    for modality in schema.modalities:
+        one = member_of(modality)
+        decoder = DECODERS[modality.traits.decoder](one, latent=latent, hidden=hidden)
+        decoders[modality.name] = decoder if one is modality else SetDecoder(modality, decoder)
+    return PerModality(decoders)
 
 
 def reconstruction_nats(

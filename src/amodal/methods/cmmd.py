@@ -71,6 +71,7 @@ class CMMD(OneLatent):
         trace; any number of modalities; `rows="all"`.
     """
 
+    title = "CMMD: helped by others"
     summary = "a classifier of the modalities that are always observed, trained with the help of the others"
     references = ("mancisidor2024cmmd",)
     draws_mean = "one latent"

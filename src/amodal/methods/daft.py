@@ -63,6 +63,7 @@ class DAFT(Method):
         after their last stage.
     """
 
+    title = "DAFT: shifted encoder"
     summary = "encoders whose channels are scaled and shifted given the other modalities"
     references = ("polsterl2021daft", "hayat2022medfuse")
     preferred_encoders: ClassVar = {"series": {"name": "gru", "layers": 2}}

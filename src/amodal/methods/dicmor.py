@@ -64,6 +64,7 @@ class DiCMoR(NetworkMethod):
         is not cut off at zero bits; `amodal.distributions.flow.glow` says where the flow differs.
     """
 
+    title = "DiCMoR: flows"
     summary = "absent modalities recovered through invertible flows to a latent law that all share"
     references = ("wang2023dicmor", "kingma2018glow")
     meets_all_patterns = True

@@ -57,6 +57,7 @@ class DRIM(NetworkMethod):
         over codes that have a positive; another case is drawn at random.
     """
 
+    title = "DRIM: shared, unique"
     summary = "shared codes that agree across modalities, unique ones that a critic cannot link to them, attention"
     references = ("robinet2024drim",)
     couples_rows = True

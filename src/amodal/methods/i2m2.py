@@ -46,6 +46,7 @@ class I2M2(NetworkMethod):
         the same optimiser instead of training apart with learning rates of their own.
     """
 
+    title = "I2M2: classifier product"
     summary = "the product of a classifier for each modality and one for all together"
     references = ("madaan2024i2m2",)
 

@@ -81,6 +81,7 @@ class LVAE(LatentMethod):
         covariates are features; several absent ones are independent given what is present.
     """
 
+    title = "LVAE: target autoencoder"
     summary = "a conditional autoencoder of the target whose absent inputs are imputed and marginalised"
     uses_unlabelled = True
     references = ("ramchandran2024lvae", "madaan2026primo")

@@ -59,6 +59,7 @@ class M3JEPA(NetworkMethod):
         not in the released code; a direction's heads are those of its target.
     """
 
+    title = "M3-JEPA: predictors"
     summary = "each modality's vector predicted from every other's tokens, one direction a step"
     references = ("lei2025m3jepa", "choi2025cepa")
     couples_rows = True

@@ -48,6 +48,7 @@ class MedFuse(NetworkMethod):
         with the modality (there: 14 findings of all X-rays, and the task from all stays).
     """
 
+    title = "MedFuse: read in order"
     summary = "an LSTM that reads the features of the present modalities one after the other"
     references = ("hayat2022medfuse",)
     couples_rows = True

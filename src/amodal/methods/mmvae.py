@@ -70,6 +70,7 @@ class MMVAE(OneLatent):
         averaged over cells; the mixture runs over what is observed.
     """
 
+    title = "MMVAE: expert mixture"
     summary = "a variational autoencoder whose posterior is a mixture of the observed modalities' experts"
     uses_unlabelled = True
     references = ("shi2019mmvae",)

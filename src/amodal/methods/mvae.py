@@ -69,6 +69,7 @@ class MVAE(OneLatent):
         are averaged over cells; a row with one modality counts its one set once.
     """
 
+    title = "MVAE: expert product"
     summary = "a variational autoencoder whose posterior is a product of the observed modalities' experts"
     uses_unlabelled = True
     references = ("wu2018mvae", "liang2021multibench")

@@ -52,6 +52,7 @@ class PerPattern(Method):
         The reduced-feature models of :cite:`saartsechansky2007handling`, section 2.3.
     """
 
+    title = "Network per pattern"
     summary = "one dedicated model for each pattern of presence"
     references = ("saartsechansky2007handling",)
     meets_all_patterns = True

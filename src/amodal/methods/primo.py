@@ -113,6 +113,7 @@ class PRIMO(LatentMethod):
         normal likelihood with a learned variance; mixtures are compared as in :cite:`hershey2007approximating`.
     """
 
+    title = "PRIMO: latent draws"
     summary = "a latent variable for the information about the target in each missing modality"
     references = ("madaan2026primo", "zhu2020batch", "sohn2015learning", "hershey2007approximating")
     couples_rows = True

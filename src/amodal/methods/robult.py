@@ -49,6 +49,7 @@ class Robult(NetworkMethod):
         weights and the form of everything else are a reconstruction: "Robult-style".
     """
 
+    title = "Robult: redundant codes"
     summary = "redundant codes drawn to a fused branch of like cases, unique codes kept by reconstruction"
     references = ("nguyen2025robult",)
     couples_rows = True

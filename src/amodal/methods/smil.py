@@ -73,6 +73,7 @@ class SMIL(NetworkMethod):
         rows take it; the encoders are outside the inner step.
     """
 
+    title = "SMIL: prototypes"
     summary = "absent features from prototypes; one inner gradient step on incomplete rows adapts the head"
     references = ("ma2021smil",)
     couples_rows = True
