@@ -89,7 +89,7 @@ class MVAE(OneLatent):
         label_weight: Weight = 10.0,
         reconstruction: Weight = 1.0,
         kl: Weight = 1.0,
-        prediction_draws: Size = 128,
+        prediction_draws: Size = 256,
     ):
         super().__init__(schema)
         self.weights = {"task": label_weight, "reconstruction": reconstruction, "kl": kl}
