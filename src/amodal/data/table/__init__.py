@@ -88,7 +88,7 @@ def prepare(
         DataError: If the data do not fit the schema; nothing is written then.
     """
     out, rules = Path(out), _rules(schema)
-    table = open_table(Path(manifest), rules.encoding)
+    table = open_table(Path(manifest), rules.encoding, rules.sheet)
     rules.check(table)
     _check_free(out, overwrite)
     base = Path(root) if root is not None else table.path.parent

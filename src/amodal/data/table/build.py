@@ -20,6 +20,7 @@ from amodal.data.table.source import Piece, Place, Problems, Rows, Source
 from amodal.data.work import fingerprint
 from amodal.errors import DataError
 from amodal.files import write_json
+from amodal.kinds import SetKind
 
 __all__ = [
     "Built",
@@ -70,6 +71,7 @@ class Ranges:
             return
         assert isinstance(piece.values, np.ndarray)
         rows = self.train[start : start + len(piece.observed)] & piece.observed
+        rows = rows if piece.sizes is None else np.repeat(rows, piece.sizes)
         if not rows.any():
             return
         values = piece.values[rows]
@@ -223,25 +225,33 @@ class _Writer:
     def __init__(self, work: Path, source: Source, n: int):
         self.modality, self.n, self.gaps = source.modality(), n, False
         self.is_text = self.modality.traits.holds_texts
+        self.is_set = isinstance(self.modality.traits, SetKind) and not self.is_text
         dtype = np.dtype(np.uint8 if self.is_text else source.dtype)
         *shape, last = self.modality.shape or (1,)
-        stored = (*shape, last + bool(self.modality.clock)) if self.modality.shape else ()
+        stored = (*shape, last + bool(self.modality.clock)) if self.modality.shape and not self.is_text else ()
+        stored = stored[1:] if self.is_set else stored
         self.values = _Raw(work / f"{source.name}.raw", dtype, stored)
-        self.lengths = _Raw(work / f"{source.name}.lengths", np.dtype(np.int64), ()) if self.is_text else None
+        ragged = self.is_text or self.is_set
+        self.lengths = _Raw(work / f"{source.name}.lengths", np.dtype(np.int64), ()) if ragged else None
 
     def add(self, piece: Piece) -> None:
-        if self.lengths is not None:
+        if self.is_text:
             assert isinstance(piece.values, list)
+            assert self.lengths is not None
             self.values.add(np.frombuffer(b"".join(piece.values), np.uint8))
             self.lengths.add(np.array([len(text) for text in piece.values], dtype=np.int64))
             return
         assert isinstance(piece.values, np.ndarray)
         if piece.values.dtype.kind == "f":
-            self.gaps |= bool(np.isnan(piece.values[piece.observed]).any())
+            seen = piece.observed if piece.sizes is None else slice(None)
+            self.gaps |= bool(np.isnan(piece.values[seen]).any())
         values = piece.values
         if piece.times is not None:  # see `amodal.data.clocks`
             values = np.concatenate([values, piece.times[..., None]], axis=2)
         self.values.add(values)
+        if self.lengths is not None:
+            assert piece.sizes is not None
+            self.lengths.add(piece.sizes)
 
     def sizes(self) -> list[int]:
         return [raw.size() for raw in (self.values, self.lengths) if raw is not None]
@@ -261,7 +271,7 @@ class _Writer:
         if self.lengths is None:
             return ArrayStore(self.values.open(self.n), gaps=self.gaps)
         offsets = np.concatenate([[0], np.cumsum(self.lengths.open(self.n))]).astype(np.int64)
-        return RaggedStore(self.values.open(int(offsets[-1])), offsets)
+        return RaggedStore(self.values.open(int(offsets[-1])), offsets, gaps=self.gaps)
 
 
 def _record(place: Place, writers: dict[str, _Writer], seen: _Raw, ranges: Ranges, done: int) -> None:
