@@ -10,7 +10,7 @@ import numpy as np
 
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
-from amodal.data.moments import IMAGE_LEVELS, beyond_levels, image_levels
+from amodal.data.moments import IMAGE_LEVELS, beyond_levels, each_image, image_levels
 from amodal.data.table import Problems, Table, open_cases, table_source
 from amodal.evaluation import prediction_columns
 from amodal.missingness.patterns import pattern_codes, pattern_label
@@ -134,12 +134,14 @@ def row_notes(model: TrainedModel, cohort: Cohort, ranges: Mapping[str, Any]) ->
             continue
         for rows, cut in cohort.cuts(modality.name):
             if modality.traits.on_grid:
-                _tell_levels(
-                    modality.name, image_levels(cut.values), pairs, lambda bad, note, at=rows: tell(at[bad], note)
-                )
+                images, of = each_image(cut.values, cut.lengths)
+                at = rows[of]
+                _tell_levels(modality.name, image_levels(images), pairs, lambda bad, note, at=at: tell(at[bad], note))
                 continue
             values = cut.values.reshape(len(rows), -1, cut.values.shape[-1])  # (n, T or 1, D)
             known = np.ones_like(values, bool) if cut.measured is None else cut.measured.reshape(values.shape)
+            if cut.lengths is not None:
+                known = known & (np.arange(values.shape[1]) < cut.lengths[:, None])[..., None]
             slack = 1e-6 * np.maximum(1.0, np.abs(pairs))
             beyond = ((values < pairs[:, 0] - slack[:, 0]) | (values > pairs[:, 1] + slack[:, 1])) & known
             for d in np.flatnonzero(beyond.any((0, 1))):

@@ -71,8 +71,9 @@ def _predicted_table(model: Any, manifest: Path, root: Path | None, batch_size: 
     from amodal.data.table import open_table, table_source
     from amodal.prediction import predict_table
 
-    encoding = (table_source(model.experiment) or {}).get("table", {}).get("encoding", "")
-    frame = predict_table(model, open_table(manifest, encoding), root=root or manifest.parent, batch_size=batch_size)
+    rules = (table_source(model.experiment) or {}).get("table", {})
+    table = open_table(manifest, rules.get("encoding", ""), rules.get("sheet", ""))
+    frame = predict_table(model, table, root=root or manifest.parent, batch_size=batch_size)
     told = frame[frame["notes"] != ""]
     for row, notes in list(zip(told["id"], told["notes"]))[:10]:
         print(f"  {row}: {notes}")

@@ -193,6 +193,7 @@ async def _from_form(items: list[tuple[str, str | UploadFile]], rules: TableSche
     tables = {s.name: {c.name for c in s.fields} for s in rules.sources if isinstance(s, Tabular)}
     events = {s.name for s in rules.sources if isinstance(s, Events)}
     is_text = {s.name for s in rules.sources if isinstance(s, Text)}
+    sets = {s.name for s in rules.sources if s.set_rule()}
     given: dict[str, Any] = {}
     for name, value in items:
         content = await value.read() if isinstance(value, UploadFile) else value
@@ -210,6 +211,8 @@ async def _from_form(items: list[tuple[str, str | UploadFile]], rules: TableSche
                 given[name] = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
             except (ValueError, RecursionError):
                 raise BadField(name, "expected JSON") from None
+        elif name in sets and (name in is_text or isinstance(content, bytes)):  # a field for each member
+            given[name] = [*(given.get(name) or []), content]
         elif name in is_text or isinstance(content, bytes):
             given[name] = content
         else:

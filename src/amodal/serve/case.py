@@ -24,14 +24,17 @@ from amodal.data.table.files import load_array
 from amodal.data.table.image import Image, decode_image
 from amodal.data.table.numbers import PLAIN, NumberRule, numbers
 from amodal.data.table.section import nearest
+from amodal.data.table.several import ONE
 from amodal.data.table.source import Source
 from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
 from amodal.errors import AmodalError
+from amodal.kinds.sets import BETWEEN_TEXTS
 
 __all__ = ["BadField", "case_table", "describe_fields", "read_events", "serving_rules"]
 
 _MOST_EVENTS = 100_000
+_BETWEEN = chr(BETWEEN_TEXTS)
 
 
 class BadField(Exception):
@@ -60,15 +63,18 @@ def serving_rules(rules: TableSchema) -> TableSchema:
                 since="", format=(),
             )  # fmt: skip
         if isinstance(source, Text):
-            return replace(source, column=source.name, files=False, folder="", ending="", separator="")
+            own = replace(source.several, separator=_BETWEEN) if source.several else ONE
+            return replace(source, column=source.name, files=False, folder="", ending="", several=own)
         if isinstance(source, Array):
-            return replace(source, column=source.name, folder="", file="", key=None, ids="", match="")
+            return replace(source, column=source.name, folder="", ending="", file="", key=None, ids="", match="",
+                           several=replace(source.several, separator=_BETWEEN) if source.several else ONE)  # fmt: skip
         if isinstance(source, Image):
             most = min(source.most_pixels, REQUEST_PIXELS)
             return replace(source, column=source.name, folder="", ending="", most_pixels=most,
-                           separator=";" if source.separator else "")  # fmt: skip
+                           several=replace(source.several, separator=_BETWEEN) if source.several else ONE)  # fmt: skip
         if isinstance(source, Audio):
-            return replace(source, column=source.name, folder="")
+            return replace(source, column=source.name, folder="", ending="",
+                           several=replace(source.several, separator=_BETWEEN) if source.several else ONE)  # fmt: skip
         raise TypeError(f"no request can hold a modality of kind {source.kind}")
 
     return replace(rules.with_sources(tuple(own(source) for source in rules.sources)), id="id")
@@ -80,7 +86,8 @@ def case_table(rules: TableSchema, given: Mapping[str, Any], folder: Path, case_
     Args:
         rules: From `serving_rules`.
         given: By modality: for a table {column: value}, for a text a string, for events a list of {time, variable,
-            value, units}, for an array nested lists, for files their bytes or base64 text; None or lacking = absent.
+            value, units}, for an array nested lists, for files their bytes or base64 text, for a set a list of these;
+            None or lacking = absent.
         folder: An empty folder for files.
         case_id: The case's id.
 
@@ -103,8 +110,25 @@ def case_table(rules: TableSchema, given: Mapping[str, Any], folder: Path, case_
         elif isinstance(source, Events):
             _write_events(source, value, folder, case_id)
         else:
-            cells[source.name] = ["" if value in (None, "", b"") else _WRITERS[source.kind](source, value, folder)]
+            cells[source.name] = [_written(source, value, folder)]
     return MemoryTable(cells)
+
+
+def _written(source: Any, value: Any, folder: Path) -> str:
+    """The cell of a modality that stands in one: a text, names of files, or several of them in a set."""
+    if value is None or (isinstance(value, str | bytes | list) and not value):
+        return ""
+    write, rule = _WRITERS[source.kind], source.set_rule()
+    if not rule:
+        return write(source, value, folder)
+    one = replace(source, several=ONE)
+    given = value if isinstance(value, list) else [value]
+    if isinstance(source, Array) and _depth(given) <= len(source.shape):  # one array, written out
+        given = [given]
+    if len(given) > rule.most:
+        raise BadField(source.name, f"expected {rule.most} or fewer, got {len(given)}")
+    parts = [write(replace(one, name=f"{source.name}.{i}"), part, folder) for i, part in enumerate(given)]
+    return _BETWEEN.join(part.replace(_BETWEEN, " ") for part in parts)
 
 
 def describe_fields(
@@ -150,7 +174,8 @@ def describe_fields(
                 for v in source.variables
             ]
         elif not isinstance(source, Text):
-            field["shape"] = list(modality.shape)
+            field["shape"] = list(modality.shape)[bool(source.set_rule()) :]
+        field["most"] = source.set_rule().most  # members of a set; 0: it is none
         fields.append(field)
     return copy.deepcopy(fields)
 
@@ -305,14 +330,8 @@ def _checked(source: Any, path: Path, decode: Callable[[Path], object]) -> str:
 
 
 def _image(source: Image, value: Any, folder: Path) -> str:
-    given = value if isinstance(value, list) and source.separator else [value]
-    if len(given) > source.images:
-        raise BadField(source.name, f"expected {source.images} images or fewer, got {len(given)}")
-    names = []
-    for number, content in enumerate(given):
-        path = _file(source, content, folder, f".{number}.file")
-        names.append(_checked(source, _with_ending(path), lambda file: decode_image(file, source)))
-    return ";".join(names)
+    path = _with_ending(_file(source, value, folder, ".file"))
+    return _checked(source, path, lambda file: decode_image(file, source))
 
 
 def _with_ending(path: Path) -> Path:
@@ -347,6 +366,11 @@ def _array(source: Array, value: Any, folder: Path) -> str:
         return f"{source.name}.npy"
     path = path.rename(path.with_suffix(".npz" if start.startswith(b"PK") else ".npy"))
     return _checked(source, path, lambda file: source.fitted(load_array(file)))
+
+
+def _depth(value: Any) -> int:
+    """How deep lists are nested."""
+    return 1 + _depth(value[0]) if isinstance(value, list) and value else 0
 
 
 def _saved(source: Array, value: list[Any], folder: Path) -> Path:

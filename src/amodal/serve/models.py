@@ -11,7 +11,6 @@ from amodal.data.table import TableSchema
 from amodal.data.table.array import Array
 from amodal.data.table.column import Column
 from amodal.data.table.events import Events
-from amodal.data.table.image import Image
 from amodal.data.table.source import Source
 from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
@@ -54,6 +53,9 @@ def form_model(rules: TableSchema) -> type[BaseModel]:
             fields[source.name] = str, {"default": None, "description": said}
         else:
             fields[source.name] = str, {"default": None, "json_schema_extra": {"format": "binary"}}
+        if source.set_rule():
+            kind, said = fields[source.name]
+            fields[source.name] = kind | Annotated[list[kind], Field(max_length=source.set_rule().most)], said
     return _record("CaseAsForm", fields)
 
 
@@ -126,6 +128,11 @@ def _pair(of: Any) -> Any:
 
 
 def _value(source: Source) -> Any:
+    one, rule = _one(source), source.set_rule()
+    return one | Annotated[list[one], Field(max_length=rule.most)] if rule else one
+
+
+def _one(source: Source) -> Any:
     if isinstance(source, Tabular):
         return _record(source.name, {c.name: _cell(c) for c in source.fields})
     if isinstance(source, Text):
@@ -140,8 +147,6 @@ def _value(source: Source) -> Any:
             units=(str, Field("")),
         )
         return list[event]  # type: ignore[valid-type]
-    if isinstance(source, Image) and source.separator:
-        return _File | Annotated[list[_File], Field(max_length=source.images)]
     if isinstance(source, Array):
         numbers: Any = float
         for size in reversed(source.shape):
