@@ -247,6 +247,13 @@ class Method(OptionsChecked, nn.Module, ABC):
         self.register_buffer(name, row.new_zeros(0, *row.shape))
         self._memories.add(name)
 
+    def register_columns(self, name: str, columns: Sequence[int]) -> None:
+        """Makes a tensor of positions, such as those of some modalities, that moves with the method and is not saved.
+
+        A list as an index would be sent to the device in every step.
+        """
+        self.register_buffer(name, torch.tensor(list(columns), dtype=torch.int64), persistent=False)
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         for name in self._memories:  # a memory takes the size of what is stored
             stored = state_dict.get(prefix + name)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian
 from amodal.encoders.encoder import PerModality
 from amodal.encoders.sets import member_of
@@ -211,7 +211,9 @@ def build_decoders(schema: Schema, *, latent: int, hidden: int) -> PerModality:
     return PerModality(decoders)
 
 
-def reconstruction_nats(decoders: PerModality, batch: Batch, z: Tensor, counted: Tensor) -> Tensor:
+def reconstruction_nats(
+    decoders: PerModality, batch: Batch, z: Tensor, counted: Tensor, positions: Sequence[Tensor] | None = None
+) -> Tensor:
     """Log-likelihood of the modalities that count, each an average over its cells, added up.
 
     Args:
@@ -219,13 +221,15 @@ def reconstruction_nats(decoders: PerModality, batch: Batch, z: Tensor, counted:
         batch: B rows.
         z: Latents, of shape (K, B, Z).
         counted: The modalities of each row that count, bool, of shape (B, M); only present ones may.
+        positions: Of each modality the rows in which it counts, where they have been found already.
 
     Returns:
         Nats, of shape (K, B); 0 for a row in which nothing counts.
     """
     total = z.new_zeros(z.shape[:2])
+    positions = rows_where(*counted.unbind(1)) if positions is None else positions
     for column, (name, decoder) in enumerate(decoders.items()):
-        rows = counted[:, column].nonzero(as_tuple=True)[0]
+        rows = positions[column]
         if len(rows) == 0:
             continue
         assert isinstance(decoder, Decoder)
