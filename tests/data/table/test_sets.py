@@ -16,6 +16,7 @@ from scipy.io import wavfile
 import amodal
 from amodal.data.table import open_table, prepare
 from amodal.prediction import predict_table
+from amodal.report.cohort_page import write_cohort_page
 
 N = 24
 MODALITIES: dict[str, Any] = {
@@ -89,6 +90,17 @@ def test_cells_become_sets_at_most_so_large_and_every_member_is_accounted_for(pr
         max(0, i % 5 - 2) for i in range(N))  # fmt: skip
 
 
+def test_sets_are_described_with_images_that_stand_in_two_splits(folder: Path, tmp_path: Path):
+    frame = pd.read_csv(folder / "m.csv", dtype=str, keep_default_na=False)
+    frame["img"] = [f"4_{i % 3}.png;4_{(i + 1) % 3}.png" for i in range(N)]
+    frame.to_csv(folder / "same.csv", index=False)
+    schema = {**SCHEMA, "modalities": {name: MODALITIES[name] for name in ("xray", "notes", "visits")}}
+    cohort = prepare(folder / "same.csv", schema, tmp_path / "out").cohort
+    page = write_cohort_page(cohort, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "3 images stand in more than one split" in page
+    assert "visits.bp" in page
+
+
 def test_members_that_are_lacking_are_counted_and_the_others_stay(folder: Path, tmp_path: Path):
     frame = pd.read_csv(folder / "m.csv", dtype=str, keep_default_na=False)
     frame.loc[4, "img"], frame.loc[5, "img"], frame.loc[6, "img"] = "4_0.png;no.png", "no.png", "4_0.png;4_0.png"
@@ -130,6 +142,8 @@ def test_new_cases_and_the_service_read_sets_as_training_did(prepared, folder: P
 
     cohort = prepared.cohort
     model = amodal.fit("modality_dropout", cohort.split("train"), cohort.split("valid"), epochs=1, seed=0, width=8)
+    result = amodal.impact(model, cohort.split("test"), draws=4, seed=0, train=cohort.split("train"))
+    assert np.isfinite(result.variability).all(), "donors give sets of any size"
     model.save(folder / "run")
     frame = predict_table(amodal.load(folder / "run"), open_table(folder / "m.csv"), root=folder).set_index("id")
     client = testclient.TestClient(make_app(Service.load(folder / "run"), most_bytes=2**20))

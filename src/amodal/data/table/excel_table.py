@@ -28,7 +28,7 @@ class ExcelTable(Table):
     """
 
     def __init__(self, path: Path, sheet: str = ""):
-        self.path, self.sheet = path, sheet
+        self.path, self.sheet, self._has_results = path, sheet, False
         for cells in self._rows():
             self.names = tuple("" if cell is None else spelled(str(cell)) for cell in cells)
             break
@@ -83,7 +83,9 @@ class ExcelTable(Table):
         book = self._book()
         try:
             sheet = self._chosen(book)
-            self._refuse_formulas(sheet)
+            if not self._has_results:
+                self._refuse_formulas(sheet)
+                self._has_results = True
             if not _shown_otherwise(book):
                 yield from sheet.iter_rows(values_only=True)
                 return
