@@ -327,17 +327,17 @@ class _FileReader(Reader):
             elif scale and scale != self.scale:
                 others.append((row, scale))
         problems, what = self.place.problems, f"{self.source.name}: an image of another scale"
-        whole = [(row, said) for row, said in others if _BYTES in (said, self.scale)]
+        grave = [(row, said) for row, said in others if {said, self.scale} == {_FRACTIONS, _BYTES}]
         problems.grave(
-            what, [row for row, _ in whole], [said for _, said in whole],
+            what, [row for row, _ in grave], [said for _, said in grave],
             expected=f"{self.scale}, as in row {self.row}",
             hint="Bring all to one scale: 200 of 255 and 0.78 of 1 are the same level, and are not taken as such.",
         )  # fmt: skip
-        rest = [(row, said) for row, said in others if (row, said) not in whole]
-        problems.add(f"{what} than the first ({self.scale})", [row for row, _ in rest], [said for _, said in rest])
+        odd = [(row, said) for row, said in others if {said, self.scale} == {_FRACTIONS, _LARGE}]
+        problems.add(f"{what} than the first ({self.scale})", [row for row, _ in odd], [said for _, said in odd])
 
 
-_BYTES = "whole numbers up to 255"
+_FRACTIONS, _BYTES, _LARGE = "values from 0 to 1", "whole numbers up to 255", "values up to 255"
 
 
 def _scale(array: np.ndarray) -> str:
@@ -345,10 +345,10 @@ def _scale(array: np.ndarray) -> str:
     low, high = float(array.min()), float(array.max())
     whole = bool((array == np.round(array)).all())
     if low >= 0 and high <= 1 and not whole:
-        return "values from 0 to 1"
+        return _FRACTIONS
     if low < 0 or not 16 < high <= 255:
         return ""
-    return _BYTES if whole else "values up to 255"
+    return _BYTES if whole else _LARGE
 
 
 class _BankReader(Reader):
