@@ -19,7 +19,7 @@ def model():
 @pytest.fixture(scope="module")
 def cases():
     cohort = made_cohort(60, seed=3)
-    return cohort.with_observed(draw_presence(MCAR(0.5), cohort, 0).observed)
+    return cohort.with_observed(draw_presence(MCAR(0.3), cohort, 0).observed)
 
 
 def test_parts_are_what_impact_and_advice_give_and_an_interruption_keeps_them(model, cases, tmp_path, monkeypatch):

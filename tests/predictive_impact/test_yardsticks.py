@@ -149,7 +149,7 @@ def test_sets_find_three_modalities_that_matter_only_together():
     assert (curves["advised"].query("step == 1")["acquired"] == "w").all()
     assert curves["sets"].query("step == 3")["correct"].all()
     assert curves["advised"].query("step == 3")["correct"].mean() < 0.9
-    dear = {"costs": dict.fromkeys("abc", 0.3) | {"w": 0.1}, "stop": True, "order": "sets"}
+    dear = {"costs": dict.fromkeys("abc", 0.3) | {"w": 0.1}, "stop": True, "order": "sets", "neighbours": 400}
     bought = acquisition_curve(model, test, **dear, **start)
     assert set(bought.query("step == 1")["acquired"]) == {
         "w"
