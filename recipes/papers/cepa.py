@@ -42,6 +42,7 @@ def _setting(task: str, rivals: Mapping[str, Rival], published: str) -> Setting:
             "schedule": "constant", "warmup": 0.0, "batch_size": 16, "epochs": 100, "patience": 10, "clip": 1.0,
         },
         test=BalancedCounts(least=1, equal=True),
+        impose=True,
         note=_NOTE,
     )  # fmt: skip
 
@@ -126,10 +127,7 @@ ENTRIES = (
         "cepa",
         "figure 3",
         "degradation from 0 to 90 % missing",
-        tuple(
-            Setting(**{**vars(_setting(task, _rivals(task), "")), "rates": tuple(round(0.1 * k, 1) for k in range(10))})
-            for task in _METRICS
-        ),
+        tuple(_setting(task, _rivals(task), "") for task in _METRICS),
         favourite="cepa",
         encoders=encoders,
         draw=degradation,

@@ -12,6 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from figures import Shown
+
 from amodal import METHODS
 from amodal.benchmark import Experiment, Results, run_all
 from amodal.benchmark.recipe import tell_run
@@ -22,7 +24,6 @@ from amodal.errors import AmodalError, DataError
 from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
 from amodal.report.papers import Block, Exhibit, file_drawing, file_table
-from amodal.report.parts import Drawing, Table
 from amodal.schema import Schema
 from amodal.settings import TrainingSettings
 
@@ -128,7 +129,7 @@ class Setting:
         settings: Training settings of the paper.
         train: What training and validation data lack beyond natural absence.
         test: What test data lack.
-        rates: Rates of a degradation curve, of each entry before one is given back to a case that would lose all.
+        impose: Whether every pattern of presence is imposed on the complete test cases.
         conditions: For each published setting the condition of the test cases; empty: the one of `published`.
         backbone: What the entry's encoders are told of this setting.
         note: For the page.
@@ -142,7 +143,7 @@ class Setting:
     settings: Mapping[str, Any]
     train: Mechanism = field(default_factory=Natural)
     test: Mechanism = field(default_factory=Natural)
-    rates: tuple[float, ...] = ()
+    impose: bool = False
     conditions: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     backbone: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
@@ -194,7 +195,7 @@ class Entry:
     seeds: tuple[int, ...] = (0, 1, 2)
     encoders: Callable[..., dict[str, Any]] | None = None
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    draw: Callable[[Mapping[str, Results]], tuple[list[Drawing], list[Table]]] | None = None
+    draw: Callable[[Mapping[str, Results]], Shown] | None = None
     note: str = ""
 
     @property
@@ -230,11 +231,11 @@ def run_entry(entry: Entry, sources: Mapping[str, Path | None], given: Any) -> E
         blocks = [b for setting in entry.settings for b in _blocks(setting, *found[setting.title])]
         return shown(blocks, entry.favourite, note=entry.note)
     done = {title: results for title, (results, _, _) in found.items() if results is not None}
-    drawings, tables = entry.draw(done) if done else ([], [])
+    drawn = entry.draw(done) if done else Shown()
     kinds, notes = ({one[place]: None for one in found.values()} for place in (1, 2))
     data = next((kind for kind in kinds if kind), "")
     note = " ".join(part for part in (entry.note, *notes) if part)
-    return shown([], entry.favourite, drawings=drawings, tables=tables, note=note, data=data)
+    return shown([], entry.favourite, **drawn._asdict(), note=note, data=data)
 
 
 def _kind(source: Path, database: str) -> str:
@@ -309,8 +310,7 @@ def _run(entry: Entry, setting: Setting, source: Path, given: Any) -> Results:
         "width": given.width,
         "train_missingness": setting.train,
         "test_missingness": setting.test,
-        "rates": setting.rates,
-        "patterns": "all" if setting.conditions or setting.rates else "met",
+        "patterns": "all" if setting.conditions or setting.impose else "met",
     }
     settings = dict(setting.settings) | ({} if given.epochs is None else {"epochs": given.epochs})
     chosen = {n: rival for n, rival in setting.rivals.items() if not given.methods or n in given.methods}

@@ -5,100 +5,108 @@ Each function takes the results of the entry's settings by title and gives drawi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from amodal.benchmark import FinishedRun, Results
-from amodal.metrics import Interval, metrics_for
+from amodal.metrics import Interval
 from amodal.report.copulas import copulas_of_epochs, draw_copula_densities, draw_sweep
 from amodal.report.figures import Series, draw_curves
 from amodal.report.parts import Drawing, Table
 from amodal.report.published import read_published
-from amodal.report.svg import COLOURS, MARKERS, Mark, drawing, inline_svg
+from amodal.report.svg import COLOURS, MARKERS, LegendKey, Mark, drawing, inline_svg, legend_key
 
-Shown = tuple[list[Drawing], list[Table]]
+
+class Shown(NamedTuple):
+    """What an entry shows: figures, tables, and what the figures' marks stand for."""
+
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    legend: Sequence[LegendKey] = ()
+
+
 FAMILIES = ("gumbel", "gaussian", "frank")
 EPOCHS = (5, 50, 100)
-SAMPLE_RATES = tuple(round(0.1 * step, 1) for step in range(10))
 
 
 def degradation(found: Mapping[str, Results]) -> Shown:
     """Each metric under growing absence, for two rates that the paper's axis may be, and all numbers as tables.
 
-    **entry rate before repair**: each modality is removed with this probability; a case that would lose all keeps one.
-    **sample rate**: this share of the cases loses modalities, half of them one, half two, as in the paper's evaluation.
+    **entry rate before repair**: each modality of each case is removed with this probability; a case that would lose
+    all keeps one. **sample rate**: this share of the cases loses modalities, half of them one, half two, as in the
+    paper's evaluation. Predictions are those under imposed patterns, so that nothing is trained or predicted again.
     """
-    drawings, tables = [], []
+    drawings, marks = [], {}
     for title, results in found.items():
-        names = results.conditions("rate")
-        rates = [results.runs[0].condition(name).rate for name in names]
-        lost = [float((~results.runs[0].condition(name).observed).mean()) for name in names]
-        for metric in results.metrics if results.task.kind != "regression" else ("mae", "kappa"):
-            if metric not in ("auroc", "auprc", "mae", "kappa"):
-                continue
-            entry = {n: [results.summary(n, metric, (c,)).interval for c in names] for n in results.names}
-            sample = {n: _by_sample_rate(results, n, metric) for n in results.names}
-            for what, at, curves in (
-                ("entry rate before repair", rates, entry),
-                ("sample rate", SAMPLE_RATES, sample),
-            ):
-                marks = [Mark(COLOURS[i % 6], MARKERS[i % 9]) for i in range(len(curves))]
-                series = [Series(n, mark, curves[n]) for n, mark in zip(curves, marks)]
-                key = f"degradation-{title}-{metric}-{what}".replace(" ", "-")
-                said = f"{title}: {metric} by {what}, " + ", ".join(
-                    f"{n} {one[0].estimate:.3f} to {one[-1].estimate:.3f}" for n, one in curves.items()
-                )
-                drawings.append(
-                    Drawing(
-                        key, draw_curves(at, series, what, metric, key=key, alt=said), f"{title}: {metric} by {what}."
-                    )
-                )
-                realised = (
-                    "" if what == "sample rate" else "; absent after repair " + ", ".join(f"{x:.0%}" for x in lost)
-                )
-                head = ["method", *(f"{rate:.0%}" for rate in at)]
-                rows = [[n, *(f"{one.estimate:.3f}" for one in curves[n])] for n in curves]
-                tables.append(Table(head, rows, f"{title}: {metric} by {what}{realised}"))
-    return drawings, tables
+        names = [name for name in ("auroc", "auprc", "mae", "kappa") if name in results.metrics]
+        for metric, (what, draw) in itertools.product(names, RATES.items()):
+            absent = np.array([_removed(results.runs[0], draw, rate).mean() for rate in STEPS])
+            curves = {name: [_degraded(results, name, metric, draw, rate) for rate in STEPS] for name in results.names}
+            for name in (name for name in curves if name not in marks):
+                marks[name] = Mark(COLOURS[len(marks) % len(COLOURS)], MARKERS[len(marks) % len(MARKERS)])
+            series = [Series(name, marks[name], intervals) for name, intervals in curves.items()]
+            key = f"degradation-{title}-{metric}-{what}".replace(" ", "-")
+            said = f"{title}: {metric} by {what}"
+            ends = ", ".join(f"{n} {one[0].estimate:.3f} to {one[-1].estimate:.3f}" for n, one in curves.items())
+            svg = draw_curves(STEPS, series, what, metric, key=key, alt=f"{said}: {ends}.")
+            rows = [[name, *(f"{one.estimate:.3f}" for one in curves[name])] for name in curves]
+            table = Table(
+                ["method", *(f"{rate:.0%}" for rate in STEPS)],
+                [["absent entries", *(f"{share:.0%}" for share in absent)], *rows],
+                said,
+            )
+            drawings.append(Drawing(key, svg, f"{said}.", table))
+    return Shown(drawings, legend=[legend_key(name, mark) for name, mark in marks.items()])
 
 
-def _by_sample_rate(results: Results, name: str, metric: str) -> list[Interval]:
-    """The metric where a share of the cases has lost one modality or two, from predictions under imposed patterns."""
-    return [_at_sample_rate(results, name, metric, rate) for rate in SAMPLE_RATES]
+def _entries(rate: float, n: int, m: int, generator: np.random.Generator) -> np.ndarray:
+    """What is removed at a rate of entries before repair, bool (n, m): what is at a lower rate is among it."""
+    removed = generator.random((n, m)) < rate
+    kept = generator.integers(m, size=n)  # of those who would lose all
+    removed[np.flatnonzero(removed.all(axis=1)), kept[removed.all(axis=1)]] = False
+    return removed
 
 
-def _at_sample_rate(results: Results, name: str, metric: str, rate: float) -> Interval:
-    values, drawn = [], []
+def _samples(rate: float, n: int, m: int, generator: np.random.Generator) -> np.ndarray:
+    """What is removed from a share of the cases, bool (n, m): one modality from half of them, two from the others."""
+    order = generator.permutation(n)
+    count = np.zeros(n, np.int64)
+    count[order[: round(rate * n)]] = 1 + np.arange(round(rate * n)) % 2
+    return generator.random((n, m)).argsort(axis=1).argsort(axis=1) < count[:, None]
+
+
+STEPS = tuple(round(0.1 * step, 1) for step in range(10))
+RATES = {"entry rate before repair": _entries, "sample rate": _samples}
+"""How absence grows, by the name of its rate."""
+
+
+def _removed(run: FinishedRun, draw: Callable[..., np.ndarray], rate: float) -> np.ndarray:
+    """What the complete test cases of a run lose, (n, M): the same for every method with its seed."""
+    return draw(rate, int(_complete(run).sum()), run.test.observed.shape[1], np.random.default_rng((run.seed, 23)))
+
+
+def _complete(run: FinishedRun) -> np.ndarray:
+    """The test cases under imposed patterns, bool (N,): those that have everything of themselves."""
+    return next(one for one in run.conditions if one.kind == "pattern").rows
+
+
+def _degraded(results: Results, name: str, metric: str, draw: Callable[..., np.ndarray], rate: float) -> Interval:
+    """A method's metric where something is removed: the mean over seeds, with the interval for the test cases."""
+    values, drawn, function = [], [], results.metrics[metric]
     for run in results.runs_of(name):
-        function = metrics_for(run.task.kind, bins=run.task.bins)[metric]
-        predictions, rows = _degraded(run, rate)
-        target, counts = run.target[rows], results.counts[:, rows]
-        values.append(float(function(predictions[rows], target)))
-        drawn.append(np.asarray(function(predictions[rows], target, weight=counts)))
+        rows = np.flatnonzero(_complete(run))
+        kept, predicted = ~_removed(run, draw, rate), None
+        for condition in (one for one in run.conditions if one.kind == "pattern"):
+            here = (kept == condition.observed[rows]).all(axis=1)
+            predicted = np.zeros_like(condition.predictions[rows]) if predicted is None else predicted
+            predicted[here] = condition.predictions[rows[here]]
+        assert predicted is not None
+        values.append(float(function(predicted, run.target[rows])))
+        drawn.append(np.asarray(function(predicted, run.target[rows], weight=results.counts[:, rows])))
     return Interval.from_values(float(np.mean(values)), np.mean(drawn, axis=0))
-
-
-def _degraded(run: FinishedRun, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions (N, …) in which a share of the complete cases lacks modalities, and which cases these are, (N,)."""
-    patterns = [condition for condition in run.conditions if condition.kind == "pattern"]
-    generator = np.random.default_rng(
-        (run.seed, 23)
-    )  # the same cases for every method; those of lower rates among them
-    rows = patterns[0].rows
-    order = generator.permutation(len(rows))
-    removed = 1 + np.argsort(generator.random(len(rows))) % 2  # one or two, each of half of the cases
-    removed[order[round(rate * len(rows)) :]] = 0
-    result = np.full(patterns[0].predictions.shape, np.nan)
-    whole = patterns[0].observed.shape[1]
-    for count in range(3):
-        fitting = [c for c in patterns if int(c.observed[rows][0].sum()) == whole - count]
-        chosen = generator.integers(len(fitting), size=len(rows))
-        for place, condition in enumerate(fitting):
-            here = (removed == count) & (chosen == place)
-            result[here] = condition.predictions[here]
-    return result, rows
 
 
 def copula_densities(found: Mapping[str, Results]) -> Shown:
@@ -110,9 +118,9 @@ def copula_densities(found: Mapping[str, Results]) -> Shown:
         for copula in copulas_of_epochs(run.history, family, [_best(run)]).values()
     }
     if not fitted:
-        return [], []
+        return Shown()
     figure = draw_copula_densities(fitted, key="cm2-figure-2-densities")
-    return [Drawing("cm2-figure-2-densities", figure, "Fitted densities, with normal margins.", size="wide")], []
+    return Shown([Drawing("cm2-figure-2-densities", figure, "Fitted densities, with normal margins.", size="wide")])
 
 
 def copula_over_epochs(found: Mapping[str, Results]) -> Shown:
@@ -128,7 +136,9 @@ def copula_over_epochs(found: Mapping[str, Results]) -> Shown:
             axes.set_xlabel("epoch")
         said = f"At the end alpha {alpha[-1]:.3f}, correlation {1 - 1 / alpha[-1]:.3f}."
         svg = inline_svg(figure, "cm2-figure-3-alpha", said)
-    return [Drawing("cm2-figure-3-alpha", svg, f"{said} The paper's correlation converges to 0.601.", size="wide")], []
+    return Shown(
+        [Drawing("cm2-figure-3-alpha", svg, f"{said} The paper's correlation converges to 0.601.", size="wide")]
+    )
 
 
 def densities_by_epoch(found: Mapping[str, Results]) -> Shown:
@@ -137,7 +147,7 @@ def densities_by_epoch(found: Mapping[str, Results]) -> Shown:
     last = int(run.history["epoch"].max())
     epochs = sorted({min(number - 1, last) for number in EPOCHS})
     figure = draw_copula_densities(copulas_of_epochs(run.history, "gumbel", epochs), key="cm2-figure-4-densities")
-    return [Drawing("cm2-figure-4-densities", figure, "Densities by epoch, with normal margins.", size="wide")], []
+    return Shown([Drawing("cm2-figure-4-densities", figure, "Densities by epoch, with normal margins.", size="wide")])
 
 
 def _best(run: FinishedRun) -> int:
@@ -158,7 +168,7 @@ def components(found: Mapping[str, Results]) -> Shown:
             known = next(iter(mine.values())).metrics[metric]
             figure = draw_sweep(numbers, values, known, key=key, label="components K")
             drawings.append(Drawing(key, figure, f"{task}: {metric} by the number of components."))
-    return drawings, []
+    return Shown(drawings)
 
 
 def t_tests(found: Mapping[str, Results]) -> Shown:
@@ -179,7 +189,7 @@ def t_tests(found: Mapping[str, Results]) -> Shown:
                     f"{gap.estimate:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})", f"{gap.p_value:.3f}",
                 ])  # fmt: skip
         tables.append(Table(head, rows, title))
-    return [], tables
+    return Shown(tables=tables)
 
 
 _TASKS = {"mortality": "ihm", "readmission": "readmission"}

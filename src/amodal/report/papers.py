@@ -18,6 +18,7 @@ from amodal.metrics.intervals import Difference, Interval
 from amodal.report.page import fill_page, write_text
 from amodal.report.parts import Drawing, Section, Table, render
 from amodal.report.published import PrintedValue, judge_difference, judge_value, printed_values, remarks_on
+from amodal.report.svg import LegendKey
 from amodal.report.words import duration, join_words
 
 __all__ = ["Block", "Exhibit", "file_drawing", "file_table", "paper_page", "write_paper_page"]
@@ -29,7 +30,7 @@ RULES = (
     "nothing can be told about a paper."
 )
 _DATA = {"": "Not run: needs credentials.", "made": "Run on made data.", "real": "Run on the paper's data.",
-         "other": "Run on open data that stand in for the paper's."}  # fmt: skip
+         "other": "Run on open or generated data, as far as the paper describes them."}  # fmt: skip
 _TITLES = {"auroc": "AUROC", "auprc": "AUPRC", "mae": "MAE", "kappa": "kappa", "accuracy": "accuracy"}
 _UNTOLD = "cannot be told"
 
@@ -75,6 +76,7 @@ class Exhibit:
         favourite: The paper's own method, with which the others are compared.
         drawings: Its figures.
         tables: Further tables.
+        legend: What the figures' marks stand for.
         note: What to say about figures and tables.
         data: Of an exhibit without blocks, as in `Block`, or "other".
     """
@@ -86,6 +88,7 @@ class Exhibit:
     favourite: str
     drawings: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
+    legend: Sequence[LegendKey] = ()
     note: str = ""
     data: str = ""
 
@@ -181,18 +184,18 @@ def _text(value: object) -> str:
 
 
 def _overview(exhibits: Sequence[Exhibit], judged: Sequence[Sequence[_Judged]]) -> Table:
-    head = ["table or figure", "runs", "values", "differences", "training time"]
+    head = ["", "shows", "runs", "values", "differences", "training time"]
     rows = []
     for exhibit, blocks in zip(exhibits, judged):
         kinds = dict.fromkeys(block.block.data for block in blocks) or {exhibit.data: None}
-        runs = {"": "not run", "made": "made data", "real": "the paper's data", "other": "open data"}
+        runs = {"": "not run", "made": "made data", "real": "the paper's data", "other": "open or generated data"}
         values = [cell.verdict for block in blocks for row in block.values.values() for cell in row]
         gaps = [cell.verdict for block in blocks for row in block.gaps.values() for cell in row]
         seconds = sum(block.seconds for block in blocks)
-        rows.append([
-            (exhibit.name, exhibit.title), join_words([runs[kind] for kind in kinds]), _counted(values), _counted(gaps),
-            duration(seconds) if seconds else "",
-        ])  # fmt: skip
+        name = Markup('<a href="#{}">{}</a>').format(exhibit.key, exhibit.name)
+        shown = join_words([runs[kind] for kind in kinds])
+        time = duration(seconds) if seconds else ""
+        rows.append([name, exhibit.title, shown, _counted(values), _counted(gaps), time])
     return Table(head, rows)
 
 
@@ -206,14 +209,15 @@ def _counted(verdicts: Sequence[str]) -> tuple[str, str]:
 
 
 def _exhibit(exhibit: Exhibit, judged: Sequence[_Judged]) -> Markup:
-    note = exhibit.note if judged else f"{_DATA[exhibit.data]} {exhibit.note}".strip()
     values = {
-        "parts": [block.shown() for block in judged],
+        "note": exhibit.note if judged else f"{_DATA[exhibit.data]} {exhibit.note}".strip(),
+        "legend": exhibit.legend,
         "drawings": exhibit.drawings,
         "tables": exhibit.tables,
-        "note": note,
+        "parts": [block.shown() for block in judged],
+        "remarks": remarks_on(exhibit.paper, exhibit.source),
     }
-    return render("papers.html", values | {"remarks": remarks_on(exhibit.paper, exhibit.source)})
+    return render("papers.html", values)
 
 
 class _Judged:
