@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from amodal.errors import DataError
+from amodal.errors import DataError, UnknownNameError
 from amodal.methods import METHODS
 from amodal.report.papers import Block, Exhibit, file_drawing, file_table, paper_page
 from amodal.report.published import (
@@ -132,6 +132,14 @@ def test_without_data_the_page_is_written_all_the_same(run, tmp_path, capsys):
     run.main(["cm2-table7", "cepa-figure3", "--out", str(tmp_path), "--data", str(tmp_path / "none")])
     assert "amodal data make mimic4" in capsys.readouterr().out
     assert "needs credentials" in (tmp_path / "papers.html").read_text()
+
+
+def test_unknown_names_are_told_before_anything_is_run(run, tmp_path):
+    with pytest.raises(UnknownNameError, match="table or figure.*cm2-tabel2.*Did you mean 'cm2-table2'"):
+        run.main(["cm2-tabel2", "--out", str(tmp_path)])
+    with pytest.raises(UnknownNameError, match="method of the papers.*medfuze.*medfuse"):
+        run.main(["cm2-table2", "--methods", "medfuze", "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
