@@ -77,7 +77,7 @@ def test_a_table_that_was_not_run_says_what_it_needs():
 
 
 def test_pictures_and_tables_of_other_recipes_are_part_of_the_page(tmp_path):
-    (tmp_path / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (tmp_path / "a.svg").write_text('<svg viewBox="0 0 400 100" xmlns="http://www.w3.org/2000/svg"/>')
     (tmp_path / "a.csv").write_text("name,value\none,0.123456\ntwo,\n")
     shown = {
         "drawings": [file_drawing(tmp_path / "a.svg", "k", "<b>")],
@@ -85,6 +85,7 @@ def test_pictures_and_tables_of_other_recipes_are_part_of_the_page(tmp_path):
     }
     page = paper_page([Exhibit("primo", "figure 3", "XOR", [], "primo", data="other", **shown)])
     assert "data:image/svg+xml;base64," in page
+    assert '<figure class="wide">' in page
     assert 'alt="&lt;b&gt;"' in page
     assert "0.1235" in page
     assert "open or generated data" in page
