@@ -135,7 +135,7 @@ def comparison(subject: Subject) -> Section:
         ],
         strong=[0],
     )
-    drawings = [method_forest(subject, metric)]
+    drawings = [method_forest(subject, metric)] if len(results.conditions("rate")) > 1 else []  # else it stands above
     if subject.references and len(results.names) > 1:
         drawings.append(difference_forest(subject, metric))
     verdicts = [sort_verdicts(results.compare(reference, metric.name)) for reference in compared(subject)]
