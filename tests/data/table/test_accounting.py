@@ -92,7 +92,7 @@ def tables(kinds: dict[str, list[str]]) -> st.SearchStrategy[tuple[dict, dict, d
 @given(made=tables(TAKEN))
 def test_nothing_is_lost_without_a_count_when_a_cohort_is_prepared(images: Path, made: tuple[dict, dict, dict]):
     made[2]["id"][0], made[2]["t"][0], made[2]["v"][0], made[2]["x"][0] = "p0", "2026-01-01 01:00", "A", "1"
-    made[0]["came"][0] = "2026-01-01"
+    made[0]["came"][0], made[0]["f"][0], made[0]["n"][0] = "2026-01-01", "0.png", "note"
     files(images, *made)
     prepared = prepare(images / "m.csv", SCHEMA, images / "out", overwrite=True)
     problems = prepared.problems
