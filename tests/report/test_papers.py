@@ -4,11 +4,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from amodal.data.cohort import Cohort
-from amodal.data.sources.avmnist.cohort import TASK
 from amodal.errors import DataError, UnknownNameError
 from amodal.methods import METHODS
 from amodal.report.papers import Block, Exhibit, file_drawing, file_table, paper_page
@@ -208,28 +205,3 @@ def test_degradation_is_drawn_by_both_rates(run, mimic4, tmp_path):
         absent = [float(cell.strip("%")) for cell in sample.table.rows[0][1:]]
         assert absent == pytest.approx([5 * step for step in range(10)], abs=6)  # half lose a third, half two thirds
         assert [row[0] for row in entry.table.rows] == ["absent entries", "shaspec"]
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_avmnist_s_table_and_figures(run, tmp_path):
-    draw, labels = np.random.default_rng(0), np.arange(48) % 10
-    vision = draw.normal(size=(10, 1, 28, 28))[labels] + draw.normal(size=(48, 1, 28, 28))
-    audio = (draw.integers(0, 200, (10, 1, 112, 112))[labels] + draw.integers(0, 55, (48, 1, 112, 112))).astype("uint8")
-    Cohort.from_arrays(
-        {"vision": vision.astype(np.float32), "audio": audio},
-        task=TASK,
-        target=labels,
-        splits=np.repeat(["train", "valid", "test"], [28, 10, 10]),
-    ).save(tmp_path / "data" / "avmnist")
-    names = ["primo-table1", "primo-figure4", "primo-figure6", "primo-figure10"]
-    words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs"), "--small", "--width", "8"]
-    table, spread, cases, distances = run.main([*names, *words])
-    assert [block.title for block in table.blocks][:2] == [
-        "audio may be missing, audio missing",
-        "audio may be missing, complete, audio maskable",
-    ]
-    assert all(block.results is not None and not block.results.failed for block in table.blocks)
-    assert table.blocks[0].data == "other"
-    assert [len(one.drawings) for one in (spread, cases)] == [1, 2]
-    assert len(distances.tables) == 1
