@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from amodal.attention import TransformerTrunk
 from amodal.batch import Batch
 from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
+from amodal.encoders.encoder import scatter
 from amodal.fusion import MeanOfPresent
 from amodal.losses.characteristic_function.context_alignment import AlignmentChoice, build_alignment
 from amodal.losses.masked import mean_over_observed, mean_over_rows
@@ -20,11 +23,12 @@ from amodal.method import LossTerms
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import spread_ratios, weight_numbers
 from amodal.options import Condition, Count, Share, Size, Weight
-from amodal.patterns import draw_removals
+from amodal.patterns import draw_removals, repeat_rows
 from amodal.schema import Schema
 from amodal.teaching import TaughtMethod, TeacherChoice
-from amodal.tokens.hiding import Passes, TokenSequences
-from amodal.tokens.latent_prediction import ContextEncoder, LatentPredictor, TokenPooling
+from amodal.tokens.absent_tokens import AbsentTokens
+from amodal.tokens.hiding import Embedded, HiddenRows, TokenSequences
+from amodal.tokens.latent_prediction import FEED_FORWARD, ContextEncoder, LatentPredictor, TokenPooling
 from amodal.tokens.masking import widen
 from amodal.tokens.token_masks import TokenMasks
 
@@ -32,6 +36,9 @@ __all__ = ["CEPA"]
 
 STAND_IN_TOKENS = 16
 """Most tokens that stand for an absent modality, where its encoder can pool any number."""
+
+RECONSTRUCTED = 0.25
+"""Share of the rows of a step, drawn at random, whose tokens are masked and reconstructed, each under one mask."""
 
 Ratios = Annotated[
     tuple[float, float], Condition("0 < the first <= the second < 1", lambda ratios: 0 < ratios[0] <= ratios[1] < 1)
@@ -76,9 +83,10 @@ class CEPA(TaughtMethod):
             coordinates, which fixes the scale of what is reconstructed; "detached", constants as they are; or "free",
             through which the losses also move the encoders. The observed side of the alignment is constant unless
             "free".
-        clean_prediction: Whether fusion and alignment use predictions from clean tokens, as at prediction, in an extra
-            pass, and a learned vector tells the fusion which of its vectors are predictions. False, as printed: from
-            masked tokens, unmarked, and complete rows count in the second reconstruction too.
+        clean_prediction: Whether fusion, alignment and the second reconstruction use predictions from clean tokens, as
+            at prediction, and a learned vector tells the fusion which of its vectors are predictions. Tokens are then
+            masked in a quarter of a step's rows, drawn at random, of which each has one of the two reconstructions.
+            False, as printed: predictions are from masked tokens, unmarked, and every row has both reconstructions.
         context: "mean" of the present pooled vectors, or "transformer" over them, which stays as it was initialised.
         alignment: "conditional" on contexts of the other modalities, "marginal", or {"name": name, option: value, …}
             with the options of `amodal.losses.characteristic_function.context_alignment.build_alignment`.
@@ -143,6 +151,7 @@ class CEPA(TaughtMethod):
         self.weights = {"observed": observed_weight, "cross": cross_weight, "cf": cf_weight}
         self.patterns, self.meets_all_patterns = patterns, patterns > 1
         self.targets, self.clean_prediction = targets, clean_prediction
+        self.reconstructed = RECONSTRUCTED if clean_prediction else 1.0  # all rows, where the fusion reads them
         self.alignment = build_alignment(alignment, detach_observed=targets != "free")
 
         self.encoders = encoders_for(schema, encoders)
@@ -163,7 +172,7 @@ class CEPA(TaughtMethod):
         self.context = ContextEncoder(d, **small).requires_grad_(False) if context == "transformer" else None
         self.slot = nn.Parameter(0.02 * torch.randn(n, d))
         self.filled = nn.Parameter(0.02 * torch.randn(n, d)) if clean_prediction else None
-        self.fusion = TransformerTrunk(d, layers=1, feedforward=4.0, **small)
+        self.fusion = TransformerTrunk(d, layers=1, feedforward=FEED_FORWARD, **small)
         self.head = nn.Linear(n * d, schema.task.n_outputs)
         self.set_teacher(teacher)
         self.uses_unlabelled = True  # reconstructions and alignment need no label
@@ -188,36 +197,73 @@ class CEPA(TaughtMethod):
 
     # Tokens, pooled vectors and outputs ------------------------------------------------------------------------------
 
-    def _passes(self, batch: Batch, generator: torch.Generator, *remaining: Tensor) -> Passes:
-        """Encodes a batch clean and, if anything needs them, under both masks.
+    def _encoded(self, batch: Batch) -> tuple[dict[str, Tokens], dict[str, Embedded | None]]:
+        """Tokens of every modality, stand-ins where a row lacks it, and what the masked passes begin with."""
+        embedded = self.sequences.embed(self.encoders, batch)
+        (whole,) = self.sequences(self.encoders, embedded, len(batch), None)
+        return whole, embedded
+
+    def _hideable_rows(
+        self,
+        whole: Mapping[str, Tokens],
+        embedded: Mapping[str, Embedded | None],
+        observed: Tensor,
+        generator: torch.Generator,
+    ) -> HiddenRows:
+        """Some rows of a batch under one pattern of presence, with both masks of them.
 
         Args:
-            batch: B rows.
-            generator: Source of the masks.
-            *remaining: Presence (B, M) under each pattern, the first of them for the passes; none: as it is.
+            whole: Tokens of B rows.
+            embedded: What passes with hidden tokens begin with.
+            observed: What the pattern leaves, bool, of shape (B, M).
+            generator: Source of the rows that are reconstructed, and of the masks.
         """
-        size, embedded = len(batch), self.sequences.embed(self.encoders, batch)
-        (whole,) = self.sequences(self.encoders, embedded, size, None)
-        patterns = [dict(zip(batch.modalities, presence.unbind(1))) for presence in remaining]
-        every = [self.sequences.without(whole, presence) for presence in patterns] or [whole]
-        if patterns:  # the masked passes are for what the first pattern leaves
-            embedded = {n: None if part is None else part.where(patterns[0][n]) for n, part in embedded.items()}
-        clean, own = every[0], self.sequences.own(embedded, batch)
-        masked_needed = self.weights["observed"] or self.weights["cross"] or not self.clean_prediction
-        if self.masks is None or not masked_needed:
-            return Passes(clean, clean, clean, own, own, own, tuple(every[1:]))
+        size, rows = len(observed), torch.arange(len(observed), device=observed.device)
+        if self.reconstructed < 1:
+            rows = torch.randperm(size, generator=generator, device=observed.device)
+            rows = rows[: math.ceil(self.reconstructed * size)]
+            whole = {name: Tokens(z[rows], valid[rows]) for name, (z, valid) in whole.items()}
+            embedded = {n: None if part is None else part.among(rows, size) for n, part in embedded.items()}
+            observed, size = observed[rows], len(rows)
+        left = dict(zip(whole, observed.unbind(1)))
+        embedded = {n: None if part is None else part.where(left[n]) for n, part in embedded.items()}
+        clean, own = self.sequences.without(whole, left), self.sequences.own(embedded, size)
+        if self.masks is None:
+            return HiddenRows(rows, observed, embedded, clean, own, own, own)
         hideable = self.sequences.hideable(self.encoders, own, self.masks.whole)
-        hidden, hidden_more = self.masks(hideable, clean, generator)  # equation 3, for both ratios
-        masked, crossed = self.sequences(self.encoders, embedded, size, hidden, hidden_more)  # equation 1
-        return Passes(clean, masked, crossed, own, hidden, hidden_more, tuple(every[1:]))
+        return HiddenRows(rows, observed, embedded, clean, own, *self.masks(hideable, clean, generator))  # equation 3
 
-    def _pooled(self, observed: Tensor, clean: Mapping[str, Tokens], predicted: Mapping[str, Tensor]) -> Tensor:
-        """Pooled vectors (B, M, D), equation 7: of a row's own tokens where present, of predicted ones where absent."""
+    def _masked(self, some: HiddenRows, hide: Mapping[str, Tensor]) -> dict[str, Tokens]:
+        """Tokens (n, L, D) of every modality with some hidden, equation 1."""
+        if self.masks is None:
+            return some.clean
+        return self.sequences(self.encoders, some.embedded, len(some.rows), hide)[0]
+
+    def _pooled(self, whole: Mapping[str, Tokens], observed: Tensor) -> Tensor:
+        """Pooled vectors (B, M, D), equation 7, of the rows' own tokens; zero where they lack a modality."""
         vectors = []
-        for present, (name, (tokens, valid)) in zip(observed.unbind(1), clean.items()):
-            seen = torch.where(present[:, None, None], tokens, predicted[name])
-            vectors.append(self.pool[name](self._encoder(name), seen, valid))
+        for present, (name, (tokens, valid)) in zip(observed.unbind(1), whole.items()):
+            rows = present.nonzero()[:, 0]
+            own = self._pool(name, tokens[rows], valid[rows]) if len(rows) < len(present) else None
+            vectors.append(self._pool(name, tokens, valid) if own is None else scatter(own, rows, len(present)))
         return torch.stack(vectors, dim=1)
+
+    def _pooled_predictions(self, predicted: AbsentTokens, size: int) -> Tensor:
+        """Pooled vectors (…, P · B, M, D), equation 7, of predicted tokens; zero where nothing is absent."""
+        vectors = []
+        for name, rows, tokens in zip(self.schema.names, predicted.rows, predicted.split()):
+            flat = tokens.reshape(-1, *tokens.shape[-2:])  # (… · n, U, D)
+            whole = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device)
+            pooled = self._pool(name, flat, whole).view(*tokens.shape[:-2], tokens.shape[-1])
+            empty = pooled.new_zeros(*pooled.shape[:-2], size, pooled.shape[-1])
+            vectors.append(empty.index_copy(-2, rows, pooled))
+        return torch.stack(vectors, dim=-2)
+
+    def _pool(self, name: str, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Pooled vectors (n, D) of a modality's tokens (n, L, D)."""
+        return (
+            self.pool[name](self._encoder(name), tokens, valid) if len(tokens) else tokens.new_zeros(0, tokens.shape[2])
+        )
 
     def contexts(self, features: Tensor, observed: Tensor) -> Tensor:
         """Contexts (B, D), equation 8, of pooled vectors (B, M, D), never read where absent."""
@@ -239,77 +285,107 @@ class CEPA(TaughtMethod):
         valid = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
         return self.fusion.at(slots + self.slot, valid, valid).view(len(slots), -1)
 
+    def _features(
+        self, whole: Mapping[str, Tokens], presence: Tensor, observed: Tensor, masked: AbsentTokens | None = None
+    ) -> tuple[Tensor, AbsentTokens]:
+        """Pooled vectors (P · B, M, D) under each pattern, own or predicted, and the predicted tokens.
+
+        Args:
+            whole: Tokens of B rows.
+            presence: What the rows have, bool, of shape (B, M).
+            observed: What each pattern leaves, bool, of shape (P, B, M).
+            masked: Predicted tokens of the first pattern, where they are from masked tokens.
+        """
+        clean = observed if masked is None else observed[1:]
+        states = self.predictor.absent(whole, self.sequences.stand_ins, clean)
+        predicted = self.predictor.predicted(states)  # equation 2, from clean tokens
+        filled = self._pooled_predictions(predicted, len(clean) * len(presence))
+        if masked is not None:
+            filled = torch.cat([self._pooled_predictions(masked, len(presence)), filled])
+        own = repeat_rows(self._pooled(whole, presence), len(observed))
+        return torch.where(observed.flatten(0, 1)[..., None], own, filled), predicted
+
     def _clean_features(self, batch: Batch) -> Tensor:
-        embedded = self.sequences.embed(self.encoders, batch)
-        (clean,) = self.sequences(self.encoders, embedded, len(batch), None)
-        return self._pooled(batch.presence, clean, self.predictor(clean, _absent(clean, batch.presence)))
+        whole, _ = self._encoded(batch)
+        return self._features(whole, batch.presence, batch.presence[None])[0]
 
     # Training and prediction -----------------------------------------------------------------------------------------
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Task, both reconstructions and alignment; see `Method.objective`."""
-        taught, remaining = self.taught(batch), ()
+        taught, terms, masked = self.taught(batch), {}, None
+        observed = batch.presence[None]  # (P, B, M), presence under each pattern
         if self.patterns > 1:
             drawn = draw_removals(batch.presence, self.patterns, generator)
-            remaining = self.taught_patterns(drawn, batch, taught)
-        # Equations 1 to 3: tokens of every row, clean and masked, and the predictions from them under each pattern.
-        passes, size, terms = self._passes(batch, generator, *remaining), len(batch), {}
-        every = list(remaining) or [batch.presence]  # presence (B, M) under each pattern
-        predicted, used = self._predictions(passes, every)
-        # Equations 4 and 6: reconstructions of hidden tokens, under the first pattern.
-        if self.weights["observed"]:
-            terms["observed"] = mean_over_rows(self._reconstruction(predicted, passes, passes.hidden)[0])
-        if self.weights["cross"]:
-            terms["cross"] = self._cross_reconstruction(every[0], predicted, passes)
-        # Equations 7 to 12: pooled vectors under all patterns, aligned under the first.
-        clean = [passes.clean, *passes.others]
-        observed, features = torch.cat(every), self._pooled(torch.cat(every), _stacked(clean), _joined(used))
+            observed = self.taught_patterns(drawn, batch, taught)
+        whole, embedded = self._encoded(batch)
+        # Equations 1 to 7: hidden tokens of the first pattern reconstructed, pooled vectors under all patterns.
+        reconstructs, some = self.weights["observed"] > 0 or self.weights["cross"] > 0, None
+        if reconstructs or not self.clean_prediction:
+            some = self._hideable_rows(whole, embedded, observed[0], generator)
+        if some is not None and not self.clean_prediction:
+            terms, masked = self._reconstructions_as_printed(some)
+        features, predicted = self._features(whole, batch.presence, observed, masked)
+        if some is not None and self.clean_prediction:
+            terms = self._reconstructions(some, predicted)
+        # Equations 8 to 12: alignment under the first pattern.
         if self.weights["cf"]:
-            terms["cf"] = self._alignment(features[:size], every[0], generator)
+            terms["cf"] = self._alignment(features[: len(batch)], observed[0], generator)
         # Equations 13 and 14: the task's loss under all patterns, and the weighted sum.
-        outputs = self.head(self._fused(features, observed))
+        outputs = self.head(self._fused(features, observed.flatten(0, 1)))
         weights = {name: self.weights[name] for name in terms}
         learnt = self.taught_terms(outputs, batch, taught)
         return LossTerms({**learnt.terms, **terms}, {**learnt.weights, **weights})
 
-    def _predictions(
-        self, passes: Passes, observed: Sequence[Tensor]
-    ) -> tuple[Mapping[str, Tensor], Sequence[Mapping[str, Tensor]]]:
-        """Predictions from masked tokens, as the losses read them, and those that the fusion reads under each pattern.
+    def _reconstructions(self, some: HiddenRows, predicted: AbsentTokens) -> dict[str, Tensor]:
+        """Equations 4 and 6, each of a half of the rows, in one pass.
 
-        Equation 2, in one call of the predictor for all sequences.
+        A row has either the smaller mask and stand-ins for absent modalities, or the larger mask and their predictions,
+        from clean tokens, which only rows that lack something can have.
         """
-        clean = [passes.clean, *passes.others]
-        absent = [_absent(sequences, presence) for sequences, presence in zip(clean, observed)]
-        # Only tokens that some loss or the fusion reads are computed in the predictor's last layer.
-        extra = self.clean_prediction and passes.masked is not passes.clean
-        read = {name: stand & (not extra or self.weights["cross"] > 0) for name, stand in absent[0].items()}
+        crosses = torch.arange(len(some.rows), device=some.rows.device) % 2 == 1
+        if not self.weights["observed"]:
+            crosses = torch.ones_like(crosses)
+        crosses = crosses & ~some.observed.all(1) & (self.weights["cross"] > 0)  # (n,)
+        pairs = ((n, less, some.more[n]) for n, less in some.less.items())
+        hide = {n: torch.where(crosses[:, None], more, less) for n, less, more in pairs}
+        sequences = self._masked(some, hide)
+        for m, (name, (tokens, valid)) in enumerate(sequences.items()):
+            filled = (crosses & ~some.observed[:, m]).nonzero()[:, 0]
+            fill = predicted.of_rows(m, some.rows[filled])  # (k, U, D)
+            fill = functional.pad(fill, (0, 0, 0, tokens.shape[1] - fill.shape[1]))
+            sequences[name] = Tokens(tokens.index_copy(0, filled, fill), valid)  # the input of equation 5
+        read = {name: _hidden(hide[name], valid) for name, (_, valid) in sequences.items()}
+        value, counted = self._reconstruction(self.predictor(sequences, read), some, hide)  # equations 2 and 5
+        terms = {"observed": mean_over_observed(value, ~crosses), "cross": mean_over_observed(value, counted & crosses)}
+        return {name: term for name, term in terms.items() if self.weights[name]}
+
+    def _reconstructions_as_printed(self, some: HiddenRows) -> tuple[dict[str, Tensor], AbsentTokens]:
+        """Equations 4 and 6 of every row, and the predictions from masked tokens that the fusion reads."""
+        terms, masked = {}, self._masked(some, some.less)
+        stands = _absent(some.clean, some.observed)
+        read = {name: stand | _hidden(some.less[name], stand) for name, stand in stands.items()}
+        predicted = self.predictor(masked, read)  # equation 2
         if self.weights["observed"]:
-            read = {name: stand | _hidden(passes.hidden[name], stand) for name, stand in read.items()}
-        seen = clean if extra else clean[1:]
-        predicted, *used = self.predictor.predict_passes(
-            passes.masked, *seen, read=[read, *absent[len(clean) - len(seen) :]]
-        )
-        return predicted, used if extra else [predicted, *used]
+            terms["observed"] = mean_over_rows(self._reconstruction(predicted, some, some.less)[0])
+        if self.weights["cross"]:
+            again = {  # the input of equation 5
+                name: Tokens(torch.where(present[:, None, None], tokens, predicted[name]), valid)
+                for present, (name, (tokens, valid)) in zip(
+                    some.observed.unbind(1), self._masked(some, some.more).items()
+                )
+            }
+            read = {name: _hidden(some.more[name], valid) for name, (_, valid) in again.items()}
+            value, _ = self._reconstruction(self.predictor(again, read), some, some.more)
+            terms["cross"] = mean_over_rows(value)
+        return terms, AbsentTokens.of_sequences(predicted, some.observed, tuple(self.sequences.lengths.values()))
 
     def _reconstruction(
-        self, predicted: Mapping[str, Tensor], passes: Passes, hidden: Mapping[str, Tensor]
+        self, predicted: Mapping[str, Tensor], some: HiddenRows, hidden: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Equation 4 (or 6) of each row, and which rows have something hidden."""
-        target = {name: z if self.targets == "free" else z.detach() for name, (z, _) in passes.clean.items()}
-        return hidden_token_error(predicted, target, passes.own, {name: h.detach() for name, h in hidden.items()})
-
-    def _cross_reconstruction(self, observed: Tensor, predicted: Mapping[str, Tensor], passes: Passes) -> Tensor:
-        """Equation 6: hidden tokens of the present modalities, from their other tokens and the predicted modalities."""
-        again = {  # the input of equation 5
-            name: Tokens(torch.where(present[:, None, None], tokens, predicted[name]), valid)
-            for present, (name, (tokens, valid)) in zip(observed.unbind(1), passes.crossed.items())
-        }
-        rows = ~observed.all(1) if self.clean_prediction else torch.ones_like(observed[:, 0])
-        read = {n: _hidden(passes.hidden_more[n], valid) & rows[:, None] for n, (_, valid) in again.items()}
-        predicted = self.predictor(again, read)  # equation 5
-        value, counted = self._reconstruction(predicted, passes, passes.hidden_more)
-        return mean_over_observed(value, counted & rows) if self.clean_prediction else mean_over_rows(value)
+        target = {name: z if self.targets == "free" else z.detach() for name, (z, _) in some.clean.items()}
+        return hidden_token_error(predicted, target, some.own, {name: h.detach() for name, h in hidden.items()})
 
     def _alignment(self, features: Tensor, observed: Tensor, generator: torch.Generator) -> Tensor:
         """Equations 9 to 12, averaged over the rows that lack a modality, then over the modalities."""
@@ -364,18 +440,6 @@ def _absent(sequences: Mapping[str, Tokens], observed: Tensor) -> dict[str, Tens
     """Which tokens stand for an absent modality, bool, of shape (B, L_m)."""
     pairs = zip(observed.unbind(1), sequences.items())
     return {name: valid & ~present[:, None] for present, (name, (_, valid)) in pairs}
-
-
-def _stacked(every: Sequence[Mapping[str, Tokens]]) -> Mapping[str, Tokens]:
-    """Sequences of several patterns, one below the other."""
-    if len(every) == 1:
-        return every[0]
-    return {name: Tokens(*(torch.cat(part) for part in zip(*(one[name] for one in every)))) for name in every[0]}
-
-
-def _joined(every: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    """Predicted tokens of several patterns, one below the other."""
-    return every[0] if len(every) == 1 else {name: torch.cat([one[name] for one in every]) for name in every[0]}
 
 
 def _hidden(hide: Tensor, like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from amodal.batch import Batch
 from amodal.encoders.encoder import Encoder, PerModality, Tokens, present_inputs, scatter
 from amodal.tokens.latent_prediction import fill_sequence
 
-__all__ = ["Embedded", "Passes", "TokenSequences", "embed_present", "encode_passes"]
+__all__ = ["Embedded", "HiddenRows", "TokenSequences", "embed_present", "encode_passes"]
 
 
 class Embedded(NamedTuple):
@@ -35,30 +35,39 @@ class Embedded(NamedTuple):
         chosen = kept[self.rows]
         if bool(chosen.all()):
             return self
+        return self._take(chosen, self.rows[chosen])
+
+    def among(self, rows: Tensor, size: int) -> Embedded:
+        """Those of the rows that are among some of the batch's `size`, (n,), by their places among these."""
+        place = torch.full((size,), -1, device=rows.device).index_copy(0, rows, torch.arange(len(rows)).to(rows))
+        at = place[self.rows]
+        return self._take(at >= 0, at[at >= 0])
+
+    def _take(self, chosen: Tensor, rows: Tensor) -> Embedded:
         inputs = tuple(None if part is None else part[chosen] for part in self.inputs)
-        return Embedded(self.rows[chosen], self.tokens[chosen], self.valid[chosen], inputs)  # type: ignore[arg-type]
+        return Embedded(rows, self.tokens[chosen], self.valid[chosen], inputs)  # type: ignore[arg-type]
 
 
-class Passes(NamedTuple):
-    """One batch encoded clean and with tokens hidden; every tensor has all B rows.
+class HiddenRows(NamedTuple):
+    """Rows of a batch under one pattern of presence, and which of their tokens two masks hide.
 
     Attributes:
-        clean: Tokens of every modality, stand-ins where it is absent.
-        masked: The same with the smaller mask.
-        crossed: The same with the larger one.
-        own: Which tokens are the row's own, bool (B, L_m): neither stand-ins nor padding.
-        hidden: Tokens to reconstruct from `masked`, (B, L_m), bool or 0/1 with a gradient.
-        hidden_more: Tokens to reconstruct from `crossed`.
-        others: Clean tokens of the same rows under further patterns of presence.
+        rows: Their places in the batch, int64, of shape (n,).
+        observed: Presence, bool, of shape (n, M).
+        embedded: What a pass with hidden tokens begins with.
+        clean: Tokens (n, L, D) of every modality, stand-ins where it is absent.
+        own: Which tokens are the row's own, bool (n, L_m): neither stand-ins nor padding.
+        less: Tokens that the smaller mask hides, (n, L_m), bool or 0/1 with a gradient.
+        more: Those that the larger one hides.
     """
 
+    rows: Tensor
+    observed: Tensor
+    embedded: Mapping[str, Embedded | None]
     clean: dict[str, Tokens]
-    masked: dict[str, Tokens]
-    crossed: dict[str, Tokens]
     own: dict[str, Tensor]
-    hidden: dict[str, Tensor]
-    hidden_more: dict[str, Tensor]
-    others: tuple[dict[str, Tokens], ...] = ()
+    less: dict[str, Tensor]
+    more: dict[str, Tensor]
 
 
 def embed_present(encoder: Encoder, batch: Batch, name: str) -> Embedded | None:
@@ -162,14 +171,19 @@ class TokenSequences(nn.Module):
             found[name] = embed_present(encoder, batch, name)
         return found
 
-    def own(self, embedded: Mapping[str, Embedded | None], batch: Batch) -> dict[str, Tensor]:
-        """Which tokens are a row's own, bool (B, L_m): neither stand-ins nor padding."""
+    def own(self, embedded: Mapping[str, Embedded | None], size: int) -> dict[str, Tensor]:
+        """Which tokens are a row's own, bool (B, L_m): neither stand-ins nor padding; B = `size`."""
         return {
-            name: torch.zeros(len(batch), self.lengths[name], dtype=torch.bool, device=batch.device)
+            name: torch.zeros(size, self.lengths[name], dtype=torch.bool, device=self.stand_in[m].device)
             if part is None
-            else scatter(part.valid, part.rows, len(batch))
-            for name, part in embedded.items()
+            else scatter(part.valid, part.rows, size)
+            for m, (name, part) in enumerate(embedded.items())
         }
+
+    @property
+    def stand_ins(self) -> dict[str, Tensor]:
+        """The tokens (U_m, D) that stand for each modality where it is absent."""
+        return {name: self.stand_in[m].expand(length, -1) for m, (name, length) in enumerate(self.lengths.items())}
 
     def hideable(self, encoders: PerModality, own: Mapping[str, Tensor], whole: Collection[str]) -> dict[str, Tensor]:
         """Which of the own tokens may be hidden, bool (B, L_m); all of those of modalities hidden as a `whole`."""

@@ -211,14 +211,26 @@ class ContextAlignment:
             lengths = centred.square().sum(2)
             squared = torch.baddbmm(lengths[:, :, None] + lengths[:, None], centred, centred.mT, alpha=-2).clamp_min(0)
             kernel = radial_kernel(squared, both.shape[2])
-            if self.diagonal:
-                signed = around - among
-                values = (torch.bmm(signed, kernel) * signed).sum(2)  # (M, B)
-            else:
-                mixed = torch.bmm(around, kernel)
-                values = _off_diagonal(mixed, around) + _off_diagonal(torch.bmm(among, kernel), among)
-                values = values - 2 * (mixed * among).sum(2)
-        return (values.sum(1) / queries.sum(1).clamp_min(1)).sum() / references.sum()
+            pairs, constant = self._pairs(around, among, 1 / queries.sum(1).clamp_min(1))
+            values = (pairs * kernel).sum((1, 2)) - constant  # (M,)
+        return values.sum() / references.sum()
+
+    def _pairs(self, around: Tensor, among: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """How much the kernel of each pair of rows counts (M, B, B), summed over the queries, and what is subtracted.
+
+        The loss of a query is a quadratic form in the kernel; a sum of such forms is one, so that the kernel is
+        multiplied once, and its gradient is this matrix.
+        """
+        if self.diagonal:
+            signed = around - among
+            return torch.bmm(signed.mT * share[:, None, None], signed), share.new_zeros(())
+        sides, constant = [], share.new_zeros(())
+        for side in (around, among):
+            alone = side.square().sum(2)  # (M, B), what a row's comparison with itself adds; the kernel is 1 there
+            scale = torch.where(alone < 0.999, share[:, None] / (1 - alone).clamp_min(1e-3), 0.0)  # U-statistics
+            sides.append(torch.bmm(side.mT * scale[:, None], side))
+            constant = constant + (alone * scale).sum(1)  # (M,)
+        return sides[0] + sides[1] - 2 * torch.bmm(around.mT * share[:, None, None], among), constant
 
     def _weights(
         self, context: Tensor, having: Tensor, queries: Tensor, without: Tensor | None
@@ -265,12 +277,6 @@ class ContextAlignment:
                 sides = (own[having], context[~seen])
                 every.append(neighbour_weights(*sides, self.bandwidth, distance=self.distance)[0])
         return every
-
-
-def _off_diagonal(mixed: Tensor, weights: Tensor) -> Tensor:
-    """Weighted means (M, B) of a kernel that is 1 on its diagonal over pairs of different rows, of its `mixed` rows."""
-    alone = weights.square().sum(2)  # what a row's comparison with itself adds
-    return torch.where(alone < 0.999, ((mixed * weights).sum(2) - alone) / (1 - alone).clamp_min(1e-3), 0.0)
 
 
 def _conditional(
