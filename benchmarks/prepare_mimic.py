@@ -28,11 +28,11 @@ def count_rows(source: Path) -> int:
 
 def prepare_one(source: Path, task: str) -> None:
     """Prepares one cohort in this process and prints its cost."""
-    from amodal.data.sources.mimic.cohort import prepare_mimic3
+    from amodal.data.sources.mimic.cohort import prepare_mimic
 
     with tempfile.TemporaryDirectory() as out:
         clock, used = time.perf_counter(), time.process_time()
-        cohort = prepare_mimic3(source, Path(out) / "cohort", task=task)
+        cohort = prepare_mimic("mimic3", source, Path(out) / "cohort", task=task)
         clock, used = time.perf_counter() - clock, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     print(f"{task}: {len(cohort):,} samples, {clock:.1f} s, {used:.1f} processor-s, {peak:,.0f} MB", end="")

@@ -44,7 +44,7 @@ import pandas as pd
 from amodal.benchmark import Experiment, Results, difference_table, method_table, run_all, save_tables
 from amodal.benchmark.recipe import recipe_parser, tell_run
 from amodal.data import Cohort
-from amodal.data.sources.mimic.cohort import prepare_mimic3, prepare_mimic4
+from amodal.data.sources.mimic.cohort import prepare_mimic
 from amodal.data.sources.mimic.samples import TASKS
 from amodal.errors import ConfigurationError, DataError
 from amodal.files import replace_file
@@ -101,14 +101,16 @@ def open_cohort(given: argparse.Namespace) -> Cohort:
     elif given.source is None:
         raise ConfigurationError("there is no cohort", hint="Give --source, the folder of MIMIC's tables, or --cohort.")
     elif given.database == "mimic3":
-        cohort = prepare_mimic3(given.source, folder, task=given.task, modalities="ehr,notes", preset="cm2", **lists)
+        cohort = prepare_mimic(
+            "mimic3", given.source, folder, task=given.task, modalities="ehr,notes", preset="cm2", **lists
+        )
     elif given.cxr is None:
         raise ConfigurationError("MIMIC-IV needs images", hint="Give --cxr, the folder of MIMIC-CXR-JPG.")
     else:
         modalities = "ehr,cxr" if given.reports is None else "ehr,cxr,report"
         folders = {"cxr": given.cxr, "reports": given.reports}
-        cohort = prepare_mimic4(
-            given.source, folder, task=given.task, modalities=modalities, preset="cm2", **folders, **lists
+        cohort = prepare_mimic(
+            "mimic4", given.source, folder, task=given.task, modalities=modalities, preset="cm2", **folders, **lists
         )
     kinds = {modality.name: modality.kind for modality in cohort.schema.modalities}
     if "ehr" not in kinds or len(kinds) < 2 or any(KINDS.get(name) != kind for name, kind in kinds.items()):

@@ -208,3 +208,38 @@ def test_a_label_may_be_unknown(target: torch.Tensor, labelled: list[bool]):
     assert Batch(x, seen).labelled.tolist() == [False] * 3
     with pytest.raises(ShapeError, match=r"labelled must be bool of shape"):
         Batch(x, seen, target=target, labelled=torch.ones(3))
+
+
+def test_rows_are_found_once_and_travel_with_the_batch():
+    batch = batch_of()
+    rows = {name: seen.nonzero()[:, 0] for name, seen in batch.observed.items()}
+    assert all(torch.equal(batch.rows[name], found) for name, found in rows.items())
+    moved = batch.prepared().to("cpu")
+    assert moved.ids is None
+    assert moved.rows is not batch.rows
+    assert all(torch.equal(moved.rows[name], found) for name, found in rows.items())
+    name = batch.modalities[0]
+    fewer = batch.restrict({name: torch.zeros(len(batch), dtype=torch.bool)})
+    assert len(fewer.rows[name]) == 0  # not those of before
+    assert list(batch.only([name]).values) == list(batch.only([name]).rows) == [name]
+
+
+def test_a_restricted_batch_is_what_building_it_anew_gives():
+    batch = batch_of()
+    seen = {name: torch.arange(len(batch)) % 2 == 0 for name in batch.modalities}
+    ours = batch.restrict(seen)
+    presence = {name: batch.observed[name] & seen[name] for name in batch.modalities}
+    anew = Batch(batch.values, presence, batch.measured, batch.lengths, batch.target, batch.ids, times=batch.times)
+    for part in ("values", "observed", "measured", "lengths", "times"):
+        assert getattr(ours, part).keys() == getattr(anew, part).keys()
+        assert all(torch.equal(value, getattr(anew, part)[key]) for key, value in getattr(ours, part).items()), part
+
+
+def test_filling_takes_modalities_of_another_batch():
+    batch = batch_of()
+    name = batch.modalities[0]
+    without = batch.restrict({name: torch.zeros(len(batch), dtype=torch.bool)})
+    whole = without.filled(batch.only([name]), [name])
+    assert list(whole.values) == list(batch.values)
+    for part in ("values", "observed", "measured", "lengths"):
+        assert all(torch.equal(value, getattr(batch, part)[key]) for key, value in getattr(whole, part).items()), part

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from amodal.batch import rows_where
 from amodal.errors import ConfigurationError
 
 __all__ = ["TransformerTrunk", "drop_out", "sinusoidal_positions"]
@@ -102,13 +103,15 @@ class TransformerTrunk(nn.Module):
 
     def attended(self, tokens: Tensor, valid: Tensor, read: Tensor) -> Tensor:
         """The first half of `at`: tokens (R, D) after the attention of the last layer, before its feed-forward part."""
-        rows = read.any(1).nonzero()[:, 0]
+        some, length = read.any(1), read.shape[1]
+        rows, places = rows_where(some, read.flatten())
         if len(rows) < len(tokens):
-            tokens, valid, read = tokens[rows], valid[rows], read[rows]
-        padded = not bool(valid.all())
+            tokens, valid = tokens[rows], valid[rows]
+            places = (some.long().cumsum(0) - 1)[places // length] * length + places % length
+        padded = valid.is_cuda or not bool(valid.all())
         if padded:
             tokens = torch.where(valid[..., None], tokens, 0.0)
-        wanted = read.flatten().nonzero()[:, 0] if not bool(read.all()) else None
+        wanted = places if len(places) < len(rows) * length else None
         layers = [] if self.layers is None else list(self.layers.layers)
         for layer in layers[:-1]:
             tokens = layer(tokens, src_key_padding_mask=~valid if padded else None)

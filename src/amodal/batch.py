@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from amodal.errors import DataError, SchemaError, ShapeError
 
-__all__ = ["UNKNOWN_CLASS", "Batch", "Present", "known_targets"]
+__all__ = ["UNKNOWN_CLASS", "Batch", "Present", "known_targets", "rows_where"]
 
 UNKNOWN_CLASS = -1
 """What stands in a column of classes where a row has no label; labels and values have NaN there."""
@@ -216,6 +217,23 @@ class Batch:
         """Presence of all modalities, bool, of shape (B, M)."""
         return torch.stack([self.observed[name] for name in self.values], dim=1)
 
+    @cached_property
+    def rows(self) -> dict[str, Tensor]:
+        """Positions of the rows that have each modality, int64 (P,): found once, also for copies on other devices."""
+        return dict(zip(self.values, rows_where(*self.observed.values())))
+
+    @cached_property
+    def all_labelled(self) -> bool:
+        """Whether every row's target is known; found once, also for copies on other devices."""
+        return bool(self.labelled.all())
+
+    def prepared(self) -> Batch:
+        """The same rows without ids, with what is found once found now: before they go where that means waiting."""
+        _ = self.rows, self.all_labelled
+        parts = {part: getattr(self, part) for part in _MAPPINGS}
+        same = self._trusted(**parts, target=self.target, ids=None, labelled=self.labelled)
+        return same._knowing(self, "rows", "all_labelled")
+
     @property
     def labels(self) -> Tensor:
         """The target of a batch that has one, which may be unknown in rows that are not `labelled`.
@@ -236,7 +254,7 @@ class Batch:
         Returns:
             Positions, values, measured cells and lengths of the P rows that have it; P may be 0.
         """
-        rows = self.observed[name].nonzero(as_tuple=True)[0]  # (P,)
+        rows = self.rows[name]  # (P,)
         measured, lengths = self.measured.get(name), self.lengths.get(name)
         return Present(
             rows,
@@ -247,26 +265,52 @@ class Batch:
 
     def times_of(self, name: str) -> Tensor | None:
         """Times (P, T) of the rows that have a modality; None if it has no clock of its own."""
-        return self.times[name][self.observed[name]] if name in self.times else None
+        return self.times[name][self.rows[name]] if name in self.times else None
 
-    def take(self, rows: Tensor) -> Batch:
+    def take(self, rows: Tensor, *, complete: bool = False) -> Batch:
         """Selects rows.
 
         Args:
             rows: Positions, int64 (n,), or a bool selection (B,).
+            complete: Whether it is known that all of these rows have every modality of the batch.
 
         Returns:
             The batch of these rows, in that order.
         """
         if rows.dtype == torch.bool:
-            rows = rows.nonzero(as_tuple=True)[0]
+            rows = rows_where(rows)[0]
         ids = None if self.ids is None else [self.ids[i] for i in rows.tolist()]
-        return self._trusted(
+        some = self._trusted(
             **{part: {k: v[rows] for k, v in getattr(self, part).items()} for part in _MAPPINGS},
             target=None if self.target is None else self.target[rows],
             ids=ids,
             labelled=self.labelled[rows],
         )
+        if complete:
+            some.__dict__["rows"] = dict.fromkeys(self.values, torch.arange(len(rows), device=rows.device))
+        return some
+
+    def only(self, names: Sequence[str]) -> Batch:
+        """The same rows with some of the modalities, and no others, in the order of `names`."""
+        parts = {part: {k: getattr(self, part)[k] for k in names if k in getattr(self, part)} for part in _MAPPINGS}
+        some = self._trusted(**parts, target=self.target, ids=self.ids, labelled=self.labelled)
+        if "rows" in self.__dict__:
+            some.__dict__["rows"] = {name: self.rows[name] for name in names}
+        return some._knowing(self, "all_labelled")
+
+    def filled(self, given: Batch, names: Sequence[str]) -> Batch:
+        """The rows, which all lack some modalities, with these as the rows of another batch have them.
+
+        Args:
+            given: As many rows, on the same device.
+            names: The modalities to take from them.
+        """
+        parts = {}
+        for part in _MAPPINGS:
+            own, other = getattr(self, part), getattr(given, part)
+            columns = {k: v for k, v in own.items() if k not in names} | {k: other[k] for k in names if k in other}
+            parts[part] = {k: columns[k] for k in self.values if k in columns}
+        return self._trusted(**parts, target=self.target, ids=self.ids, labelled=self.labelled)
 
     def restrict(self, observed: Mapping[str, Tensor]) -> Batch:
         """Removes modalities: what is absent here or in `observed` is absent in the result, and blanked.
@@ -281,7 +325,17 @@ class Batch:
         if unknown:
             raise SchemaError(f"cannot restrict modalities the batch does not have: {sorted(unknown)}")
         seen = {name: self.observed[name] & observed.get(name, self.observed[name]) for name in self.values}
-        return Batch(self.values, seen, self.measured, self.lengths, self.target, self.ids, self.labelled, self.times)
+        parts: dict[str, dict[str, Tensor]] = {"observed": seen}
+        for part in ("values", "measured", "lengths", "times"):
+            columns = getattr(self, part)
+            parts[part] = {k: _blank(v, _of_rows(seen[k], v)) if k in observed else v for k, v in columns.items()}
+        restricted = self._trusted(**parts, target=self.target, ids=self.ids, labelled=self.labelled)
+        return restricted._knowing(self, "all_labelled")
+
+    def _knowing(self, other: Batch, *what: str) -> Batch:
+        """The batch, to which applies what was found once of another."""
+        self.__dict__.update({name: other.__dict__[name] for name in what if name in other.__dict__})
+        return self
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copies all tensors to a device."""
@@ -292,15 +346,35 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return self._trusted(
+        mapped = self._trusted(
             **{part: {k: function(v) for k, v in getattr(self, part).items()} for part in _MAPPINGS},
             target=None if self.target is None else function(self.target),
             ids=self.ids,
             labelled=function(self.labelled),
         )
+        if "rows" in self.__dict__:
+            mapped.__dict__["rows"] = {name: function(rows) for name, rows in self.rows.items()}
+        return mapped._knowing(self, "all_labelled")
 
 
 _MAPPINGS = ("values", "observed", "measured", "lengths", "times")
+
+
+def rows_where(*masks: Tensor) -> list[Tensor]:
+    """Positions of what is true in each of some masks, found together: an accelerator is waited for once.
+
+    Args:
+        *masks: Bool, each of shape (n,) with an n of its own.
+
+    Returns:
+        Of each mask its positions, int64, in order.
+
+    Example:
+        >>> rows_where(torch.tensor([False, True]), torch.tensor([True, False, True]))
+        [tensor([1]), tensor([0, 2])]
+    """
+    counts = torch.stack([mask.sum() for mask in masks]).tolist()
+    return [torch.nonzero_static(mask, size=count)[:, 0] for mask, count in zip(masks, counts)]
 
 
 def known_targets(target: Tensor) -> Tensor:
@@ -316,11 +390,16 @@ def known_targets(target: Tensor) -> Tensor:
 
 def _kept_cells(value: Tensor, seen: Tensor, measured: Tensor | None, lengths: Tensor | None) -> Tensor:
     """Cells that are neither absent, nor unmeasured, nor padding: bool, broadcastable to the values."""
-    keep = seen.view(-1, *[1] * (value.ndim - 1))
+    keep = _of_rows(seen, value)
     if lengths is not None:
         inside = torch.arange(value.shape[1], device=value.device) < lengths[:, None]  # (B, L)
         keep = keep & inside.view(*inside.shape, *[1] * (value.ndim - 2))
     return keep if measured is None else keep & measured
+
+
+def _of_rows(flags: Tensor, value: Tensor) -> Tensor:
+    """Flags (B,) of the rows, broadcastable to values (B, …)."""
+    return flags.view(-1, *[1] * (value.ndim - 1))
 
 
 def _blank(value: Tensor, keep: Tensor) -> Tensor:

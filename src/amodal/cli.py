@@ -102,14 +102,18 @@ def fit_command(
     )
     if model.presence is not None:
         print(model.presence.describe())
-    result = model.experiment["result"]
+    print(_fitted(method, model.experiment["result"]))
+    print(f"The run is {out}")
+
+
+def _fitted(method: str, result: dict[str, Any]) -> str:
+    """A line on a training that has ended."""
     loss = result["best_valid_loss"]
-    print(
+    return (
         f"{method}: {result['parameters']:,} parameters, {result['epochs']} epochs in {result['seconds']:.0f} s, "
         f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} "
         f"in epoch {result['best_epoch'] + 1}"
     )
-    print(f"The run is {out}")
 
 
 def evaluate_command(
@@ -185,7 +189,8 @@ def report_command(
     print(f"The page is {write_page(subject, out)}")
     if tables is not None:
         tables.mkdir(parents=True, exist_ok=True)
-        written = save_tables(subject.results, tables, subject.references or subject.results.names[:1])
+        results, references = subject.stored
+        written = save_tables(results, tables, references or results.names[:1])
         print(f"The tables are {', '.join(map(str, written))}")
 
 
@@ -212,7 +217,7 @@ def run_command(
     """Compare methods under exactly equal conditions: train, evaluate, tables and a page; goes on where it stopped.
 
     Args:
-        methods: Names of methods, or NAME=METHOD for a variant.
+        methods: Names of methods, or NAME=METHOD for a variant, with blanks or commas between.
         data: A cohort's folder or name.
         out: Folder of the runs, tables and page.
         train_missingness: What training data lack, drawn once: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE,
@@ -233,6 +238,7 @@ def run_command(
     from amodal.report.comparison import compare_methods, list_models
 
     seeds_ = convert_list("seeds", seeds, int)
+    methods = [name for words in methods for name in words.split(",") if name]
     if list:
         print("\n".join(list_models(methods, seeds_)))
         return

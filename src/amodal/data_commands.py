@@ -6,6 +6,8 @@ As in `amodal.cli`, nothing heavy is imported at the top, and there are no impor
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +103,14 @@ def _prepared(out: Path, prepare: Callable[..., Any], *given: Any, **more: Any) 
     print(f"The cohort is {out}")
 
 
+def _teller(quiet: bool) -> Callable[[str], object] | None:
+    return None if quiet else _say
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _cinc2012() -> Callable[..., Any]:
     from amodal.data.sources.cinc2012.cohort import prepare
 
@@ -113,7 +123,7 @@ def _cinc2012() -> Callable[..., Any]:
 
 def _mimic3() -> Callable[..., Any]:
     from amodal.data.sources.mimic import multibench
-    from amodal.data.sources.mimic.cohort import prepare_mimic3 as prepare
+    from amodal.data.sources.mimic.cohort import prepare_mimic
     from amodal.errors import ConfigurationError
 
     def prepare_mimic3(
@@ -123,6 +133,7 @@ def _mimic3() -> Callable[..., Any]:
         preset: Literal["benchmark", "medfuse", "cm2", "cepa", "multibench"] = "benchmark",
         split: Literal["stratified", "multibench"] = "stratified",
         zero_unmeasured: bool = False,
+        quiet: bool = False,
         **more: Any,
     ) -> None:
         """MIMIC-III: five tasks of the benchmark from hourly vital signs, statics and notes; or MultiBench's form.
@@ -130,26 +141,36 @@ def _mimic3() -> Callable[..., Any]:
         Args:
             split: Of the preset multibench: by label, or as MultiBench's loader splits rows.
             zero_unmeasured: Of the preset multibench: variables that were never measured are 0, as in its loader.
+            quiet: No lines on progress.
         """
         if preset == "multibench":
-            kept = {name: more[name] for name in ("task", "seed", "fractions", "overwrite") if name in more}
+            kept = {name: more.pop(name) for name in ("task", "seed", "fractions", "overwrite") if name in more}
+            defaults = {name: parameter.default for name, parameter in signature(prepare_mimic).parameters.items()}
+            idle = [f"--{name}" for name, value in more.items() if value != defaults[name]]
+            if idle:
+                raise ConfigurationError("the preset multibench has no use for some options", got=", ".join(idle))
             _prepared(out, multibench.prepare, source, split=split, zero_unmeasured=zero_unmeasured, **kept)
             return
         if split != "stratified" or zero_unmeasured:
             raise ConfigurationError("split and zero_unmeasured are of the preset multibench", got=f"preset {preset}")
-        _prepared(out, prepare, source, preset=preset, **more)
+        _prepared(out, partial(prepare_mimic, "mimic3"), source, preset=preset, say=_teller(quiet), **more)
 
-    return command(prepare_mimic3, prepare)
+    beside = ("cxr", "reports", "notes", "ed")
+    return command(prepare_mimic3, prepare_mimic, without=("database", "say", *beside))
 
 
 def _mimic4() -> Callable[..., Any]:
-    from amodal.data.sources.mimic.cohort import prepare_mimic4 as prepare
+    from amodal.data.sources.mimic.cohort import prepare_mimic
 
-    def prepare_mimic4(*, source: Path, out: Path, **more: Any) -> None:
-        """MIMIC-IV: five tasks of the benchmark from hourly vital signs, statics, chest X-rays, reports and notes."""
-        _prepared(out, prepare, source, **more)
+    def prepare_mimic4(*, source: Path, out: Path, quiet: bool = False, **more: Any) -> None:
+        """MIMIC-IV: five tasks of the benchmark from hourly vital signs, statics, chest X-rays, reports and notes.
 
-    return command(prepare_mimic4, prepare)
+        Args:
+            quiet: No lines on progress.
+        """
+        _prepared(out, partial(prepare_mimic, "mimic4"), source, say=_teller(quiet), **more)
+
+    return command(prepare_mimic4, prepare_mimic, without=("database", "say"))
 
 
 def _avmnist() -> Callable[..., Any]:
@@ -223,7 +244,7 @@ def make_mimic4_command(
     """Made tables in the layout of MIMIC-IV, with chest X-rays, reports, notes and a known truth.
 
     Args:
-        out: Folder to write: hosp, icu, mimic-cxr-jpg, mimic-cxr and mimic-iv-note in it.
+        out: Folder to write: hosp, icu, mimic-cxr-jpg, mimic-cxr, mimic-iv-note and mimic-iv-ed in it.
         patients: How many patients.
         absence: X-rays and notes are absent at random (mcar), by age (mar), or by what they would show (mnar).
         images: Whether X-rays are drawn.

@@ -274,12 +274,7 @@ def evaluate_patterns(
     names = cohort.schema.names
     chosen = {name: _weighted(metric, cohort.weight) for name, metric in chosen.items()}
     patterns = all_patterns(len(names)) if patterns is None else np.asarray(patterns, dtype=bool)
-    lacking = (patterns.any(0) & ~cohort.observed).any(axis=1)
-    if lacking.any():
-        raise DataError(
-            f"{int(lacking.sum())} of {len(cohort)} cases lack a modality that a pattern asks for",
-            hint="Take the complete cases only: cohort.take(np.flatnonzero(cohort.observed.all(1))).",
-        )
+    _check_patterns(patterns, cohort)
     counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
     predictions, intervals, values, draw_errors = [], {}, [], {}
     everybody = np.ones(len(cohort), dtype=bool)
@@ -314,6 +309,15 @@ def evaluate_patterns(
         resamples=resamples,
         draw_errors=draw_errors,
     )
+
+
+def _check_patterns(patterns: NDArray[np.bool_], cohort: Cohort) -> None:
+    lacking = (patterns.any(0) & ~cohort.observed).any(axis=1)
+    if lacking.any():
+        raise DataError(
+            f"{int(lacking.sum())} of {len(cohort)} cases lack a modality that a pattern asks for",
+            hint="Take the complete cases only: cohort.take(np.flatnonzero(cohort.observed.all(1))).",
+        )
 
 
 def degradation(

@@ -70,14 +70,7 @@ def impact_command(
     """
     from amodal.checkpoint import TrainedModel
 
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
-    if advice_draws < 0:  # said before the work, not after
-        raise ConfigurationError("advice_draws is out of range", expected="0 or more", got=advice_draws)
-    if page is not None and not advice_draws:
-        raise ConfigurationError("a page needs advice", hint="Leave out --advice_draws 0.")
-    if cohort_budget is not None and not advice_draws:
-        raise ConfigurationError("a budget for all cases needs advice", hint="Leave out --advice_draws 0.")
+    _check(out, advice_draws, page, cohort_budget)
     model = TrainedModel.load(run, device=device)
     data = _trained_on(model, run) if data is None else data
     cohort = _removed(_split(data, split), missingness, seed)
@@ -101,28 +94,17 @@ def impact_command(
         prices = {} if costs is None else {"costs": _json_or_file("costs", costs)}
         wanted = None if utility is None else _utility(utility)
         advice = model.advise(cohort, draws=advice_draws, utility=wanted, **prices, **limits, **asked)
-        frame["next"], frame["net"] = advice.next()
-        for m, name in enumerate(advice.names):
-            frame[f"gain[{name}]"] = advice.gain[:, m]
-        frame["gain_of_all"], frame["evpi"] = advice.everything, advice.evpi
+        _add_advice(frame, advice)
         print(_about(advice, model.schema.task, costs is not None))
         first = "net"
         if cohort_budget is not None:
-            bought = advice.allocate(cohort_budget)
-            spent = float(bought["spent"].iloc[-1]) if len(bought) else 0.0
-            print(f"A budget of {cohort_budget:g} buys {len(bought)} looks for {spent:g}, the first of them:")
-            print(_text(bought.head(10)) if len(bought) else "none that pays")
+            _tell_bought(advice, cohort_budget)
         if page is not None:
             from amodal.report.bedside_page import write_impact_page
 
             print(f"The page is {write_impact_page(page, model, cohort, result, advice)}")
     if drivers:
-        from amodal.predictive_impact import attribute
-
-        found = attribute(model, cohort, progress=True)
-        print("Which present modalities drove the predictions (mean absolute contribution, 95 % interval):")
-        print(_text(found.over_cohort(seed=seed)))
-        frame = frame.join(found.table().drop(columns=["id", "prediction", "base"]))
+        frame = frame.join(_drivers(model, cohort, seed))
     what = {"net": "net gain of the next look", "variability": "V"}[first]
     frame = frame.sort_values([first, "variability"], ascending=False, kind="stable", na_position="last")
     columns = ("id", "observed", "predicted", "variability", "plausible", "share", "promised", "next", "net")
@@ -130,6 +112,43 @@ def impact_command(
     if out is not None:
         _write(frame, out)
         print(f"{len(frame)} cases, those with the largest {what} first, are in {out}")
+
+
+def _check(out: Path | None, advice_draws: int, page: Path | None, cohort_budget: float | None) -> None:
+    """Refuses before the work what could not be written after it."""
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise ConfigurationError("the output file has an unknown ending", expected=".csv or .parquet", got=out.name)
+    if advice_draws < 0:
+        raise ConfigurationError("advice_draws is out of range", expected="0 or more", got=advice_draws)
+    if page is not None and not advice_draws:
+        raise ConfigurationError("a page needs advice", hint="Leave out --advice_draws 0.")
+    if cohort_budget is not None and not advice_draws:
+        raise ConfigurationError("a budget for all cases needs advice", hint="Leave out --advice_draws 0.")
+
+
+def _add_advice(frame: Any, advice: Any) -> None:
+    """Columns of the advice, beside those of the impact."""
+    frame["next"], frame["net"] = advice.next()
+    for m, name in enumerate(advice.names):
+        frame[f"gain[{name}]"] = advice.gain[:, m]
+    frame["gain_of_all"], frame["evpi"] = advice.everything, advice.evpi
+
+
+def _tell_bought(advice: Any, budget: float) -> None:
+    bought = advice.allocate(budget)
+    spent = float(bought["spent"].iloc[-1]) if len(bought) else 0.0
+    print(f"A budget of {budget:g} buys {len(bought)} looks for {spent:g}, the first of them:")
+    print(_text(bought.head(10)) if len(bought) else "none that pays")
+
+
+def _drivers(model: Any, cohort: Any, seed: int) -> Any:
+    """Contributions of the present modalities, a column each; their means are printed."""
+    from amodal.predictive_impact import attribute
+
+    found = attribute(model, cohort, progress=True)
+    print("Which present modalities drove the predictions (mean absolute contribution, 95 % interval):")
+    print(_text(found.over_cohort(seed=seed)))
+    return found.table().drop(columns=["id", "prediction", "base"])
 
 
 def _about(advice: Any, task: Any, priced: bool) -> str:

@@ -115,6 +115,7 @@ class Method(OptionsChecked, nn.Module, ABC):
         schema: The modalities and the task.
 
     Attributes:
+        title: A name for people, in pages: at most 24 characters.
         summary: One line for lists and tables.
         references: Keys of the bibliography, first the method's own paper.
         preferred_encoders: Encoders by kind of modality, as in `choices` of `amodal.encoders.build_encoders`, for
@@ -135,6 +136,7 @@ class Method(OptionsChecked, nn.Module, ABC):
         PRESETS: Named sets of option values, each a difference from the constructor's defaults; see `amodal.options`.
     """
 
+    title: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     references: ClassVar[tuple[str, ...]] = ()
     preferred_encoders: ClassVar[Mapping[str, str | Mapping[str, Any]]] = {}
@@ -244,6 +246,13 @@ class Method(OptionsChecked, nn.Module, ABC):
         """
         self.register_buffer(name, row.new_zeros(0, *row.shape))
         self._memories.add(name)
+
+    def register_columns(self, name: str, columns: Sequence[int]) -> None:
+        """Makes a tensor of positions, such as those of some modalities, that moves with the method and is not saved.
+
+        A list as an index would be sent to the device in every step.
+        """
+        self.register_buffer(name, torch.tensor(list(columns), dtype=torch.int64), persistent=False)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         for name in self._memories:  # a memory takes the size of what is stored

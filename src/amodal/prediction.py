@@ -10,7 +10,7 @@ import numpy as np
 
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
-from amodal.data.moments import IMAGE_LEVELS, beyond_levels, image_levels
+from amodal.data.moments import IMAGE_LEVELS, beyond_levels, each_image, image_levels
 from amodal.data.table import Problems, Table, open_cases, table_source
 from amodal.evaluation import prediction_columns
 from amodal.missingness.patterns import pattern_codes, pattern_label
@@ -29,12 +29,14 @@ class Predictions(NamedTuple):
         values: As of `TrainedModel.predict`.
         observed: Presence, bool (N, M).
         notes: What each case should be told.
+        further: What was asked of the cases besides.
     """
 
     ids: np.ndarray
     values: np.ndarray
     observed: np.ndarray
     notes: list[list[str]]
+    further: Any = None
 
 
 def predict_cases(
@@ -45,6 +47,7 @@ def predict_cases(
     root: Path,
     batch_size: int = 1024,
     workers: int | None = None,
+    further: Callable[[Cohort], Any] | None = None,
 ) -> Predictions:
     """Predicts the cases of a table.
 
@@ -55,6 +58,7 @@ def predict_cases(
         root: Folder that all files must lie in.
         batch_size: Rows a batch.
         workers: Threads that read files; None chooses.
+        further: What else to ask of the cases while they are open.
 
     Returns:
         The predictions; see `predict_table` for the notes.
@@ -68,7 +72,8 @@ def predict_cases(
         values = model.predict(cohort, batch_size=batch_size, on_empty="silent")
         notes = row_notes(model, cohort, (source or {}).get("ranges", {}))
         notes_of_rows = [[*problems.rows.get(str(row), []), *notes.get(str(row), [])] for row in cohort.ids]
-        return Predictions(cohort.ids, values, cohort.observed, notes_of_rows)
+        asked = None if further is None else further(cohort)
+        return Predictions(cohort.ids, values, cohort.observed, notes_of_rows, asked)
 
 
 def predict_table(
@@ -129,12 +134,14 @@ def row_notes(model: TrainedModel, cohort: Cohort, ranges: Mapping[str, Any]) ->
             continue
         for rows, cut in cohort.cuts(modality.name):
             if modality.traits.on_grid:
-                _tell_levels(
-                    modality.name, image_levels(cut.values), pairs, lambda bad, note, at=rows: tell(at[bad], note)
-                )
+                images, of = each_image(cut.values, cut.lengths)
+                at = rows[of]
+                _tell_levels(modality.name, image_levels(images), pairs, lambda bad, note, at=at: tell(at[bad], note))
                 continue
             values = cut.values.reshape(len(rows), -1, cut.values.shape[-1])  # (n, T or 1, D)
             known = np.ones_like(values, bool) if cut.measured is None else cut.measured.reshape(values.shape)
+            if cut.lengths is not None:
+                known = known & (np.arange(values.shape[1]) < cut.lengths[:, None])[..., None]
             slack = 1e-6 * np.maximum(1.0, np.abs(pairs))
             beyond = ((values < pairs[:, 0] - slack[:, 0]) | (values > pairs[:, 1] + slack[:, 1])) & known
             for d in np.flatnonzero(beyond.any((0, 1))):

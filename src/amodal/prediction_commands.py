@@ -71,8 +71,9 @@ def _predicted_table(model: Any, manifest: Path, root: Path | None, batch_size: 
     from amodal.data.table import open_table, table_source
     from amodal.prediction import predict_table
 
-    encoding = (table_source(model.experiment) or {}).get("table", {}).get("encoding", "")
-    frame = predict_table(model, open_table(manifest, encoding), root=root or manifest.parent, batch_size=batch_size)
+    rules = (table_source(model.experiment) or {}).get("table", {})
+    table = open_table(manifest, rules.get("encoding", ""), rules.get("sheet", ""))
+    frame = predict_table(model, table, root=root or manifest.parent, batch_size=batch_size)
     told = frame[frame["notes"] != ""]
     for row, notes in list(zip(told["id"], told["notes"]))[:10]:
         print(f"  {row}: {notes}")
@@ -82,12 +83,20 @@ def _predicted_table(model: Any, manifest: Path, root: Path | None, batch_size: 
 
 
 def serve_command(
-    run: Path, *, host: str = "127.0.0.1", port: int = 8000, max_megabytes: int = 32, device: str = "cpu"
+    run: Path,
+    *,
+    data: str = "",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_megabytes: int = 32,
+    device: str = "cpu",
 ) -> None:
     """Answer requests for predictions over HTTP, with a form to try one case; needs the extra `serve`.
 
     Args:
         run: Folder of the run; it must have been trained on a table.
+        data: The cohort that it was trained on, whose training cases say what absent modalities could still change;
+            "": only methods that draw completions say so.
         host: Address to listen at; the default is reachable from this machine only.
         port: Port to listen at.
         max_megabytes: Largest body of a request.
@@ -99,5 +108,4 @@ def serve_command(
         raise ConfigurationError(
             f"serving needs a package that is not installed: {error.name}", hint="pip install 'amodal[serve]'."
         ) from error
-    print(f"Serving {run} at http://{host}:{port} (stop with Ctrl-C)")
-    run_server(run, host=host, port=port, most_megabytes=max_megabytes, device=device)
+    run_server(run, host=host, port=port, most_megabytes=max_megabytes, device=device, data=data)

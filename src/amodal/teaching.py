@@ -96,7 +96,7 @@ class TaughtMethod(Method):
 
     def taught(self, batch: Batch) -> Tensor | None:
         """What the average predicts from all that the rows have; None where it teaches nothing."""
-        if not self.teacher.teaches or bool(batch.labelled.all()):
+        if not self.teacher.teaches or batch.all_labelled:
             return None
         if not len(self.average):
             self.average = self._flat()

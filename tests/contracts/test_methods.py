@@ -660,6 +660,8 @@ def test_documented_arguments_are_the_signature(name):
 def test_sources_are_in_the_bibliography(name):
     method, known = METHODS[name], bibliography()
     assert method.summary
+    assert 0 < len(method.title) <= 24
+    assert [other.title for other in METHODS.values()].count(method.title) == 1
     assert not method.summary.endswith(".")
     assert method.references
     cited = re.findall(r":cite:`([^`]+)`", inspect.getdoc(method))

@@ -206,6 +206,7 @@ def test_images_on_another_scale_are_told_where_training_has_black_ones_too():
 
 
 def test_images_like_trainings_are_not_told():
+    assert not _told(_images(-90, -10), _images(-90, -10, n=400)), "a spectrogram in decibels"
     assert not _told(_images(0, 255), _images(0, 255, n=400))
     assert not _told(_images(0, 255, n=30), _images(0, 255, n=1))
     assert not _told(_images(0, 1), np.full((2, 1, 4, 4), np.nan, np.float32))

@@ -312,10 +312,15 @@ CASES = [
     Case("several images in one file", lambda f, s: pages(f, s), ("holds 3 images", "expected one", "`separator`")),
     Case("several names without a separator", cells("i3.png", "i3.png;i4.png"),
          ("The cell names 2 files", '`separator: ";"`')),
-    Case("more names than images", lambda f, s: (
-        cells("i3.png", "i3.png;i4.png;i5.png")(f, s), put("modalities", "xray", "separator", value=";")(f, s)
-    ), ("names 3 files", "`images: 3`")),
-    Case("images without a separator", put("modalities", "xray", "images", value=2), ("`separator: ';'`",)),
+    Case("most without a separator", put("modalities", "xray", "most", value=2), ("`separator: ';'`",)),
+    Case("one of several files that is not there", lambda f, s: (
+        cells("i3.png", "i3.png;i44.png;i5.png")(f, s), put("modalities", "xray", "separator", value=";")(f, s)
+    ), ("file not there: 'i44.png' in row p3", "to take such files as absent")),
+    Case("a set of series", lambda f, s: s["modalities"].update(
+        vector={"kind": "array", "as": "series", "column": "vec", "separator": ";"}),
+         ("its cells name no arrays that could be a set", "as: tabular or as: image")),
+    Case("units that are too few", put("modalities", "vector", "units", value=["mV", "mV"]),
+         ("vector.units do not fit arrays of shape (3,)", "expected 3, one a feature")),
     Case("names without their ending", cells("i3.png", "i3"), ("Did you mean 'i3.png'?", "`ending: .png`")),
     Case("a folder that is not there", put("modalities", "xray", "folder", value="scans"), ("no folder 'scans'",)),
     Case("spelt nearly", cells("i3.png", "i_3.png"), ("Did you mean 'i3.png'?",)),
@@ -353,7 +358,7 @@ CASES = [
         [np.save(f / f"v{i}.npy", np.zeros((12 if i == 5 else 9, 3), "f4")) for i in range(12)],
         s["modalities"].update(vector={"kind": "array", "as": "series", "column": "vec"}),
     ), ("'v5.npy' in row p5: the series is longer", "`shape: [12, 3]`")),
-    Case("key for files of a text", put("modalities", "note", "separator", value=";"),
+    Case("key for files of a text", put("modalities", "note", "folder", value="notes"),
          ("`files` is not true", "files: true")),
     Case("ordinal set of words", lambda f, s: s["modalities"]["clinical"]["columns"]["sex"].update(
         code="ordinal", separator=";"), ("an ordinal category has no place for others or several",)),

@@ -156,7 +156,7 @@ def with_cell(value, shape=(3, 2)):
             "image and takes no `measured`",
         ),
         (["a"] * 3, {"lengths": np.ones(3, int)}, SchemaError, "'m' is text and takes neither"),
-        (np.ones((3, 2)), {"lengths": np.ones(3, int)}, SchemaError, "only series have lengths"),
+        (np.ones((3, 2)), {"lengths": np.ones(3, int)}, SchemaError, "have lengths"),
         (np.ones((3, 2, 1)), {"lengths": np.array([1, 2, 3])}, ShapeError, "out of range .expected 0 … 2, got 1 … 3"),
         (np.ones((3, 2, 1)), {"lengths": np.ones(3)}, ShapeError, r"lengths\['m'\] must be integers"),
     ],

@@ -13,11 +13,13 @@ from amodal.data import Cohort
 from amodal.encoders import ENCODERS, Encoder, Tokens
 from amodal.encoders.decoders import DECODERS
 from amodal.errors import ShapeError
-from amodal.kinds import MODALITY_KINDS, ModalityKind
+from amodal.kinds import MODALITY_KINDS, ModalityKind, SetKind
+from amodal.kinds.sets import BETWEEN_TEXTS
 from amodal.report.pictures import PICTURES, Exhibit
 from amodal.schema import Modality, Task
 
-SHAPES = {"tabular": (3,), "series": (6, 2), "image": (1, 12, 10), "text": ()}
+SHAPES = {"tabular": (3,), "series": (6, 2), "image": (1, 12, 10), "text": (), "image_set": (6, 1, 12, 10),
+          "text_set": (3,), "table_set": (6, 3)}  # fmt: skip
 
 
 def batch_of(modality: Modality, n: int = 4) -> Batch:
@@ -25,6 +27,7 @@ def batch_of(modality: Modality, n: int = 4) -> Batch:
     observed = torch.tensor([True, False, True, True])[:n]
     if modality.traits.holds_texts:
         values = torch.randint(97, 123, (n, 9), generator=generator).to(torch.uint8)
+        values[:, 4] = BETWEEN_TEXTS
         return Batch({"m": values}, {"m": observed}, lengths={"m": torch.tensor([9, 4, 0, 7])[:n]})
     values = torch.randn(n, *modality.shape, generator=generator)
     measured = {"m": torch.rand(values.shape, generator=generator) < 0.6} if modality.traits.takes_measured else {}
@@ -35,11 +38,11 @@ def batch_of(modality: Modality, n: int = 4) -> Batch:
 @pytest.mark.parametrize("name", MODALITY_KINDS)
 def test_what_a_kind_names_exists(name):
     kind = MODALITY_KINDS[name]
-    assert name in ENCODERS[kind.encoder].kinds
+    assert (kind.of.name if isinstance(kind, SetKind) else name) in ENCODERS[kind.encoder].kinds
     assert kind.decoder in DECODERS
     assert kind.picture in PICTURES
     assert kind.axes_of_sample.count(",") + 1 >= len(kind.axes)
-    assert Modality("m", name, SHAPES[name]).n_features == {"tabular": 3, "series": 2}.get(name, 1)
+    assert Modality("m", name, SHAPES[name]).n_features == {"tabular": 3, "series": 2, "table_set": 3}.get(name, 1)
 
 
 @pytest.mark.parametrize("name", MODALITY_KINDS)

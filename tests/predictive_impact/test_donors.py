@@ -13,8 +13,9 @@ from amodal.data.scale import Scaling
 from amodal.errors import DataError
 from amodal.method import Method
 from amodal.predictive_impact import donors
+from amodal.predictive_impact.donor_pool import DonorPool, summarise
 from amodal.predictive_impact.donor_weights import class_weights, tilt, weighted_mean
-from amodal.predictive_impact.donors import DonorCompletions, summarise
+from amodal.predictive_impact.donors import DonorCompletions
 from amodal.schema import Modality, Task
 
 NAMES = ("a", "b", "c")
@@ -154,6 +155,57 @@ def test_no_donor_is_an_error_that_names_the_modality():
         law_of(train, cases, ["c"])
 
 
+# Many training cases --------------------------------------------------------------------------------------------------
+
+
+def test_of_many_training_cases_some_are_drawn_and_of_rare_ones_all_are_kept():
+    presence = np.ones((3000, 3), dtype=bool)
+    presence[:, 2] = np.arange(3000) % 100 == 0  # thirty have c
+    train, cases = cohort_of(3000, presence), cohort_of(4, without(4, "b", "c"), seed=1, ids=range(4000, 4004))
+    model = model_of(cases)
+    pool = DonorPool(model, train, cases, most=200)
+    assert len(pool.candidates([1])) == 200
+    assert len(pool.candidates([2])) == len(pool.candidates([1, 2])) == 30
+    assert set(pool.candidates([1])) == set(DonorPool(model, train, cases, most=200).candidates([1]))
+    middle = pool.candidates([1]).mean() / 3000
+    assert abs(middle - 0.5) < 0.1  # spread over the file
+    rows = pool.candidates([1])
+    near, there = pool.nearest(next(model.batches(cases)), [1], 5)
+    alone, _ = DonorPool(model, train.take(rows), cases).nearest(next(model.batches(cases)), [1], 5)
+    assert bool(there.all())
+    assert [set(column) for column in near.T.tolist()] == [set(rows[column]) for column in alone.T.numpy()]
+    source = DonorCompletions(model, train, cases=cases, most=200)
+    assert "of 200 training cases, drawn from 3000," in source.how
+
+
+def test_a_sample_of_the_training_cases_gives_the_same_law_up_to_chance():
+    """b is a normal around the first entry of a: mean and spread of what 2,000 of 20,000 cases give are theirs."""
+    draw = np.random.default_rng(0)
+    a = draw.normal(size=(20_000, 1)).astype(np.float32)
+    b = (a + draw.normal(size=a.shape)).astype(np.float32)
+    given = {"values": {"a": a, "b": b, "c": b}, "task": Task("regression"), "target": np.zeros(20_000)}
+    train, cases = Cohort.from_arrays(**given), Cohort.from_arrays(
+        {"a": np.float32([[-1], [0], [1]]), "b": np.zeros((3, 1), np.float32), "c": np.zeros((3, 1), np.float32)},
+        task=Task("regression"), observed=without(3, "b", "c"), ids=["x", "y", "z"],
+    )  # fmt: skip
+    model = model_of(cases)
+    model.scaling = Scaling({k: torch.zeros(1) for k in NAMES}, {k: torch.ones(1) for k in NAMES}, clip=np.inf)
+    for most in (2_000, 20_000):
+        source = DonorCompletions(model, train, cases=cases, neighbours=100, most=most)
+        with torch.no_grad():
+            whole = source.law(next(model.batches(cases)), ["b", "c"], torch.zeros(3, 1)).whole[..., 0] / 101.0
+        error = 1 / 100**0.5
+        assert (whole.mean(0) - torch.tensor([-1.0, 0.0, 1.0])).abs().max() < 4 * error
+        assert (whole.std(0) - 1).abs().max() < 4 * error
+
+
+def test_values_of_donors_are_read_in_parts_where_they_are_large(monkeypatch):
+    train, cases = cohort_of(60), cohort_of(7, without(7, "b", "c"), seed=1, ids=range(100, 107))
+    whole = law_of(train, cases, ["b", "c"]).whole
+    monkeypatch.setattr(donors, "_BYTES", 80)  # four cases
+    assert torch.equal(law_of(train, cases, ["b", "c"]).whole, whole)
+
+
 # Weights -------------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +236,15 @@ def test_tilting_reaches_the_present_prediction_by_the_closest_weights(size):
         design = torch.cat([predictions[:, i], torch.ones(40, 1, dtype=torch.float64)], dim=1)
         fitted = design @ torch.linalg.lstsq(design, log_ratio[:, i]).solution
         torch.testing.assert_close(fitted, log_ratio[:, i], atol=1e-6, rtol=0)
+
+
+def test_tilting_of_many_outputs_is_that_in_what_the_completions_span():
+    generator = torch.Generator().manual_seed(2)
+    few = torch.rand(12, 4, 3, generator=generator, dtype=torch.float64)
+    present, weights = few[:6].mean(0), torch.full((12, 4), 1 / 12, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))[0][:3] / 2
+    expected = tilt(few, weights, present)  # its largest number is another than after the turn, and with it the ridge
+    torch.testing.assert_close(tilt(few @ turn, weights, present @ turn), expected, atol=2e-3, rtol=0)
 
 
 def test_tilting_ends_where_no_weights_can_reach():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from data.mimic_made import read
 
-from amodal.data.sources.mimic.cohort import prepare_mimic3
+from amodal.data.sources.mimic.cohort import prepare_mimic
 from amodal.data.sources.mimic.stays import read_stays
 from amodal.data.sources.mimic.variables import COLUMNS, VARIABLES
 
@@ -40,7 +40,7 @@ def upstream_names(folder, stays) -> list[str]:
 def test_mortality_of_the_demo_is_the_benchmark_s_cell_by_cell(shared_data, reference, tmp_path):
     arrays, labels = reference
     folder = shared_data / "mimic3-demo"
-    cohort = prepare_mimic3(folder, tmp_path / "cohort", task="mortality")
+    cohort = prepare_mimic("mimic3", folder, tmp_path / "cohort", task="mortality")
     every = read_stays(folder, "mimic3")
     name_of = dict(zip(every.stay.astype(str).tolist(), upstream_names(folder, every), strict=True))
     names = [name_of[stay] for stay in cohort.ids.tolist()]

@@ -40,7 +40,7 @@ def looks(subject: Subject) -> module._Looks:
 def test_the_section_says_what_the_model_says(subject: Subject):
     made = impact(subject)
     assert made is not None
-    (run,) = subject.results.runs_of("primo")
+    (run,) = subject.results.runs_of("PRIMO: latent draws")
     test = subject.test
     assert test is not None
     rows = np.flatnonzero((test.observed & ~run.test.observed).any(axis=1))
@@ -48,7 +48,7 @@ def test_the_section_says_what_the_model_says(subject: Subject):
     model = TrainedModel.load(run.folder)
     assert subject.cohort is not None
     result = impact_of(model, withheld, seed=0, train=subject.cohort.split("train"))
-    assert f"{len(rows)} test cases lacked something" in made.body
+    assert f"Each of {len(rows)} test cases that lacked something" in " ".join(made.body.split())
     most = int(result.variability.argmax())
     assert f"V {result.variability[most]:.3f}, of at most" in made.body
     assert f"<b>{result.ids[most]}</b>" in made.body
@@ -60,7 +60,7 @@ def test_the_section_says_what_the_model_says(subject: Subject):
 def test_what_happened_is_what_the_model_predicts_when_it_is_revealed(subject: Subject, looks: module._Looks):
     test = subject.test
     assert test is not None
-    run = subject.results.runs_of("primo")[0]
+    run = subject.results.runs_of("PRIMO: latent draws")[0]
     model = TrainedModel.load(run.folder)
     for i in (0, 7):
         m = int(looks.advised[i])

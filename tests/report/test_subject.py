@@ -25,7 +25,7 @@ def folders(tmp_path_factory):
 
 def test_runs_of_one_method_and_seed_are_told_apart_by_their_folders(folders):
     subject = subject_of([folders / "small", folders / "large", folders / "other"])
-    assert subject.results.names == ("small", "large", "late_fusion")
+    assert subject.results.names == ("small", "large", "Predictor per modality")
     assert subject.title == "Digit: 3 methods compared"
     assert subject.test is not None
     assert subject.test.ids.tolist() == subject.first.ids.tolist()
@@ -38,16 +38,17 @@ def test_the_command_takes_runs_one_after_the_other(folders, capsys):
     assert f"The page is {page}" in capsys.readouterr().out
     text = page.read_text(encoding="utf-8")
     assert "<h1>A &lt; B</h1>" in text
-    assert re.findall(r'<section id="(\w+)"', text) == [
-        "question",
-        "presence",
+    assert re.findall(r'<(?:section|div) id="(\w+)"', text) == [
+        "answer",
+        "cases",
         "comparison",
         "patterns",
         "calibration",
         "decisions",
-        "cases",
-        "training",
         "methods",
+        "question",
+        "presence",
+        "training",
         "reproduce",
     ]
     assert main(["report", f"--out={page}", "--data", "digits", str(folders / "small")]) == 0
@@ -77,10 +78,22 @@ def test_a_cohort_that_is_asked_for_must_be_there(folders):
 
 def test_references_are_grey_and_dashed_and_the_best_other_is_looked_at(make_subject):
     subject: Subject = make_subject()
-    assert subject.references == ("per_pattern", "boosting")
-    assert subject.best == "modality_dropout"
-    assert subject.ranked[0] == "modality_dropout"
+    assert subject.references == ("Network per pattern", "Boosted trees")
+    assert subject.best == "Trained with gaps"
+    assert subject.ranked[0] == "Trained with gaps"
     assert [subject.marks[name].dashed for name in subject.results.names] == [False, False, True, True]
     assert len({(mark.colour, mark.marker) for mark in subject.marks.values()}) == 4
-    assert make_subject(focus="fusion").best == "fusion"
+    assert make_subject(focus="fusion").best == "Joint network"
     assert [key.label for key in subject.legend] == list(subject.ranked)
+
+
+def test_names_are_for_people_and_tables_keep_their_own(make_subject):
+    subject: Subject = make_subject(titles={"fusion": "Plain"})
+    assert subject.results.names == ("Plain", "Trained with gaps", "Network per pattern", "Boosted trees")
+    results, references = subject.stored
+    assert results.names == ("fusion", "modality_dropout", "per_pattern", "boosting")
+    assert references == ["per_pattern", "boosting"]
+    named = make_subject(names=("mine", "modality_dropout", "per_pattern", "boosting"))
+    assert named.results.names[0] == "mine", "a name that somebody gave stays"
+    twice = make_subject(titles={"fusion": "same", "boosting": "same"})
+    assert twice.results.names == ("fusion", "modality_dropout", "per_pattern", "boosting")

@@ -25,8 +25,11 @@ from amodal.schema import Task
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
-from amodal.serve.app import Service, make_app
+from amodal.data.table.column import Column
+from amodal.serve.app import make_app
+from amodal.serve.case import _label
 from amodal.serve.limit import SizeLimit
+from amodal.serve.service import Service
 
 N = 40
 SCHEMA = {
@@ -210,6 +213,47 @@ def test_health_schema_and_form(client: TestClient):
     assert client.get("/nowhere").json()["error"]["problem"] == "Not Found"
 
 
+def test_the_form_says_units_once_and_what_is_usual(run: Path, client: TestClient):
+    page = client.get("/").text
+    assert "<title>y: one case</title>" in page
+    assert "age (years)" in page
+    assert re.search(r'name="clinical.age"[^>]+placeholder="30 to 59, mean 4\d', page), "the training rows' ages"
+    assert re.search(r'data-usual="60 to 89, mean \d', page), "a variable of the events"
+    column = Column("CRP [mg/l]", units="mg/l")
+    assert [_label(column.name, column.units), _label("heart_rate", "1/min")] == ["CRP [mg/l]", "heart rate (1/min)"]
+
+
+def test_events_may_be_uploaded_as_a_table(client: TestClient):
+    events = [{"time": h, "variable": "HR", "value": 65} for h in range(4)]
+    expected = client.post("/predict", json={"vitals": events}).json()["prediction"]
+    for table in ("time,variable,value\n" + "".join(f"{h},HR,65\n" for h in range(4)),
+                  "\ufeffVariable;Time;Value;Units\n" + "".join(f"HR;{h};65;\n" for h in range(4))):  # fmt: skip
+        answer = client.post("/predict", files={"vitals": ("vitals.csv", table.encode())})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["prediction"] == expected
+    for table in (b"hour,name\n1,HR\n", b"\xff\xfe\x00", b""):
+        answer = client.post("/predict", files={"vitals": ("vitals.csv", table)})
+        assert answer.status_code == 422 or (answer.status_code == 200 and "vitals" in answer.json()["absent"])
+
+
+def test_an_answer_has_the_base_rate_and_what_could_still_change(client: TestClient, run: Path):
+    case = {"clinical": {"age": 35}}
+    alone = client.post("/predict", json=case).json()
+    assert sum(alone["prediction"]["base"].values()) == pytest.approx(1)
+    assert alone["still_open"] is None, "modality_dropout draws nothing, and there are no training cases"
+    service = Service.load(run, data=str(run.parent / "cohort"))
+    with_cases = TestClient(make_app(service))
+    said = with_cases.post("/predict", json=case).json()
+    still = said["still_open"]
+    assert set(still["by_modality"]) == set(said["absent"])
+    assert 0 < max(still["by_modality"].values()) <= still["variability"] + 1e-9 <= 0.5 + 1e-9
+    for label, (low, high) in still["range"].items():
+        assert 0 <= low <= high <= 1, label
+    assert set(still["plausible"]) <= {"no", "yes"}
+    assert "median" in with_cases.get("/").text
+    assert with_cases.post("/predict", json={}).json()["still_open"] is None, "nothing is known at all"
+
+
 def test_the_page_on_the_interface_needs_no_network(client: TestClient):
     response = client.get("/docs")
     page = response.text
@@ -244,8 +288,8 @@ def test_a_run_of_no_table_is_not_served(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ({"kind": "regression", "column": "days", "units": "d"}, {"name", "value", "units"}),
-        ({"kind": "multilabel", "columns": {"A": "a", "B": "b"}}, {"name", "probabilities"}),
+        ({"kind": "regression", "column": "days", "units": "d"}, {"name", "value", "units", "base"}),
+        ({"kind": "multilabel", "columns": {"A": "a", "B": "b"}}, {"name", "probabilities", "base"}),
     ],
 )
 def test_other_tasks(task: dict, expected: set[str], tmp_path: Path):

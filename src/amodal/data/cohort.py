@@ -105,9 +105,9 @@ class Cohort:
         Args:
             values: For each modality an array, tensor or frame (N, D) tabular, (N, T, D) series or (N, C, H, W) image,
                 a list of N str (text; None = absent) or a list of N arrays or frames (T_i, D) (series of different
-                length; None = absent). NaN in tables and series marks cells that were not measured. The columns of
-                frames name the features; numbers and booleans of any type are taken, a categorical column becomes one
-                feature a category.
+                length; None = absent), or a list of N sets, each a list of str or of images (C, H, W). NaN in tables
+                and series marks cells that were not measured. The columns of frames name the features; numbers and
+                booleans of any type are taken, a categorical column becomes one feature a category.
             task: What is predicted.
             target: As labels of `task.classes` or, where these are strings, their positions (N,); 0/1/NaN (N, K) for
                 multilabel; numbers (N,) for regression. None, NaN or NA (and -1 among positions) in a row: its label is

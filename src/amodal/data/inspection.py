@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from amodal.data.cohort import Cohort
+from amodal.kinds import SetKind
 from amodal.schema import Modality
 
 __all__ = ["FeatureSummary", "Inspection", "Suspicion", "inspect_cohort"]
@@ -132,7 +134,8 @@ def _row_values(cohort: Cohort, modality: Modality) -> np.ndarray:
 def _known(values: np.ndarray, measured: np.ndarray | None, lengths: np.ndarray | None) -> np.ndarray:
     known = np.ones(values.shape, bool) if measured is None else measured
     if lengths is not None:
-        known = known & (np.arange(values.shape[1]) < lengths[:, None])[..., None]
+        inside = np.arange(values.shape[1]) < lengths[:, None]
+        known = known & inside.reshape(*inside.shape, *[1] * (values.ndim - 2))
     return known
 
 
@@ -248,13 +251,21 @@ def _p_value(table: np.ndarray) -> float:
 def _copies(cohort: Cohort, modality: Modality) -> Iterator[Suspicion]:
     """Images or texts that stand in two splits, byte for byte."""
     splits: dict[bytes, set[str]] = {}
+    kind = modality.traits
     for rows, cut in cohort.cuts(modality.name):
+        if isinstance(kind, SetKind):
+            tensors = (None if part is None else torch.from_numpy(part) for part in cut[:3])
+            members = kind.members(*tensors)
+            rows, values, lengths = rows[members.rows.numpy()], members.values.numpy(), members.lengths
+        else:
+            values, lengths = cut.values, cut.lengths
         for i, row in enumerate(rows):
-            n = None if cut.lengths is None else int(cut.lengths[i])
-            digest = hashlib.blake2b((cut.values[i, :n] if n else cut.values[i]).tobytes(), digest_size=16)
+            content = values[i] if lengths is None else values[i, : int(lengths[i])]
+            digest = hashlib.blake2b(content.tobytes(), digest_size=16)
             if cohort.splits[row]:
                 splits.setdefault(digest.digest(), set()).add(str(cohort.splits[row]))
     shared = sum(len(found) > 1 for found in splits.values())
     if shared:
-        detail = f"{shared:,} {modality.traits.plural} stand in more than one split: the same case, or a template?"
+        plural = kind.of.plural if isinstance(kind, SetKind) else kind.plural
+        detail = f"{shared:,} {plural} stand in more than one split: the same case, or a template?"
         yield Suspicion("copies", modality.name, detail)

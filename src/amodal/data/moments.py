@@ -15,6 +15,7 @@ __all__ = [
     "IMAGE_LEVELS",
     "Cuts",
     "beyond_levels",
+    "each_image",
     "image_levels",
     "level_range",
     "moments",
@@ -38,9 +39,23 @@ def image_levels(values: np.ndarray) -> np.ndarray:
     return np.array([[v.mean(dtype=np.float64), v.std(dtype=np.float64)] for v in values]).reshape(-1, 2)
 
 
+def each_image(values: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The images (T, C, H, W) of some rows, of which each may have several, and the row of each (T,).
+
+    Args:
+        values: Images (n, C, H, W), or sets of them (n, K, C, H, W).
+        lengths: Members of each set, (n,); None for images.
+    """
+    if lengths is None:
+        return values, np.arange(len(values))
+    rows, places = np.nonzero(np.arange(values.shape[1]) < lengths[:, None])
+    return values[rows, places], rows
+
+
 def level_range(cuts: Cuts) -> np.ndarray:
     """Smallest, largest and upper quartile of `IMAGE_LEVELS` over present images, (2, 3); NaN where there is none."""
-    levels = np.concatenate([np.zeros((0, 2)), *(image_levels(cut.values) for _, cut in cuts)])  # (n, 2)
+    images = (each_image(cut.values, cut.lengths)[0] for _, cut in cuts)
+    levels = np.concatenate([np.zeros((0, 2)), *map(image_levels, images)])  # (n, 2)
     if not len(levels):
         return np.full((2, 3), np.nan)
     return np.stack([levels.min(0), levels.max(0), np.quantile(levels, 0.75, axis=0)], axis=1)

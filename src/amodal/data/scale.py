@@ -12,7 +12,16 @@ from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
-from amodal.data.moments import IMAGE_LEVELS, beyond_levels, image_levels, level_range, moments, quartiles, usable
+from amodal.data.moments import (
+    IMAGE_LEVELS,
+    beyond_levels,
+    each_image,
+    image_levels,
+    level_range,
+    moments,
+    quartiles,
+    usable,
+)
 from amodal.errors import ConfigurationError, DataError
 from amodal.schema import Schema
 
@@ -161,7 +170,9 @@ class LevelCheck:
     def add(self, batch: Batch) -> None:
         """Takes in the present images of a batch in raw units."""
         for name in self.ranges:
-            self.found[name].append(image_levels(batch.values[name][batch.observed[name]].numpy()))
+            _, values, _, lengths = batch.present(name)
+            images, _ = each_image(values.numpy(), None if lengths is None else lengths.numpy())
+            self.found[name].append(image_levels(images))
 
     def warn(self, stacklevel: int = 2) -> None:
         """Warns of each modality of which a tenth or more of the images lie beyond, or all far below most."""
@@ -187,7 +198,8 @@ def _level_problem(levels: np.ndarray, pairs: np.ndarray) -> str | None:
             f"{int(beyond.any(1).sum())} of {n} images lie beyond all of training's",
         )
     elif n >= _MANY:
-        which, text = np.asarray(levels.max(0) < pairs[:, 2] / 4), f"all {n} images lie far below most of training's"
+        low = (pairs[:, 0] >= 0) & (levels.max(0) < pairs[:, 2] / 4)  # decibels have no zero to be near
+        which, text = np.asarray(low), f"all {n} images lie far below most of training's"
     else:
         return None
     said = "; ".join(

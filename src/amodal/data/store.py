@@ -194,7 +194,7 @@ class ArrayStore(Store):
 
 
 class RaggedStore(Store):
-    """Rows of different length, one after the other in one array: text as bytes, or series.
+    """Rows of different length, one after the other in one array: text as bytes, series, or sets of samples.
 
     Args:
         flat: All entries, of shape (total, …): uint8, float32 or float16.
@@ -221,7 +221,11 @@ class RaggedStore(Store):
     def row_bytes(self) -> int:
         """Average size of one row when cut."""
         entries = self.width or -(-len(self.flat) // max(1, len(self)))
-        return max(1, entries) * int(np.prod(self.flat.shape[1:])) * (1 if self.flat.dtype == np.uint8 else 4)
+        return max(1, entries) * int(np.prod(self.flat.shape[1:])) * (1 if self._holds_texts else 4)
+
+    @property
+    def _holds_texts(self) -> bool:
+        return self.flat.dtype == np.uint8 and self.flat.ndim == 1
 
     def cut(self, rows: np.ndarray, seen: np.ndarray) -> Cut:
         """Gathers rows; see `Store.cut`."""
@@ -231,7 +235,7 @@ class RaggedStore(Store):
         within = _ranges(lengths)  # (total,)
         source = np.repeat(starts, lengths) + within
         target = np.repeat(np.arange(len(rows)) * width, lengths) + within
-        dtype = np.uint8 if self.flat.dtype == np.uint8 else np.float32
+        dtype = np.uint8 if self._holds_texts else np.float32
         values = np.zeros((len(rows) * width, *self.flat.shape[1:]), dtype)
         values[target] = _gather(self.flat, source)
         values = values.reshape(len(rows), width, *self.flat.shape[1:])

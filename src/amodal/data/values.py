@@ -10,9 +10,10 @@ import numpy as np
 
 from amodal.data.checks import check_bool, is_missing, name_rows
 from amodal.data.frames import plain_values
+from amodal.data.sets import stacked_sets
 from amodal.data.store import CHUNK_BYTES, ArrayStore, RaggedStore, Store
 from amodal.errors import DataError, SchemaError, ShapeError
-from amodal.kinds import MODALITY_KINDS, ModalityKind, modality_kind
+from amodal.kinds import MODALITY_KINDS, ModalityKind, SetKind, modality_kind
 
 __all__ = ["Intake", "read_modality"]
 
@@ -52,8 +53,9 @@ def read_modality(
 
     Args:
         name: Its name, for messages.
-        given: An array, tensor or frame (N, …), or a list of N texts, series (T_i, D) or arrays of one shape (None =
-            absent). Of images also (N, H, W) and, where `kind` says image, (N, H, W, C).
+        given: An array, tensor or frame (N, …), or a list of N texts, series (T_i, D), sets (lists of texts, lists or
+            stacks of images) or arrays of one shape (None = absent). Of images also (N, H, W) and, where `kind` says
+            image, (N, H, W, C).
         ids: Ids of the N rows.
         kind: Its kind; None: by the shape.
         measured: Cells measured, bool of the shape of the array; None: those that are not NaN.
@@ -68,16 +70,18 @@ def read_modality(
         ShapeError: If sizes disagree or the number of axes is wrong.
         DataError: If the content cannot be used, with the ids of the rows.
     """
+    given, kind, most = stacked_sets(name, given, ids, kind)
+    _refuse_mixed_types(name, given)
     traits = None if kind is None else modality_kind(kind)
     known = {} if traits is None else {"is_series": traits.takes_lengths, "is_text": traits.holds_texts}
-    _refuse_mixed_types(name, given)
     given, names = plain_values(name, given, features, **known)
     if len(given) != len(ids):
         raise ShapeError(f"modality {name!r} has another number of rows", expected=len(ids), got=len(given))
     if traits.holds_texts if traits else _looks_like_text(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"modality {name!r} is text and takes neither `measured` nor `lengths`")
-        return _read_texts(name, given, ids, kind, observed)._replace(features=names)
+        read = _read_texts(name, given, ids, kind, observed)
+        return read._replace(features=names, shape=(most,) if most else ())
     if (traits is None or traits.takes_lengths) and _looks_ragged(given):
         if measured is not None or lengths is not None:
             raise SchemaError(f"series of different length take neither `measured` nor `lengths` (modality {name!r})")
@@ -132,41 +136,47 @@ def _read_texts(name: str, given: Any, ids: np.ndarray, kind: str | None, observ
     return Intake(kind or _first_kind(holds_texts=True), (), RaggedStore(flat, offsets), seen)
 
 
-# Series of different length ------------------------------------------------------------------------------------------
+# Series and sets of different length ---------------------------------------------------------------------------------
 
 
 def _looks_ragged(given: Any) -> bool:
     if isinstance(given, np.ndarray) and given.dtype != object:
         return False
     some = [entry for entry in given if entry is not None]
-    return bool(some) and all(isinstance(entry, np.ndarray) and entry.ndim == 2 for entry in some)
+    return bool(some) and all(isinstance(entry, np.ndarray) and entry.ndim in (2, 4) for entry in some)
 
 
 def _read_ragged(
     name: str, given: Sequence[Any] | np.ndarray, ids: np.ndarray, kind: str | None, observed: np.ndarray | None
 ) -> Intake:
-    width = next(entry.shape[1] for entry in given if entry is not None)
+    shape = next(entry.shape[1:] for entry in given if entry is not None)
     for row, entry in enumerate(given):
-        if entry is not None and entry.shape[1] != width:
+        if entry is not None and entry.shape[1:] != shape:
             raise ShapeError(
-                f"row {ids[row]} of modality {name!r} has another number of features", expected=width, got=entry.shape
+                f"row {ids[row]} of modality {name!r} has another number of features", expected=shape, got=entry.shape
             )
-    empty = np.zeros((0, width), np.float32)
-    rows = [empty if entry is None else _as_numbers(name, entry) for entry in given]
+    traits = modality_kind(kind or _first_kind(in_order=True))
+    rows = [_as_numbers(name, entry, keep_bytes=traits.on_grid) for entry in given if entry is not None]
+    empty = np.zeros((0, *shape), np.result_type(*rows))
+    rows = [empty if entry is None else rows.pop(0) for entry in given]
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     offsets = np.concatenate([[0], lengths.cumsum()])
-    flat = np.concatenate(rows).astype(np.float32, copy=False)  # (total, D)
+    flat = np.concatenate(rows)  # (total, …)
+    flat = flat if flat.dtype == np.uint8 else flat.astype(np.float32, copy=False)
 
     def of_rows(cells: np.ndarray) -> np.ndarray:
-        count = np.concatenate([[0], cells.any(1).cumsum()])
+        count = np.concatenate([[0], cells.any(tuple(range(1, cells.ndim))).cumsum()])
         return count[offsets[1:]] > count[offsets[:-1]]
 
     missing = np.isnan(flat)
     seen = of_rows(~missing) if observed is None else observed
     _refuse(name, seen & of_rows(np.isinf(flat)), ids)
     longest = max(1, int(lengths.max(initial=0)))
-    store = RaggedStore(flat, offsets, width=longest, gaps=bool((seen & of_rows(missing)).any()))
-    return Intake(kind or _first_kind(takes_lengths=True), (longest, width), store, seen)
+    if not traits.takes_measured:
+        _refuse(name, seen & of_rows(missing), ids)
+    gaps = bool((seen & of_rows(missing)).any())
+    store = RaggedStore(flat, offsets, width=longest if traits.in_order else None, gaps=gaps)
+    return Intake(traits.name, (longest, *shape), store, seen)
 
 
 # Arrays --------------------------------------------------------------------------------------------------------------
@@ -181,7 +191,8 @@ def _read_array(
     lengths: np.ndarray | None,
     observed: np.ndarray | None,
 ) -> Intake:
-    possible = MODALITY_KINDS if kind is None else {kind: modality_kind(kind)}
+    possible = {n: k for n, k in MODALITY_KINDS.items() if not isinstance(k, SetKind)}  # by lists, or as stated
+    possible = possible if kind is None else {kind: modality_kind(kind)}
     if isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.dtype == object):
         given, there = _stacked(name, given, ids)
         observed = there if there is not None and observed is None else observed
@@ -263,7 +274,7 @@ def _with_channels(name: str, array: np.ndarray, kind: str | None, possible: Map
     Raises:
         ShapeError: If channels seem to come last, and nothing says that these are images.
     """
-    is_image = kind is not None and possible[kind].on_grid
+    is_image = kind is not None and possible[kind].on_grid and not isinstance(possible[kind], SetKind)
     if array.ndim == 3 and (is_image or (kind is None and array.dtype == np.uint8)):
         return array[:, None]
     if array.ndim == 4 and array.shape[-1] in _COLOURS and array.shape[1] not in _COLOURS:

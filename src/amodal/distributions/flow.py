@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -51,13 +52,26 @@ def glow(width: int, *, steps: int, hidden: int, literal: bool = False) -> Any:
     try:
         from zuko.flows import GeneralCouplingTransform
         from zuko.lazy import LazyComposedTransform, UnconditionalTransform
-        from zuko.transforms import MonotonicAffineTransform, RotationTransform
+        from zuko.transforms import CouplingTransform, MonotonicAffineTransform, RotationTransform
     except ModuleNotFoundError as error:
         raise RunError("flows need the package zuko", hint="pip install 'amodal[flows]'") from error
     if width < 2:
         raise ConfigurationError(
             "a flow needs coordinates to couple", expected="encoders of width 2 or more", got=width
         )
+    half = width // 2
+
+    class Halves(CouplingTransform):
+        """A coupling whose halves are slices: positions by a mask would be looked for in every step."""
+
+        def __init__(self, meta: Any):
+            torch.distributions.Transform.__init__(self)
+            self.meta, self.idx_a, self.idx_b = meta, slice(None, half), slice(half, None)
+
+    class HalfCoupling(GeneralCouplingTransform):
+        def forward(self, c: Tensor | None = None) -> Any:
+            return Halves(partial(self.meta, c))
+
     parts = []
     for _ in range(steps):
         if not literal:
@@ -65,9 +79,9 @@ def glow(width: int, *, steps: int, hidden: int, literal: bool = False) -> Any:
                 UnconditionalTransform(MonotonicAffineTransform, torch.zeros(width), torch.zeros(width)),
                 UnconditionalTransform(RotationTransform, torch.randn(width, width) / math.sqrt(width)),
             ]
-        coupling = GeneralCouplingTransform(
+        coupling = HalfCoupling(
             width,
-            mask=(torch.arange(width) < width // 2),  # type: ignore[arg-type]
+            mask=(torch.arange(width) < half),  # type: ignore[arg-type]
             univariate=_literal_scale if literal else _bounded_scale,
             hidden_features=(hidden, hidden),
         )

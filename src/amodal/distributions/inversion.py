@@ -14,6 +14,8 @@ from torch import Tensor
 
 __all__ = ["attach_root", "solve_increasing"]
 
+_UNWATCHED = 8  # iterations on a GPU before it is waited for, to see whether they were enough
+
 
 def solve_increasing(
     function: Callable[[Tensor], Tensor], lower: Tensor, upper: Tensor, *, iterations: int = 100
@@ -50,7 +52,7 @@ def solve_increasing(
         step = torch.full_like(a, 0.5)
         best = a
         epsilon = torch.finfo(a.dtype).eps
-        for _ in range(iterations):
+        for used in range(1, iterations + 1):
             trial = a + step * (b - a)
             at_trial = _bounded(function(trial))
             same = at_trial.sign() == at_a.sign()
@@ -61,7 +63,7 @@ def solve_increasing(
             at_best = torch.minimum(at_a.abs(), at_b.abs())
             least = (2 * epsilon * best.abs() + torch.finfo(a.dtype).tiny) / (b - c).abs().clamp_min(1e-300)
             done = done | (least > 0.5) | (at_best == 0)
-            if bool(done.all()):
+            if (used % _UNWATCHED == 0 or not a.is_cuda) and bool(done.all()):
                 break
             least = least.clamp(max=0.5)
             step = _next_step(a, b, c, at_a, at_b, at_c).clamp(0.0, 1.0)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "FEW_MARGINS",
     "LOG_HALF",
+    "cholesky_factor",
     "eulerian_weights",
     "log1mexp",
     "log1mexp_of_log",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 LOG_HALF = math.log(0.5)
+FEW_MARGINS = 6
+"""Margins of which a GPU computes with all patterns of presence, instead of waiting for those that occur."""
 _TINY_LOG = -16.0  # below, two terms of a series in e^x are exact to 2e-14
 
 
@@ -42,6 +46,11 @@ def some_below(x: Tensor, limit: float) -> bool:
 def some_above(x: Tensor, limit: float) -> bool:
     """Whether some element lies above the limit; on a GPU always."""
     return x.numel() > 0 and (x.is_cuda or bool(x.detach().amax() > limit))
+
+
+def cholesky_factor(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factors (…, M, M). On a GPU a matrix that has none gives NaN, to spare the wait for an error."""
+    return torch.linalg.cholesky_ex(matrix)[0] if matrix.is_cuda else torch.linalg.cholesky(matrix)
 
 
 def log1mexp(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Encoders: one modality to tokens and a pooled vector.
 
 An encoder is chosen by name for each modality; without a choice the kind decides. They are run on the rows that have
-the modality, and only on them (`encode_present`).
+the modality, and only on them (`encode_present`). Sets of images, texts or tables take any encoder of their members.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from amodal.encoders.plain_recurrent import FlattenedGRU, PlainLSTM
 from amodal.encoders.pretrained import PretrainedText, portable_choices
 from amodal.encoders.pretrained_vision import PretrainedResNet, PretrainedVision
 from amodal.encoders.series import GRUEncoder, LSTMEncoder, SeriesTransformer
+from amodal.encoders.sets import SetEncoder, member_of
 from amodal.encoders.steps import SeriesSteps
 from amodal.encoders.summary import SeriesSummary
 from amodal.encoders.tabular import FeatureTokens, LinearEmbedding, TabularMLP
@@ -89,7 +90,8 @@ def build_encoders(
         schema: The modalities.
         width: Width of all tokens and pooled vectors.
         choices: For some modalities, the name of an encoder, or {"name": name, option: value, …}. All values are plain
-            JSON, so that a run can be rebuilt from its record. Modalities not named get their kind's default.
+            JSON, so that a run can be rebuilt from its record. Modalities not named get their kind's default; of a
+            modality of sets it is the encoder of one member (`SetEncoder` pools them).
         dropout: Dropout of every encoder that is not given one in `choices`; None: each encoder's own.
 
     Returns:
@@ -110,10 +112,14 @@ def build_encoders(
     choices = dict(choices or {})
     schema.check_names(list(choices))
     width = check_options(build_encoders, {"width": width}, owner="the encoders")["width"]
-    chosen = {m.name: _chosen(m, choices.get(m.name, m.traits.encoder), dropout) for m in schema.modalities}
-    return PerModality(
-        {name: encoder(schema[name], width=width, **options) for name, (encoder, options) in chosen.items()}
-    )
+    encoders: dict[str, Encoder] = {}
+    for modality in schema.modalities:
+        one = member_of(modality)
+        encoder, options = _chosen(one, choices.get(modality.name, modality.traits.encoder), dropout)
+        encoders[modality.name] = encoder(one, width=width, **options)
+        if one is not modality:
+            encoders[modality.name] = SetEncoder(modality, encoders[modality.name])
+    return PerModality(encoders)
 
 
 def encoders_for(schema: Schema, encoders: PerModality | None) -> PerModality:

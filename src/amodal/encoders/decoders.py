@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian
 from amodal.encoders.encoder import PerModality
+from amodal.encoders.sets import member_of
+from amodal.kinds import SetKind
 from amodal.kinds.words import hash_words
 from amodal.schema import Modality, Schema, Task
 
@@ -27,6 +29,7 @@ __all__ = [
     "Decoder",
     "GaussianNetwork",
     "ImageDecoder",
+    "SetDecoder",
     "WordDecoder",
     "build_decoders",
     "reconstruction_nats",
@@ -163,6 +166,28 @@ class WordDecoder(Decoder):
         return torch.where(kept, each, 0.0).sum(-1) / kept.sum(1).clamp_min(1)
 
 
+class SetDecoder(Decoder):
+    """Sets: given the latent their members are alike and independent; the average over the members of each set.
+
+    Args:
+        modality: A modality of sets.
+        one: The decoder of one member.
+    """
+
+    def __init__(self, modality: Modality, one: Decoder):
+        super().__init__()
+        self.modality, self.one = modality, one
+
+    def log_likelihood(self, z: Tensor, values: Tensor, measured: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """See `Decoder.log_likelihood`."""
+        kind = self.modality.traits
+        assert isinstance(kind, SetKind)
+        rows, _, *inputs = kind.members(values, measured, lengths)
+        each = self.one.log_likelihood(z[:, rows], *inputs)  # (K, T)
+        counts = torch.bincount(rows, minlength=len(values)).clamp(min=1)
+        return each.new_zeros(z.shape[:2]).index_add(1, rows, each) / counts
+
+
 DECODERS: dict[str, Callable[..., Decoder]] = {"cells": CellDecoder, "pixels": ImageDecoder, "words": WordDecoder}
 """Decoders by the name that a kind of modality gives."""
 
@@ -178,10 +203,17 @@ def build_decoders(schema: Schema, *, latent: int, hidden: int) -> PerModality:
     Returns:
         The decoders, in the schema's order.
     """
-    return PerModality({m.name: DECODERS[m.traits.decoder](m, latent=latent, hidden=hidden) for m in schema.modalities})
+    decoders: dict[str, Decoder] = {}
+    for modality in schema.modalities:
+        one = member_of(modality)
+        decoder = DECODERS[modality.traits.decoder](one, latent=latent, hidden=hidden)
+        decoders[modality.name] = decoder if one is modality else SetDecoder(modality, decoder)
+    return PerModality(decoders)
 
 
-def reconstruction_nats(decoders: PerModality, batch: Batch, z: Tensor, counted: Tensor) -> Tensor:
+def reconstruction_nats(
+    decoders: PerModality, batch: Batch, z: Tensor, counted: Tensor, positions: Sequence[Tensor] | None = None
+) -> Tensor:
     """Log-likelihood of the modalities that count, each an average over its cells, added up.
 
     Args:
@@ -189,13 +221,15 @@ def reconstruction_nats(decoders: PerModality, batch: Batch, z: Tensor, counted:
         batch: B rows.
         z: Latents, of shape (K, B, Z).
         counted: The modalities of each row that count, bool, of shape (B, M); only present ones may.
+        positions: Of each modality the rows in which it counts, where they have been found already.
 
     Returns:
         Nats, of shape (K, B); 0 for a row in which nothing counts.
     """
     total = z.new_zeros(z.shape[:2])
+    positions = rows_where(*counted.unbind(1)) if positions is None else positions
     for column, (name, decoder) in enumerate(decoders.items()):
-        rows = counted[:, column].nonzero(as_tuple=True)[0]
+        rows = positions[column]
         if len(rows) == 0:
             continue
         assert isinstance(decoder, Decoder)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from amodal.batch import rows_where
 from amodal.losses.masked import connected_zero
 
 __all__ = ["ExpertPool", "Router", "Routing", "squared_variation", "top_gates"]
@@ -69,8 +70,7 @@ class ExpertPool(nn.Module):
         """Sums of the experts' results for inputs (N, D), weighted by gates (N, E): (N, D')."""
         total = x.new_zeros(len(x), self.second.shape[2])
         weights = (part.unbind(0) for part in (self.first, self.first_bias, self.second, self.second_bias))
-        for gate, *layers in zip(gates.unbind(1), *weights):
-            rows = gate.nonzero()[:, 0]
+        for rows, gate, *layers in zip(rows_where(*(gates != 0).unbind(1)), gates.unbind(1), *weights):
             if len(rows) < len(x):
                 inputs, gate = x[rows], gate[rows]
             else:

@@ -10,12 +10,15 @@ from amodal.errors import UnknownNameError
 from amodal.kinds.classes import Binary, Multiclass
 from amodal.kinds.labels import Multilabel
 from amodal.kinds.modality import Image, ModalityKind, Series, Tabular, Text
+from amodal.kinds.sets import ImageSet, SetKind, TableSet, TextSet
 from amodal.kinds.task import TaskKind
 from amodal.kinds.value import Regression
 
-__all__ = ["MODALITY_KINDS", "TASK_KINDS", "ModalityKind", "TaskKind", "modality_kind", "task_kind"]
+__all__ = ["MODALITY_KINDS", "TASK_KINDS", "ModalityKind", "SetKind", "TaskKind", "modality_kind", "task_kind"]
 
-MODALITY_KINDS: dict[str, ModalityKind] = {kind.name: kind for kind in (Tabular(), Series(), Image(), Text())}
+MODALITY_KINDS: dict[str, ModalityKind] = {
+    kind.name: kind for kind in (Tabular(), Series(), Image(), Text(), ImageSet(), TextSet(), TableSet())
+}
 """Kinds of modality by name."""
 
 TASK_KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (Binary(), Multiclass(), Multilabel(), Regression())}

@@ -34,6 +34,7 @@ class ModalityKind(ABC):
             no numbers to standardise.
         takes_measured: Whether single cells may be unmeasured (NaN) in a sample that is present.
         takes_lengths: Whether samples may be shorter than the modality's shape along their first axis.
+        in_order: Whether the entries along a sample's first axis come in an order, of which the last one sums up.
         holds_texts: Whether a sample is a string, of any length, stored as UTF-8 bytes.
         on_grid: Whether the last two axes are a plane: bytes are kept as they are, a sample can be shown as a picture,
             and tokens lie on a grid.
@@ -48,6 +49,7 @@ class ModalityKind(ABC):
     feature_axis: ClassVar[int | None]
     takes_measured: ClassVar[bool] = False
     takes_lengths: ClassVar[bool] = False
+    in_order: ClassVar[bool] = False
     holds_texts: ClassVar[bool] = False
     on_grid: ClassVar[bool] = False
 
@@ -180,7 +182,7 @@ class Series(ModalityKind):
     axes = ("T", "D")
     encoder, decoder, picture = "gru", "cells", "curves"
     feature_axis = 1
-    takes_measured = takes_lengths = True
+    takes_measured = takes_lengths = in_order = True
 
     def summary(self, present: Present, shape: tuple[int, ...], *, size: int = 256) -> Tensor:
         """Mean, minimum, maximum, spread, first and last value, count and late mean of each feature: (P, D * 8).

@@ -63,6 +63,7 @@ class Boosting(EstimatedMethod):
         chosen on folds of training rows (docs/log.md, 2026-11-30). A multilabel task has one model a label.
     """
 
+    title = "Boosted trees"
     summary = "gradient boosted trees on summaries of each modality, absence as NaN"
     references = ("friedman2001gradient", "ke2017lightgbm", "pedregosa2011scikit")
 

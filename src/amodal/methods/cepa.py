@@ -100,6 +100,7 @@ class CEPA(TaughtMethod):
         :cite:`choi2025cepa`. The block masks follow :cite:`assran2023ijepa`.
     """
 
+    title = "CEPA: predicted vectors"
     summary = "latent prediction of absent modalities, aligned given the context"
     references = ("choi2025cepa", "assran2023ijepa")
     couples_rows = True
@@ -162,7 +163,7 @@ class CEPA(TaughtMethod):
         self.predictor = LatentPredictor(schema.names, d, layers=layers, **small)
         self.masks = None
         if masking != "none":
-            images = [modality.name for modality in schema.modalities if modality.traits.on_grid]
+            images = [m.name for m in schema.modalities if m.traits.on_grid and not m.traits.takes_lengths]
             whole = [name for name in schema.names if not self._encoder(name).can_hide]
             chosen = {"strategy": masking, "objective": mask_objective, "ratios": mask_ratios}
             chosen |= {"whole": whole, "on_grid": images}

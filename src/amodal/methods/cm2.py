@@ -114,6 +114,7 @@ class CM2(SamplingMethod):
         parameters, as in the paper's code, not the output of a network.
     """
 
+    title = "CM2: copula draws"
     summary = "mixtures joined by a copula; absent modalities are drawn given the present ones"
     uses_unlabelled = True
     references = ("wu2025cm2",)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian, kl_nats
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.encoders.decoders import (
@@ -71,6 +71,7 @@ class CMMD(OneLatent):
         trace; any number of modalities; `rows="all"`.
     """
 
+    title = "CMMD: helped by others"
     summary = "a classifier of the modalities that are always observed, trained with the help of the others"
     references = ("mancisidor2024cmmd",)
     draws_mean = "one latent"
@@ -97,7 +98,8 @@ class CMMD(OneLatent):
             raise ConfigurationError("cmmd needs a modality that is always observed", got="always_observed=[]")
         self.weights = {"task": label_weight, "reconstruction": reconstruction, "kl": omega, "mmd": (1 - omega) * mmd}
         self.rows, self.latent = rows, latent
-        self._always, self._others = roles.always_columns, roles.maskable_columns
+        self.register_columns("_always", roles.always_columns)
+        self.register_columns("_others", roles.maskable_columns)
         self.encoders = encoders_for(schema, encoders)
         width = width_of(self.encoders) + 1
         condition = len(self._always) * width
@@ -105,10 +107,10 @@ class CMMD(OneLatent):
         self.prior = GaussianNetwork(condition, latent, **networks)
         self.head = Head(latent, schema.task.n_outputs, **networks)
         self.posterior, self.decoders = None, None
-        if self._others:
+        if len(self._others):
             given = len(schema.names) * width + target_width(schema.task)
             self.posterior = GaussianNetwork(given, latent, **networks)
-            others = Schema(tuple(schema.modalities[m] for m in self._others), schema.task)
+            others = Schema(tuple(schema.modalities[m] for m in roles.maskable_columns), schema.task)
             self.decoders = build_decoders(others, latent=latent + condition, hidden=hidden)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> LossTerms:
@@ -122,8 +124,8 @@ class CMMD(OneLatent):
         available = observed[:, self._others]  # (B, U)
         # Rows of which posterior, reconstruction and divergence learn.
         learnt = available.any(1) if self.rows == "all" else observed.all(1)
-        terms = {"task": mean_over_rows(task, None if self.rows == "all" else learnt | (not self._others))}
-        rows = learnt.nonzero(as_tuple=True)[0]
+        terms = {"task": mean_over_rows(task, None if self.rows == "all" else learnt | (not len(self._others)))}
+        (rows,) = rows_where(learnt)
         if self.posterior is None or self.decoders is None or len(rows) == 0:
             return LossTerms(terms, {"task": self.weights["task"]})
         target = target_features(batch.labels[rows], self.schema.task).to(features.dtype)

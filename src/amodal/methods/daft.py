@@ -63,6 +63,7 @@ class DAFT(Method):
         after their last stage.
     """
 
+    title = "DAFT: shifted encoder"
     summary = "encoders whose channels are scaled and shifted given the other modalities"
     references = ("polsterl2021daft", "hayat2022medfuse")
     preferred_encoders: ClassVar = {"series": {"name": "gru", "layers": 2}}
@@ -128,7 +129,7 @@ class DAFT(Method):
         encoded = encode_exchanging(self.encoders, batch, self.exchange, self.points)
         vectors = {name: self.dropout(e.pooled) for name, e in encoded.items()}
         own = torch.stack([head(vectors[name]) for name, head in self.heads.items()], dim=1)
-        observed = self.presence(batch)[:, [self.schema.names.index(name) for name in self.targets]]
+        observed = torch.stack([batch.observed[name] for name in self.targets], dim=1)
         total = torch.where(observed[..., None], own, 0.0).sum(1)
         outputs = total / observed.sum(1, keepdim=True).clamp(min=1)
         if self.without is None:

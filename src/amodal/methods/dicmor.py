@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.distributions.flow import glow
 from amodal.encoders import PerModality, encode_pooled, encoders_for, scatter, width_of
 from amodal.fusion import FusionTransformer
@@ -64,6 +64,7 @@ class DiCMoR(NetworkMethod):
         is not cut off at zero bits; `amodal.distributions.flow.glow` says where the flow differs.
     """
 
+    title = "DiCMoR: flows"
     summary = "absent modalities recovered through invertible flows to a latent law that all share"
     references = ("wang2023dicmor", "kingma2018glow")
     meets_all_patterns = True
@@ -114,8 +115,9 @@ class DiCMoR(NetworkMethod):
     def latents(self, features: Tensor, observed: Tensor) -> Latents:
         """Latents of the present features, which are constants here."""
         transforms, columns = [], []
-        for m, (_, flow) in enumerate(self.flows.items()):
-            rows, given = observed[:, m].nonzero()[:, 0], features[:, m].detach().float()
+        found = rows_where(*observed.unbind(1))
+        for m, (rows, (_, flow)) in enumerate(zip(found, self.flows.items())):
+            given = features[:, m].detach().float()
             parts = given[rows], given[rows, 0]  # of no rows
             with torch.autocast(features.device.type, enabled=False):
                 transforms.append(flow())
@@ -125,28 +127,31 @@ class DiCMoR(NetworkMethod):
         values, log_dets = (torch.stack(part, dim=1) for part in zip(*columns))
         return Latents(values, log_dets, transforms)
 
-    def recovered(self, latents: Latents, available: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    def recovered(
+        self, latents: Latents, available: Tensor, target: int, places: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
         """Rows (P,) that lack a modality, and it by inverting its flow at the others' latents (P, D), not refined."""
-        rows, sources = (available & ~available[:, target, None]).nonzero(as_tuple=True)
+        pairs, lacking = places or rows_where(*_places(available, target))
+        rows, sources = pairs // available.shape[1], pairs % available.shape[1]
         name, n = self.schema.names[target], available.sum(1, keepdim=True).clamp(min=1)
         mapped = latents.values[rows, sources].detach()
         if len(rows):  # the published detach: neither task nor recovery moves a flow
             with torch.no_grad(), torch.autocast(mapped.device.type, enabled=False):
                 mapped = latents.transforms[target].inv(mapped)
-        lacking = (~available[:, target]).nonzero()[:, 0]
         mean = (torch.zeros_like(latents.values[:, 0]).index_add(0, rows, mapped) / n)[lacking]
         if self.merges is None:
             return lacking, mean
-        others = [m for m in range(available.shape[1]) if m != target]
-        beside = torch.zeros_like(latents.values).index_put((rows, sources), mapped)[:, others].flatten(1)
-        merged = self.merges[name]((beside * (len(others) / n))[lacking])
+        own = torch.zeros_like(latents.values).index_put((rows, sources), mapped)
+        beside = torch.cat([own[:, :target], own[:, target + 1 :]], dim=1).flatten(1)
+        merged = self.merges[name]((beside * ((available.shape[1] - 1) / n))[lacking])
         return lacking, torch.where(n[lacking] > 1, merged, mean)
 
     def filled(self, features: Tensor, latents: Latents, available: Tensor) -> Tensor:
         """Features (B, M, D), those that are not available recovered from those that are."""
-        slots = []
+        slots, every = [], range(available.shape[1])
+        found = rows_where(*(places for m in every for places in _places(available, m)))
         for m, (_, refinement) in enumerate(self.refinements.items()):
-            rows, raw = self.recovered(latents, available, m)
+            rows, raw = self.recovered(latents, available, m, found[2 * m : 2 * m + 2])
             made = scatter(refinement(raw).to(features.dtype), rows, len(features))
             slots.append(torch.where(available[:, m, None], features[:, m], made))
         return torch.stack(slots, dim=1)
@@ -193,6 +198,11 @@ def class_shares(target: Tensor, task: Task) -> Tensor:
     if target.is_floating_point():  # probabilities
         return target.nan_to_num(0.0)
     return functional.one_hot(target.clamp(min=0), task.n_outputs)
+
+
+def _places(available: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    """What another modality is available for (B · M,) of the rows that lack one, and these rows (B,)."""
+    return (available & ~available[:, target, None]).flatten(), ~available[:, target]
 
 
 class Latents(NamedTuple):

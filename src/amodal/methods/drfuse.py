@@ -58,6 +58,7 @@ class DrFuse(NetworkMethod):
         ranking compares the loss of the whole row in place of a label's.
     """
 
+    title = "DrFuse: shared and own"
     summary = "features that modalities share and features of each alone, weighed for every label"
     references = ("yao2024drfuse",)
     couples_rows = True

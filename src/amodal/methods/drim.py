@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.losses.contrast import soft_contrast
 from amodal.losses.masked import connected_zero, mean_over_observed
@@ -57,6 +57,7 @@ class DRIM(NetworkMethod):
         over codes that have a positive; another case is drawn at random.
     """
 
+    title = "DRIM: shared, unique"
     summary = "shared codes that agree across modalities, unique ones that a critic cannot link to them, attention"
     references = ("robinet2024drim",)
     couples_rows = True
@@ -138,8 +139,9 @@ class DRIM(NetworkMethod):
 
     def _contrast(self, shared: Tensor, observed: Tensor) -> Tensor:
         """Mean over codes with a positive: a scalar."""
-        codes = shared[observed]  # (n, H): what is absent is neither anchor nor candidate
-        case = observed.nonzero()[:, 0]
+        (places,) = rows_where(observed.flatten())
+        codes = shared.flatten(0, 1)[places]  # (n, H): what is absent is neither anchor nor candidate
+        case = places // observed.shape[1]
         positive = (case[:, None] == case).to(codes.dtype)
         others = ~torch.eye(len(codes), dtype=torch.bool, device=codes.device)
         values, anchors = soft_contrast(codes, codes, positive, temperature=self.temperature, counted=others)
@@ -150,8 +152,8 @@ class DRIM(NetworkMethod):
     ) -> tuple[Tensor, Tensor]:
         """Losses of the unique codes and of the critics, each a sum over the modalities of two or more rows."""
         ours, theirs = [connected_zero(unique)], [connected_zero(*self.critics.parameters())]
-        for m, (_, critic) in enumerate(self.critics.items()):
-            rows = observed[:, m].nonzero()[:, 0]
+        found = rows_where(*observed.unbind(1))
+        for m, (rows, (_, critic)) in enumerate(zip(found, self.critics.items())):
             if len(rows) < 2:
                 continue
             s, u = shared[rows, m].detach(), unique[rows, m]

@@ -54,6 +54,7 @@ class Ensemble(Method):
         number of modalities.
     """
 
+    title = "Networks and trees"
     summary = "networks and boosted trees, weighted by validation rows for every number of modalities"
     references = ("caruana2004ensemble",)
     meets_all_patterns = True

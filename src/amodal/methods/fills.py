@@ -80,6 +80,7 @@ class Fills(Method):
         "balanced".
     """
 
+    title = "Ways to fill a gap"
     summary = "seven fills for the slots of absent modalities, everything else being equal"
     references = ("choi2025cepa",)
     couples_rows = True

@@ -58,6 +58,7 @@ class FuseMoE(NetworkMethod):
         without noise.
     """
 
+    title = "FuseMoE: sparse experts"
     summary = "layers of sparse experts, chosen by their distance to each modality's stream"
     references = ("han2024fusemoe", "shazeer2017outrageously")
     couples_rows = True

@@ -26,5 +26,6 @@ class JointFusion(FusionMethod):
         The concatenation and transformer baselines of :cite:`liang2021multibench`.
     """
 
+    title = "Joint network"
     summary = "one network on the features of the present modalities"
     references = ("liang2021multibench",)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion.network import Head
 from amodal.kinds import task_kind
@@ -46,6 +46,7 @@ class I2M2(NetworkMethod):
         the same optimiser instead of training apart with learning rates of their own.
     """
 
+    title = "I2M2: classifier product"
     summary = "the product of a classifier for each modality and one for all together"
     references = ("madaan2024i2m2",)
 
@@ -83,7 +84,7 @@ class I2M2(NetworkMethod):
         parts = [head(features[:, m]) for m, (_, head) in enumerate(self.heads.items())]
         # The joint expert runs on the rows on which it counts only.
         whole = observed.any(1) if self.joint == "any" else observed.all(1)
-        rows = whole.nonzero(as_tuple=True)[0]
+        (rows,) = rows_where(whole)
         together = torch.zeros_like(parts[0])
         if len(rows):
             seen, presence = encode_pooled(self.joint_encoders, batch.take(rows))

@@ -48,6 +48,7 @@ class Interleaved(NetworkMethod):
         smaller learning rate here.
     """
 
+    title = "Interleaved attention"
     summary = "streams of tokens that attend in turn to themselves and to the other modalities"
     references = ("zhang2023interleaved",)
     preferred_encoders: ClassVar = {"series": {"name": "utde"}}
@@ -88,7 +89,7 @@ class Interleaved(NetworkMethod):
         """Outputs (B, C)."""
         read = []
         for m, (name, (tokens, valid)) in enumerate(self.streams(batch).items()):
-            if self.schema[name].traits.takes_lengths:
+            if self.schema[name].traits.in_order:
                 vector = last_valid(tokens, valid)
             else:
                 vector = torch.where(valid[..., None], tokens, 0.0).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)

@@ -48,6 +48,7 @@ class LateFusion(NetworkMethod):
         with a stacked regression (:cite:`wolpert1992stacked`). Deviation: with `join="average"` the average is trained.
     """
 
+    title = "Predictor per modality"
     summary = "a predictor for each modality, their calibrated predictions joined by a regression"
     references = ("kittler1998combining", "wolpert1992stacked")
     meets_all_patterns = True

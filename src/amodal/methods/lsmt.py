@@ -51,6 +51,7 @@ class LSMT(NetworkMethod):
         the time code of a series is of its own steps instead of the longest row's in the batch; one width throughout.
     """
 
+    title = "LSMT: one transformer"
     summary = "one transformer over the tokens of all modalities, long ones compressed to latents"
     references = ("khader2023lsmt", "jaegle2021perceiver")
     couples_rows = True

@@ -81,6 +81,7 @@ class LVAE(LatentMethod):
         covariates are features; several absent ones are independent given what is present.
     """
 
+    title = "LVAE: target autoencoder"
     summary = "a conditional autoencoder of the target whose absent inputs are imputed and marginalised"
     uses_unlabelled = True
     references = ("ramchandran2024lvae", "madaan2026primo")
@@ -103,7 +104,8 @@ class LVAE(LatentMethod):
         self.roles = schema.roles(always_observed or ())
         self.roles.check_maskable("lvae")
         maskable = self.roles.maskable_columns
-        self._maskable, self._always = maskable, self.roles.always_columns
+        self.register_columns("_maskable", maskable)
+        self.register_columns("_always", self.roles.always_columns)
         self.latent, self.imputation, self.prediction_draws = latent, imputation, prediction_draws
         self.encoders = encoders_for(schema, encoders)
         self.width = width_of(self.encoders)

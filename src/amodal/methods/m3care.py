@@ -60,6 +60,7 @@ class M3Care(NetworkMethod):
         layer instead of batch normalisation; pooled vectors instead of token sequences.
     """
 
+    title = "M3Care: similar cases"
     summary = "features of absent modalities from similar cases: a graph in the batch, a bank at prediction"
     references = ("zhang2022m3care",)
     couples_rows = True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.encoders import Encoded, PerModality, encode_all, encoders_for, width_of
 from amodal.errors import ConfigurationError
 from amodal.fusion import FusionTransformer
@@ -59,6 +59,7 @@ class M3JEPA(NetworkMethod):
         not in the released code; a direction's heads are those of its target.
     """
 
+    title = "M3-JEPA: predictors"
     summary = "each modality's vector predicted from every other's tokens, one direction a step"
     references = ("lei2025m3jepa", "choi2025cepa")
     couples_rows = True
@@ -110,8 +111,8 @@ class M3JEPA(NetworkMethod):
         if self.predictor is None:
             return pooled
         sources, places = [], []
-        for d, (a, b) in enumerate(self.directions):
-            rows = (observed[:, a] & ~observed[:, b]).nonzero()[:, 0]
+        found = rows_where(*(observed[:, a] & ~observed[:, b] for a, b in self.directions))
+        for d, ((a, b), rows) in enumerate(zip(self.directions, found)):
             if len(rows):
                 sources.append(Source(d, 0, encoded[a].tokens[rows], encoded[a].valid[rows]))
                 places.append((b, rows))
@@ -136,7 +137,7 @@ class M3JEPA(NetworkMethod):
         """Smooth L1 and InfoNCE of one direction over the rows that have both modalities: two scalars."""
         assert self.predictor is not None
         a, b = self.directions[direction]
-        rows = (observed[:, a] & observed[:, b]).nonzero()[:, 0]
+        (rows,) = rows_where(observed[:, a] & observed[:, b])
         target = encoded[b].pooled[rows]
         if not len(rows):
             zero = connected_zero(encoded[a].pooled, encoded[b].pooled)
@@ -205,23 +206,24 @@ class DirectedPredictor(nn.Module):
 
     def forward(self, sources: Sequence[Source]) -> list[Tensor]:
         """States (P, H) of each source: means over its valid tokens. All go through the experts at once."""
-        inputs, logits, sizes = [], [], []
-        for direction, stream, tokens, valid in sources:
-            moved = tokens[valid] + self.direction[direction]  # (N, D)
+        if not sources:
+            return []
+        inputs, logits = [], []
+        found = rows_where(*(source.valid.flatten() for source in sources))
+        for places, (direction, stream, tokens, _) in zip(found, sources):
+            moved = tokens.flatten(0, 1)[places] + self.direction[direction]  # (N, D)
             x = functional.gelu(self.inputs[self.sources[direction]](moved)) + self.stream[stream]
             inputs.append(x)
             logits.append(self.shared_gate(x) + x @ self.own_gates[direction].T)
-            sizes.append(len(x))
-        if not inputs:
-            return []
         x = torch.cat(inputs)
         gates = top_gates(torch.cat(logits), self.top_k, renormalise=self.renormalise)
         states = x + functional.gelu(self.norm(self.dropout(self.experts(x, gates))))
-        return [_mean_of_rows(part, source.valid) for part, source in zip(states.split(sizes), sources)]
+        parts = states.split([len(places) for places in found])
+        return [_mean_of_rows(part, places, source.valid) for part, places, source in zip(parts, found, sources)]
 
 
-def _mean_of_rows(states: Tensor, valid: Tensor) -> Tensor:
-    """Means (P, H) over each row's valid places of states (N, H), in the order of `valid`."""
-    rows = valid.nonzero()[:, 0]
+def _mean_of_rows(states: Tensor, places: Tensor, valid: Tensor) -> Tensor:
+    """Means (P, H) over each row's valid places of states (N, H), which are at places (N,) of the flattened `valid`."""
+    rows = places // valid.shape[1]
     total = states.new_zeros(len(valid), states.shape[1]).index_add(0, rows, states)
     return total / valid.sum(1, keepdim=True).clamp(min=1)

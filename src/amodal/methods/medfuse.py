@@ -48,6 +48,7 @@ class MedFuse(NetworkMethod):
         with the modality (there: 14 findings of all X-rays, and the task from all stays).
     """
 
+    title = "MedFuse: read in order"
     summary = "an LSTM that reads the features of the present modalities one after the other"
     references = ("hayat2022medfuse",)
     couples_rows = True
@@ -68,7 +69,7 @@ class MedFuse(NetworkMethod):
         schema.check_names(list(order))
         if sorted(order) != sorted(schema.names):
             raise ConfigurationError("the order must name every modality once", expected=schema.names, got=order)
-        self.places = [schema.names.index(name) for name in order]
+        self.register_columns("places", [schema.names.index(name) for name in order])
         self.pretrain = pretrain
         self.encoders = encoders_for(schema, encoders)
         n, width, n_outputs = len(schema.names), width_of(self.encoders), schema.task.n_outputs

@@ -63,6 +63,7 @@ class MMTM(Method):
         at the identity, and one step instead of one for each output.
     """
 
+    title = "MMTM: gated encoders"
     summary = "encoders that gate one another's channels by a summary of all modalities"
     references = ("joze2020mmtm", "hayat2022medfuse")
     preferred_encoders: ClassVar = {"series": {"name": "gru", "layers": 2}}

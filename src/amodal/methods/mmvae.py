@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian
 from amodal.distributions.gaussian.experts import (
     laplace_noise,
@@ -70,6 +70,7 @@ class MMVAE(OneLatent):
         averaged over cells; the mixture runs over what is observed.
     """
 
+    title = "MMVAE: expert mixture"
     summary = "a variational autoencoder whose posterior is a mixture of the observed modalities' experts"
     uses_unlabelled = True
     references = ("shi2019mmvae",)
@@ -110,13 +111,15 @@ class MMVAE(OneLatent):
         noise = self._noise(shape, generator, experts.mean)
         drawn: list[tuple[Tensor, Tensor, Tensor]] = []  # draws, their log weights, their rows
         strata = experts.mean.new_full((len(batch), observed.shape[1]), -math.inf)
-        for m in range(observed.shape[1]):
-            rows = observed[:, m].nonzero(as_tuple=True)[0]
+        found = rows_where(*observed.unbind(1))
+        within = iter(rows_where(*(column for rows in found for column in observed[rows].unbind(1))))
+        for m, rows in enumerate(found):
+            positions = [next(within) for _ in found]
             if len(rows) == 0:
                 continue
             some = DiagonalGaussian(*(part[rows] for part in experts))
             z = DiagonalGaussian(some.mean[:, m], some.log_var[:, m]).draw(noise[m][:, rows])  # (K, P, Z)
-            log_weights = self._log_weights(batch.take(rows), z, some, observed[rows])
+            log_weights = self._log_weights(batch.take(rows), z, some, observed[rows], positions)
             # log 1/K sum_k w_m^k, of the rows that have modality m
             mean_weight = log_weights.logsumexp(0) - math.log(self.training_draws)
             column = strata[:, m].index_copy(0, rows, mean_weight)
@@ -134,11 +137,13 @@ class MMVAE(OneLatent):
         # connected to the graph even if nothing is observed
         return LossTerms({"bound": mean_over_rows(-value) + 0.0 * experts.mean.sum()})
 
-    def _log_weights(self, batch: Batch, z: Tensor, experts: DiagonalGaussian, observed: Tensor) -> Tensor:
+    def _log_weights(
+        self, batch: Batch, z: Tensor, experts: DiagonalGaussian, observed: Tensor, positions: list[Tensor]
+    ) -> Tensor:
         """Logarithms of the importance weights of draws (K, P, Z): (K, P)."""
         standard = DiagonalGaussian(torch.zeros_like(z), torch.zeros_like(z))
         label = -target_nats(self.head(z), batch.labels, self.schema.task.kind)
-        inputs = reconstruction_nats(self.decoders, batch, z, observed)
+        inputs = reconstruction_nats(self.decoders, batch, z, observed, positions)
         log_density = log_laplace_nats if self.law == "laplace" else log_normal_nats
         if self.gradient == "dreg":
             experts = DiagonalGaussian(*(part.detach() for part in experts))

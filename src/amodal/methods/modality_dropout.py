@@ -48,6 +48,7 @@ class ModalityDropout(FusionMethod, TaughtMethod):
         teacher's moving average and ramp are those of :cite:`tarvainen2017mean`; there it sees other noise, here more.
     """
 
+    title = "Trained with gaps"
     summary = "joint fusion trained under removal redrawn for every row of every batch"
     references = ("neverova2016moddrop", "tarvainen2017mean")
     meets_all_patterns = True

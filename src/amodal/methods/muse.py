@@ -59,6 +59,7 @@ class MUSE(NetworkMethod):
         values.
     """
 
+    title = "MUSE: graph of cases"
     summary = "a graph of cases and modalities, with contrasts that make the embedding blind to lost edges"
     references = ("wu2024muse",)
     couples_rows = True

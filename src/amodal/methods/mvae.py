@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.distributions.gaussian.diagonal import DiagonalGaussian, kl_nats
 from amodal.distributions.gaussian.experts import product_of_experts
 from amodal.encoders import PerModality, encoders_for, width_of
@@ -69,6 +69,7 @@ class MVAE(OneLatent):
         are averaged over cells; a row with one modality counts its one set once.
     """
 
+    title = "MVAE: expert product"
     summary = "a variational autoencoder whose posterior is a product of the observed modalities' experts"
     uses_unlabelled = True
     references = ("wu2018mvae", "liang2021multibench")
@@ -88,7 +89,7 @@ class MVAE(OneLatent):
         label_weight: Weight = 10.0,
         reconstruction: Weight = 1.0,
         kl: Weight = 1.0,
-        prediction_draws: Size = 128,
+        prediction_draws: Size = 256,
     ):
         super().__init__(schema)
         self.weights = {"task": label_weight, "reconstruction": reconstruction, "kl": kl}
@@ -111,8 +112,11 @@ class MVAE(OneLatent):
             experts = DiagonalGaussian(*(torch.cat([a, b[:, None]], 1) for a, b in zip(experts, label)))
             observed = torch.cat([observed, batch.labelled[:, None]], dim=1)
         terms = {name: torch.zeros_like(experts.mean[:, 0, 0]) for name in self.weights}
-        for members in self._sets(observed, generator):
-            for name, part in self._bound(batch, experts, members, generator).items():
+        sets, m = self._sets(observed, generator), len(self.schema.names)
+        found = iter(rows_where(*(column for members in sets for column in members.unbind(1)[:m])))
+        for members in sets:
+            positions = [next(found) for _ in range(m)]
+            for name, part in self._bound(batch, experts, members, positions, generator).items():
                 terms[name] = terms[name] + part
         reduced = {name: mean_over_rows(term) for name, term in terms.items()}
         return LossTerms(reduced | {"task": mean_over_labelled(terms["task"], batch.labelled)}, self.weights)
@@ -131,8 +135,9 @@ class MVAE(OneLatent):
         return chosen
 
     def _bound(
-        self, batch: Batch, experts: DiagonalGaussian, members: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+        self, batch: Batch, experts: DiagonalGaussian, members: Tensor, positions: list[Tensor],
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Parts (B,) of the negative bound of one set a row (B, M); zero for rows whose set is empty."""
         posterior = product_of_experts(experts, members)  # q(z | x_S), (B, Z)
         counts = members.any(1)
@@ -146,7 +151,7 @@ class MVAE(OneLatent):
         inputs = members[:, : len(self.schema.names)]
         return {
             "task": select(task, decoded),
-            "reconstruction": -reconstruction_nats(self.decoders, batch, z, inputs)[0],
+            "reconstruction": -reconstruction_nats(self.decoders, batch, z, inputs, positions)[0],
             "kl": select(kl_nats(posterior, standard), counts),
         }
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.errors import DataError
 from amodal.fusion import Concatenate
@@ -52,6 +52,7 @@ class PerPattern(Method):
         The reduced-feature models of :cite:`saartsechansky2007handling`, section 2.3.
     """
 
+    title = "Network per pattern"
     summary = "one dedicated model for each pattern of presence"
     references = ("saartsechansky2007handling",)
     meets_all_patterns = True
@@ -96,12 +97,11 @@ class PerPattern(Method):
 
         The term of a model without rows is a zero that does not reach its parameters: optimisers leave them alone.
         """
-        observed, kind = self._presence(batch), self.schema.task.kind
-        terms = {}
-        for bits, model in self.models.items():
-            has = observed[:, _members(bits)].all(1)
-            if bool(has.any()):
-                part = batch.take(has)
+        kind, terms = self.schema.task.kind, {}
+        found = rows_where(*(self._having(batch, bits) for bits in self.models))
+        for rows, (bits, model) in zip(found, self.models.items()):
+            if len(rows):
+                part = batch.only(self._names_of(bits)).take(rows, complete=True)
                 loss = task_loss(model(part), part.labels, kind).sum() / len(batch)
             else:
                 loss = torch.zeros((), device=batch.device)
@@ -117,9 +117,9 @@ class PerPattern(Method):
     @torch.no_grad()
     def part_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Each model's losses on the rows that have its pattern: each keeps its own best weights."""
-        observed, losses = self._presence(batch), {}
+        losses = {}
         for bits, model in self.models.items():
-            part = batch.take(observed[:, _members(bits)].all(1))
+            part = batch.take(self._having(batch, bits))
             if len(part):
                 losses[f"models.{bits}."] = task_loss(model(part), part.labels, self.schema.task.kind)
         return losses
@@ -169,6 +169,10 @@ class PerPattern(Method):
 
     def _presence(self, batch: Batch) -> Tensor:
         return torch.stack([batch.observed[name] for name in self.schema.names], dim=1)
+
+    def _having(self, batch: Batch, bits: str) -> Tensor:
+        """Which rows have all modalities of a pattern, bool (B,)."""
+        return torch.stack([batch.observed[name] for name in self._names_of(bits)], dim=1).all(1)
 
     def _names_of(self, bits: str) -> tuple[str, ...]:
         return tuple(self.schema.names[m] for m in _members(bits))

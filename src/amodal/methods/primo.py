@@ -113,6 +113,7 @@ class PRIMO(LatentMethod):
         normal likelihood with a learned variance; mixtures are compared as in :cite:`hershey2007approximating`.
     """
 
+    title = "PRIMO: latent draws"
     summary = "a latent variable for the information about the target in each missing modality"
     references = ("madaan2026primo", "zhu2020batch", "sohn2015learning", "hershey2007approximating")
     couples_rows = True
@@ -163,7 +164,8 @@ class PRIMO(LatentMethod):
         self.training_draws, self.prediction_draws = training_draws, prediction_draws
         self.roles = schema.roles(always_observed or ())
         self.roles.check_maskable("primo")
-        self._maskable, self._always = self.roles.maskable_columns, self.roles.always_columns
+        self.register_columns("_maskable", self.roles.maskable_columns)
+        self.register_columns("_always", self.roles.always_columns)
 
         self.encoders = encoders_for(schema, encoders)
         width = width_of(self.encoders) + 1
@@ -193,9 +195,8 @@ class PRIMO(LatentMethod):
         noise = self._normal(self.training_draws, views * n, generator, features)
         # Presence of a row as it is (a), without a random part W of its maskable modalities, and without all of them.
         removed = draw_subset(observed[:, self._maskable], generator)  # W, (B, U)
-        reduced, always = observed.clone(), observed.clone()
+        reduced, always = observed.clone(), observed.index_fill(1, self._maskable, False)
         reduced[:, self._maskable] &= ~removed
-        always[:, self._maskable] = False
         # Equation 5: the priors given each of the three, from one call of the network that they share.
         fused = torch.cat([self._fuse(features, seen) for seen in (observed, reduced, always)])
         prior = self._prior(fused, torch.cat([observed, reduced, always]))

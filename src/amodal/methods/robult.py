@@ -49,6 +49,7 @@ class Robult(NetworkMethod):
         weights and the form of everything else are a reconstruction: "Robult-style".
     """
 
+    title = "Robult: redundant codes"
     summary = "redundant codes drawn to a fused branch of like cases, unique codes kept by reconstruction"
     references = ("nguyen2025robult",)
     couples_rows = True
@@ -139,7 +140,7 @@ def agreement_of_beliefs(batch: Batch, predictions: Tensor, kind: str) -> tuple[
         Weights (B, B), one for a row with itself; and the rows that are labelled, bool (B,).
     """
     agreement, labelled = label_agreement(batch.labels, kind)
-    if not bool(labelled.all()):
+    if not batch.all_labelled:
         certain = batch.labels
         if not certain.is_floating_point():
             certain = functional.one_hot(certain.clamp(min=0), predictions.shape[1]).to(predictions.dtype)

@@ -56,6 +56,7 @@ class ShaSpec(NetworkMethod):
         not align; absent modalities enter no loss.
     """
 
+    title = "ShaSpec: shared, own"
     summary = "features that modalities share and such that are their own; shared ones stand in for the absent"
     references = ("wang2023shaspec", "choi2025cepa")
     couples_rows = True  # the averages over pairs and features are over those of the whole batch

@@ -56,6 +56,7 @@ class SimMLM(NetworkMethod):
         without a pair cannot raise its weight above that of the predictions; presence is known and not read off zeros.
     """
 
+    title = "SimMLM: gated votes"
     summary = "a predictor for each modality, weighed by a gate, with a loss that more should not predict worse"
     references = ("li2025simmlm",)
     meets_all_patterns = True

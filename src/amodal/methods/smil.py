@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.distributions.clustering.kmeans import kmeans_assignment
 from amodal.encoders import PerModality, encode_pooled, encoders_for, width_of
 from amodal.fusion import MeanOfPresent
@@ -73,6 +73,7 @@ class SMIL(NetworkMethod):
         rows take it; the encoders are outside the inner step.
     """
 
+    title = "SMIL: prototypes"
     summary = "absent features from prototypes; one inner gradient step on incomplete rows adapts the head"
     references = ("ma2021smil",)
     couples_rows = True
@@ -173,7 +174,7 @@ class SMIL(NetworkMethod):
             return LossTerms({"task": self.task_term(self._read(features, observed), batch)})
         head, terms = self._theta(), dict[str, Tensor]()
         complete = observed.all(1)
-        part, full = (~complete).nonzero()[:, 0], complete.nonzero()[:, 0]
+        part, full = rows_where(~complete, complete)
         if len(part):
             first, second = (
                 torch.randn(len(part), shift.out_features, generator=generator, device=features.device)

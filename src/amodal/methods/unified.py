@@ -43,6 +43,7 @@ class Unified(NetworkMethod):
         Deviations: one step holds what the paper learns in turns; no further labels for rows with an image only.
     """
 
+    title = "Unified: sum of parts"
     summary = "one additive classifier for whichever modalities a row has, whose parts also learn alone"
     references = ("hayat2021unified", "hayat2022medfuse")
     couples_rows = True

@@ -36,6 +36,7 @@ class Unimodal(NetworkMethod):
         The unimodal baselines of :cite:`liang2021multibench`.
     """
 
+    title = "One modality alone"
     summary = "one modality alone"
     references = ("liang2021multibench",)
     meets_all_patterns = True

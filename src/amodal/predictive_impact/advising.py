@@ -105,16 +105,8 @@ def advise(
     Source:
         :cite:`lindley1956measure`, and as EVPPI :cite:`strong2014estimating`, for one modality at a time.
     """
-    check_count("draws", draws)
-    check_inputs(model, cohort)
-    if not len(cohort):
-        raise DataError("there are no cases to advise on", expected="at least one")
-    check_budget(budget)
-    check_odds_ratio(odds_ratio)
-    if not (np.isfinite(worth) and worth > 0):
-        raise ConfigurationError("the worth of a unit of gain is out of range", expected="above 0", got=worth)
-    if steps not in (1, 2):
-        raise ConfigurationError("advice looks one or two steps ahead", expected="1 or 2", got=steps)
+    _check_cases(model, cohort)
+    _check_numbers(draws, budget, odds_ratio, worth, steps)
     names, task = model.schema.names, model.schema.task
     prices, notes = read_costs(costs, names)
     source = completions_of(
@@ -127,27 +119,10 @@ def advise(
         seed=seed,
         prefer="training_cases",
     )
-    if isinstance(source, OwnCompletions) and not source.by_modality:
-        raise ConfigurationError(
-            f"{type(model.method).__name__} draws one latent for all modalities, which says nothing about a modality",
-            hint="Pass train=<the training cohort>.",
-        )
-    value = utility_function(utility, task)
-    work = _Work(model, source, value, utility, prices, worth, steps, odds_ratio)
-    parts: list[dict[str, np.ndarray]] = []
-    with inference(model.method), progress_bar("advice", quiet=not progress) as tell:
-        for batch in model.batches(cohort, min(256, chunk_of(model, draws)), check_levels=True):
-            parts.append(work.of_batch(batch))
-            if tell is not None:
-                tell(sum(len(part["observed"]) for part in parts), len(cohort))
-    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    _check_source(model, source)
+    work = _Work(model, source, utility_function(utility, task), utility, prices, worth, steps, odds_ratio)
+    columns = work.over(cohort, draws, progress)
     observed = columns["observed"]
-    cheapest = np.where(observed, np.inf, columns["price"]).min()
-    if budget < cheapest < np.inf:
-        notes = (
-            *notes,
-            f"The budget of {budget:g} is below the cheapest look, {cheapest:g}: nothing can be looked at.",
-        )
     gap = np.nanmax(np.where(observed, 0.0, columns["gap"]), axis=1)
     return Advice(
         cohort.ids,
@@ -173,12 +148,44 @@ def advise(
         task,
         (
             *notes,
+            *_note_on_budget(budget, columns["price"], observed),
             *notes_on_cohort(model.schema, cohort, observed),
             *notes_on_donors(source, observed),
             *notes_on_gap(gap, model, source),
             *work.notes,
         ),
     )
+
+
+def _check_cases(model: Predictor, cohort: Cohort) -> None:
+    check_inputs(model, cohort)
+    if not len(cohort):
+        raise DataError("there are no cases to advise on", expected="at least one")
+
+
+def _check_numbers(draws: int, budget: float, odds_ratio: float | None, worth: float, steps: int) -> None:
+    check_count("draws", draws)
+    check_budget(budget)
+    check_odds_ratio(odds_ratio)
+    if not (np.isfinite(worth) and worth > 0):
+        raise ConfigurationError("the worth of a unit of gain is out of range", expected="above 0", got=worth)
+    if steps not in (1, 2):
+        raise ConfigurationError("advice looks one or two steps ahead", expected="1 or 2", got=steps)
+
+
+def _check_source(model: Predictor, source: Completions) -> None:
+    if isinstance(source, OwnCompletions) and not source.by_modality:
+        raise ConfigurationError(
+            f"{type(model.method).__name__} draws one latent for all modalities, which says nothing about a modality",
+            hint="Pass train=<the training cohort>.",
+        )
+
+
+def _note_on_budget(budget: float, prices: np.ndarray, observed: np.ndarray) -> list[str]:
+    cheapest = np.where(observed, np.inf, prices).min()
+    if not budget < cheapest < np.inf:
+        return []
+    return [f"The budget of {budget:g} is below the cheapest look, {cheapest:g}: nothing can be looked at."]
 
 
 def _in_words(utility: Utility | None, task: Task) -> str:
@@ -207,6 +214,16 @@ class _Work:
     steps: int
     odds_ratio: float | None
     notes: dict[str, None] = field(default_factory=dict)
+
+    def over(self, cohort: Cohort, draws: int, progress: bool) -> dict[str, np.ndarray]:
+        """All columns of a cohort, batch by batch."""
+        parts: list[dict[str, np.ndarray]] = []
+        with inference(self.model.method), progress_bar("advice", quiet=not progress) as tell:
+            for batch in self.model.batches(cohort, min(256, chunk_of(self.model, draws)), check_levels=True):
+                parts.append(self.of_batch(batch))
+                if tell is not None:
+                    tell(sum(len(part["observed"]) for part in parts), len(cohort))
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def of_batch(self, batch: Batch) -> dict[str, np.ndarray]:
         """All columns of a batch."""

@@ -82,6 +82,9 @@ def tilt(predictions: Tensor, weights: Tensor, present: Tensor) -> Tensor:
     x = (predictions - present).double()  # (S, B, D)
     unit = x.abs().amax((0, 2)).clamp(min=1e-12)  # (B,)
     x = x / unit[:, None]
+    if x.shape[2] > len(x):  # only what the completions span matters: coordinates in it, S of them, say the same
+        values, vectors = torch.linalg.eigh(torch.einsum("sbd,tbd->bst", x, x))
+        x = (vectors * values.clamp(min=0).sqrt()[:, None]).transpose(0, 1)
     log_v = weights.double().clamp(min=0).log()
     slope = x.new_zeros(x.shape[1:])  # lambda, (B, D)
     eye = torch.eye(x.shape[2], dtype=x.dtype, device=x.device)

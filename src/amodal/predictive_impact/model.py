@@ -31,6 +31,7 @@ from amodal.progress import progress_bar
 __all__ = ["impact"]
 
 _MOST_SHARED = 4  # missing modalities of which every subset is looked at
+_MOST_RANGES = 20  # classes whose probabilities get a range
 _TINY = 1e-30
 
 
@@ -104,12 +105,8 @@ def impact(
         >>> result.variability.shape, sorted(result.per_modality)
         ((8,), ['bottom_left', 'bottom_right', 'top_left', 'top_right'])
     """
-    check_count("draws", draws)
-    check_count("neighbours", neighbours)
-    check_odds_ratio(odds_ratio)
-    check_inputs(model, cohort)
-    if not len(cohort):
-        raise DataError("there are no cases to take the impact of", expected="at least one")
+    _check_numbers(draws, neighbours, odds_ratio)
+    _check_cases(model, cohort)
     if plausible not in (True, False, "share", "paper"):
         raise UnknownNameError("kind of plausible labels", str(plausible), ("share", "paper"))
     names = model.schema.names
@@ -120,13 +117,7 @@ def impact(
     )
     kind = "share" if plausible is True else plausible
     work = _Work(model, source, tuple(asked), kind if model.schema.task.is_classification else False, odds_ratio)
-    parts = []
-    with inference(model.method), progress_bar("impact", quiet=not progress) as tell:
-        for batch in model.batches(cohort, chunk_of(model, draws), check_levels=True):
-            refuse_empty(model, batch)
-            parts.append(work.of_batch(batch))
-            if tell is not None:
-                tell(sum(len(part.columns["variability"]) for part in parts), len(cohort))
+    parts = work.over(cohort, draws, progress)
     columns = {key: np.concatenate([part.columns[key] for part in parts]) for key in parts[0].columns}
     observed = columns["observed"]
     return Impact(
@@ -146,6 +137,7 @@ def impact(
         by_label=columns.get("by label"),
         label_shares=columns.get("label shares"),
         interval=columns.get("interval"),
+        ranges=columns.get("ranges"),
         sensitivity=columns.get("sensitivity"),
         plausible_labels=_joined([part.labels for part in parts if part.labels is not None]),
         promised_labels=_promised(model, columns["prediction"], calibration, coverage),
@@ -159,6 +151,18 @@ def impact(
             *notes_on_task(model.schema.task, draws, source, odds_ratio),
         ),
     )
+
+
+def _check_cases(model: Predictor, cohort: Cohort) -> None:
+    check_inputs(model, cohort)
+    if not len(cohort):
+        raise DataError("there are no cases to take the impact of", expected="at least one")
+
+
+def _check_numbers(draws: int, neighbours: int, odds_ratio: float | None) -> None:
+    check_count("draws", draws)
+    check_count("neighbours", neighbours)
+    check_odds_ratio(odds_ratio)
 
 
 @dataclass
@@ -177,6 +181,17 @@ class _Work:
     asked: tuple[str, ...]
     plausible: bool | str
     odds_ratio: float | None
+
+    def over(self, cohort: Cohort, draws: int, progress: bool) -> list[_Part]:
+        """The parts of a cohort, batch by batch."""
+        parts: list[_Part] = []
+        with inference(self.model.method), progress_bar("impact", quiet=not progress) as tell:
+            for batch in self.model.batches(cohort, chunk_of(self.model, draws), check_levels=True):
+                refuse_empty(self.model, batch)
+                parts.append(self.of_batch(batch))
+                if tell is not None:
+                    tell(sum(len(part.columns["variability"]) for part in parts), len(cohort))
+        return parts
 
     def of_batch(self, batch: Batch) -> _Part:
         """All columns of a batch, pattern by pattern."""
@@ -270,6 +285,11 @@ class _Work:
         if kind.one_value:
             centre = weighted_mean(predictions, weights)
             found["interval"] = _quantiles((centre + scale * (predictions - centre))[..., 0], weights, (0.05, 0.95))
+        elif predictions.shape[-1] <= _MOST_RANGES:
+            centre = weighted_mean(predictions, weights)
+            scaled = (centre + scale * (predictions - centre)).clamp(0.0, 1.0)
+            ends = [_quantiles(one, weights, (0.05, 0.95)) for one in scaled.unbind(-1)]
+            found["ranges"] = torch.stack(ends, dim=1)
         if self.odds_ratio is not None:
 
             def value(tilted: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def notes_on_donors(source: Completions, observed: np.ndarray) -> list[str]:
     notes = []
     if observed.all(axis=1).any():
         notes.append("Completions from training cases leave nothing open in complete cases: their V is 0.")
-    if not source.grouped:
+    if not source.pool.grouped:
         notes.append(
             "The training cases have no groups: a case is not completed with itself, but another record of the same "
             "person would not be noticed."

@@ -46,6 +46,8 @@ class Impact:
         label_shares: Share of the completions under which each label is likelier than not, (N, K), of multilabel tasks:
             a label between 5 and 95 % is open; None for others.
         interval: The middle nine tenths of the values to be expected (N, 2), of regression; None for others.
+        ranges: The middle nine tenths of each probability to be expected, (N, C, 2) or (N, K, 2), of up to 20 classes
+            or labels; None for others.
         sensitivity: Smallest and largest V under the odds ratio asked for, (N, 2); None if none was.
         plausible_labels: The labels that remain plausible, with their shares; None for other tasks than classes, or if
             they were not asked for.
@@ -78,6 +80,7 @@ class Impact:
     draws: int
     how: str
     notes: tuple[str, ...] = field(default=())
+    ranges: np.ndarray | None = None
 
     @property
     def complete(self) -> np.ndarray:

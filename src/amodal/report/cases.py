@@ -17,6 +17,7 @@ from amodal.schema import Task
 __all__ = ["Bar", "Case", "CaseGroup", "choose_cases", "show_cases"]
 
 _BARS = 10  # classes or labels shown of a case
+_LEAST = 0.005  # probability of one that is shown
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,8 @@ def _case(run: FinishedRun, batch: Batch, place: int, row: int, seen: NDArray, w
         )
         return Case(str(run.ids[row]), truth, names, exhibits, values=values)
     order = np.argsort(-np.maximum(np.maximum(seen, whole), show), kind="stable")[:_BARS]
-    bars = tuple(Bar(str(run.task.classes[i]), float(seen[i]), float(whole[i]), bool(show[i])) for i in np.sort(order))
+    shown = [i for i in np.sort(order) if show[i] or max(seen[i], whole[i]) >= _LEAST]
+    bars = tuple(Bar(str(run.task.classes[i]), float(seen[i]), float(whole[i]), bool(show[i])) for i in shown)
     return Case(str(run.ids[row]), truth, names, exhibits, bars=bars)
 
 

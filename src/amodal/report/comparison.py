@@ -83,9 +83,7 @@ def compare_methods(
         settings=dict(settings or {}),
         resamples=resamples,
     )
-    for number in only or ():
-        if not 0 <= number < len(experiments):
-            raise ConfigurationError("there is no such model", expected=f"0 … {len(experiments) - 1}", got=number)
+    _check_numbers(only, len(experiments))
     cohort = load_cohort(data)
     say(f"{len(experiments)} models: {', '.join(named)}, with seeds {', '.join(map(str, seeds))}; {jobs} at a time")
     results = run_all(
@@ -99,13 +97,18 @@ def compare_methods(
     )
     if only:
         return results
-    subject = Subject(
-        results, title=f"{len(named)} methods on {cohort.name or data}", cohort=cohort, references=references
-    )
-    save_tables(results, out, subject.references or results.names[:1])
+    title = f"{len(named)} methods on {cohort.name or data}"
+    subject = Subject(results, title=title, cohort=cohort, references=references)
+    save_tables(results, out, subject.stored[1] or results.names[:1])
     page = write_page(subject, out / "index.html")
     say(f"Trained, evaluated and written in {duration(perf_counter() - started)}. The page is {page}")
     return results
+
+
+def _check_numbers(only: Collection[int] | None, n_models: int) -> None:
+    for number in only or ():
+        if not 0 <= number < n_models:
+            raise ConfigurationError("there is no such model", expected=f"0 … {n_models - 1}", got=number)
 
 
 def list_models(methods: Sequence[str], seeds: Sequence[int]) -> list[str]:

@@ -63,21 +63,8 @@ def decisions(subject: Subject) -> Section | None:
         _risks(label, risk, true, i) for i, (label, (risk, true, _)) in enumerate(list(outcomes.items())[:_MOST_LABELS])
     ]
     drawings += [_curves(subject, label, i) for i, label in enumerate(list(outcomes)[:_MOST_LABELS])]
-    rates = at_thresholds(predicted).to_dict("records")
     fit = calibration_table(predicted).to_dict("records")
-    many = len(outcomes) > 1
-    thresholds = Table(
-        ["outcome, risk from", "called positive", *(name.replace("_", " ") for name in _RATES)],
-        [
-            [
-                f"{row['label']}, {percent(row['threshold'], 0)}",
-                percent(row["called_positive"]),
-                *(_cell(row, name) for name in _RATES),
-            ]
-            for row in rates
-        ],
-        f"Errors of {best} at thresholds",
-    )
+    thresholds = _thresholds(predicted, best)
     calibration = Table(
         ["outcome", "slope", "intercept", "observed over expected"],
         [
@@ -86,27 +73,46 @@ def decisions(subject: Subject) -> Section | None:
         ],
         f"Calibration of {best}: 1, 0 and 1 are ideal",
     )
-    labels = None
-    if many:
-        found = by_label(predicted).to_dict("records")
-        names = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "ece": "calibration error"}
-        labels = Table(
-            ["outcome", "cases", "positive", *names.values()],
-            [
-                [row["label"], f"{row['n']:,}", f"{row['positives']:,}", *(_cell(row, name) for name in names)]
-                for row in found
-            ],
-            f"{best} by outcome",
-        )
+    labels = _by_label(predicted, best) if len(outcomes) > 1 else None
     return section(
         "decisions",
         "What it means for decisions",
+        folded=len(outcomes) > 1,
         method=best,
         drawings=drawings,
         legend=[*subject.legend, _treat_all()],
         labels=labels,
         thresholds=thresholds,
         calibration=calibration,
+    )
+
+
+def _thresholds(predicted: Predicted, best: str) -> Table:
+    """Errors at thresholds of risk."""
+    return Table(
+        ["outcome, risk from", "called positive", *(name.replace("_", " ") for name in _RATES)],
+        [
+            [
+                f"{row['label']}, {percent(row['threshold'], 0)}",
+                percent(row["called_positive"]),
+                *(_cell(row, name) for name in _RATES),
+            ]
+            for row in at_thresholds(predicted).to_dict("records")
+        ],
+        f"Errors of {best} at thresholds",
+    )
+
+
+def _by_label(predicted: Predicted, best: str) -> Table:
+    """Metrics of each outcome."""
+    names = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "ece": "calibration error"}
+    return Table(
+        ["outcome", "cases", "positive", *names.values()],
+        [
+            [row["label"], f"{row['n']:,}", f"{row['positives']:,}", *(_cell(row, name) for name in names)]
+            for row in by_label(predicted).to_dict("records")
+        ],
+        f"{best} by outcome",
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from amodal.metrics import Interval, Metric
-from amodal.report.svg import COLOURS, INK, MARKERS, MUTED, PAPER, RULE, Mark, drawing, inline_svg, short
+from amodal.report.svg import COLOURS, INK, MARKERS, MUTED, PAPER, RULE, Mark, clean, drawing, inline_svg, short
 from amodal.report.words import format_value, percent
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def draw_forest(
         The figure.
     """
     n_panels = len(titles)
-    with drawing(440, 62 + _ROW * 1.35 * len(rows) + (16 if any(titles) else 0)) as figure:
+    with drawing(440, 62 + _ROW * 1.35 * len(rows) + (34 if any(titles) else 0)) as figure:
         panels = figure.subplots(1, n_panels, sharey=True, sharex=True, squeeze=False)[0]
         figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
         for i, (axes, title) in enumerate(zip(panels, titles)):
@@ -155,8 +156,8 @@ def draw_forest(
                 axes.axvline(0, color=MUTED, linewidth=1.2)
             for y, row in enumerate(rows):
                 _interval(axes, f"{row.name} {i}" if i else row.name, row.intervals[i], y, row.mark)
-            axes.set_title(title, color=INK)
-            axes.set_xlabel(label)
+            axes.set_title("\n".join(wrap(clean(title, 40), 18)) if n_panels > 1 else title, color=INK)
+            axes.set_xlabel(label if i == 0 else "")
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
         _name_rows(panels[0], [row.name for row in rows])

@@ -243,7 +243,7 @@ def _curve(looks: _Looks) -> list[Drawing]:
         alt="How far predictions moved when something was revealed, against what V and the advice had said.",
     )
     caption = "On the dashed line, predictions move as far as was said; below it, less."
-    table = Table(["", "cases", "predicted", "realised"], rows, "mean predicted and realised change")
+    table = Table(["change by", "cases", "predicted", "realised"], rows, "mean predicted and realised change")
     return [Drawing("impact-curve", svg, caption, table, size="third")]
 
 

@@ -66,16 +66,16 @@ def series_table(head: str, positions: Sequence[str], series: Sequence[Series], 
     return Table([head, *(one.name for one in series)], rows, f"{metric.label} with 95 % intervals")
 
 
-def method_forest(subject: Subject, metric: Metric) -> Drawing:
+def method_forest(subject: Subject, metric: Metric, key: str = "forest") -> Drawing:
     """The methods' headline on the test rows, the best at the top."""
     rows = [
         Series(name, subject.marks[name], [subject.results.summary(name, metric.name).interval])
         for name in subject.ranked
     ]
     told = "; ".join(f"{row.name} {format_interval(row.intervals[0], metric)}" for row in rows)
-    svg = figures.draw_forest(rows, metric.label, key="forest", alt=f"{metric.label} of each method. {told}.")
+    svg = figures.draw_forest(rows, metric.label, key=key, alt=f"{metric.label} of each method. {told}.")
     caption = f"{metric.label} on the test data, with 95 % intervals. Hollow: the methods compared with."
-    return Drawing("forest", svg, caption)
+    return Drawing(key, svg, caption)
 
 
 def difference_forest(subject: Subject, metric: Metric) -> Drawing:
@@ -88,7 +88,7 @@ def difference_forest(subject: Subject, metric: Metric) -> Drawing:
         ]
         rows.append(Series(name, subject.marks[name], [_as_interval(one) for one in found]))
         cells.append([name, *("–" if one is None else difference_cell(one.difference, metric) for one in found)])
-    titles = [f"less {name}" for name in subject.references]
+    titles = [f"against {name}" for name in subject.references]
     better = "right" if metric.higher_is_better else "left"
     svg = figures.draw_forest(
         rows,

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from amodal.benchmark import Results
+from amodal.errors import DataError
 from amodal.metrics.intervals import Difference, Interval
 from amodal.report.page import fill_page, write_text
-from amodal.report.parts import Section, Table, render
+from amodal.report.parts import Drawing, Section, Table, render
 from amodal.report.published import PrintedValue, judge_difference, judge_value, printed_values, remarks_on
-from amodal.report.words import duration
+from amodal.report.svg import LegendKey
+from amodal.report.words import duration, join_words
 
-__all__ = ["Block", "Exhibit", "paper_page", "write_paper_page"]
+__all__ = ["Block", "Exhibit", "file_drawing", "file_table", "paper_page", "write_paper_page"]
 
 RULES = (
     "A value agrees if the paper's interval (printed, or plus and minus two standard deviations over its runs) and "
@@ -24,6 +29,10 @@ RULES = (
     "paired difference lies on its side of zero. Verdicts need the paper's data: on made data, or before a run, "
     "nothing can be told about a paper."
 )
+_DATA = {"": "Not run: needs credentials.", "made": "Run on made data.", "real": "Run on the paper's data.",
+         "other": "Run on open or generated data, as far as the paper describes them."}  # fmt: skip
+_TITLES = {"auroc": "AUROC", "auprc": "AUPRC", "mae": "MAE", "kappa": "kappa", "accuracy": "accuracy"}
+_UNTOLD = "cannot be told"
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Block:
         task: The task as they name it.
         setting: The setting as they name it; "" takes all.
         metrics: Metrics, as this library names them.
-        methods: For each published method the name of the runs here; None: not in this version.
+        methods: For each published method the name of the runs here.
         results: What was found; None: not run.
         data: "real", "made" or "": not run, which needs credentials.
         note: What to say about it.
@@ -48,7 +57,7 @@ class Block:
     task: str
     setting: str
     metrics: Sequence[str]
-    methods: dict[str, str | None]
+    methods: dict[str, str]
     results: Results | None = None
     data: str = ""
     note: str = ""
@@ -65,6 +74,11 @@ class Exhibit:
         title: Its title.
         blocks: Its settings.
         favourite: The paper's own method, with which the others are compared.
+        drawings: Its figures.
+        tables: Further tables.
+        legend: What the figures' marks stand for.
+        note: What to say about figures and tables.
+        data: Of an exhibit without blocks, as in `Block`, or "other".
     """
 
     paper: str
@@ -72,15 +86,42 @@ class Exhibit:
     title: str
     blocks: Sequence[Block]
     favourite: str
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    legend: Sequence[LegendKey] = ()
+    note: str = ""
+    data: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its id on the page."""
+        return f"{self.paper}-{self.source.replace(' ', '-')}"
+
+    @property
+    def name(self) -> str:
+        """The paper and the table's or figure's number."""
+        return f"{self.paper.upper()}, {self.source}"
+
+
+class _Cell(NamedTuple):
+    """A number of the paper beside ours."""
+
+    paper: tuple[str, str]
+    ours: tuple[str, str]
+    verdict: str
+    reason: str = ""  # why ours is undefined
 
 
 def paper_page(exhibits: Sequence[Exhibit]) -> str:
     """The page of some tables and figures: HTML that needs nothing beside itself."""
+    judged = [[_Judged(exhibit, block) for block in exhibit.blocks] for exhibit in exhibits]
     sections = [
-        Section(f"{e.paper}-{e.source.replace(' ', '-')}", f"{e.paper.upper()}, {e.source}: {e.title}", _exhibit(e))
-        for e in exhibits
-    ]
-    kicker = f"amodal · paper against ours · {len(exhibits)} tables and figures"
+        Section("overview", "Overview", render("papers_overview.html", {"rules": RULES,
+                "table": _overview(exhibits, judged)})),
+        *(Section(e.key, f"{e.name}: {e.title}", _exhibit(e, blocks)) for e, blocks in zip(exhibits, judged)),
+    ]  # fmt: skip
+    count = len(exhibits)
+    kicker = f"amodal · paper against ours · {count} table{'s' * (count > 1)} and figure{'s' * (count > 1)}"
     return fill_page("Paper against ours", kicker, sections)
 
 
@@ -93,73 +134,179 @@ def write_paper_page(exhibits: Sequence[Exhibit], path: str | Path) -> Path:
     return write_text(path, paper_page(exhibits))
 
 
-def _exhibit(exhibit: Exhibit) -> Markup:
-    parts = [_block(exhibit, block) for block in exhibit.blocks]
-    values = {"intro": RULES, "parts": parts, "remarks": remarks_on(exhibit.paper, exhibit.source)}
+def file_drawing(path: Path, key: str, caption: str) -> Drawing:
+    """A picture that a recipe has written, as part of the page.
+
+    Args:
+        path: File ending in .svg or .png.
+        key: Its id on the page.
+        caption: What it shows.
+
+    Raises:
+        DataError: If it is not there.
+    """
+    kinds = {".svg": "image/svg+xml", ".png": "image/png"}
+    try:
+        content = base64.b64encode(path.read_bytes()).decode("ascii")
+    except OSError as error:
+        raise DataError(f"a figure is missing: {path}") from error
+    source = f"data:{kinds[path.suffix]};base64,{content}"
+    picture = Markup('<img class="paper" src="{}" alt="{}">').format(Markup(source), caption)
+    return Drawing(key, picture, caption, size="wide")
+
+
+def file_table(path: Path, caption: str, *, most: int = 60) -> Table:
+    """A CSV file that a recipe has written, as a table of text.
+
+    Args:
+        path: The file.
+        caption: What it shows.
+        most: Rows that are shown.
+
+    Raises:
+        DataError: If it is not there.
+    """
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"a table is missing or cannot be read: {path}") from error
+    rows = [[_text(value) for value in row] for row in frame.head(most).to_numpy(dtype=object).tolist()]
+    left = f" (the first {most} of {len(frame)} rows)" if len(frame) > most else ""
+    return Table([str(column) for column in frame.columns], rows, caption + left)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _overview(exhibits: Sequence[Exhibit], judged: Sequence[Sequence[_Judged]]) -> Table:
+    head = ["", "shows", "runs", "values", "differences", "training time"]
+    rows = []
+    for exhibit, blocks in zip(exhibits, judged):
+        kinds = dict.fromkeys(block.block.data for block in blocks) or {exhibit.data: None}
+        runs = {"": "not run", "made": "made data", "real": "the paper's data", "other": "open or generated data"}
+        values = [cell.verdict for block in blocks for row in block.values.values() for cell in row]
+        gaps = [cell.verdict for block in blocks for row in block.gaps.values() for cell in row]
+        seconds = sum(block.seconds for block in blocks)
+        name = Markup('<a href="#{}">{}</a>').format(exhibit.key, exhibit.name)
+        shown = join_words([runs[kind] for kind in kinds])
+        time = duration(seconds) if seconds else ""
+        rows.append([name, exhibit.title, shown, _counted(values), _counted(gaps), time])
+    return Table(head, rows)
+
+
+def _counted(verdicts: Sequence[str]) -> tuple[str, str]:
+    """How many values were compared, and with which verdicts."""
+    if not verdicts:
+        return "", ""
+    found = Counter(verdicts)
+    words = {"agrees": "agree", "does not agree": "do not agree", _UNTOLD: "cannot be told"}
+    return str(len(verdicts)), ", ".join(f"{found[key]} {word}" for key, word in words.items() if found[key])
+
+
+def _exhibit(exhibit: Exhibit, judged: Sequence[_Judged]) -> Markup:
+    values = {
+        "note": exhibit.note if judged else f"{_DATA[exhibit.data]} {exhibit.note}".strip(),
+        "legend": exhibit.legend,
+        "drawings": exhibit.drawings,
+        "tables": exhibit.tables,
+        "parts": [block.shown() for block in judged],
+        "remarks": remarks_on(exhibit.paper, exhibit.source),
+    }
     return render("papers.html", values)
 
 
-def _block(exhibit: Exhibit, block: Block) -> dict[str, object]:
-    printed = printed_values(exhibit.paper, exhibit.source, cohort=block.cohort, task=block.task, setting=block.setting)
-    by_method = {(one.method, one.metric): one for one in printed}
-    names = list(dict.fromkeys([*block.methods, *(one.method for one in printed)]))
-    rows = []
-    for name in names:
-        for metric in block.metrics:
-            one = by_method.get((name, metric), PrintedValue(name, metric, math.nan, math.nan, math.nan))
-            rows.append([name, metric, str(one), *_ours(block, name, metric, one)])
-    head = ["method", "metric", "paper", "ours", "verdict"]
-    found = {"": "Not run: needs credentials.", "made": "Run on made data.", "real": "Run on the paper's data."}
-    cost = "" if block.results is None else f" Trained in {duration(_seconds(block.results))}."
-    return {
-        "title": block.title,
-        "note": " ".join(part for part in (found[block.data] + cost, block.note) if part),
-        "table": Table(head, rows),
-        "differences": _differences(exhibit, block, by_method),
-    }
+class _Judged:
+    """A block with its verdicts: a row of cells for each method, and for each difference to the paper's own method."""
 
-
-def _ours(block: Block, name: str, metric: str, printed: PrintedValue) -> tuple[str, str]:
-    ours = block.methods.get(name)
-    if ours is None:
-        return (
-            ("not in this version", "cannot be told") if name in block.methods else ("not asked for", "cannot be told")
+    def __init__(self, exhibit: Exhibit, block: Block):
+        self.exhibit, self.block = exhibit, block
+        printed = printed_values(
+            exhibit.paper, exhibit.source, cohort=block.cohort, task=block.task, setting=block.setting
         )
-    if block.results is None:
-        return "needs credentials", "cannot be told"
-    if ours not in block.results.names:
+        self.printed = {(one.method, one.metric): one for one in printed}
+        names = dict.fromkeys([*block.methods, *(one.method for one in printed if one.metric in block.metrics)])
+        self.values = {name: [self._value(name, metric) for metric in block.metrics] for name in names}
+        self.gaps = self._differences()
+
+    @property
+    def seconds(self) -> float:
+        """Time that training took."""
+        runs = () if self.block.results is None else self.block.results.runs
+        return sum(float(run.record.get("result", {}).get("seconds", 0.0)) for run in runs)
+
+    def shown(self) -> dict[str, object]:
+        """What the page shows."""
+        block = self.block
+        cost = "" if block.results is None else f"Trained in {duration(self.seconds)}."
+        rows = [*self.values.values(), *self.gaps.values()]
+        reasons = dict.fromkeys(cell.reason for row in rows for cell in row if cell.reason)
+        return {
+            "title": block.title,
+            "note": " ".join(part for part in (_DATA[block.data], cost, block.note, *reasons) if part),
+            "table": self._table("method", self.values),
+            "differences": self._table(f"{self.exhibit.favourite} less", self.gaps) if self.gaps else None,
+        }
+
+    def _table(self, first: str, rows: dict[str, list[_Cell]]) -> Table:
+        titles = [_TITLES.get(metric, metric) for metric in self.block.metrics]
+        head = [first, *(f"{title}, {whose}" for title in titles for whose in ("paper", "ours"))]
+        return Table(head, [[name, *(part for cell in row for part in cell[:2])] for name, row in rows.items()])
+
+    def _value(self, name: str, metric: str) -> _Cell:
+        printed = self.printed.get((name, metric), PrintedValue(name, metric, math.nan, math.nan, math.nan))
+        whole, _, rest = str(printed).partition(" (")
+        paper = (whole, rest.removesuffix(")")) if printed.value == printed.value else ("not given", "")
+        ours = self._why_not(name)
+        if ours is not None:
+            return _Cell(paper, (ours, ""), _UNTOLD)
+        results, run = self.block.results, self.block.methods[name]
+        assert results is not None
+        found = results.summary(run, metric, (self.block.condition,)).interval
+        verdict = judge_value(printed, found.low, found.high, same_data=self.block.data == "real")
+        return _Cell(paper, *self._shown(found, ".3f", verdict))
+
+    def _why_not(self, name: str) -> str | None:
+        """Why there is no value of a method; None if there is one."""
+        block = self.block
+        if name not in block.methods:
+            return "not asked for"
+        ours = block.methods[name]
+        if block.results is None:
+            return "needs credentials"
+        if ours in block.results.names:
+            return None
         failed = [one for one in block.results.failed if one.cell.stem.startswith(ours)]
-        return (f"failed: {failed[0].message[:80]}" if failed else "not run"), "cannot be told"
-    interval = block.results.summary(ours, metric, (block.condition,)).interval
-    verdict = judge_value(printed, interval.low, interval.high, same_data=block.data == "real")
-    return _shown(interval, ".3f"), verdict
+        return f"failed: {failed[0].message[:80]}" if failed else "not run"
 
+    def _differences(self) -> dict[str, list[_Cell]]:
+        """The paper's own method less each rival, as printed and as found, paired."""
+        block, best = self.block, self.block.methods.get(self.exhibit.favourite)
+        if block.results is None or best is None or best not in block.results.names:
+            return {}
+        return {
+            name: [self._difference(name, best, run, metric) for metric in block.metrics]
+            for name, run in block.methods.items()
+            if run != best and run in block.results.names
+        }
 
-def _shown(found: Interval | Difference, form: str) -> str:
-    """An estimate with its interval, or why there is none."""
-    if found.estimate != found.estimate:
-        return f"undefined: {found.reason or 'too few test cases'}"
-    return f"{found.estimate:{form}} ({found.low:{form}} to {found.high:{form}})"
+    def _difference(self, name: str, best: str, ours: str, metric: str) -> _Cell:
+        assert self.block.results is not None
+        pair = [self.printed.get((which, metric)) for which in (self.exhibit.favourite, name)]
+        claimed = math.nan if pair[0] is None or pair[1] is None else pair[0].value - pair[1].value
+        found = self.block.results.difference(best, ours, metric, (self.block.condition,)).difference
+        verdict = judge_difference(claimed, found.low, found.high, same_data=self.block.data == "real")
+        paper = ("not given" if claimed != claimed else f"{claimed:+.3f}", "")
+        return _Cell(paper, *self._shown(found, "+.3f", verdict))
 
-
-def _differences(exhibit: Exhibit, block: Block, printed: dict[tuple[str, str], PrintedValue]) -> Table | None:
-    """The paper's own method less each rival, as printed and as found, paired."""
-    best = block.methods.get(exhibit.favourite)
-    if block.results is None or best is None or best not in block.results.names:
-        return None
-    rows = []
-    for name, ours in block.methods.items():
-        if ours is None or ours == best or ours not in block.results.names:
-            continue
-        for metric in block.metrics:
-            pair = [printed.get((which, metric)) for which in (exhibit.favourite, name)]
-            claimed = float("nan") if None in pair else pair[0].value - pair[1].value  # type: ignore[union-attr]
-            found = block.results.difference(best, ours, metric, (block.condition,)).difference
-            verdict = judge_difference(claimed, found.low, found.high, same_data=block.data == "real")
-            shown = "not given" if claimed != claimed else f"{claimed:+.3f}"
-            rows.append([f"{exhibit.favourite} less {name}", metric, shown, _shown(found, "+.3f"), verdict])
-    return Table(["difference", "metric", "paper", "ours, paired", "verdict"], rows) if rows else None
-
-
-def _seconds(results: Results) -> float:
-    return sum(float(run.record.get("result", {}).get("seconds", 0.0)) for run in results.runs)
+    def _shown(self, found: Interval | Difference, form: str, verdict: str) -> tuple[tuple[str, str], str, str]:
+        """An estimate with its interval and verdict, or why there is none."""
+        if found.estimate != found.estimate:
+            return ("undefined", ""), _UNTOLD, found.reason or "There are too few test cases."
+        ends = f"{found.low:{form}} to {found.high:{form}}" if found.low == found.low else "no interval"
+        told = f"{ends}; {verdict}" if self.block.data == "real" else ends
+        return (f"{found.estimate:{form}}", told), verdict, ""

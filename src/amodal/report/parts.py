@@ -61,11 +61,13 @@ class Section:
         key: Its id.
         title: Its heading.
         body: HTML, from `render`.
+        folded: Whether it is opened by whoever needs it.
     """
 
     key: str
     title: str
     body: Markup
+    folded: bool = False
 
 
 def render(template: str, values: Mapping[str, Any]) -> Markup:
@@ -81,9 +83,9 @@ def render(template: str, values: Mapping[str, Any]) -> Markup:
     return Markup(_environment().get_template(template).render(**values))
 
 
-def section(key: str, title: str, **values: object) -> Section:
+def section(key: str, title: str, *, folded: bool = False, **values: object) -> Section:
     """A section from its template, `<key>.html`."""
-    return Section(key, title, render(f"{key}.html", values))
+    return Section(key, title, render(f"{key}.html", values), folded)
 
 
 @cache

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from amodal.batch import Batch
 from amodal.data.sources.digits import QUADRANTS
+from amodal.kinds.sets import BETWEEN_TEXTS
 from amodal.report.svg import clean
 from amodal.report.words import join_words
 from amodal.schema import Modality, Schema
@@ -21,6 +22,7 @@ __all__ = ["PICTURES", "Curve", "Exhibit", "exhibit_case"]
 
 _SHOWN = 8  # features of a table or series
 _LETTERS = 400  # of a text
+_IMAGES = 3  # of a set
 _SIDE = 120  # pixels of the longer side of a picture
 
 
@@ -103,14 +105,27 @@ def _quadrants(schema: Schema, batch: Batch, row: int, seen: NDArray[np.bool_]) 
 
 
 def _image(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
-    values = batch.values[modality.name][row].numpy().astype(float)  # (C, H, W)
+    return _picture(modality, batch.values[modality.name][row].numpy(), visible, modality.name)
+
+
+def _images(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
+    """The first images of a set, side by side."""
+    n = int(batch.lengths[modality.name][row]) if modality.name in batch.lengths else modality.shape[0]
+    values = batch.values[modality.name][row][: min(n, _IMAGES)].numpy()  # (K, C, H, W)
+    shown = f"{modality.name}, {n} image{'s' if n != 1 else ''}" + (f", of which {_IMAGES}" if n > _IMAGES else "")
+    return _picture(modality, np.concatenate(list(values), axis=2), visible, shown)
+
+
+def _picture(modality: Modality, values: NDArray, visible: bool, shown: str) -> Exhibit:
+    """Values (C, H, W) as a picture."""
+    values = values.astype(float)
     pixels = np.moveaxis(values, 0, -1) if values.shape[0] == 3 else values.mean(0)
     low, high = float(pixels.min()), float(pixels.max())
     scaled = (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
     picture = _png(scaled, np.full(scaled.shape[:2], visible), dark=True)
     height, width = scaled.shape[:2]
     size = (round(_SIDE * width / max(height, width)), round(_SIDE * height / max(height, width)))
-    alt = f"{modality.name}, {height} by {width} pixels" + ("" if visible else "; greyed out, because it was absent")
+    alt = f"{shown}, {height} by {width} pixels" + ("" if visible else "; greyed out, because it was absent")
     return Exhibit("picture", modality.name, _state(visible), picture=picture, alt=alt, size=size)
 
 
@@ -150,7 +165,8 @@ def _tabular(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhib
 def _text(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
     raw = batch.values[modality.name][row].numpy().astype(np.uint8)
     length = int(batch.lengths[modality.name][row]) if modality.name in batch.lengths else len(raw)
-    text = clean(raw[:length].tobytes().decode("utf-8", errors="replace"), _LETTERS)
+    plain = raw[:length].tobytes().replace(bytes([BETWEEN_TEXTS]), b"\n\n")
+    text = clean(plain.decode("utf-8", errors="replace"), _LETTERS)
     return Exhibit("text", modality.name, _state(visible), text=text)
 
 
@@ -159,6 +175,7 @@ PICTURES: dict[str, Callable[[Modality, Batch, int, bool], Exhibit]] = {
     "curves": _series,
     "values": _tabular,
     "text": _text,
+    "pictures": _images,
 }
 """How a sample is shown, by the name that a kind of modality gives."""
 

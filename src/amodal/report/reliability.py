@@ -31,7 +31,8 @@ Curves = dict[str, tuple[Mark, tuple[NDArray[np.float64], NDArray[np.float64]]]]
 def calibration(subject: Subject) -> Section | None:
     """One panel a method, one curve for each number of modalities present; None if there are too few cases."""
     counts = sorted({int(k) for k in subject.patterns.sum(1)})
-    pooled = {name: _pool(subject.results.runs_of(name), subject) for name in subject.results.names}
+    names = sorted(subject.results.names, key=lambda name: name != subject.best)  # that one first
+    pooled = {name: _pool(subject.results.runs_of(name), subject) for name in names}
     marks = dict(zip(_spread_out(sorted({k for parts in pooled.values() for k in parts})), figures.GROUP_MARKS))
     drawings, rows = [], []
     for i, (name, parts) in enumerate(pooled.items()):
@@ -58,7 +59,8 @@ def calibration(subject: Subject) -> Section | None:
     return section(
         "calibration",
         "Can the numbers be believed?",
-        drawings=drawings,
+        drawings=drawings[:1],
+        others=drawings[1:],
         legend=[legend_key(f"{k} present", mark) for k, mark in marks.items()],
         table=table,
         traits=traits,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from amodal.citation import bibliography
 from amodal.methods import METHODS
 from amodal.missingness import pattern_codes, pattern_label
 from amodal.report import figures
+from amodal.report.answer import answer
 from amodal.report.cases import choose_cases, show_cases
 from amodal.report.copulas import copula_drawings
 from amodal.report.decisions import decisions, groups
@@ -21,7 +22,6 @@ from amodal.report.panels import (
     compared,
     count_wins,
     difference_forest,
-    findings,
     lacking,
     method_forest,
     metric_series,
@@ -30,7 +30,6 @@ from amodal.report.panels import (
     shown_metrics,
 )
 from amodal.report.parts import Drawing, Section, Table, section
-from amodal.report.pictures import Exhibit, exhibit_case
 from amodal.report.references import read_bibtex
 from amodal.report.reliability import calibration
 from amodal.report.representations import collapse_warnings, representation_table
@@ -43,7 +42,7 @@ Builder = Callable[[Subject], Section | None]
 
 
 def question(subject: Subject) -> Section:
-    """The question, the data and the main findings."""
+    """The data, and how it was done."""
     run = subject.first
     modalities = Table(
         ["modality", "kind", "shape of a sample", "absent in test"],
@@ -55,17 +54,15 @@ def question(subject: Subject) -> Section:
     rows = dict(run.record["data"].get("rows", {})) | {"test": len(run.ids)}
     return section(
         "question",
-        "The question and the data",
-        question=subject.question,
+        "The data, and how it was done",
+        folded=True,
         notes=list(subject.notes),
         description=subject.cohort.description if subject.cohort else "",
         cohort=run.experiment.cohort,
         task=run.task,
-        examples=_examples(subject),
         rows=rows,
         n_groups=len(np.unique(run.groups)),
         modalities=modalities,
-        findings=findings(subject),
     )
 
 
@@ -81,28 +78,7 @@ def presence(subject: Subject) -> Section:
         if len(patterns) == 1:
             same.append((place, len(observed), [name for name, here in zip(names, patterns[0]) if here]))
             continue
-        order = np.lexsort((-patterns.sum(1), -counts))[:24]
-        rest = int(counts.sum() - counts[order].sum())
-        drawings.append(
-            Drawing(
-                f"presence-{place}",
-                figures.draw_presence(patterns[order], counts[order].tolist(), names, key=f"presence-{place}"),
-                f"Who has what in the {place} data, {lacking(mechanism)}: each row is a pattern, filled dots are "
-                f"the modalities that are there."
-                + (f" {rest:,} cases with rarer patterns are left out." if rest else ""),
-                Table(
-                    ["pattern", "cases", "share"],
-                    [
-                        [
-                            pattern_label(int(pattern_codes(pattern[None])[0]), names),
-                            f"{n:,}",
-                            percent(n / len(observed)),
-                        ]
-                        for pattern, n in zip(patterns[order], counts[order])
-                    ],
-                ),
-            )
-        )
+        drawings.append(_who_has_what(place, patterns, counts, names, lacking(mechanism)))
     rates = Table(
         ["modality", *(f"absent in {place}" for place, _, _ in parts)],
         [[name, *(percent((~observed[:, m]).mean()) for _, observed, _ in parts)] for m, name in enumerate(names)],
@@ -115,6 +91,7 @@ def presence(subject: Subject) -> Section:
     return section(
         "presence",
         "What was missing",
+        folded=True,
         drawings=drawings,
         same=same,
         n_modalities=len(names),
@@ -124,13 +101,30 @@ def presence(subject: Subject) -> Section:
     )
 
 
+def _who_has_what(place: str, patterns: np.ndarray, counts: np.ndarray, names: Sequence[str], how: str) -> Drawing:
+    """The most frequent patterns (P, M) of the data of one place, and their numbers of cases (P,)."""
+    order, total = np.lexsort((-patterns.sum(1), -counts))[:24], int(counts.sum())
+    rest = total - int(counts[order].sum())
+    rows = [
+        [pattern_label(int(pattern_codes(pattern[None])[0]), names), f"{n:,}", percent(n / total)]
+        for pattern, n in zip(patterns[order], counts[order])
+    ]
+    return Drawing(
+        f"presence-{place}",
+        figures.draw_presence(patterns[order], counts[order].tolist(), names, key=f"presence-{place}"),
+        f"Who has what in the {place} data, {how}: each row is a pattern, filled dots are the modalities that are "
+        "there." + (f" {rest:,} cases with rarer patterns are left out." if rest else ""),
+        Table(["pattern", "cases", "share"], rows),
+    )
+
+
 def comparison(subject: Subject) -> Section:
     """The methods' metrics with intervals, and paired differences to the references."""
     results, metric = subject.results, subject.results.headline
     shown = shown_metrics(subject)
     ranked = subject.ranked
     table = Table(
-        ["method", *(m.label for m in shown), *(f"less {name}" for name in subject.references)],
+        ["method", *(m.label for m in shown), *(f"against {name}" for name in subject.references)],
         [
             [
                 name,
@@ -170,44 +164,37 @@ def patterns(subject: Subject) -> Section | None:
     sizes = subject.patterns.sum(1)
     by_count = [(k, tuple(np.array(conditions)[sizes == k].tolist())) for k in sorted(set(sizes.tolist()))]
     counted = metric_series(subject, metric, [group for _, group in by_count])
-    drawings = [
-        Drawing(
-            "patterns",
-            figures.draw_heat(
-                subject.patterns,
-                names,
-                series,
-                metric,
-                key="patterns",
-                alt=f"{metric.label} of {len(series)} methods under {len(conditions)} presence patterns; "
-                "the table has the numbers.",
-            ),
-            f"{metric.label} under each pattern. Filled dots are the modalities that were there; darker is better, "
-            "and the best of a row is bold.",
-            series_table("pattern", [c.removeprefix("met:") for c in conditions], series, metric),
-            size="wide",
+    alt = (
+        f"{metric.label} of {len(series)} methods under {len(conditions)} presence patterns; the table has the numbers."
+    )
+    by_pattern = Drawing(
+        "patterns",
+        figures.draw_heat(subject.patterns, names, series, metric, key="patterns", alt=alt),
+        f"{metric.label} under each pattern. Filled dots are the modalities that were there; darker is better, "
+        "and the best of a row is bold.",
+        series_table("pattern", [c.removeprefix("met:") for c in conditions], series, metric),
+        size="wide",
+    )
+    by_number = Drawing(
+        "by-count",
+        figures.draw_curves(
+            [float(k) for k, _ in by_count],
+            counted,
+            "modalities present",
+            metric.label,
+            key="by-count",
+            alt=f"{metric.label} by the number of modalities present.",
+            whole=True,
+            width=410,
         ),
-        Drawing(
-            "by-count",
-            figures.draw_curves(
-                [float(k) for k, _ in by_count],
-                counted,
-                "modalities present",
-                metric.label,
-                key="by-count",
-                alt=f"{metric.label} by the number of modalities present.",
-                whole=True,
-                width=410,
-            ),
-            f"{metric.label} by how many modalities were there: the mean over the patterns with as many.",
-            series_table("modalities", [str(k) for k, _ in by_count], counted, metric),
-        ),
-    ]
+        f"{metric.label} by how many modalities were there: the mean over the patterns with as many.",
+        series_table("modalities", [str(k) for k, _ in by_count], counted, metric),
+    )
     shares = {name: results.ratio(subject.best, name, metric.name, conditions) for name in subject.references}
     return section(
         "patterns",
         "Pattern by pattern",
-        drawings=drawings,
+        drawings=[by_pattern, by_number],
         legend=subject.legend,
         imposed=subject.imposes_patterns,
         metric=metric,
@@ -299,6 +286,7 @@ def training(subject: Subject) -> Section:
     return section(
         "training",
         "Training",
+        folded=True,
         drawings=drawings,
         table=table,
         seed=subject.results.seeds[0],
@@ -337,7 +325,9 @@ def methods(subject: Subject) -> Section:
         entries.append((name, run.experiment.method, options, line, [known[key] for key in keys]))
     used += ["owen2007pigeonhole", "romano2005exact", "efron1993bootstrap"]
     sources = [known[key] for key in dict.fromkeys(used) if key in known]
-    return section("methods", "What the methods are", entries=entries, sources=sources, references=subject.references)
+    return section(
+        "methods", "What the methods are", folded=True, entries=entries, sources=sources, references=subject.references
+    )
 
 
 def reproduce(subject: Subject) -> Section:
@@ -371,6 +361,7 @@ def reproduce(subject: Subject) -> Section:
     return section(
         "reproduce",
         "To reproduce this page",
+        folded=True,
         commands=list(subject.commands),
         versions=versions,
         settings=settings,
@@ -380,29 +371,20 @@ def reproduce(subject: Subject) -> Section:
     )
 
 
-def _examples(subject: Subject) -> list[list[Exhibit]]:
-    """The first test cases as the models saw them, where there are pictures."""
-    test, run = subject.test, subject.first
-    if test is None or not all(modality.traits.on_grid for modality in run.schema.modalities):
-        return []
-    rows = np.arange(min(8, len(test)))
-    batch = test.batch(rows)
-    return [exhibit_case(run.schema, batch, int(row), run.test.observed[row]) for row in rows]
-
-
 SECTIONS: tuple[Builder, ...] = (
-    question,
-    presence,
+    answer,
+    impact,
+    cases,
     comparison,
     patterns,
     degradation,
     calibration,
     decisions,
     groups,
-    cases,
-    impact,
-    training,
     methods,
+    question,
+    presence,
+    training,
     reproduce,
 )
 """The sections of a report, in order. A further one is a function of the same form."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from amodal.benchmark import FinishedRun, Results, read_run
 from amodal.data import Cohort, load_cohort
 from amodal.errors import AmodalError, UnknownNameError
+from amodal.methods import METHODS
 from amodal.report.svg import COLOURS, GREYS, MARKERS, LegendKey, Mark, legend_key
 
 __all__ = ["YARDSTICKS", "Subject", "subject_of"]
@@ -27,6 +28,8 @@ YARDSTICKS = ("per_pattern", "boosting")
 class Subject:
     """The subject of a report.
 
+    Its results have names for people: a run that is named as its method takes the method's `title`.
+
     Args:
         results: Results of one setting.
         title: The page's title.
@@ -37,6 +40,12 @@ class Subject:
         focus: The method whose cases are shown; None: the best that is no reference.
         commands: What to type to get this page again.
         by: Columns of the cohort (`Cohort.extras`) by which patients are grouped.
+        titles: Names for people, by name in the results; they go before those of the methods.
+        answer: The answer in a sentence, with {absent}, {best}, {best_name}, {other} and {other_name} to be filled in
+            from the results; "" takes one that suits any data. See `amodal.report.answer`.
+
+    Attributes:
+        codes: The names that runs and tables have, by the names for people.
 
     Raises:
         UnknownNameError: If `references` or `focus` name no method of the results.
@@ -51,6 +60,9 @@ class Subject:
     focus: str | None = None
     commands: Sequence[str] = field(default_factory=tuple)
     by: Sequence[str] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
+    answer: str = ""
+    codes: Mapping[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         methods = {name: self.results.runs_of(name)[0].experiment.method for name in self.results.names}
@@ -60,12 +72,23 @@ class Subject:
         for name in (*named, *([self.focus] if self.focus else [])):
             if name not in methods:
                 raise UnknownNameError("method in these results", name, methods)
-        object.__setattr__(self, "references", named)
+        shown = {name: self.titles.get(name) or _title_of(name, method) for name, method in methods.items()}
+        if len(set(shown.values())) < len(shown):
+            shown = {name: name for name in shown}
+        object.__setattr__(self, "results", _renamed(self.results, shown))
+        object.__setattr__(self, "codes", {title: name for name, title in shown.items()})
+        object.__setattr__(self, "references", tuple(shown[name] for name in named))
+        object.__setattr__(self, "focus", self.focus and shown[self.focus])
 
     @property
     def first(self) -> FinishedRun:
         """The first run, for what all runs have in common."""
         return self.results.runs[0]
+
+    @property
+    def stored(self) -> tuple[Results, list[str]]:
+        """The results under the names that runs and tables have, and the references among them."""
+        return _renamed(self.results, self.codes), [self.codes[name] for name in self.references]
 
     @cached_property
     def marks(self) -> dict[str, Mark]:
@@ -128,6 +151,16 @@ class Subject:
         return np.array([[name in label for name in names] for label in labels], dtype=bool).reshape(-1, len(names))
 
 
+def _title_of(name: str, method: str) -> str:
+    """The name for people of a run's name: the method's title, unless somebody has named the run."""
+    return METHODS[method].title if name == method and method in METHODS else name
+
+
+def _renamed(results: Results, names: Mapping[str, str]) -> Results:
+    runs = [replace(run, experiment=replace(run.experiment, name=names[run.name])) for run in results.runs]
+    return Results(runs, results.failed)
+
+
 def subject_of(
     folders: Sequence[str | Path], *, title: str = "", data: str | Path = "", by: Sequence[str] = ()
 ) -> Subject:
@@ -169,8 +202,9 @@ def subject_of(
 def _title(results: Results) -> str:
     name = results.task.name
     name = name.capitalize() if name.islower() else name
-    methods = f"{len(results.names)} methods compared" if len(results.names) > 1 else " ".join(results.names)
-    return f"{name}: {methods}"
+    first = results.runs[0]
+    alone = _title_of(first.name, first.experiment.method)
+    return f"{name}: {f'{len(results.names)} methods compared' if len(results.names) > 1 else alone}"
 
 
 def _open_cohort(run: FinishedRun) -> Cohort | None:

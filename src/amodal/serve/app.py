@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
-import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -19,97 +14,23 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from amodal.checkpoint import TrainedModel
 from amodal.data.limits import REQUEST_MEGABYTES
-from amodal.data.table import TableSchema, table_source
+from amodal.data.table import TableSchema
 from amodal.data.table.events import Events
 from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
-from amodal.errors import AmodalError, RunError
-from amodal.prediction import predict_cases
-from amodal.serve.case import BadField, case_table, describe_fields, serving_rules
+from amodal.errors import AmodalError
+from amodal.serve.case import BadField, read_events
 from amodal.serve.limit import SizeLimit
-from amodal.serve.openapi import error_response, prediction_response, request_body
+from amodal.serve.models import Error, answer_model, case_model, form_model, without_references
+from amodal.serve.service import Service
 from amodal.versions import versions
 
-__all__ = ["Service", "make_app", "run_server"]
+__all__ = ["make_app", "run_server"]
 
 _LOG = logging.getLogger("amodal.serve")
 _MOST_FIELDS = 2000
 _MOST_CONNECTIONS = 256
-
-
-@dataclass
-class Service:
-    """A model with what it needs to answer requests.
-
-    Attributes:
-        model: The model.
-        rules: How a request's case is read.
-        ranges: Smallest and largest training values.
-        name: The run's name.
-    """
-
-    model: TrainedModel
-    rules: TableSchema
-    ranges: Mapping[str, Any]
-    name: str
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-
-    @classmethod
-    def load(cls, run: Path, device: str = "cpu") -> Service:
-        """Loads a run.
-
-        Raises:
-            RunError: If it cannot be read, or was not trained on a table.
-        """
-        model = TrainedModel.load(run, device=device)
-        source = table_source(model.experiment)
-        if not source or "table" not in source:
-            raise RunError(
-                f"the run at {run} was not trained on a table, so that requests cannot be read for it",
-                hint="Prepare the data with `amodal data prepare table` and train on that.",
-            )
-        rules = serving_rules(TableSchema.from_json(source["table"]))
-        return cls(model, rules, source.get("ranges", {}), run.resolve().name)
-
-    def answer(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Predicts one case.
-
-        Args:
-            given: By modality; see `amodal.serve.case.case_table`.
-
-        Raises:
-            BadField: If a field cannot be used.
-        """
-        with self._lock, tempfile.TemporaryDirectory(prefix="amodal-serve-") as folder:
-            # One request at a time is decoded and predicted: memory is that of one, however many wait.
-            table = case_table(self.rules, given, Path(folder))
-            source = {"table": self.rules.to_json(), "ranges": self.ranges}
-            found = predict_cases(self.model, table, source, root=Path(folder), workers=1)
-        names = self.model.schema.names
-        return {
-            "prediction": self._prediction(found.values[0]),
-            "observed": [name for name, seen in zip(names, found.observed[0]) if seen],
-            "absent": [name for name, seen in zip(names, found.observed[0]) if not seen],
-            "notes": found.notes[0],
-        }
-
-    def _prediction(self, value: Any) -> dict[str, Any]:
-        task = self.model.schema.task
-        if task.traits.one_value:
-            return {"name": task.name, "value": float(value), "units": task.units}
-        numbers = np.asarray(value, dtype=float)
-        shares = {str(label): float(share) for label, share in zip(task.classes, numbers)}
-        if task.traits.many_labels:
-            return {"name": task.name, "probabilities": shares}
-        return {"name": task.name, "probabilities": shares, "predicted": str(task.classes[int(numbers.argmax())])}
-
-    def describe(self) -> dict[str, Any]:
-        """The modalities a request may give, and the task."""
-        return {"modalities": describe_fields(self.rules), "task": self.model.schema.task.to_json()}
 
 
 def make_app(service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20) -> FastAPI:
@@ -127,7 +48,10 @@ def make_app(service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20) -
         redoc_url=None,
     )
     app.add_middleware(SizeLimit, most_bytes=most_bytes)
-    errors = {code: error_response(what) for code, what in _STATES.items()}
+    errors: dict[int | str, dict[str, Any]] = {
+        code: {"model": Error, "description": what} for code, what in _STATES.items()
+    }
+    answer = {"model": answer_model(service.model.schema.task), "description": "The prediction."}
 
     @app.get("/health", summary="Whether the service is up", responses={200: {"description": "It is."}})
     def health() -> dict[str, str]:
@@ -146,9 +70,10 @@ def make_app(service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20) -
         predict,
         methods=["POST"],
         summary="Predict one case, whatever it lacks",
-        responses={200: prediction_response(service.model.schema.task), **errors},
-        openapi_extra={"requestBody": request_body(service.rules)},
+        responses={200: answer, **errors},
+        openapi_extra={"requestBody": _request_body(service.rules)},
         response_class=JSONResponse,
+        response_model=None,
     )
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -157,19 +82,28 @@ def make_app(service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20) -
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     def interface() -> HTMLResponse:
-        page = _render("interface.html", document=app.openapi())
+        document = app.openapi()
+        page = _render("interface.html", document=without_references(document, document["components"]["schemas"]))
         return HTMLResponse(page, headers={"Content-Security-Policy": _STATIC_POLICY})
 
     _add_handlers(app)
     return app
 
 
-def run_server(run: Path, *, host: str, port: int, most_megabytes: int, device: str) -> None:
+def run_server(run: Path, *, host: str, port: int, most_megabytes: int, device: str, data: str = "") -> None:
     """Loads a run and serves it until stopped."""
     import uvicorn
 
-    app = make_app(Service.load(run, device), most_bytes=most_megabytes * 2**20)
+    app = make_app(Service.load(run, device, data=data), most_bytes=most_megabytes * 2**20)
+    print(f"Serving {run} at http://{host}:{port} (stop with Ctrl-C)")
     uvicorn.run(app, host=host, port=port, log_level="warning", limit_concurrency=_MOST_CONNECTIONS)
+
+
+def _request_body(rules: TableSchema) -> dict[str, Any]:
+    content = {"application/json": case_model(rules), "multipart/form-data": form_model(rules)}
+    schemas = {kind: model.model_json_schema() for kind, model in content.items()}
+    inline = {kind: {"schema": without_references(one, one.get("$defs", {}))} for kind, one in schemas.items()}
+    return {"required": True, "content": inline}
 
 
 _STATES = {
@@ -259,6 +193,7 @@ async def _from_form(items: list[tuple[str, str | UploadFile]], rules: TableSche
     tables = {s.name: {c.name for c in s.fields} for s in rules.sources if isinstance(s, Tabular)}
     events = {s.name for s in rules.sources if isinstance(s, Events)}
     is_text = {s.name for s in rules.sources if isinstance(s, Text)}
+    sets = {s.name for s in rules.sources if s.set_rule()}
     given: dict[str, Any] = {}
     for name, value in items:
         content = await value.read() if isinstance(value, UploadFile) else value
@@ -269,11 +204,15 @@ async def _from_form(items: list[tuple[str, str | UploadFile]], rules: TableSche
             given.setdefault(table, {})[column] = content
         elif not content:
             given.setdefault(name, None)
+        elif name in events and isinstance(content, bytes):
+            given[name] = read_events(name, content)
         elif name in events or (name in tables and isinstance(content, str)):
             try:
                 given[name] = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
             except (ValueError, RecursionError):
                 raise BadField(name, "expected JSON") from None
+        elif name in sets and (name in is_text or isinstance(content, bytes)):  # a field for each member
+            given[name] = [*(given.get(name) or []), content]
         elif name in is_text or isinstance(content, bytes):
             given[name] = content
         else:
@@ -293,7 +232,11 @@ def _maybe_list(content: str) -> Any:
 
 def _page(service: Service) -> str:
     return _render(
-        "form.html", name=service.name, fields=describe_fields(service.rules), task=service.model.schema.task
+        "form.html",
+        name=service.name,
+        fields=service.describe()["modalities"],
+        task=service.model.schema.task,
+        explains=service.explains,
     )
 
 

@@ -24,14 +24,17 @@ from amodal.data.table.files import load_array
 from amodal.data.table.image import Image, decode_image
 from amodal.data.table.numbers import PLAIN, NumberRule, numbers
 from amodal.data.table.section import nearest
+from amodal.data.table.several import ONE
 from amodal.data.table.source import Source
 from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
 from amodal.errors import AmodalError
+from amodal.kinds.sets import BETWEEN_TEXTS
 
-__all__ = ["BadField", "case_table", "describe_fields", "serving_rules"]
+__all__ = ["BadField", "case_table", "describe_fields", "read_events", "serving_rules"]
 
 _MOST_EVENTS = 100_000
+_BETWEEN = chr(BETWEEN_TEXTS)
 
 
 class BadField(Exception):
@@ -60,15 +63,18 @@ def serving_rules(rules: TableSchema) -> TableSchema:
                 since="", format=(),
             )  # fmt: skip
         if isinstance(source, Text):
-            return replace(source, column=source.name, files=False, folder="", ending="", separator="")
+            own = replace(source.several, separator=_BETWEEN) if source.several else ONE
+            return replace(source, column=source.name, files=False, folder="", ending="", several=own)
         if isinstance(source, Array):
-            return replace(source, column=source.name, folder="", file="", key=None, ids="", match="")
+            return replace(source, column=source.name, folder="", ending="", file="", key=None, ids="", match="",
+                           several=replace(source.several, separator=_BETWEEN) if source.several else ONE)  # fmt: skip
         if isinstance(source, Image):
             most = min(source.most_pixels, REQUEST_PIXELS)
             return replace(source, column=source.name, folder="", ending="", most_pixels=most,
-                           separator=";" if source.separator else "")  # fmt: skip
+                           several=replace(source.several, separator=_BETWEEN) if source.several else ONE)  # fmt: skip
         if isinstance(source, Audio):
-            return replace(source, column=source.name, folder="")
+            return replace(source, column=source.name, folder="", ending="",
+                           several=replace(source.several, separator=_BETWEEN) if source.several else ONE)  # fmt: skip
         raise TypeError(f"no request can hold a modality of kind {source.kind}")
 
     return replace(rules.with_sources(tuple(own(source) for source in rules.sources)), id="id")
@@ -80,7 +86,8 @@ def case_table(rules: TableSchema, given: Mapping[str, Any], folder: Path, case_
     Args:
         rules: From `serving_rules`.
         given: By modality: for a table {column: value}, for a text a string, for events a list of {time, variable,
-            value, units}, for an array nested lists, for files their bytes or base64 text; None or lacking = absent.
+            value, units}, for an array nested lists, for files their bytes or base64 text, for a set a list of these;
+            None or lacking = absent.
         folder: An empty folder for files.
         case_id: The case's id.
 
@@ -103,15 +110,42 @@ def case_table(rules: TableSchema, given: Mapping[str, Any], folder: Path, case_
         elif isinstance(source, Events):
             _write_events(source, value, folder, case_id)
         else:
-            cells[source.name] = ["" if value in (None, "", b"") else _WRITERS[source.kind](source, value, folder)]
+            cells[source.name] = [_written(source, value, folder)]
     return MemoryTable(cells)
 
 
-def describe_fields(rules: TableSchema) -> list[dict[str, Any]]:
-    """The fields of a request, as plain JSON values, for `/schema` and the form."""
+def _written(source: Any, value: Any, folder: Path) -> str:
+    """The cell of a modality that stands in one: a text, names of files, or several of them in a set."""
+    if value is None or (isinstance(value, str | bytes | list) and not value):
+        return ""
+    write, rule = _WRITERS[source.kind], source.set_rule()
+    if not rule:
+        return write(source, value, folder)
+    one = replace(source, several=ONE)
+    given = value if isinstance(value, list) else [value]
+    if isinstance(source, Array) and _depth(given) <= len(source.shape):  # one array, written out
+        given = [given]
+    if len(given) > rule.most:
+        raise BadField(source.name, f"expected {rule.most} or fewer, got {len(given)}")
+    parts = [write(replace(one, name=f"{source.name}.{i}"), part, folder) for i, part in enumerate(given)]
+    return _BETWEEN.join(part.replace(_BETWEEN, " ") for part in parts)
+
+
+def describe_fields(
+    rules: TableSchema, ranges: Mapping[str, Any], word: str, middle: Mapping[str, list[float]]
+) -> list[dict[str, Any]]:
+    """The fields of a request, as plain JSON values, for `/schema` and the form.
+
+    Args:
+        rules: From `serving_rules`.
+        ranges: Smallest and largest training value of each feature, by modality.
+        word: What `middle` is: "mean" or "median".
+        middle: The middle of each feature's training values, by modality.
+    """
     fields = []
     for source in rules.sources:
         modality = source.modality()
+        usual = dict(zip(modality.features, zip(ranges.get(source.name, []), middle.get(source.name, []))))
         field: dict[str, Any] = {"name": source.name, "kind": source.kind, "description": modality.description}
         if isinstance(source, Tabular):
             field["columns"] = [
@@ -119,20 +153,69 @@ def describe_fields(rules: TableSchema) -> list[dict[str, Any]]:
                     "name": c.name,
                     "type": c.type,
                     "units": c.units,
+                    "label": _label(c.name, c.units),
                     "min": c.min,
                     "max": c.max,
                     "categories": list(c.categories or ()),
+                    "usual": _usual(usual.get(c.name), word) if c.type == "number" else "",
                 }
                 for c in source.fields
             ]
         elif isinstance(source, Events):
             field["time_units"] = source.time_units
             field["window"] = [source.start, source.stop]
-            field["variables"] = [{"name": v.name, "units": v.units} for v in source.variables]
+            field["variables"] = [
+                {
+                    "name": v.name,
+                    "units": v.units,
+                    "label": _label(v.name, v.units),
+                    "usual": _usual(usual.get(v.name), word),
+                }
+                for v in source.variables
+            ]
         elif not isinstance(source, Text):
-            field["shape"] = list(modality.shape)
+            field["shape"] = list(modality.shape)[bool(source.set_rule()) :]
+        field["most"] = source.set_rule().most  # members of a set; 0: it is none
         fields.append(field)
     return copy.deepcopy(fields)
+
+
+def _label(name: str, units: str) -> str:
+    """A column's name with its units, once."""
+    shown = name.replace("_", " ")
+    return shown if not units or units.lower() in name.lower() else f"{shown} ({units})"
+
+
+def _usual(found: Any, word: str) -> str:
+    """Training values in words: "34.8 to 39, median 36.9"."""
+    if found is None:
+        return ""
+    (low, high), centre = found
+    if low is None or high is None or not np.isfinite(centre):
+        return ""
+    return f"{low:.4g} to {high:.4g}, {word} {centre:.3g}"
+
+
+def read_events(field: str, content: bytes) -> list[dict[str, str]]:
+    """Events of an uploaded table: columns time, variable and value, and units if you like; commas or semicolons.
+
+    Raises:
+        BadField: If it is no such table.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadField(field, "expected a CSV file in UTF-8") from None
+    first = text.partition("\n")[0]
+    rows = csv.DictReader(text.splitlines(), delimiter=";" if ";" in first else ",")
+    names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+    if not {"time", "variable", "value"} <= set(names):
+        raise BadField(field, f"expected a CSV file with columns time, variable and value, got {first[:100]!r}")
+    wanted = [name for name in ("time", "variable", "value", "units") if name in names]
+    try:
+        return [{name: (row[names[name]] or "").strip() for name in wanted} for row in rows]
+    except csv.Error as error:
+        raise BadField(field, f"expected a CSV file: {error}") from None
 
 
 def _write_table(source: Tabular, value: Any, folder: Path, case_id: str) -> None:
@@ -247,14 +330,8 @@ def _checked(source: Any, path: Path, decode: Callable[[Path], object]) -> str:
 
 
 def _image(source: Image, value: Any, folder: Path) -> str:
-    given = value if isinstance(value, list) and source.separator else [value]
-    if len(given) > source.images:
-        raise BadField(source.name, f"expected {source.images} images or fewer, got {len(given)}")
-    names = []
-    for number, content in enumerate(given):
-        path = _file(source, content, folder, f".{number}.file")
-        names.append(_checked(source, _with_ending(path), lambda file: decode_image(file, source)))
-    return ";".join(names)
+    path = _with_ending(_file(source, value, folder, ".file"))
+    return _checked(source, path, lambda file: decode_image(file, source))
 
 
 def _with_ending(path: Path) -> Path:
@@ -289,6 +366,11 @@ def _array(source: Array, value: Any, folder: Path) -> str:
         return f"{source.name}.npy"
     path = path.rename(path.with_suffix(".npz" if start.startswith(b"PK") else ".npy"))
     return _checked(source, path, lambda file: source.fitted(load_array(file)))
+
+
+def _depth(value: Any) -> int:
+    """How deep lists are nested."""
+    return 1 + _depth(value[0]) if isinstance(value, list) and value else 0
 
 
 def _saved(source: Array, value: list[Any], folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
 from amodal.encoders.encoder import Encoder, PerModality, Tokens, present_inputs, scatter
 from amodal.tokens.latent_prediction import fill_sequence
 
@@ -32,8 +32,8 @@ class Embedded(NamedTuple):
 
     def where(self, kept: Tensor) -> Embedded:
         """Those of the rows that are among some of the batch's, bool, of shape (B,)."""
-        chosen = kept[self.rows]
-        if bool(chosen.all()):
+        (chosen,) = rows_where(kept[self.rows])
+        if len(chosen) == len(self.rows):
             return self
         return self._take(chosen, self.rows[chosen])
 

@@ -139,7 +139,8 @@ def _spread(values: Tensor, wanted: Tensor) -> Tensor:
     if len(values) == wanted.numel():
         return values.view(*wanted.shape, -1)
     empty = values.new_zeros(wanted.numel(), values.shape[1])
-    return empty.index_copy(0, wanted.flatten().nonzero()[:, 0], values).view(*wanted.shape, -1)
+    places = torch.nonzero_static(wanted.flatten(), size=len(values))[:, 0]
+    return empty.index_copy(0, places, values).view(*wanted.shape, -1)
 
 
 class MovingAverage(nn.Module):

@@ -23,6 +23,7 @@ from amodal.files import clear_leftovers, write_json
 from amodal.method import Method
 from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
+from amodal.schema import Schema
 from amodal.seal import naming_the_folder
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import settings_from
@@ -106,12 +107,7 @@ def fit(
         follow()  # and end: only the first of several processes runs the user's program
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
-    spec = {
-        "method": method,
-        "options": dict(options or {}),
-        "resolved": method_options(method, options),  # a later change of a default does not change this run
-        "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
-    }
+    spec = _spec(method, options, train.schema, width, encoders)
     if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
@@ -119,34 +115,26 @@ def fit(
         torch.manual_seed(mix_seed(seed, 0, 0))
         built = build_method(spec, train.schema)
     by_class = _class_weights(train, class_weight)
-    weights, valid_weights = _weights(train, train.weight if weight is None else weight, by_class), None
+    weights = _weights(train, train.weight if weight is None else weight, by_class)
     rows = _rows_that_teach(train, method, built)
     if len(rows) < len(train):
         train, weights = train.take(rows), None if weights is None else weights[rows]
     check_trainable(train, allow_empty_rows=built.accepts_empty)
     if valid is None:
         kept, held = _hold_back(train, seed)
-        train, valid = train.take(kept), train.take(held)
-        if weights is not None:
-            weights, valid_weights = weights[kept], weights[held]
-        valid = _labelled_only(valid)
+        valid, valid_weights = _labelled_only(train.take(held)), None if weights is None else weights[held]
+        train, weights = train.take(kept), None if weights is None else weights[kept]
     else:
         valid = _labelled_only(valid.with_task(train.schema.task))
         valid_weights = _weights(valid, valid.weight, by_class)
     train_mechanism, valid_mechanism = _mechanisms(built.meets_all_patterns, missingness, valid_missingness)
-    plan = {
-        "spec": spec,
-        "training": asdict(settings_),
-        "missingness": {
-            "train": train_mechanism.to_json(),
-            "valid": valid_mechanism.to_json(),
-            "by_objective": built.meets_all_patterns,
-        },
-        "seed": seed,
-        "data": _data_record(train, valid),
+    removal = {
+        "train": train_mechanism.to_json(),
+        "valid": valid_mechanism.to_json(),
+        "by_objective": built.meets_all_patterns,
     }
-    if weights is not None:
-        plan["data"]["weight"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
+    training, record = asdict(settings_), _data_record(train, valid, weights)
+    plan = {"spec": spec, "training": training, "missingness": removal, "seed": seed, "data": record}
     folder = None if out is None else Path(out)
     if folder is not None:
         _open_folder(folder, plan, resume)
@@ -158,7 +146,19 @@ def fit(
         return run.train(processes, loggers, progress=progress)
 
 
-def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
+def _spec(
+    method: str, options: Mapping[str, Any] | None, schema: Schema, width: int, encoders: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a run builds its method from."""
+    return {
+        "method": method,
+        "options": dict(options or {}),
+        "resolved": method_options(method, options),  # a later change of a default does not change this run
+        "encoders": {"width": width, "choices": encoder_choices(method, schema, encoders or {})},
+    }
+
+
+def _data_record(train: Cohort, valid: Cohort, weights: np.ndarray | None) -> dict[str, Any]:
     """The content that a run is of: rows, hashes, and how new tables are read as these were."""
     record: dict[str, Any] = {
         "cohort": train.name,
@@ -168,7 +168,11 @@ def _data_record(train: Cohort, valid: Cohort) -> dict[str, Any]:
     }
     if not train.labelled.all():
         record["rows"]["labelled"] = int(train.labelled.sum())
-    return record if train.source is None else record | {"source": dict(train.source)}
+    if train.source is not None:
+        record["source"] = dict(train.source)
+    if weights is not None:
+        record["weight"] = hashlib.sha256(weights.tobytes()).hexdigest()[:16]
+    return record
 
 
 def _check_seed(seed: Any) -> int:

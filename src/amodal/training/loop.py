@@ -90,7 +90,7 @@ class TrainingLoop:
         self.optimisers.refresh()
         for index, batch in enumerate(loader):
             self.method.clock = Clock(clock.step + index, epoch, clock.steps, clock.epochs)
-            self._step(batch.to(self.device, non_blocking=True), epoch, index)
+            self._step(self._ready(batch), epoch, index)
         self.method.clock = Clock(clock.step + steps, epoch, clock.steps, clock.epochs)
         self.processes.share_buffers(self.method)
         row: dict[str, float] = {"epoch": epoch}
@@ -100,10 +100,14 @@ class TrainingLoop:
         self._require_finite(epoch, row)
         return row
 
+    def _ready(self, batch: Batch) -> Batch:
+        """A batch of the loader on the device, with all that a step would wait for found on the CPU."""
+        if not self.method.accepts_empty and not batch.presence.any(1).all():
+            batch = batch.take(batch.presence.any(1))
+        return batch.prepared().to(self.device, non_blocking=True)
+
     def _step(self, batch: Batch, epoch: int, index: int) -> None:
         """One batch."""
-        if not self.method.accepts_empty:
-            batch = batch.take(batch.presence.any(1))
         seed = mix_seed(self.data.seed, epoch + 1, index)
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # as torch.manual_seed, which also notes a traceback every time
@@ -133,7 +137,7 @@ class TrainingLoop:
             if prefix:
                 parts[f"{prefix}train_loss"] = terms.total
         for key, value in parts.items():
-            entry = torch.stack([value.detach().float() * n, value.new_tensor(float(n), dtype=torch.float32)])
+            entry = torch.stack([value.detach().float() * n, value.new_full((), float(n), dtype=torch.float32)])
             self.sums[key] = self.sums.get(key, 0) + entry
 
     def _require_finite(self, epoch: int, row: Mapping[str, float]) -> None:

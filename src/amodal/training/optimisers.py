@@ -75,7 +75,8 @@ class Optimisers:
         kind = own.kind or settings.optimiser
         if kind == "sgd":
             return torch.optim.SGD(made, momentum=own.momentum)
-        return (torch.optim.AdamW if kind == "adamw" else torch.optim.Adam)(made, betas=own.betas)
+        fused = all(p.device.type == "cuda" for group in made for p in group["params"])  # one kernel, and no waits
+        return (torch.optim.AdamW if kind == "adamw" else torch.optim.Adam)(made, betas=own.betas, fused=fused or None)
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         """The parameters of one optimiser, in order."""
@@ -139,8 +140,8 @@ class Optimisers:
         for key, state in found.pop(_AVERAGE, {}).items():
             self.average[parameters[key]] = state["mean"].to(parameters[key].device)
         for name, states in found.items():
-            stepped = set(self.parameters(name))
+            stepped, fused = set(self.parameters(name)), self.by_name[name].defaults.get("fused")
             for key, state in states.items():
                 parameter = parameters[key]
-                placed = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+                placed = {k: v if k == "step" and not fused else v.to(parameter.device) for k, v in state.items()}
                 (self.by_name[name].state if parameter in stepped else self.idle)[parameter] = placed

@@ -126,21 +126,6 @@ def test_a_large_image_is_quick_and_like_itself(tmp_path: Path):
     np.testing.assert_allclose(values[0], RAMP, atol=3)
 
 
-def test_several_images_in_a_cell_are_channels(tmp_path: Path):
-    for i, level in enumerate((10, 20, 30)):
-        saved(tmp_path / f"{i}.png", np.full((8, 8), level, np.uint8))
-    manifest = table(tmp_path, "0.png;1.png", "2.png", "", "1.png; 2.png")
-    cohort = prepare(manifest, schema(separator=";"), tmp_path / "out").cohort
-    assert cohort.schema["x"].shape == (2, 8, 8)
-    assert cohort.observed[:, 0].tolist() == [True, True, False, True]
-    levels = cohort.batch(np.arange(4)).values["x"].numpy()[:, :, 0, 0]
-    assert levels.tolist() == [[10, 20], [30, 0], [0, 0], [20, 30]]
-    with pytest.raises(DataError, match=r"the cell names 3 files.*`images: 3`"):
-        prepare(table(tmp_path, "0.png;1.png;2.png", "2.png"), schema(separator=";"), tmp_path / "out2")
-    with pytest.raises(DataError, match=r"names 2 files: write `separator: \";\"`"):
-        prepare(table(tmp_path, "0.png;1.png", "2.png"), schema(), tmp_path / "out2")
-
-
 def test_names_spelt_otherwise_are_found_and_counted(tmp_path: Path):
     (tmp_path / "img").mkdir()
     for name in ("x0.png", "x1.png", "é.png"):

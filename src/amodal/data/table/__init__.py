@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.cohort import Cohort
-from amodal.data.table.build import Ranges, build_stores, chunk_rows, fingerprint, places, working_folder
+from amodal.data.table.build import Ranges, build_stores, chunk_rows, mark_of, places
 from amodal.data.table.index import read_ids, read_index
 from amodal.data.table.manifest import MemoryTable, Table, open_table
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import SOURCES, TableSchema
+from amodal.data.work import working_folder
 from amodal.errors import DataError, RunError
 from amodal.files import write_json
 
@@ -87,11 +88,11 @@ def prepare(
         DataError: If the data do not fit the schema; nothing is written then.
     """
     out, rules = Path(out), _rules(schema)
-    table = open_table(Path(manifest), rules.encoding)
+    table = open_table(Path(manifest), rules.encoding, rules.sheet)
     rules.check(table)
     _check_free(out, overwrite)
     base = Path(root) if root is not None else table.path.parent
-    with working_folder(out, fingerprint(table, rules, base), resume) as work:
+    with working_folder(out, mark_of(table, rules, base), resume) as work:
         return _prepared(table, rules, base, work, out, overwrite, workers, progress)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +11,10 @@ import numpy as np
 
 from amodal.data.table.files import FileRule, read_files
 from amodal.data.table.section import Section
-from amodal.data.table.source import Piece, Place, Reader, Rows, Source
+from amodal.data.table.several import ONE, Several
+from amodal.data.table.source import Piece, Place, Reader, Rows, Source, set_piece
 from amodal.errors import ConfigurationError, DataError, SchemaError
+from amodal.kinds.sets import ImageSet
 from amodal.schema import Modality
 
 __all__ = ["Audio", "decode_sound", "log_mel", "mel_bands"]
@@ -37,6 +39,7 @@ class Audio(Source):
         seconds: Length.
         bands: Number of mel bands.
         window: Length of a window in seconds.
+        several: How the names of several recordings in one cell are parted; these become a set.
         missing_file: "error" or "absent".
         unreadable_file: "error" or "absent".
         description: One line for people.
@@ -51,6 +54,7 @@ class Audio(Source):
     seconds: float = 5.0
     bands: int = 64
     window: float = 0.064
+    several: Several = ONE
     missing_file: str = "error"
     unreadable_file: str = "error"
     description: str = ""
@@ -67,6 +71,7 @@ class Audio(Source):
             section.number("seconds", 5.0),
             section.integer("bands", 64, least=4, most=512),
             section.number("window", 0.064),
+            Several.read(section),
             section.choice("missing_file", ("error", "absent"), "error"),
             section.choice("unreadable_file", ("error", "absent"), "error"),
             section.text("description", ""),
@@ -85,7 +90,7 @@ class Audio(Source):
         """As plain JSON values that `read` takes."""
         keys = ("column", "folder", "ending", "rate", "seconds", "bands", "window", "missing_file", "unreadable_file")
         record = {key: getattr(self, key) for key in (*keys, "description") if getattr(self, key) != ""}
-        return {"kind": self.kind, **record}
+        return {"kind": self.kind, **record, **self.several.to_json()}
 
     @property
     def length(self) -> int:
@@ -103,12 +108,24 @@ class Audio(Source):
 
     def modality(self) -> Modality:
         """Name, kind and shape."""
-        return Modality(self.name, "image", (1, self.bands, self.frames), description=self.description)
+        shape = (1, self.bands, self.frames)
+        if self.several:
+            return Modality(self.name, ImageSet.name, (self.several.most, *shape), description=self.description)
+        return Modality(self.name, "image", shape, description=self.description)
+
+    def set_rule(self) -> Several:
+        """How several of its entries stand in one cell."""
+        return self.several
+
+    def surveyed(self, place: Place) -> Audio:
+        """Itself with the number of recordings of the fullest cell."""
+        return replace(self, several=self.several.surveyed(place.manifest, self.column, place.missing))
 
     def taken_for(self) -> str:
         """One line on what the sounds are taken for."""
+        sets = f"sets of up to {self.several.most} " if self.several else ""
         return (
-            f"spectrograms of the first {self.seconds:g} s at {self.rate} Hz: {self.bands} mel bands up, "
+            f"{sets}spectrograms of the first {self.seconds:g} s at {self.rate} Hz: {self.bands} mel bands up, "
             f"{self.frames} windows to the right, decibels"
         )
 
@@ -123,12 +140,17 @@ class _AudioReader(Reader):
 
     def read(self, rows: Rows) -> Piece:
         source = self.source
-        rule = FileRule(source.column, source.folder, source.missing_file, source.unreadable_file, ending=source.ending)
-
+        rule = FileRule(
+            source.column, source.folder, source.missing_file, source.unreadable_file,
+            ending=source.ending, several=source.several,
+        )  # fmt: skip
         found, observed = read_files(self.place, rows, rule, source.name, lambda path: decode_sound(path, source))
-        values = np.zeros((len(rows.ids), 1, source.bands, source.frames), np.float32)
+        shape = (1, source.bands, source.frames)
+        if source.several:
+            return set_piece([[sound[None] for sound in own] for own in found], shape, np.float32)
+        values = np.zeros((len(rows.ids), *shape), np.float32)
         for i in np.flatnonzero(observed):
-            values[i, 0] = found[i]
+            values[i, 0] = found[i][0]
         return Piece(values, observed)
 
 

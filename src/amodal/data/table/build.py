@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,8 +17,10 @@ from amodal.data.store import ArrayStore, RaggedStore, Store
 from amodal.data.table.manifest import MemoryTable, Table
 from amodal.data.table.schema import TableSchema
 from amodal.data.table.source import Piece, Place, Problems, Rows, Source
-from amodal.errors import AmodalError, DataError
+from amodal.data.work import fingerprint
+from amodal.errors import DataError
 from amodal.files import write_json
+from amodal.kinds import SetKind
 
 __all__ = [
     "Built",
@@ -28,9 +28,8 @@ __all__ = [
     "build_stores",
     "cases",
     "chunk_rows",
-    "fingerprint",
+    "mark_of",
     "places",
-    "working_folder",
 ]
 
 _CHUNK_BYTES = 64 * 2**20
@@ -72,6 +71,7 @@ class Ranges:
             return
         assert isinstance(piece.values, np.ndarray)
         rows = self.train[start : start + len(piece.observed)] & piece.observed
+        rows = rows if piece.sizes is None else np.repeat(rows, piece.sizes)
         if not rows.any():
             return
         values = piece.values[rows]
@@ -112,39 +112,10 @@ def chunk_rows(sources: Sequence[Source]) -> int:
     return int(np.clip(_CHUNK_BYTES // max(1, sum(sizes)), _LEAST_ROWS, _MOST_ROWS))
 
 
-def fingerprint(manifest: Table, schema: TableSchema, root: Path) -> str:
-    """The fingerprint of a preparation: the schema, and name, size and date of every table it names."""
-    digest = hashlib.sha256(json.dumps(schema.to_json(), sort_keys=True).encode())
-    files = [manifest.path, *(root / name for source in schema.sources for name in source.tables())]
-    for path in files:
-        state = path.stat() if path.is_file() else None
-        digest.update(f"{path.resolve()}\0{state and (state.st_size, state.st_mtime_ns)}\0".encode())
-    return digest.hexdigest()
-
-
-@contextmanager
-def working_folder(out: Path, mark: str, resume: bool) -> Iterator[Path]:
-    """The folder beside `out` in which a preparation works; it stays when the work is interrupted, to be gone on with.
-
-    Raises:
-        DataError: If it cannot be made.
-    """
-    work = out.parent / f".{out.name}.work"
-    stamp = work / "fingerprint"
-    try:
-        same = stamp.is_file() and stamp.read_text(encoding="utf-8") == mark
-        if work.exists() and not (resume and same):
-            shutil.rmtree(work)
-        work.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(mark, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write to {work}: {error.strerror or error}") from error
-    try:
-        yield work
-    except AmodalError:
-        shutil.rmtree(work, ignore_errors=True)  # the data are wrong: nothing to go on with
-        raise
-    shutil.rmtree(work, ignore_errors=True)
+def mark_of(manifest: Table, schema: TableSchema, root: Path) -> str:
+    """The fingerprint of a preparation: the schema, and every table it names."""
+    tables = (root / name for source in schema.sources for name in source.tables())
+    return fingerprint(schema.to_json(), [manifest.path, *tables])
 
 
 def build_stores(
@@ -254,25 +225,33 @@ class _Writer:
     def __init__(self, work: Path, source: Source, n: int):
         self.modality, self.n, self.gaps = source.modality(), n, False
         self.is_text = self.modality.traits.holds_texts
+        self.is_set = isinstance(self.modality.traits, SetKind) and not self.is_text
         dtype = np.dtype(np.uint8 if self.is_text else source.dtype)
         *shape, last = self.modality.shape or (1,)
-        stored = (*shape, last + bool(self.modality.clock)) if self.modality.shape else ()
+        stored = (*shape, last + bool(self.modality.clock)) if self.modality.shape and not self.is_text else ()
+        stored = stored[1:] if self.is_set else stored
         self.values = _Raw(work / f"{source.name}.raw", dtype, stored)
-        self.lengths = _Raw(work / f"{source.name}.lengths", np.dtype(np.int64), ()) if self.is_text else None
+        ragged = self.is_text or self.is_set
+        self.lengths = _Raw(work / f"{source.name}.lengths", np.dtype(np.int64), ()) if ragged else None
 
     def add(self, piece: Piece) -> None:
-        if self.lengths is not None:
+        if self.is_text:
             assert isinstance(piece.values, list)
+            assert self.lengths is not None
             self.values.add(np.frombuffer(b"".join(piece.values), np.uint8))
             self.lengths.add(np.array([len(text) for text in piece.values], dtype=np.int64))
             return
         assert isinstance(piece.values, np.ndarray)
         if piece.values.dtype.kind == "f":
-            self.gaps |= bool(np.isnan(piece.values[piece.observed]).any())
+            seen = piece.observed if piece.sizes is None else slice(None)
+            self.gaps |= bool(np.isnan(piece.values[seen]).any())
         values = piece.values
         if piece.times is not None:  # see `amodal.data.clocks`
             values = np.concatenate([values, piece.times[..., None]], axis=2)
         self.values.add(values)
+        if self.lengths is not None:
+            assert piece.sizes is not None
+            self.lengths.add(piece.sizes)
 
     def sizes(self) -> list[int]:
         return [raw.size() for raw in (self.values, self.lengths) if raw is not None]
@@ -292,7 +271,7 @@ class _Writer:
         if self.lengths is None:
             return ArrayStore(self.values.open(self.n), gaps=self.gaps)
         offsets = np.concatenate([[0], np.cumsum(self.lengths.open(self.n))]).astype(np.int64)
-        return RaggedStore(self.values.open(int(offsets[-1])), offsets)
+        return RaggedStore(self.values.open(int(offsets[-1])), offsets, gaps=self.gaps)
 
 
 def _record(place: Place, writers: dict[str, _Writer], seen: _Raw, ranges: Ranges, done: int) -> None:

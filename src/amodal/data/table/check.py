@@ -121,7 +121,7 @@ def check(
     found = Checked()
     record = dict(schema) if isinstance(schema, Mapping) else load_record(Path(schema))
     rules = _rules(record, found)
-    table = open_table(Path(manifest), str(record.get("encoding") or ""))
+    table = open_table(Path(manifest), str(record.get("encoding") or ""), str(record.get("sheet") or ""))
     if rules is None:
         return found
     base = Path(root) if root is not None else table.path.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from amodal.data.table.numbers import (
 from amodal.data.table.problems import Problems
 from amodal.data.table.reading import check_clocks, read_moments, tell_limits, tell_numbers
 from amodal.data.table.section import Section
+from amodal.data.table.several import parted
 from amodal.data.table.source import Place, Rows
 from amodal.data.table.times import SECONDS, TIME_WORDS, durations, limits
 from amodal.data.table.words import near_pairs, replaced, say_pairs, spelled
@@ -52,7 +54,9 @@ class Column:
         centre: What is subtracted, in double precision, where numbers are too large for single precision.
         categories: Values of a category, in order; None: those met in the data.
         values: What other words for a category (or a number) mean.
-        code: "one_hot" (a feature for each category) or "ordinal" (the category's position).
+        code: "one_hot" (a feature for each category), "ordinal" (the category's position), or "hash" (every word falls
+            into one of `buckets`, whatever words there are).
+        buckets: Features of a hashed category.
         other: Whether unlisted categories become one more, instead of an error; of more than 100 that are met in the
             data, the most frequent are kept.
         separator: What stands between several words of one cell; each is then 1 where it is named. "" = one
@@ -76,6 +80,7 @@ class Column:
     categories: tuple[str, ...] | None = None
     values: Mapping[str, str] | None = None
     code: str = "one_hot"
+    buckets: int = 64
     other: bool = False
     separator: str = ""
     format: tuple[str, ...] = ()
@@ -117,12 +122,16 @@ class Column:
         column = replace(
             self,
             categories=section.texts("categories", None),
-            code=section.choice("code", ("one_hot", "ordinal"), "one_hot"),
+            code=section.choice("code", ("one_hot", "ordinal", "hash"), "one_hot"),
+            buckets=section.integer("buckets", 64, least=2, most=4096),
             other=section.flag("other", False),
             separator=section.text("separator", ""),
         )
         if column.categories is not None and not 1 <= len(column.categories) <= MAX_CATEGORIES:
             raise too_many(section.place("categories"), len(column.categories))
+        if column.code == "hash" and (column.categories is not None or column.other):
+            raise SchemaError(f"{section.where}: a hashed category takes any word",
+                              hint="Take out `categories` and `other`, or `code: hash`.")  # fmt: skip
         if column.code == "ordinal" and (column.other or column.separator):
             got = "other: true" if column.other else "separator"
             raise SchemaError(f"{section.where}: an ordinal category has no place for others or several", got=got)
@@ -146,6 +155,7 @@ class Column:
             "offset",
             "centre",
             "code",
+            "buckets",
             "other",
             "separator",
             "since",
@@ -169,6 +179,8 @@ class Column:
         """Names of the numbers that it becomes."""
         if self.type != "category" or self.code == "ordinal":
             return (self.name,)
+        if self.code == "hash":
+            return tuple(f"{self.name}#{bucket}" for bucket in range(self.buckets))
         words = (*(self.categories or ()), *((OTHER,) if self.other else ()))
         return tuple(f"{self.name}={word}" for word in words)
 
@@ -181,6 +193,8 @@ class Column:
 
     def describe(self) -> str:
         """Description of the column in a few words."""
+        if self.type == "category" and self.code == "hash":
+            return f"{self.name}, any word hashed to {self.buckets}"
         if self.type == "category":
             words = self.categories or ()
             shown = ", ".join(words[:5]) + (f", … ({len(words)})" if len(words) > 5 else "")
@@ -325,13 +339,13 @@ class Column:
         found = words(cells, reading.missing, ignore_case=reading.ignore_case)
         return replaced(found, self.values, ignore_case=reading.ignore_case)
 
+    def _parted(self, cell: str) -> list[str]:
+        return parted(cell, self.separator, bare=True) if self.separator else [cell]
+
     def parts(self, cells: Any, reading: Reading) -> list[list[str] | None]:
         """The words of each cell, of which `separator` may part several; None where it is empty."""
         found = words(cells, reading.missing, ignore_case=reading.ignore_case)
-        parts = [
-            None if cell is None else [p for part in cell.split(self.separator) if (p := part.strip())]
-            for cell in found
-        ]
+        parts = [None if cell is None else self._parted(cell) for cell in found]
         flat = np.array([*(part for own in parts for part in own or ()), None], object)[:-1]
         named = iter(replaced(flat, self.values, ignore_case=reading.ignore_case))
         return [None if own is None else [str(next(named)) for _ in own] for own in parts]
@@ -360,7 +374,23 @@ class Column:
         )
         return coded
 
+    def _hashed(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        """How often each bucket's words are named in each cell, (n, buckets); NaN where it is empty."""
+        own = self.parts(cells, place.reading)
+        coded, known = np.zeros((len(rows.ids), self.buckets)), dict[str, int]()
+        for i, parts in enumerate(own):
+            coded[i] = np.nan if parts is None else 0.0
+            for word in parts or ():
+                if word not in known:
+                    digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
+                    known[word] = int.from_bytes(digest, "big") % self.buckets
+                coded[i, known[word]] += 1.0
+        place.problems.enter(spot, 0, empty=sum(parts is None for parts in own))
+        return coded
+
     def _coded(self, cells: Any, rows: Rows, place: Place, spot: str) -> np.ndarray:
+        if self.code == "hash":
+            return self._hashed(cells, rows, place, spot)
         if self.separator:
             return self._many_hot(cells, rows, place, spot)
         found, ignore_case = self.words(cells, place.reading), place.reading.ignore_case
@@ -399,8 +429,8 @@ def too_many(where: str, count: int) -> SchemaError:
     return SchemaError(
         f"{where} has {count:,} categories",
         expected=f"1 to {MAX_CATEGORIES}",
-        hint=f"Write `other: true` to keep the {MAX_CATEGORIES} most frequent, or list the ones that matter under "
-        "`categories`, or is it a number, an id or a text?"
+        hint=f"Write `other: true` to keep the {MAX_CATEGORIES} most frequent, `code: hash` to take all of them into "
+        "64 features, or list the ones that matter under `categories`; or is it a number, an id or a text?"
         if count
         else "The column is empty: leave it out.",
     )

@@ -52,6 +52,7 @@ class Events(Source):
         variable: Its column with the variables' names.
         value: Its column with values.
         units_column: Its column with units; "" = none.
+        sheet: Its sheet if it is an Excel workbook; "" = the first.
         variables: Variables, in order; none: those met in the data.
         start: Where the window begins.
         stop: Where it ends.
@@ -77,6 +78,7 @@ class Events(Source):
     variable: str = ""
     value: str = ""
     units_column: str = ""
+    sheet: str = ""
     variables: tuple[Variable, ...] = ()
     start: float = 0.0
     stop: float = 48.0
@@ -104,6 +106,7 @@ class Events(Source):
             name,
             *(section.text(key) for key in ("file", "id", "time", "variable", "value")),
             units_column=section.text("units_column", ""),
+            sheet=section.text("sheet", ""),
             variables=variables,
             start=section.number("start", 0.0),
             stop=section.number("stop"),
@@ -142,7 +145,7 @@ class Events(Source):
         clock = "observations" if self.observations else "step"
         keys = ("file", "id", "time", "variable", "value", "start", "stop", clock, "time_units")
         record |= {key: getattr(self, key) for key in keys}
-        record |= {k: getattr(self, k) for k in ("units_column", "since", "description") if getattr(self, k)}
+        record |= {k: getattr(self, k) for k in ("units_column", "sheet", "since", "description") if getattr(self, k)}
         record |= {k: list(getattr(self, k)) for k in ("format", "since_format") if getattr(self, k)}
         record |= self.rule.to_json() | ({"accept": dict(self.accept)} if self.accept else {})
         record |= {"values": dict(self.values)} if self.values else {}
@@ -164,7 +167,7 @@ class Events(Source):
 
     def surveyed(self, place: Place) -> Events:
         """Itself with the variables met in the data, and how values and times are written."""
-        table, where = second_table(place, self.file), f"modalities.{self.name}"
+        table, where = second_table(place, self.file, self.sheet), f"modalities.{self.name}"
         wanted = [self.id, self.time, self.variable, self.value, self.units_column]
         check_columns(table, {column: where for column in wanted if column})
         dated = {self.time: self.format} if self.since else {}
@@ -273,7 +276,7 @@ class _EventReader(Reader):
         self.origin = self._origins() if source.since else None
         wanted = [source.time, source.variable, source.value]
         columns = [*wanted, *([source.units_column] if source.units_column else [])]
-        joined = Joined(place, source.file, source.id, source.name, columns, source.accept)
+        joined = Joined(place, source.file, source.id, source.name, columns, source.accept, source.sheet)
         self.rows_of = joined.rows_of
         if place.lenient and joined.table is not None:
             check_columns(joined.table, dict.fromkeys(wanted, f"modalities.{source.name}"))

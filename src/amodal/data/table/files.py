@@ -6,7 +6,6 @@ import json
 import os
 import unicodedata
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from amodal.data.limits import LARGEST_ARRAY, LARGEST_BANK, LARGEST_FILE, check_member, check_most
 from amodal.data.table.cells import texts
 from amodal.data.table.section import nearest
+from amodal.data.table.several import ONE, Several, parted
 from amodal.data.table.source import Place, Rows
 from amodal.errors import DataError
 
@@ -34,8 +34,7 @@ class FileRule(NamedTuple):
         missing_file: "error" or "absent": what a name without a file means.
         unreadable_file: "error" or "absent": what a file that cannot be read means.
         ending: What the names lack, such as ".png".
-        separator: What stands between the names of several files in one cell; "" = a cell names one file.
-        most: Files that one cell may name.
+        several: How the names of several files in one cell are parted.
         folders: Whether a name may be that of a folder.
     """
 
@@ -44,8 +43,7 @@ class FileRule(NamedTuple):
     missing_file: str = "error"
     unreadable_file: str = "error"
     ending: str = ""
-    separator: str = ""
-    most: int = 1
+    several: Several = ONE
     folders: bool = False
 
 
@@ -71,7 +69,7 @@ def within(root: Path, folder: str, name: str) -> Path:
 
 def read_files(
     place: Place, rows: Rows, rule: FileRule, name: str, decode: Callable[[Path], Any]
-) -> tuple[list[Any], np.ndarray]:
+) -> tuple[list[list[Any]], np.ndarray]:
     """Reads the files that some rows name, side by side.
 
     Args:
@@ -82,33 +80,54 @@ def read_files(
         decode: A file to its content; raises DataError if it cannot be read.
 
     Returns:
-        What was read, None where absent, and presence, bool (n,).
+        What was read of each row, a list of one or (with a separator) several, empty where absent; and presence, bool
+        (n,).
 
     Raises:
         DataError: If a file lies outside the data folder, is missing or cannot be read, and the rule says error.
     """
     n = len(rows.ids)
     if rule.column not in rows.columns:
-        return [None] * n, np.zeros(n, bool)
+        return [[] for _ in range(n)], np.zeros(n, bool)
     cells = texts(rows.columns[rule.column], place.missing)
-    folders = _Folders()
-    spot = f"{name}: cells of {rule.column}"
-    found = place.side_by_side(lambda cell: _read_cell(place, rule, cell, decode, folders), cells)
-    outside = [i for i, (state, _) in enumerate(found) if state == "outside"]
-    lacking = [i for i, (state, _) in enumerate(found) if state == "missing"]
-    broken = [i for i, (state, _) in enumerate(found) if state == "unreadable"]
-    if outside and place.problems.strict:
-        place.problems.fail(found[outside[0]][1])
-    states = Counter(state for state, _ in found)
-    place.problems.enter(spot, n, empty=states["empty"], measured=states["read"])
-    _tell(place, rows, rule, cells, outside, f"{name}: file outside the data folder", found)
-    _tell(place, rows, rule, cells, lacking, f"{name}: file not there", found)
-    _tell(place, rows, rule, cells, broken, f"{name}: file unreadable", found)
-    spelt = [i for i, cell in enumerate(cells) if cell in folders.spelt]
-    place.problems.add(f"{name}: file found under another spelling", rows.ids[spelt],
-                       [f"{cells[i]} → {folders.spelt[cells[i]]}" for i in spelt])  # fmt: skip
-    values = [content if state == "read" else None for state, content in found]
-    return values, np.array([state == "read" for state, _ in found], dtype=bool)
+    folders, problems = _Folders(), place.problems
+    spot = f"{name}: {'files' if rule.several else 'cells'} of {rule.column}"
+    names = rule.several.limited(cells, problems, rows.ids, f"{name}: file", spot)
+    pairs = [(i, word) for i, own in enumerate(names) for word in own]
+    states = place.side_by_side(lambda pair: _read_one(place, rule, pair[1], decode, folders), pairs)
+    named = [_Named(*pair, *state) for pair, state in zip(pairs, states)]
+    if not rule.several:
+        problems.enter(spot, n - len(named), empty=n - len(named))
+    problems.enter(spot, 0, measured=sum(file.state == "read" for file in named))
+    outside = [file for file in named if file.state == "outside"]
+    if outside and problems.strict:
+        problems.fail(outside[0].content)
+    _tell(place, rows, rule, outside, f"{name}: file outside the data folder", spot)
+    for state, what in (("missing", "file not there"), ("unreadable", "file unreadable")):
+        _tell(place, rows, rule, [file for file in named if file.state == state], f"{name}: {what}", spot)
+    spelt = [file for file in named if file.name in folders.spelt]
+    problems.add(f"{name}: file found under another spelling", rows.ids[[file.row for file in spelt]],
+                 [f"{file.name} → {folders.spelt[file.name]}" for file in spelt])  # fmt: skip
+    found: list[list[Any]] = [[] for _ in range(n)]
+    for file in named:
+        if file.state == "read":
+            found[file.row].append(file.content)
+    observed = np.array([bool(own) for own in found], dtype=bool)
+    if rule.several:
+        empty = np.array([not own for own in names], dtype=bool)
+        whole = f"{name}: cells of {rule.column}"
+        problems.enter(whole, n, empty=int(empty.sum()), measured=int(observed.sum()))
+        problems.add(f"{name}: no file of the cell can be read", rows.ids[~observed & ~empty], lost=whole)
+    return found, observed
+
+
+class _Named(NamedTuple):
+    """A file that a cell names: its row, its name, "read", "outside", "missing" or "unreadable", and content or why."""
+
+    row: int
+    name: str
+    state: str
+    content: Any
 
 
 class _Folders:
@@ -149,33 +168,10 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip().casefold()
 
 
-def _read_cell(
-    place: Place, rule: FileRule, cell: str | None, decode: Callable[[Path], Any], folders: _Folders
-) -> tuple[str, Any]:
-    """State of a cell's file: "empty", "read", "outside", "missing" or "unreadable", with content, error or advice."""
-    if cell is None:
-        return "empty", None
-    if not rule.separator:
-        return _read_one(place, rule, cell, cell, decode, folders)
-    parts = [part.strip() for part in cell.split(rule.separator) if part.strip()]
-    if len(parts) > rule.most:
-        return "unreadable", DataError(
-            f"the cell names {len(parts)} files",
-            expected=f"{rule.most} or fewer",
-            hint=f"Write `images: {len(parts)}`.",
-        )
-    contents = []
-    for part in parts:
-        state, content = _read_one(place, rule, part, cell, decode, folders)
-        if state != "read":
-            return state, content
-        contents.append(content)
-    return ("read", contents) if contents else ("empty", None)
-
-
 def _read_one(
-    place: Place, rule: FileRule, name: str, cell: str, decode: Callable[[Path], Any], folders: _Folders
+    place: Place, rule: FileRule, name: str, decode: Callable[[Path], Any], folders: _Folders
 ) -> tuple[str, Any]:
+    """State of a file, with its content, the error, or advice."""
     is_there = Path.exists if rule.folders else Path.is_file
     try:
         path = within(place.root, rule.folder, name + rule.ending)
@@ -185,7 +181,7 @@ def _read_one(
             if same is None or not is_there(same):
                 return "missing", _advice(place, rule, name, windows, folders)
             within(place.root, "", str(same))
-            folders.spelt[cell], path = same.name, same
+            folders.spelt[name], path = same.name, same
     except DataError as error:
         return "outside", error
     try:
@@ -197,31 +193,30 @@ def _read_one(
 
 
 def _advice(place: Place, rule: FileRule, name: str, path: Path, folders: _Folders) -> str:
-    for separator in () if rule.separator else (";", "|", ","):
-        parts = [part.strip() for part in name.split(separator) if part.strip()]
+    for separator in () if rule.several else (";", "|", ",", "\n", " "):
+        parts = parted(name, separator)
         if len(parts) > 1 and within(place.root, rule.folder, parts[0] + rule.ending).is_file():
             return f"The cell names {len(parts)} files: write `separator: {json.dumps(separator)}`."
     return folders.advice(path)
 
 
-def _tell(
-    place: Place, rows: Rows, rule: FileRule, cells: np.ndarray, bad: list[int], what: str, found: list[tuple[str, Any]]
-) -> None:
+def _tell(place: Place, rows: Rows, rule: FileRule, bad: list[_Named], what: str, spot: str) -> None:
     """Counts files that are lacking or cannot be read, or raises DataError where the rule says error."""
     if not bad:
         return
-    ids, errors = rows.ids[bad], [found[i][1] if isinstance(found[i][1], Exception) else None for i in bad]
-    got = [str(cells[i]) + (f" ({error})" if error else "") for i, error in zip(bad, errors)]
+    ids, errors = rows.ids[[file.row for file in bad]], [f.content if isinstance(f.content, Exception) else None
+                                                        for f in bad]  # fmt: skip
+    got = [file.name + (f" ({error})" if error else "") for file, error in zip(bad, errors)]
     key = "unreadable_file" if errors[0] else "missing_file"
     if getattr(rule, key) == "absent" or not place.problems.strict:
-        lost = f"{what.partition(':')[0]}: cells of {rule.column}"
-        place.problems.add(what, ids, got, lost=lost)
+        place.problems.add(what, ids, got, lost=spot)
         return
-    shown = f"{str(cells[bad[0]])!r} in row {ids[0]}" + (f": {str(errors[0]).removesuffix('.')}" if errors[0] else "")
-    near = "" if errors[0] else f"{found[bad[0]][1]} "
+    shown = f"{bad[0].name!r} in row {ids[0]}" + (f": {str(errors[0]).removesuffix('.')}" if errors[0] else "")
+    unit = "files" if rule.several else "rows"
+    near = "" if errors[0] else f"{bad[0].content} "
     error = DataError(
-        f"{what}: {shown}" + (f" ({len(bad)} such rows in this part)" if len(bad) > 1 else ""),
-        hint=f"{near}Correct it, or write `{key}: absent` to take such rows as absent.",
+        f"{what}: {shown}" + (f" ({len(bad)} such {unit} in this part)" if len(bad) > 1 else ""),
+        hint=f"{near}Correct it, or write `{key}: absent` to take such {unit} as absent.",
     )
     place.problems.fail(error)
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from amodal.data.limits import MOST_FILES_IN_A_CELL, MOST_PIXELS, check_most
+from amodal.data.limits import MOST_PIXELS, check_most
 from amodal.data.table.dicom import is_dicom, read_dicom
 from amodal.data.table.files import FileRule, read_files
 from amodal.data.table.levels import BY_TYPE, Decoded, Levels, bytes_of
 from amodal.data.table.section import Section
-from amodal.data.table.source import Piece, Place, Reader, Rows, Source
+from amodal.data.table.several import ONE, Several
+from amodal.data.table.source import Piece, Place, Reader, Rows, Source, set_piece
 from amodal.data.table.volume import is_nifti, read_volume
 from amodal.errors import DataError, SchemaError
+from amodal.kinds.sets import ImageSet
 from amodal.schema import Modality
 
 __all__ = ["Image", "decode_image"]
@@ -41,8 +43,7 @@ class Image(Source):
         levels: Which values become 0 and 255 (`range`, `scaling`).
         depth: Slices of a volume; 0 = no volume.
         spacing: Millimetres between slices, rows and columns that volumes are resampled to; () = the whole is fitted.
-        images: Images that one cell names at most, each with channels of its own; black where there are fewer.
-        separator: What stands between their names.
+        several: How the names of several images in one cell are parted; these become a set.
         missing_file: "error" or "absent".
         unreadable_file: "error" or "absent".
         most_pixels: Images with more pixels are refused before they are decoded.
@@ -61,8 +62,7 @@ class Image(Source):
     levels: Levels = BY_TYPE
     depth: int = 0
     spacing: tuple[float, ...] = ()
-    images: int = 1
-    separator: str = ""
+    several: Several = ONE
     missing_file: str = "error"
     unreadable_file: str = "error"
     most_pixels: int = MOST_PIXELS
@@ -79,7 +79,6 @@ class Image(Source):
         channels = section.integer("channels", 1)
         if channels not in (1, 3):
             raise section.wrong("channels", "1 (grey) or 3 (colour)", channels)
-        separator = section.text("separator", "")
         source = cls(
             name,
             column=section.text("column"),
@@ -91,8 +90,7 @@ class Image(Source):
             levels=Levels.read(section),
             depth=section.integer("depth", 0, least=0, most=512),
             spacing=section.numbers("spacing", ()),
-            images=section.integer("images", 2 if separator else 1, most=MOST_FILES_IN_A_CELL),
-            separator=separator,
+            several=Several.read(section),
             missing_file=section.choice("missing_file", ("error", "absent"), "error"),
             unreadable_file=section.choice("unreadable_file", ("error", "absent"), "error"),
             most_pixels=section.integer("most_pixels", MOST_PIXELS, most=178_000_000),
@@ -103,11 +101,9 @@ class Image(Source):
         return source
 
     def _check(self, section: Section) -> None:
-        if self.images > 1 and not self.separator:
-            raise SchemaError(f"{section.where} has `images` without `separator`", hint="Write `separator: ';'`.")
-        if self.depth and (self.channels != 1 or self.separator):
-            raise SchemaError(f"{section.where}: a volume is grey and stands alone in its cell",
-                              hint="Take out `channels` and `separator`, or `depth`.")  # fmt: skip
+        if self.depth and self.channels != 1:
+            raise SchemaError(f"{section.where}: a volume is grey, and its slices are its channels",
+                              hint="Take out `channels`, or `depth`.")  # fmt: skip
         if self.spacing and (not self.depth or len(self.spacing) != 3 or min(self.spacing) <= 0):
             raise section.wrong("spacing", "with `depth`: three positive numbers (mm between slices, rows, columns)",
                                 list(self.spacing))  # fmt: skip
@@ -116,9 +112,9 @@ class Image(Source):
         """As plain JSON values that `read` takes."""
         keys = ("column", "folder", "channels", "fit", "missing_file", "unreadable_file", "most_pixels", "description")
         record = {key: getattr(self, key) for key in keys if getattr(self, key) != ""}
-        record |= {key: getattr(self, key) for key in ("ending", "depth", "separator") if getattr(self, key)}
+        record |= {key: getattr(self, key) for key in ("ending", "depth") if getattr(self, key)}
         record |= {"spacing": list(self.spacing)} if self.spacing else {}
-        record |= {"images": self.images} if self.separator else {}
+        record |= self.several.to_json()
         return {"kind": self.kind, **record, "size": list(self.size), **self.levels.to_json()}
 
     def columns(self) -> tuple[str, ...]:
@@ -127,8 +123,18 @@ class Image(Source):
 
     def modality(self) -> Modality:
         """Name, kind and shape."""
-        channels = self.depth or self.images * self.channels
-        return Modality(self.name, "image", (channels, *self.size), description=self.description)
+        shape = (self.depth or self.channels, *self.size)
+        if self.several:
+            return Modality(self.name, ImageSet.name, (self.several.most, *shape), description=self.description)
+        return Modality(self.name, "image", shape, description=self.description)
+
+    def set_rule(self) -> Several:
+        """How several of its entries stand in one cell."""
+        return self.several
+
+    def surveyed(self, place: Place) -> Image:
+        """Itself with the number of images of the fullest cell."""
+        return replace(self, several=self.several.surveyed(place.manifest, self.column, place.missing))
 
     def taken_for(self) -> str:
         """One line on what the files are taken for."""
@@ -139,8 +145,8 @@ class Image(Source):
                 f"at {' × '.join(f'{n:g}' for n in self.spacing)} mm" if self.spacing else "the whole volume stretched"
             )
             what = f"volumes of {self.depth} × {height} × {width}, slices as channels, {how}"
-        elif self.separator:
-            what += f", up to {self.images} a case as channels"
+        if self.several:
+            what = f"sets of up to {self.several.most} {what}"
         return f"{what}; {self.levels.describe()}"
 
     def reader(self, place: Place) -> Reader:
@@ -157,15 +163,17 @@ class _ImageReader(Reader):
         source = self.source
         rule = FileRule(
             source.column, source.folder, source.missing_file, source.unreadable_file,
-            ending=source.ending, separator=source.separator, most=source.images, folders=bool(source.depth),
+            ending=source.ending, several=source.several, folders=bool(source.depth),
         )  # fmt: skip
         found, observed = read_files(self.place, rows, rule, source.name, lambda path: _decoded(path, source))
-        found = [part if isinstance(part, list) else [part] for part in found]  # a cell may name several
-        values = np.zeros((len(rows.ids), *source.modality().shape), np.uint8)
-        for i in np.flatnonzero(observed):
-            for at, part in enumerate(found[i]):
-                values[i, at * len(part.values) : (at + 1) * len(part.values)] = part.values
         self._tell(rows, found, observed)
+        shape = source.modality().shape
+        arrays = [[part.values for part in own] for own in found]
+        if source.several:
+            return set_piece(arrays, shape[1:], np.uint8)
+        values = np.zeros((len(rows.ids), *shape), np.uint8)
+        for i in np.flatnonzero(observed):
+            values[i] = arrays[i][0]
         return Piece(values, observed)
 
     def _tell(self, rows: Rows, found: list[list[Decoded]], observed: np.ndarray) -> None:

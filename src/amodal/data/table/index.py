@@ -120,31 +120,16 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         DataError: If there are no rows; an id is missing or comes twice; a group is missing or in two splits; a target
             is missing (unless such rows are left out or kept) or is none.
     """
-    missing, rows_of = frozenset(schema.missing), f"rows of {manifest.path.name}"
+    rows_of = f"rows of {manifest.path.name}"
     ids = _ids(manifest, schema, False)
     again = _repeated(manifest, ids, schema.duplicates)
-    targets, weights = [], []
-    columns = {name: [] for name in (schema.group, schema.split.column, *schema.extras) if name}
-    start = 0
-    for chunk in manifest.chunks(
-        list({**schema.task.cells(), **dict.fromkeys([*columns, *filter(None, [schema.weight])])}), _CHUNK
-    ):
-        n = len(next(iter(chunk.values())))
-        targets.append(schema.task.values(chunk, ids[start : start + n], schema.reading))
-        if schema.weight:
-            weights.append(_weights(chunk[schema.weight], schema, ids[start : start + n]))
-        for name, parts in columns.items():
-            empty = missing if name != schema.split.column else frozenset({""})
-            parts.append(words(chunk[name], empty, ignore_case=schema.ignore_case))
-        start += n
+    target, found, weights = _columns(manifest, schema, ids)
     problems.enter(rows_of, len(ids))
     problems.add(f"{manifest.path.name}: the same row again, left out", ids[again], lost=rows_of)
     if manifest.note:
         problems.say(manifest.note)
     if manifest.blank_rows:
         problems.say(f"{manifest.path.name}: {manifest.blank_rows:,} rows are empty throughout, and left out")
-    target = np.concatenate(targets)
-    found = {name: np.concatenate(parts) for name, parts in columns.items()}
     schema.task.check(target[~again], manifest.path.name)
     unknown = np.asarray(np.isnan(target).reshape(len(target), -1).all(1)) & ~again
     if unknown.any():
@@ -177,9 +162,30 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         if not met.any():
             problems.say(f"there is no case of {label!r}")
     extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
-    if weights:
-        extras[WEIGHT] = np.concatenate(weights)[kept]
+    if weights is not None:
+        extras[WEIGHT] = weights[kept]
     return Index(kept, ids, groups, splits, answers, extras, left_out)
+
+
+def _columns(
+    manifest: Table, schema: TableSchema, ids: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+    """Target, columns of words by name and weights of all rows of the manifest, read chunk by chunk."""
+    missing, targets, weights = frozenset(schema.missing), [], []
+    columns = {name: [] for name in (schema.group, schema.split.column, *schema.extras) if name}
+    wanted = list({**schema.task.cells(), **dict.fromkeys([*columns, *filter(None, [schema.weight])])})
+    start = 0
+    for chunk in manifest.chunks(wanted, _CHUNK):
+        n = len(next(iter(chunk.values())))
+        targets.append(schema.task.values(chunk, ids[start : start + n], schema.reading))
+        if schema.weight:
+            weights.append(_weights(chunk[schema.weight], schema, ids[start : start + n]))
+        for name, parts in columns.items():
+            empty = missing if name != schema.split.column else frozenset({""})
+            parts.append(words(chunk[name], empty, ignore_case=schema.ignore_case))
+        start += n
+    found = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return np.concatenate(targets), found, np.concatenate(weights) if weights else None
 
 
 def _weights(column: Any, schema: TableSchema, ids: np.ndarray) -> np.ndarray:

@@ -29,13 +29,13 @@ def positions(place: Place) -> Callable[[np.ndarray], np.ndarray]:
     return lambda ids: np.asarray(index.get_indexer(pd.Index(ids)), dtype=np.int64)
 
 
-def second_table(place: Place, file: str) -> Table:
+def second_table(place: Place, file: str, sheet: str = "") -> Table:
     """Opens a table within the data folder.
 
     Raises:
         DataError: If it lies outside, or cannot be read.
     """
-    return open_table(within(place.root, "", file), place.reading.encoding)
+    return open_table(within(place.root, "", file), place.reading.encoding, sheet)
 
 
 class Joined:
@@ -48,6 +48,7 @@ class Joined:
         name: The modality.
         columns: The columns to read beside.
         accept: Shares of what may be lost.
+        sheet: The sheet of a workbook; "" = the first.
 
     Raises:
         DataError: If the table cannot be read.
@@ -55,8 +56,9 @@ class Joined:
     """
 
     def __init__(
-        self, place: Place, file: str, id_column: str, name: str, columns: Sequence[str], accept: Mapping[str, float]
-    ):
+        self, place: Place, file: str, id_column: str, name: str, columns: Sequence[str], accept: Mapping[str, float],
+        sheet: str = "",
+    ):  # fmt: skip
         self.place, self.name, self.where, self.accept = place, name, f"modalities.{name}", accept
         self.file, self.id_column = file, id_column
         self.n_strange = 0
@@ -66,7 +68,7 @@ class Joined:
         if place.lenient and not path.is_file():
             place.problems.add(f"{self.where}: {file} is not there", place.ids)
             return
-        self.table = second_table(place, file)
+        self.table = second_table(place, file, sheet)
         self.columns = [c for c in columns if c in self.table.names] if place.lenient else list(columns)
         wanted = dict.fromkeys([id_column] if place.lenient else [id_column, *columns], self.where)
         check_columns(self.table, wanted)

@@ -15,6 +15,7 @@ from amodal.data.table.column import Column
 from amodal.data.table.numbers import NumberRule
 from amodal.data.table.schema import SOURCES, SplitRule, TableSchema
 from amodal.data.table.section import REQUIRED, Section
+from amodal.data.table.several import Several
 from amodal.data.table.target import LabelColumn, TaskColumns
 from amodal.data.table.variable import Variable
 from amodal.errors import AmodalError
@@ -189,7 +190,7 @@ def json_schema() -> dict[str, Any]:
     }
     modalities = []
     for word, kind in SOURCES.items():
-        of = _of(kind, NumberRule, inner=inner.get(word))
+        of = _of(kind, NumberRule, Several, inner=inner.get(word))
         of["properties"] = {"kind": {"const": word}, **of["properties"]}
         of["required"] = ["kind", *of.get("required", [])]
         modalities.append(of)

@@ -103,6 +103,7 @@ class TableSchema:
             are.
         ignore_case: Whether capital and small letters of ids and words are the same.
         encoding: How CSV files are encoded that are neither UTF-8 nor UTF-16, as `cp1252`.
+        sheet: The sheet of a manifest that is an Excel workbook; "" = the first.
         duplicates: What becomes of rows of the manifest that are the same in every cell: "error" or "drop".
         name: A short name.
         description: One line for people.
@@ -122,6 +123,7 @@ class TableSchema:
     timezone: str = ""
     ignore_case: bool = False
     encoding: str = ""
+    sheet: str = ""
     duplicates: str = "error"
     name: str = ""
     description: str = ""
@@ -169,6 +171,7 @@ class TableSchema:
             timezone=_timezone(section),
             ignore_case=section.flag("ignore_case", False),
             encoding=_encoding(section),
+            sheet=section.text("sheet", ""),
             duplicates=section.choice("duplicates", ("error", "drop"), "error"),
             name=section.text("name", ""),
             description=section.text("description", ""),
@@ -202,7 +205,11 @@ class TableSchema:
             **({"weight": self.weight} if self.weight else {}),
             "missing": list(self.missing),
             **self.numbers.to_json(),
-            **{key: getattr(self, key) for key in ("timezone", "ignore_case", "encoding") if getattr(self, key)},
+            **{
+                key: getattr(self, key)
+                for key in ("timezone", "ignore_case", "encoding", "sheet")
+                if getattr(self, key)
+            },
             **({"duplicates": self.duplicates} if self.duplicates != "error" else {}),
             "task": self.task.to_json(),
             "modalities": {source.name: source.to_json() for source in self.sources},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,10 @@ from amodal.data.table.cells import Reading
 from amodal.data.table.manifest import Table
 from amodal.data.table.problems import Problems
 from amodal.data.table.section import Section
+from amodal.data.table.several import ONE, Several
 from amodal.schema import Modality
 
-__all__ = ["Piece", "Place", "Problems", "Reader", "Rows", "Source"]
+__all__ = ["Piece", "Place", "Problems", "Reader", "Rows", "Source", "set_piece"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -44,11 +45,22 @@ class Piece(NamedTuple):
         values: Of shape (n, …), float32 (NaN = not measured) or uint8; of text a list of n bytes.
         observed: Presence, bool, of shape (n,).
         times: Of a series with a clock of its own, when each step was, float32 (n, T); NaN beyond the end.
+        sizes: Of sets that are no texts, how many members each row has, int64 (n,), 0 where absent; `values` are then
+            the members of all rows, one after the other.
     """
 
     values: np.ndarray | list[bytes]
     observed: np.ndarray
     times: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+
+
+def set_piece(arrays: Sequence[Sequence[np.ndarray]], shape: tuple[int, ...], dtype: Any) -> Piece:
+    """The piece of a modality of sets, of the members of each row, arrays of one shape."""
+    sizes = np.array([len(own) for own in arrays], dtype=np.int64)
+    flat = [array for own in arrays for array in own]
+    values = np.stack(flat).astype(dtype, copy=False) if flat else np.zeros((0, *shape), dtype)
+    return Piece(values, sizes > 0, sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,10 @@ class Source(ABC):
     @abstractmethod
     def modality(self) -> Modality:
         """Name, kind and shape, once surveyed."""
+
+    def set_rule(self) -> Several:
+        """How several entries of one cell are parted, which become a set; false where a cell has one."""
+        return ONE
 
     def taken_for(self) -> str:
         """One line on what its cells or files are taken for, once surveyed; "" says nothing beyond kind and shape."""

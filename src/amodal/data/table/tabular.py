@@ -33,6 +33,7 @@ class Tabular(Source):
         fields: Its columns.
         file: The second table, relative to the data folder; "" = the manifest.
         id: That table's column with the ids.
+        sheet: The sheet of that table if it is an Excel workbook; "" = the first.
         duplicates: What becomes of rows of the second table that say the same again: "drop" or "error".
         accept: Shares of what may be lost, by the keys of `LIMITS`.
         description: One line for people.
@@ -43,6 +44,7 @@ class Tabular(Source):
     fields: tuple[Column, ...] = ()
     file: str = ""
     id: str = ""
+    sheet: str = ""
     duplicates: str = "drop"
     accept: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
@@ -63,6 +65,7 @@ class Tabular(Source):
             fields,
             file,
             section.text("id") if file else "",
+            section.text("sheet", "") if file else "",
             section.choice("duplicates", ("drop", "error"), "drop"),
             section.shares("accept", LIMITS),
             section.text("description", ""),
@@ -73,7 +76,7 @@ class Tabular(Source):
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values that `read` takes."""
         record: dict[str, Any] = {"kind": self.kind, "columns": {f.name: f.to_json() for f in self.fields}}
-        record |= {k: getattr(self, k) for k in ("file", "id", "description") if getattr(self, k)}
+        record |= {k: getattr(self, k) for k in ("file", "id", "sheet", "description") if getattr(self, k)}
         record |= {"accept": dict(self.accept)} if self.accept else {}
         return record | ({"duplicates": self.duplicates} if self.duplicates != "drop" else {})
 
@@ -91,7 +94,7 @@ class Tabular(Source):
 
     def surveyed(self, place: Place) -> Tabular:
         """Itself with the categories met in the data, and how its numbers and dates are written."""
-        table = second_table(place, self.file) if self.file else place.manifest
+        table = second_table(place, self.file, self.sheet) if self.file else place.manifest
         check_columns(table, dict.fromkeys(self._own(), f"modalities.{self.name}.columns"))
         where = f"modalities.{self.name}.columns"
         number = {f.name: f.rule for f in self.fields if f.type == "number"}
@@ -115,7 +118,7 @@ class Tabular(Source):
         return replace(self, fields=tuple(fields))
 
     def _categories_met(self, table: Table, reading: Reading) -> dict[str, tuple[str, ...]]:
-        open_ = [f for f in self.fields if f.type == "category" and f.categories is None]
+        open_ = [f for f in self.fields if f.type == "category" and f.categories is None and f.code != "hash"]
         met: dict[str, Counter[str]] = {f.name: Counter() for f in open_}
         for chunk in table.chunks([f.name for f in open_], 65536) if open_ else ():
             for f in open_:
@@ -169,7 +172,7 @@ class _ManifestReader(Reader):
 
 class _JoinedReader(Reader):
     def __init__(self, source: Tabular, place: Place):
-        joined = Joined(place, source.file, source.id, source.name, source._own(), source.accept)
+        joined = Joined(place, source.file, source.id, source.name, source._own(), source.accept, source.sheet)
         self.values = joined.matrix(source.name, source.modality().shape[0], source.matrix, source.duplicates)
 
     def read(self, rows: Rows) -> Piece:

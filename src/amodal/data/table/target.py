@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from amodal.data.table.numbers import PLAIN, NumberRule, numbers
 from amodal.data.table.problems import Problems
 from amodal.data.table.reading import tell_numbers
 from amodal.data.table.section import Section, nearest
+from amodal.data.table.several import parted
 from amodal.data.table.survey import survey
 from amodal.data.table.words import NO, YES, near_pairs, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
@@ -228,9 +228,7 @@ class TaskColumns:
             if cell is None:
                 labels[row] = 0 if self.empty == "no" else np.nan
                 continue
-            if cell[0] + cell[-1] == "[]":  # a list as programs print it
-                cell = re.sub(r"['\"]", "", cell[1:-1])
-            named = [spelled(part, ignore_case=case) for part in cell.split(self.separator) if part.strip()]
+            named = [spelled(part, ignore_case=case) for part in parted(cell, self.separator or "", bare=True)]
             if set(named) & none and len(set(named)) > 1:
                 raise DataError(
                     f"the target column {self.column!r} says none and something else, in row {ids[row]}",

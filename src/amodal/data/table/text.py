@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from amodal.data.limits import MOST_FILES_IN_A_CELL
+from amodal.data.sets import join_texts
 from amodal.data.table.cells import texts
 from amodal.data.table.files import FileRule, read_files
 from amodal.data.table.section import Section
+from amodal.data.table.several import ONE, Several
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.errors import DataError, SchemaError
+from amodal.kinds.sets import TextSet
 from amodal.schema import Modality
 
 __all__ = ["Text"]
@@ -28,7 +30,7 @@ class Text(Source):
         files: Whether it has names of UTF-8 files.
         folder: Folder they lie in, relative to the data folder.
         ending: What their names in the column lack, such as ".txt".
-        separator: What stands between the names of several files in one cell; their texts are joined.
+        several: How several notes in one cell, or the names of several files, are parted; these become a set.
         missing_file: "error" or "absent".
         unreadable_file: "error" or "absent".
         longest: Bytes kept of a text; longer ones are cut, and counted.
@@ -41,7 +43,7 @@ class Text(Source):
     files: bool = False
     folder: str = ""
     ending: str = ""
-    separator: str = ""
+    several: Several = ONE
     missing_file: str = "error"
     unreadable_file: str = "error"
     longest: int = 100_000
@@ -56,17 +58,17 @@ class Text(Source):
             section.flag("files", False),
             section.text("folder", ""),
             section.text("ending", ""),
-            section.text("separator", ""),
+            Several.read(section),
             section.choice("missing_file", ("error", "absent"), "error"),
             section.choice("unreadable_file", ("error", "absent"), "error"),
             section.integer("longest", 100_000, most=10**8),
             section.text("description", ""),
         )
         section.done()
-        if not source.files and (source.ending or source.separator or source.folder):
+        if not source.files and (source.ending or source.folder):
             raise SchemaError(
                 f"{section.where} has a key for files, but `files` is not true", expected="files: true",
-                hint="Write it if the column names files; several notes in one cell are one text as they are.",
+                hint="Write it if the column names files.",
             )  # fmt: skip
         return source
 
@@ -77,13 +79,13 @@ class Text(Source):
             "files",
             "folder",
             "ending",
-            "separator",
             "missing_file",
             "unreadable_file",
             "longest",
             "description",
         )
-        return {"kind": self.kind, **{key: getattr(self, key) for key in keys if getattr(self, key) != ""}}
+        record = {key: getattr(self, key) for key in keys if getattr(self, key) != ""}
+        return {"kind": self.kind, **record, **self.several.to_json()}
 
     def columns(self) -> tuple[str, ...]:
         """The manifest's columns that it reads."""
@@ -91,7 +93,22 @@ class Text(Source):
 
     def modality(self) -> Modality:
         """Name, kind and shape."""
+        if self.several:
+            return Modality(self.name, TextSet.name, (self.several.most,), description=self.description)
         return Modality(self.name, "text", (), description=self.description)
+
+    def set_rule(self) -> Several:
+        """How several of its entries stand in one cell."""
+        return self.several
+
+    def surveyed(self, place: Place) -> Text:
+        """Itself with the number of notes of the fullest cell."""
+        return replace(self, several=self.several.surveyed(place.manifest, self.column, place.missing))
+
+    def taken_for(self) -> str:
+        """One line on what the cells are taken for."""
+        what = "UTF-8 files" if self.files else "cells"
+        return f"sets of up to {self.several.most} texts of {what}" if self.several else f"texts of {what}"
 
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""
@@ -103,34 +120,47 @@ class _TextReader(Reader):
         self.source, self.place = source, place
 
     def read(self, rows: Rows) -> Piece:
-        source, place = self.source, self.place
+        source, place, most = self.source, self.place, self.source.longest
         if source.files:
             rule = FileRule(
                 source.column, source.folder, source.missing_file, source.unreadable_file,
-                ending=source.ending, separator=source.separator, most=MOST_FILES_IN_A_CELL,
+                ending=source.ending, several=source.several,
             )  # fmt: skip
-            found, _ = read_files(place, rows, rule, source.name, _decode)
-            found = ["\n\n".join(part) if isinstance(part, list) else part for part in found]
+            notes, _ = read_files(place, rows, rule, source.name, _decode)
         elif source.column in rows.columns:
-            found = texts(rows.columns[source.column], place.missing)
-            empty = sum(text is None for text in found)
-            spot = f"{source.name}: cells of {source.column}"
-            place.problems.enter(spot, len(found), empty=empty, measured=len(found) - empty)
+            notes = self._cells(rows)
         else:
-            found = [None] * len(rows.ids)
-        contents = [b"" if text is None else text.encode("utf-8", "replace") for text in found]
-        long = np.array([len(content) > source.longest for content in contents], dtype=bool)
-        place.problems.add(f"{source.name}: text cut to {source.longest:,} bytes", rows.ids[long])
-        contents = [_cut(content, source.longest) for content in contents]
+            notes = [[] for _ in rows.ids]
+        long = [row for row, own in zip(rows.ids, notes) for note in own if len(note.encode("utf-8", "replace")) > most]
+        place.problems.add(f"{source.name}: text cut to {most:,} bytes", long)
+        contents = [join_texts([_cut(note, most) for note in own]).encode("utf-8", "replace") for own in notes]
         return Piece(contents, np.array([len(content) > 0 for content in contents], dtype=bool))
+
+    def _cells(self, rows: Rows) -> list[list[str]]:
+        """The notes that stand in the cells themselves."""
+        source, place = self.source, self.place
+        cells = texts(rows.columns[source.column], place.missing)
+        empty = sum(text is None for text in cells)
+        place.problems.enter(
+            f"{source.name}: cells of {source.column}", len(cells), empty=empty, measured=len(cells) - empty
+        )
+        if not source.several:
+            return [[] if cell is None else [cell] for cell in cells]
+        spot = f"{source.name}: notes of {source.column}"
+        notes = source.several.limited(cells, place.problems, rows.ids, f"{source.name}: note", spot, twice=True)
+        place.problems.enter(spot, 0, measured=sum(map(len, notes)))
+        return notes
 
 
 def _decode(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise DataError(f"no UTF-8 text: byte {error.start}", hint="Save it as UTF-8.") from error
+    if not text:
+        raise DataError("the file holds no text")
+    return text
 
 
-def _cut(content: bytes, longest: int) -> bytes:
-    return content if len(content) <= longest else content[:longest].decode("utf-8", "ignore").encode()
+def _cut(text: str, longest: int) -> str:
+    return text.encode("utf-8", "replace")[:longest].decode("utf-8", "ignore")

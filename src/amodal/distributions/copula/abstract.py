@@ -181,7 +181,7 @@ class Copula(CopulaLaw):
         shape = log_u.shape[1:]
         for target in order:
             wanted = ~known[target]
-            if not bool(wanted.any()):
+            if not wanted.is_cuda and not bool(wanted.any()):
                 continue
             w = source[target] if isinstance(source, Tensor) else open_uniform(shape, log_u, source)
             points = torch.stack(log_us), torch.stack(log_1mus)

@@ -25,6 +25,7 @@ from amodal.distributions.copula.abstract import Copula
 from amodal.distributions.copula.elliptical_cdf import separated_log_cdf
 from amodal.distributions.copula.fit import nearest_correlation, pairwise_kendall_tau, require_fittable
 from amodal.distributions.copula.points import as_parameter
+from amodal.distributions.log_space import FEW_MARGINS, cholesky_factor
 from amodal.errors import ConfigurationError, ShapeError
 
 __all__ = ["Elliptical", "Factor"]
@@ -114,7 +115,7 @@ class Elliptical(Copula):
             matrix = matrix[..., list(order), :][..., :, list(order)]
         if observed is not None:
             matrix = _observed_part(matrix, observed)
-        cholesky = torch.linalg.cholesky(matrix)
+        cholesky = cholesky_factor(matrix)
         if observed is not None:
             cholesky = _to_rows(cholesky, observed, len(self.batch_shape))
         scales = 1 / cholesky.diagonal(dim1=-2, dim2=-1)
@@ -275,7 +276,10 @@ def _patterns(observed: Tensor, batch_axes: int) -> tuple[Tensor, Tensor] | None
         return None
     powers = 2 ** torch.arange(observed.shape[0], device=observed.device)
     codes = (observed.reshape(-1, *rows) * powers.reshape(-1, *[1] * len(rows))).sum(0)
-    distinct, index = torch.unique(codes, return_inverse=True)
+    if codes.is_cuda and len(powers) <= FEW_MARGINS:  # all there may be, to spare the wait
+        distinct, index = torch.arange(2 ** len(powers), device=codes.device), codes
+    else:
+        distinct, index = torch.unique(codes, return_inverse=True)
     part = (distinct.unsqueeze(-1) // powers) % 2 == 1
     return part.reshape(part.shape[0], *[1] * batch_axes, -1), index.reshape(rows[: len(rows) - batch_axes])
 

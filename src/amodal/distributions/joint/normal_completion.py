@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from amodal.distributions.log_space import FEW_MARGINS, cholesky_factor
+
 __all__ = ["NormalCompletion", "normal_completion"]
 
 _MOST = 60  # modalities whose patterns fit into an integer
@@ -66,10 +68,11 @@ def normal_completion(
     size = len(scores)
     distinct, place = _patterns(observed)  # (P, M), (B,)
     rank = torch.empty(size, dtype=torch.int64, device=scores.device)
-    rank[list(order)] = torch.arange(size, device=scores.device)
+    for place_of, margin in enumerate(order):
+        rank[margin].fill_(place_of)
     first = (rank + size * (~distinct).long()).argsort(1)  # observed margins first, (P, M)
     back = first.argsort(1)
-    factor = torch.linalg.cholesky(correlation[:, first.unsqueeze(2), first.unsqueeze(1)])  # (E, P, M, M)
+    factor = cholesky_factor(correlation[:, first.unsqueeze(2), first.unsqueeze(1)])  # (E, P, M, M)
     known = torch.arange(size, device=scores.device) < distinct.sum(1, keepdim=True)  # (P, M), in that order
     unit = torch.eye(size, dtype=factor.dtype, device=factor.device).expand_as(factor)
     both = known.unsqueeze(2) & known.unsqueeze(1)
@@ -97,5 +100,8 @@ def _patterns(observed: Tensor) -> tuple[Tensor, Tensor]:
         distinct, place = torch.unique(observed.T, dim=0, return_inverse=True)
         return distinct, place
     powers = 2 ** torch.arange(len(observed), device=observed.device)
-    codes, place = torch.unique((observed * powers.unsqueeze(1)).sum(0), return_inverse=True)
+    place = (observed * powers.unsqueeze(1)).sum(0)
+    codes = torch.arange(2 ** len(powers), device=place.device)
+    if not place.is_cuda or len(powers) > FEW_MARGINS:
+        codes, place = torch.unique(place, return_inverse=True)
     return (codes.unsqueeze(1) // powers) % 2 == 1, place

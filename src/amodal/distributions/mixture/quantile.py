@@ -19,6 +19,7 @@ __all__ = ["QuantileTable", "mixture_quantile", "quantile_table"]
 
 _NEAR = {torch.float32: 3e-4, torch.float64: 1e-8}  # a Newton step this small (in least scales) was the last one needed
 _NODES, _END = 97, 6.0
+_UNWATCHED = 8  # iterations on a GPU before it is waited for, to see whether they were enough
 _FEW = 0.25  # share of unfinished elements below which they are taken out
 
 
@@ -114,9 +115,10 @@ def mixture_quantile(
         z, unsure = torch.empty(0), None
         if start is not None:
             z, unsure = _step(goal, law, start.expand(shape))
-        if unsure is None or float(unsure.float().mean()) > _FEW:
+        share = 1.0 if unsure is None or not unsure.numel() else float(unsure.float().mean())
+        if unsure is None or share > _FEW:
             root = _bracketed(log_u.expand(shape), log_1mu.expand(shape), law, iterations)
-        elif bool(unsure.any()):
+        elif share:
             root = _rest(z, unsure, log_u.expand(shape), log_1mu.expand(shape), law, iterations)
         else:
             root = z
@@ -163,6 +165,8 @@ def _bracketed(log_u: Tensor, log_1mu: Tensor, law: Law, iterations: int) -> Ten
         trial = torch.where(inside, trial, 0.5 * (low + high))
         unsure = (trial - z).abs() > torch.maximum(near, 4 * torch.finfo(z.dtype).eps * z.abs())
         z = trial
+        if z.is_cuda and used % _UNWATCHED:
+            continue
         share = float(unsure.float().mean()) if unsure.numel() else 0.0
         if not share:
             break

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from amodal.batch import rows_where
 from amodal.errors import ConfigurationError
 from amodal.losses.characteristic_function.kernel_weights import (
     Bandwidth,
@@ -199,14 +200,17 @@ class ContextAlignment:
         seen = observed.mT  # (M, B)
         having = seen if without is None else seen & (observed.sum(1) > 1)  # (M, B)
         references = having.any(1) & ~seen.all(1)  # (M,)
-        if not bool(references.any()):
-            return connected_zero(features, predicted, context)
         queries = ~seen & references[:, None]
+        (places,) = rows_where(queries.flatten())
+        if not len(places):
+            return connected_zero(features, predicted, context)
         fixed = features.detach() if self.detach_observed else features
         dtype = torch.promote_types(torch.promote_types(fixed.dtype, predicted.dtype), torch.float32)
         both = torch.where(observed[..., None], fixed, predicted).transpose(0, 1).to(dtype)  # (M, B, D)
         with torch.autocast(both.device.type, enabled=False):
-            around, among = (w.to(dtype) for w in self._weights(context, having, queries, without))  # (M, B, B) each
+            around, among = (
+                w.to(dtype) for w in self._weights(context, having, queries, places, without)
+            )  # (M, B, B) each
             centred = both - both.detach().mean(1, keepdim=True)
             lengths = centred.square().sum(2)
             squared = torch.baddbmm(lengths[:, :, None] + lengths[:, None], centred, centred.mT, alpha=-2).clamp_min(0)
@@ -233,13 +237,13 @@ class ContextAlignment:
         return sides[0] + sides[1] - 2 * torch.bmm(around.mT * share[:, None, None], among), constant
 
     def _weights(
-        self, context: Tensor, having: Tensor, queries: Tensor, without: Tensor | None
+        self, context: Tensor, having: Tensor, queries: Tensor, places: Tensor, without: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Weights (M, B, B) around each query, zero around other rows: of rows that have the modality, and lack it."""
         size, contexts = len(context), context[None] if without is None else without.transpose(0, 1)  # (1 or M, B, E)
         contexts = contexts.detach() if self.detach_weights else contexts
         every = torch.stack([squared_distances(one, one, distance=self.distance) for one in contexts])
-        modality, row = queries.nonzero().unbind(1)  # (Q,)
+        modality, row = places // size, places % size  # (Q,)
         squared = every[modality if without is not None else torch.zeros_like(modality), row]  # (Q, B)
         around, among = having[modality], queries[modality]  # (Q, B)
         width: Any = self.bandwidth

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from amodal.batch import rows_where
 from amodal.errors import ConfigurationError, ShapeError, UnknownNameError
 from amodal.losses.characteristic_function.frequency_features import weighted_cf_difference
 from amodal.losses.characteristic_function.kernel_weights import (
@@ -265,18 +266,19 @@ def conditional_cf_rows(
     having = observed if reference is None else observed & reference
     lacking = ~observed
     own = context if reference_context is None else reference_context
-    h, h_context = features[having], own[having]
+    with_it, without_it = rows_where(having, lacking)
+    h, h_context = features[with_it], own[with_it]
     if detach_observed:
         h = h.detach()
     _check_features(h, predicted)
     how = _Matching(directions, frequencies, form, max_frequency, chunk)
-    sides = _weights(h_context, context[lacking], bandwidth, distance, detach_weights)
-    value = how.difference(h, predicted[lacking], *sides)
+    sides = _weights(h_context, context[without_it], bandwidth, distance, detach_weights)
+    value = how.difference(h, predicted[without_it], *sides)
     size = effective_sample_size(sides[0].detach())
     return ConditionalCF(
-        value.new_zeros(observed.shape).masked_scatter(lacking, value),
+        value.new_zeros(observed.shape).index_copy(0, without_it, value),
         lacking if len(h) else torch.zeros_like(lacking),
-        size.new_zeros(observed.shape).masked_scatter(lacking, size),
+        size.new_zeros(observed.shape).index_copy(0, without_it, size),
     )
 
 

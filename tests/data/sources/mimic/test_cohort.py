@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data.mimic_made import NOTES, add_images, add_mimic4_events, add_notes, link, read, write
 
-from amodal.data.sources.mimic.cohort import prepare_mimic3, prepare_mimic4
+from amodal.data.sources.mimic.cohort import prepare_mimic
 from amodal.data.sources.mimic.splits import assign_splits, split_patients
 from amodal.data.sources.mimic.variables import COLUMNS
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
@@ -21,7 +21,7 @@ def mimic3(shared_data, tmp_path_factory):
 
 def test_mimic3_with_notes_of_a_third(mimic3, tmp_path):
     form = {"preset": "cm2", "modalities": "ehr,notes"}
-    cohort = prepare_mimic3(mimic3, tmp_path / "ihm", **form)
+    cohort = prepare_mimic("mimic3", mimic3, tmp_path / "ihm", **form)
     assert cohort.schema.names == ("ehr", "notes")
     assert cohort.schema.modalities[0].shape == (24, 76)
     assert cohort.schema.modalities[0].features == COLUMNS
@@ -34,7 +34,7 @@ def test_mimic3_with_notes_of_a_third(mimic3, tmp_path):
     text = cohort.batch(np.array([row]))
     words = bytes(text.values["notes"][0].tolist()).decode().rstrip("\0").split("\n")
     assert words == [f"the lungs are clear {i}" for i in (6, 5, 4, 3, 2)]  # the latest first, without signatures
-    again = prepare_mimic3(mimic3, tmp_path / "readm", task="readmission", **form)
+    again = prepare_mimic("mimic3", mimic3, tmp_path / "readm", task="readmission", **form)
     assert again.ids.tolist() == cohort.ids.tolist()
     assert (again.target >= cohort.target).all()
     assert again.target.sum() > cohort.target.sum()
@@ -45,10 +45,10 @@ def test_lists_of_patients(mimic3, tmp_path):
     (tmp_path / "test.csv").write_text("".join(f"{p},{int(i < 30)}\n" for i, p in enumerate(patients)))
     (tmp_path / "valid.csv").write_text("\n".join(str(p) for p in patients[30:50]))
     lists = {"test_patients": tmp_path / "test.csv", "valid_patients": tmp_path / "valid.csv"}
-    cohort = prepare_mimic3(mimic3, tmp_path / "out", **lists)
+    cohort = prepare_mimic("mimic3", mimic3, tmp_path / "out", **lists)
     wanted = {str(p): "test" if i < 30 else "valid" if i < 50 else "train" for i, p in enumerate(patients)}
     assert cohort.splits.tolist() == [wanted[patient] for patient in cohort.groups]
-    cohort = prepare_mimic3(mimic3, tmp_path / "one", test_patients=tmp_path / "test.csv")
+    cohort = prepare_mimic("mimic3", mimic3, tmp_path / "one", test_patients=tmp_path / "test.csv")
     assert ((cohort.splits == "test") == np.isin(cohort.groups, [str(p) for p in patients[:30]])).all()
     assert set(cohort.splits) == {"train", "valid", "test"}
     with pytest.raises(ConfigurationError, match="validation patients needs one of test patients"):
@@ -73,7 +73,7 @@ def test_mimic4_with_images_and_reports(shared_data, tmp_path, with_reports):
     add_images(tmp_path / "cxr", tmp_path / "reports", stays)
     modalities = ["ehr", "cxr", "report"] if with_reports else ["ehr", "cxr"]
     folders = {"cxr": tmp_path / "cxr", "reports": tmp_path / "reports"}
-    cohort = prepare_mimic4(tmp_path / "m4", tmp_path / "out", modalities=modalities, **folders)
+    cohort = prepare_mimic("mimic4", tmp_path / "m4", tmp_path / "out", modalities=modalities, **folders)
     assert cohort.schema.names == tuple(modalities)
     has = cohort.observed[:, 1]
     assert 0 < has.sum() < len(cohort)
@@ -87,7 +87,9 @@ def test_mimic4_with_images_and_reports(shared_data, tmp_path, with_reports):
     assert bool((heart != 86).any())
     # capillary refill and the coma scale's total have no items in MIMIC-IV
     assert batch.values["ehr"][:, :, COLUMNS.index("GCS total: 15")].min() == 1
-    matched = prepare_mimic4(tmp_path / "m4", tmp_path / "matched", modalities=modalities, preset="cepa", **folders)
+    matched = prepare_mimic(
+        "mimic4", tmp_path / "m4", tmp_path / "matched", modalities=modalities, preset="cepa", **folders
+    )
     assert matched.ids.tolist() == cohort.ids[has].tolist()
     assert matched.observed.all()
 
@@ -107,16 +109,16 @@ def test_mimic4_s_notes_are_those_known_by_then(shared_data, tmp_path):
     write(tmp_path / "notes" / "note" / "radiology.csv.gz", NOTES, rows)
     write(tmp_path / "notes" / "note" / "discharge.csv.gz", NOTES, [(*row[:7], "went home") for row in rows[::3]])
     modalities = "notes,ehr,discharge"
-    cohort = prepare_mimic4(tmp_path / "m4", tmp_path / "out", modalities=modalities, notes=tmp_path / "notes")
+    cohort = prepare_mimic("mimic4", tmp_path / "m4", tmp_path / "out", modalities=modalities, notes=tmp_path / "notes")
     assert cohort.schema.names == ("notes", "ehr", "discharge")
     texts = [bytes(row.tolist()).decode().rstrip("\0") for row in cohort.batch(cohort.observed[:, 0]).values["notes"]]
     assert texts
     assert all(text.startswith("early") and "\n" not in text for text in texts)
     assert (cohort.observed[:, 0] <= cohort.observed[:, 2]).all()
     with pytest.raises(DataError, match="a table of MIMIC-IV-Note is missing: .*radiology"):
-        prepare_mimic4(tmp_path / "m4", tmp_path / "no", modalities="notes", notes=tmp_path / "m4")
+        prepare_mimic("mimic4", tmp_path / "m4", tmp_path / "no", modalities="notes", notes=tmp_path / "m4")
     with pytest.raises(DataError, match=r"the folder of MIMIC-IV-Note is missing: .*mimic-iv-note.*--notes"):
-        prepare_mimic4(tmp_path / "m4", tmp_path / "no", modalities="notes")
+        prepare_mimic("mimic4", tmp_path / "m4", tmp_path / "no", modalities="notes")
 
 
 def test_images_that_cannot_be_used_are_named_and_nothing_is_left(shared_data, tmp_path):
@@ -127,20 +129,22 @@ def test_images_that_cannot_be_used_are_named_and_nothing_is_left(shared_data, t
     for image in images:
         image.write_bytes(image.read_bytes()[:100])
     with pytest.raises(DataError, match=r"d\d+\.jpg"):
-        prepare_mimic4(tmp_path / "m4", tmp_path / "out", **given)
+        prepare_mimic("mimic4", tmp_path / "m4", tmp_path / "out", **given)
     for image in images:
         image.unlink()
     with pytest.raises(DataError, match=r"an image of MIMIC-CXR-JPG is missing: .*d\d+\.jpg"):
-        prepare_mimic4(tmp_path / "m4", tmp_path / "out", **given)
+        prepare_mimic("mimic4", tmp_path / "m4", tmp_path / "out", **given)
     with pytest.raises(DataError, match=r"the folder of MIMIC-CXR-JPG is missing: .*--cxr"):
-        prepare_mimic4(tmp_path / "m4", tmp_path / "out", modalities="cxr")
+        prepare_mimic("mimic4", tmp_path / "m4", tmp_path / "out", modalities="cxr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cxr", "m4", "reports"]
 
 
 def test_the_demo_itself_has_no_notes_but_a_series(shared_data, tmp_path):
     with pytest.raises(DataError, match="no stay has more than five notes in .*NOTEEVENTS"):
-        prepare_mimic3(shared_data / "mimic3-demo", tmp_path / "out", modalities="ehr,notes", preset="cm2")
-    cohort = prepare_mimic3(shared_data / "mimic3-demo", tmp_path / "out", modalities="static,ehr", bin_hours=2)
+        prepare_mimic("mimic3", shared_data / "mimic3-demo", tmp_path / "out", modalities="ehr,notes", preset="cm2")
+    cohort = prepare_mimic(
+        "mimic3", shared_data / "mimic3-demo", tmp_path / "out", modalities="static,ehr", bin_hours=2
+    )
     assert [m.shape for m in cohort.schema.modalities] == [(5,), (24, 76)]
 
 
@@ -159,7 +163,7 @@ COUNTS = {
     "task", [pytest.param(task, marks=pytest.mark.slow) if task == "length_of_stay" else task for task in COUNTS]
 )
 def test_every_task_on_the_open_demo(shared_data, tmp_path, task):
-    cohort = prepare_mimic3(shared_data / "mimic3-demo", tmp_path / "out", task=task)
+    cohort = prepare_mimic("mimic3", shared_data / "mimic3-demo", tmp_path / "out", task=task)
     n, positive = COUNTS[task]
     assert len(cohort) == n
     if positive is not None:
@@ -177,19 +181,19 @@ def test_every_task_on_the_open_demo(shared_data, tmp_path, task):
 def test_a_later_sample_has_the_last_hours_of_its_stay(shared_data, tmp_path):
     """Of two samples of a stay an hour apart, the later one's bins are the earlier one's, moved by one."""
     source = shared_data / "mimic3-demo"
-    cohort = prepare_mimic3(source, tmp_path / "los", task="length_of_stay", hours=24)
+    cohort = prepare_mimic("mimic3", source, tmp_path / "los", task="length_of_stay", hours=24)
     stay, hour = cohort.extras["stay"], cohort.extras["hour"]
     row = int(np.flatnonzero((hour == 60) & (np.roll(hour, -1) == 61) & (np.roll(stay, -1) == stay))[0])
     earlier, later = cohort.batch(np.array([row, row + 1])).values["ehr"].numpy()
     assert (earlier[1:] == later[:-1]).all()
-    whole = prepare_mimic3(source, tmp_path / "all", task="phenotyping")
+    whole = prepare_mimic("mimic3", source, tmp_path / "all", task="phenotyping")
     full = whole.batch(np.flatnonzero(whole.ids == str(stay[row]))).values["ehr"].numpy()[0]
     assert (full[36:60] == earlier).all()
 
 
 def test_raw_events_have_their_times(shared_data, tmp_path):
-    cohort = prepare_mimic3(shared_data / "mimic3-demo", tmp_path / "raw", raw=True)
-    binned = prepare_mimic3(shared_data / "mimic3-demo", tmp_path / "bins")
+    cohort = prepare_mimic("mimic3", shared_data / "mimic3-demo", tmp_path / "raw", raw=True)
+    binned = prepare_mimic("mimic3", shared_data / "mimic3-demo", tmp_path / "bins")
     assert cohort.ids.tolist() == binned.ids.tolist()
     batch, heart = cohort.batch(np.arange(5)), COLUMNS.index("Heart rate")
     for row, length in enumerate(batch.lengths["ehr"].tolist()):
@@ -203,21 +207,21 @@ def test_raw_events_have_their_times(shared_data, tmp_path):
 def test_bad_options(mimic3, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UnknownNameError, match="task of mimic3.*mortalty.*mortality"):
-        prepare_mimic3(mimic3, out, task="mortalty")
+        prepare_mimic("mimic3", mimic3, out, task="mortalty")
     with pytest.raises(UnknownNameError, match="modality of mimic3.*cxr"):
-        prepare_mimic3(mimic3, out, modalities="ehr,cxr")
+        prepare_mimic("mimic3", mimic3, out, modalities="ehr,cxr")
     with pytest.raises(UnknownNameError, match="preset of mimic3"):
-        prepare_mimic3(mimic3, out, preset="paper")
+        prepare_mimic("mimic3", mimic3, out, preset="paper")
     with pytest.raises(ConfigurationError, match="notes_share is out of range"):
-        prepare_mimic3(mimic3, out, notes_share=0)
+        prepare_mimic("mimic3", mimic3, out, notes_share=0)
     with pytest.raises(ConfigurationError, match="hours is out of range.*multiple of bin_hours = 2.*got 47"):
-        prepare_mimic3(mimic3, out, hours=47, bin_hours=2)
+        prepare_mimic("mimic3", mimic3, out, hours=47, bin_hours=2)
     with pytest.raises(ConfigurationError, match="bin_hours or every is out of range"):
-        prepare_mimic3(mimic3, out, task="length_of_stay", every=3, bin_hours=2)
+        prepare_mimic("mimic3", mimic3, out, task="length_of_stay", every=3, bin_hours=2)
     with pytest.raises(DataError, match="a table of MIMIC-III is missing: .*ICUSTAYS"):
-        prepare_mimic3(tmp_path, out)
+        prepare_mimic("mimic3", tmp_path, out)
     with pytest.raises(DataError, match="no stay in .* lasts 4000 hours"):
-        prepare_mimic3(mimic3, out, hours=4000)
+        prepare_mimic("mimic3", mimic3, out, hours=4000)
     assert not out.exists()
 
 
@@ -227,10 +231,10 @@ def test_a_missing_column_and_a_place_in_use_are_said_before_the_work(mimic3, sh
     names = [name for name in rows[0] if name != "los"]
     write(source / "ICUSTAYS.csv.gz", names, [[row[name] for name in names] for row in rows])
     with pytest.raises(DataError, match=r"ICUSTAYS.csv.gz lacks the column los"):
-        prepare_mimic3(source, tmp_path / "out")
-    prepare_mimic3(mimic3, tmp_path / "there")
+        prepare_mimic("mimic3", source, tmp_path / "out")
+    prepare_mimic("mimic3", mimic3, tmp_path / "there")
     with pytest.raises(DataError, match=r"there is a cohort in .*there already"):
-        prepare_mimic3(tmp_path / "nowhere", tmp_path / "there")
+        prepare_mimic("mimic3", tmp_path / "nowhere", tmp_path / "there")
 
 
 def test_parquet_and_plain_csv_give_the_same_cohort(shared_data, tmp_path):
@@ -241,7 +245,7 @@ def test_parquet_and_plain_csv_give_the_same_cohort(shared_data, tmp_path):
     (source / "patients.csv").write_text(
         pd.read_csv(shared_data / "mimic3-demo" / "PATIENTS.csv.gz").rename(columns=str.upper).to_csv(index=False)
     )
-    cohorts = [prepare_mimic3(folder, tmp_path / name) for name, folder in
+    cohorts = [prepare_mimic("mimic3", folder, tmp_path / name) for name, folder in
                (("a", shared_data / "mimic3-demo"), ("b", source))]  # fmt: skip
     assert cohorts[0].fingerprint == cohorts[1].fingerprint
 
@@ -250,7 +254,7 @@ def test_phenotypes_of_the_published_file(shared_data, tmp_path):
     file = tmp_path / "definitions.yaml"
     file.write_text("Shock:\n  use_in_benchmark: true\n  codes: ['78552', R6521]\n"
                     "Gout:\n  use_in_benchmark: false\n  codes: ['2749']\n")  # fmt: skip
-    cohort = prepare_mimic3(shared_data / "mimic3-demo", tmp_path / "out", task="phenotyping", phenotypes=file)
+    cohort = prepare_mimic("mimic3", shared_data / "mimic3-demo", tmp_path / "out", task="phenotyping", phenotypes=file)
     rows = {
         (r["hadm_id"]) for r in read(shared_data / "mimic3-demo" / "DIAGNOSES_ICD.csv.gz") if r["icd9_code"] == "78552"
     }
@@ -259,4 +263,4 @@ def test_phenotypes_of_the_published_file(shared_data, tmp_path):
     assert cohort.target[:, 0].tolist() == [float(stays[stay] in rows) for stay in cohort.ids]
     file.write_text("Shock: [1, 2]\n")
     with pytest.raises(DataError, match=r"definitions.yaml has no definitions of phenotypes"):
-        prepare_mimic3(shared_data / "mimic3-demo", tmp_path / "no", task="phenotyping", phenotypes=file)
+        prepare_mimic("mimic3", shared_data / "mimic3-demo", tmp_path / "no", task="phenotyping", phenotypes=file)

@@ -8,7 +8,7 @@ import pytest
 from data.mimic_made import read
 
 from amodal.cli import main
-from amodal.data.sources.mimic.cohort import prepare_mimic3, prepare_mimic4
+from amodal.data.sources.mimic.cohort import prepare_mimic
 from amodal.data.sources.mimic.made.tables import make
 from amodal.data.sources.mimic.made.truth import make_stays
 from amodal.data.sources.mimic.multibench import prepare as prepare_multibench
@@ -45,19 +45,19 @@ def test_the_seed_decides_everything_and_more_patients_begin_with_the_same(tmp_p
 
 def test_every_task_of_mimic3_and_its_truth(mimic3, tmp_path):
     truth = {int(row["stay"]): row for row in read(mimic3 / "truth.csv.gz")}
-    cohort = prepare_mimic3(mimic3, tmp_path / "m", modalities="ehr,static,notes")
+    cohort = prepare_mimic("mimic3", mimic3, tmp_path / "m", modalities="ehr,static,notes")
     rows = [truth[int(number)] for number in cohort.ids]
     assert cohort.target.tolist() == [int(row["died"] == "true") for row in rows]
     severity = np.array([float(row["severity"]) for row in rows])
     heart = cohort.batch(np.arange(len(cohort))).values["ehr"][:, :, COLUMNS.index("Heart rate")].mean(1).numpy()
     assert np.corrcoef(severity, heart)[0, 1] > 0.7
     assert cohort.observed[:, 2].tolist() == [row["has_notes"] == "true" for row in rows]
-    cm2 = prepare_mimic3(mimic3, tmp_path / "cm2", modalities="ehr,notes", preset="cm2", task="readmission")
+    cm2 = prepare_mimic("mimic3", mimic3, tmp_path / "cm2", modalities="ehr,notes", preset="cm2", task="readmission")
     assert cm2.observed[:, 1].sum() < cohort.observed[:, 2].sum()
-    every = prepare_mimic3(mimic3, tmp_path / "p", task="phenotyping", hours=48)
+    every = prepare_mimic("mimic3", mimic3, tmp_path / "p", task="phenotyping", hours=48)
     assert every.ids.tolist() == cohort.ids.tolist()
     assert 0.05 < every.target.mean() < 0.5
-    decline = prepare_mimic3(mimic3, tmp_path / "d", task="decompensation", every=12)
+    decline = prepare_mimic("mimic3", mimic3, tmp_path / "d", task="decompensation", every=12)
     assert set(np.unique(decline.target)) == {0, 1}
     form = prepare_multibench(mimic3, tmp_path / "mb", task="icd9_7")
     assert form.schema.names == ("static", "series")
@@ -65,7 +65,7 @@ def test_every_task_of_mimic3_and_its_truth(mimic3, tmp_path):
 
 
 def test_mimic4_has_images_reports_and_notes(mimic4, tmp_path):
-    cohort = prepare_mimic4(mimic4, tmp_path / "c", modalities="ehr,cxr,report,notes", preset="cepa")
+    cohort = prepare_mimic("mimic4", mimic4, tmp_path / "c", modalities="ehr,cxr,report,notes", preset="cepa")
     assert cohort.schema.names == ("ehr", "cxr", "report", "notes")
     assert cohort.observed.all()
     truth = {row["stay"]: float(row["chest"]) for row in read(mimic4 / "truth.csv.gz")}

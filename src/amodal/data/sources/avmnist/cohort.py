@@ -123,6 +123,11 @@ def prepare(
     noises = read_noises(Path(esc50), folds=noise_folds, seed=seed)
     pairing = pair_sounds(labels, splits, spoken, noises, valid_sounds=valid_sounds)
     rows = _first(splits, limit)
+    about = (
+        f"AV-MNIST: {len(shares)} principal components ({sum(shares):.1%} of the variance), "
+        f"{len(pairing.spoken)} spoken digits, {len(noises)} surroundings at {noise_power:g}"
+        + ("" if set(noise_folds) == set(FOLDS) else f", of folds {sorted(set(noise_folds))} of ESC-50")
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         pictures = np.lib.format.open_memmap(Path(scratch) / "audio.npy", "w+", np.uint8, (len(rows), 1, SIDE, SIDE))
@@ -136,9 +141,7 @@ def prepare(
             ids=_ids(len(train.labels), len(test.labels))[rows],
             kinds={"vision": "image", "audio": "image"},
             name="avmnist",
-            description=f"AV-MNIST: {len(shares)} principal components ({sum(shares):.1%} of the variance), "
-            f"{len(pairing.spoken)} spoken digits, {len(noises)} surroundings at {noise_power:g}"
-            + ("" if set(noise_folds) == set(FOLDS) else f", of folds {sorted(set(noise_folds))} of ESC-50"),
+            description=about,
             extras={
                 "spoken": np.array([recording.name for recording in pairing.spoken])[pairing.spoken_of[rows]],
                 "noise": np.array([recording.name for recording in noises])[pairing.noise_of[rows]],

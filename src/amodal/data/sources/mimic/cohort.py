@@ -2,8 +2,9 @@ r"""MIMIC-III and MIMIC-IV as the papers have them: five tasks, from the upstrea
 
 **ehr**: bins of the benchmark's 17 variables in 76 columns, gaps filled with the last value, then the normal one, and
 indicators of what was measured (`variables`); or, with ``raw=True``, the events at their times. **static**: age, sex,
-kind of admission. **notes**, **discharge**: texts (`notes`). MIMIC-IV also **cxr** and **report** (`images`). All but
-ehr and static may be absent: ``pairing="partial"`` keeps all stays, "matched" those that have everything.
+kind of admission. **notes**, **discharge**: texts (`notes`). MIMIC-IV also **cxr** and **report** (`images`), and
+**triage**, **complaint** and **ed_vitals** of the emergency department (`emergency`). All but ehr and static may be
+absent: ``pairing="partial"`` keeps all stays, "matched" those that have everything.
 
 Presets set what is not given: "benchmark" is YerevaNN's mimic3-benchmarks, hour by hour; "cm2" has bins of two hours
 and the notes of a third of the stays; "cepa" has one sample a stay also of length of stay, and only stays that have
@@ -18,86 +19,49 @@ data are neither shipped nor fetched. :cite:`harutyunyan2019multitask,hayat2022m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from amodal.commands import convert_list
 from amodal.data.cohort import Cohort
 from amodal.data.folder import check_place
-from amodal.data.sources.mimic.events import Cleaning, Events, read_events
-from amodal.data.sources.mimic.images import SIDE, choose_images, image_store
-from amodal.data.sources.mimic.notes import Wanted, read_discharge, read_notes
+from amodal.data.sources.mimic.emergency import TRIAGE, VITALS, read_emergency
+from amodal.data.sources.mimic.events import Cleaning, Events, load_events, read_events, save_events
+from amodal.data.sources.mimic.images import SIDE, choose_images, decode_images
+from amodal.data.sources.mimic.notes import Wanted, note_source, read_discharge, read_notes
 from amodal.data.sources.mimic.phenotypes import packaged_phenotypes, read_definitions, read_diagnoses
-from amodal.data.sources.mimic.samples import HOURLY, TASKS, Samples, select_samples
+from amodal.data.sources.mimic.plan import BESIDE, Plan, make_plan, needed_tables
+from amodal.data.sources.mimic.samples import TASKS, Samples, select_samples
 from amodal.data.sources.mimic.series import RAW_COLUMNS, RAW_UNITS, UNITS, binned_series, raw_series
 from amodal.data.sources.mimic.splits import FRACTIONS, split_patients
 from amodal.data.sources.mimic.stays import DATABASES, STATIC, Database
 from amodal.data.sources.mimic.variables import COLUMNS
 from amodal.data.store import ArrayStore, Store
 from amodal.data.values import read_modality
-from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.data.work import fingerprint, working_folder
+from amodal.errors import DataError
+from amodal.files import write_json
 from amodal.schema import Modality, Schema, Task
 
-__all__ = ["MODALITIES", "PRESETS", "prepare_mimic3", "prepare_mimic4"]
-
-MODALITIES = {
-    "mimic3": ("ehr", "static", "notes", "discharge"),
-    "mimic4": ("ehr", "static", "notes", "cxr", "report", "discharge"),
-}
-"""Modalities of each database."""
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "benchmark": {"bin_hours": 1, "every": 1, "notes_share": 1.0},
-    "medfuse": {"bin_hours": 1, "every": 0, "notes_share": 1.0},
-    "cm2": {"bin_hours": 2, "every": 0, "notes_share": 1 / 3},
-    "cepa": {"bin_hours": 1, "every": 0, "notes_share": 1.0, "pairing": "matched"},
-}
-"""What each preset sets; `prepare_mimic3` has "multibench" besides."""
+__all__ = ["prepare_mimic"]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is to be prepared, with everything that was left open."""
-
-    database: Database
-    task: str
-    modalities: tuple[str, ...]
-    preset: str
-    hours: int | None
-    bin_hours: int
-    every: int
-    raw: bool
-    pairing: str
-    cleaning: Cleaning
-    notes_share: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.hours is not None and (self.hours < 1 or self.hours % self.bin_hours):
-            raise ConfigurationError(
-                "hours is out of range", expected=f"a positive multiple of bin_hours = {self.bin_hours}", got=self.hours
-            )
-        if self.bin_hours < 1 or self.every < 0 or (self.every % self.bin_hours and self.task in HOURLY):
-            raise ConfigurationError(
-                "bin_hours or every is out of range",
-                expected="bin_hours 1 or more, every 0 or a multiple of it",
-                got=f"bin_hours {self.bin_hours}, every {self.every}",
-            )
-        if not 0 < self.notes_share <= 1:
-            raise ConfigurationError("notes_share is out of range", expected="0 < share <= 1", got=self.notes_share)
-
-
-def prepare_mimic3(
+def prepare_mimic(
+    database: Database,
     source: str | Path,
     out: str | Path,
     *,
     task: str = "mortality",
     modalities: list[str] | str = "ehr",
-    preset: Literal["benchmark", "medfuse", "cm2", "cepa", "multibench"] = "benchmark",
+    cxr: Path | None = None,
+    reports: Path | None = None,
+    notes: Path | None = None,
+    ed: Path | None = None,
+    preset: Literal["benchmark", "medfuse", "cm2", "cepa"] = "benchmark",
     hours: int | None = None,
     bin_hours: int | None = None,
     every: int | None = None,
@@ -111,17 +75,29 @@ def prepare_mimic3(
     fractions: Mapping[str, float] | None = None,
     seed: int = 42,
     overwrite: bool = False,
+    restart: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> Cohort:
-    """Writes a cohort of MIMIC-III as a folder.
+    """Writes a cohort of MIMIC-III or MIMIC-IV as a folder.
+
+    What was read stays beside `out` while the work goes on, and an interrupted preparation is taken up from there.
 
     Args:
-        source: Folder of MIMIC-III's tables (.csv, .csv.gz or .parquet); of the preset "multibench" also `im.pk`.
+        database: "mimic3" or "mimic4".
+        source: Folder of the tables (.csv, .csv.gz or .parquet): MIMIC-III 1.4, or MIMIC-IV 2.x or 3.x with hosp/ and
+            icu/.
         out: Folder to write.
-        task: mortality, readmission, phenotyping, length_of_stay or decompensation; of "multibench" mortality (six
-            classes) or icd9_0 … icd9_20.
-        modalities: Some of ehr, static, notes, discharge: "ehr,notes". A discharge summary tells the outcome.
-        preset: benchmark, medfuse, cm2, cepa or multibench: decides what is left open below.
-        hours: Length of the window; null: 48, or the whole stay (phenotyping).
+        task: mortality, readmission, phenotyping, length_of_stay or decompensation.
+        modalities: Some of ehr, static, notes, discharge, and of MIMIC-IV also cxr, report, triage, complaint and
+            ed_vitals: "ehr,cxr,report". A discharge summary tells the outcome. With report, images without one do not
+            count.
+        cxr: Folder of MIMIC-CXR-JPG, with its table of metadata and files/; null: mimic-cxr-jpg in `source`.
+        reports: Folder of MIMIC-CXR's reports, with files/; null: mimic-cxr in `source`.
+        notes: Folder of MIMIC-IV-Note; null: mimic-iv-note in `source`.
+        ed: Folder of MIMIC-IV-ED, with ed/; null: mimic-iv-ed in `source`.
+        preset: benchmark, medfuse, cm2 or cepa: decides what is left open below.
+        hours: Length of the window; 0: from the start of the stay (of samples that end later); null: 48, or the whole
+            stay (phenotyping).
         bin_hours: Length of a bin; null: the preset's.
         every: Hours between the samples of a stay, of length_of_stay and decompensation, 0: one sample, at the end of
             the window; null: the preset's.
@@ -133,118 +109,78 @@ def prepare_mimic3(
         phenotypes: The benchmark's file of definitions; null: those that come with amodal.
         test_patients: File with the benchmark's test patients: a number a line, or "number,0 or 1".
         valid_patients: The same for validation.
-        fractions: Share of each split where no files are given; null: 0.70 train, 0.15 valid, 0.15 test.
+        fractions: Share of each split where no files are given; null: 0.70 train, 0.15 valid, 0.15 test of MIMIC-III,
+            0.72, 0.08 and 0.20 of MIMIC-IV.
         seed: Seed of the split by patient and of the share that has notes.
         overwrite: Replace a cohort that is there.
+        restart: Begin anew instead of taking up an interrupted preparation.
+        say: Called with a line on progress now and then; None: silent.
 
     Returns:
         The cohort, opened from the folder.
 
     Raises:
-        UnknownNameError: If a task, modality or preset is not known.
+        UnknownNameError: If a database, task, modality or preset is not known.
         ConfigurationError: If a value is out of range.
-        DataError: If a table or a column is missing or cannot be read (the message names the file), `out` is in use, or
-            no stay is left.
+        DataError: If a table, a column or an image is missing or cannot be read (the message names the file), `out` is
+            in use, or no stay is left.
     """
-    if preset == "multibench":
-        from amodal.data.sources.mimic.multibench import prepare
-
-        return prepare(source, out, task=task, seed=seed, fractions=fractions, overwrite=overwrite)
-    check_place(Path(out), overwrite)
+    source, out = Path(source), Path(out)
     given = {"bin_hours": bin_hours, "every": every, "notes_share": notes_share, "pairing": pairing}
-    plan = _plan("mimic3", task, modalities, preset, hours, given, raw=raw, cleaning=cleaning, seed=seed)
+    plan = make_plan(database, task, modalities, preset, hours, given, raw=raw, cleaning=cleaning, seed=seed)
+    beside = {"cxr": cxr, "reports": reports, "notes": notes, "ed": ed}
+    folders = {name: source / BESIDE[name] if one is None else Path(one) for name, one in beside.items()}
     lists = {"test": test_patients, "valid": valid_patients}
-    return _prepare(plan, Path(source), Path(out), {}, phenotypes, lists, fractions, overwrite)
+    definitions = packaged_phenotypes() if phenotypes is None else read_definitions(phenotypes)
+    check_place(out, overwrite)
+    files = needed_tables(plan, source, folders)
+    options = [vars(plan), fractions, [str(folder) for folder in folders.values()]]
+    files += [Path(file) for file in (*lists.values(), phenotypes) if file is not None]
+    with working_folder(out, fingerprint(options, files), not restart) as work:
+        place = _Place(plan, source, folders, work, say)
+        cohort = _read_cohort(place, definitions, lambda patients, died: split_patients(
+            patients, died, fractions or FRACTIONS[database], seed=seed, **lists))  # fmt: skip
+        place.tell(f"writing {len(cohort):,} samples")
+        cohort.save(out, overwrite=overwrite)
+    return Cohort.open(out)
 
 
-def prepare_mimic4(
-    source: str | Path,
-    out: str | Path,
-    *,
-    task: str = "mortality",
-    modalities: list[str] | str = "ehr",
-    cxr: Path | None = None,
-    reports: Path | None = None,
-    notes: Path | None = None,
-    preset: Literal["benchmark", "medfuse", "cm2", "cepa"] = "benchmark",
-    hours: int | None = None,
-    bin_hours: int | None = None,
-    every: int | None = None,
-    raw: bool = False,
-    pairing: Literal["partial", "matched"] | None = None,
-    cleaning: Cleaning = "benchmark",
-    phenotypes: Path | None = None,
-    test_patients: Path | None = None,
-    valid_patients: Path | None = None,
-    fractions: Mapping[str, float] | None = None,
-    seed: int = 42,
-    overwrite: bool = False,
-) -> Cohort:
-    """Writes a cohort of MIMIC-IV as a folder.
+class _Place(NamedTuple):
+    """Where a cohort is read from, and where what was read is kept."""
 
-    Args:
-        source: Folder of MIMIC-IV 2.x or 3.x, with hosp/ and icu/ (.csv, .csv.gz or .parquet).
-        out: Folder to write.
-        task: mortality, readmission, phenotyping, length_of_stay or decompensation.
-        modalities: Some of ehr, static, notes, cxr, report, discharge: "ehr,cxr,report". A discharge summary tells the
-            outcome. With report, images without one do not count.
-        cxr: Folder of MIMIC-CXR-JPG, with its table of metadata and files/; null: mimic-cxr-jpg in `source`.
-        reports: Folder of MIMIC-CXR's reports, with files/; null: mimic-cxr in `source`.
-        notes: Folder of MIMIC-IV-Note; null: mimic-iv-note in `source`.
-        preset: benchmark, medfuse, cm2 or cepa: decides what is left open below.
-        hours: Length of the window; null: 48, or the whole stay (phenotyping).
-        bin_hours: Length of a bin; null: the preset's.
-        every: Hours between the samples of a stay, of length_of_stay and decompensation, 0: one sample, at the end of
-            the window; null: the preset's.
-        raw: Events at their times instead of bins.
-        pairing: partial: all stays; matched: those that have every modality; null: the preset's.
-        cleaning: benchmark: as upstream; units: oxygen fractions and Fahrenheit by what value and unit say.
-        phenotypes: A file of definitions in the benchmark's form; null: those that come with amodal.
-        test_patients: File with the test patients: a number a line, or "number,0 or 1".
-        valid_patients: The same for validation.
-        fractions: Share of each split where no files are given; null: 0.72 train, 0.08 valid, 0.20 test.
-        seed: Seed of the split by patient.
-        overwrite: Replace a cohort that is there.
+    plan: Plan
+    source: Path
+    folders: Mapping[str, Path]
+    work: Path
+    say: Callable[[str], object] | None
 
-    Returns:
-        The cohort, opened from the folder.
+    def tell(self, line: str) -> None:
+        if self.say is not None:
+            self.say(line)
 
-    Raises:
-        UnknownNameError, ConfigurationError, DataError: As `prepare_mimic3`; also for images that cannot be read.
-    """
-    check_place(Path(out), overwrite)
-    source = Path(source)
-    given = {"bin_hours": bin_hours, "every": every, "pairing": pairing}
-    plan = _plan("mimic4", task, modalities, preset, hours, given, raw=raw, cleaning=cleaning, seed=seed)
-    beside = {"cxr": (cxr, "mimic-cxr-jpg"), "reports": (reports, "mimic-cxr"), "notes": (notes, "mimic-iv-note")}
-    folders = {name: source / usual if folder is None else Path(folder) for name, (folder, usual) in beside.items()}
-    lists = {"test": test_patients, "valid": valid_patients}
-    return _prepare(plan, source, Path(out), folders, phenotypes, lists, fractions, overwrite)
+    def events(self) -> Events:
+        """The stays with their events, read once."""
+        plan, kept = self.plan, self.work / "events.npz"
+        if not kept.is_file():
+            self.tell("reading the tables of events")
+            found = read_events(
+                self.source,
+                plan.database,
+                hours=None if plan.whole_stays else plan.hours,
+                bin_hours=plan.bin_hours,
+                raw=plan.raw,
+                cleaning=plan.cleaning,
+            )
+            save_events(kept, found)
+        return load_events(kept)
 
-
-def _plan(
-    database: Database,
-    task: str,
-    modalities: Sequence[str] | str,
-    preset: str,
-    hours: int | None,
-    given: Mapping[str, Any],
-    **more: Any,
-) -> _Plan:
-    if preset not in PRESETS:
-        raise UnknownNameError(f"preset of {database}", preset, PRESETS)
-    if task not in TASKS:
-        raise UnknownNameError(f"task of {database}", task, TASKS)
-    names = tuple(dict.fromkeys(convert_list("modalities", modalities)))
-    for name in names:
-        if name not in MODALITIES[database]:
-            raise UnknownNameError(f"modality of {database}", name, MODALITIES[database])
-    if not names:
-        raise ConfigurationError("there is no modality", expected="one or more", got=modalities)
-    values = {"pairing": "partial", **PRESETS[preset], **{k: v for k, v in given.items() if v is not None}}
-    if hours is None and task != "phenotyping":
-        hours = 48
-    return _Plan(database, task, names, preset, hours, **values, **more)
+    def once(self, name: str, read: Callable[[], Any]) -> Any:
+        """Plain JSON values, read once."""
+        kept = self.work / f"{name}.json"
+        if not kept.is_file():
+            self.tell(f"reading {name}")
+            write_json(kept, read())
+        return json.loads(kept.read_text(encoding="utf-8"))
 
 
 class _Rows(NamedTuple):
@@ -255,97 +191,109 @@ class _Rows(NamedTuple):
     observed: np.ndarray
 
 
-def _prepare(
-    plan: _Plan,
-    source: Path,
-    out: Path,
-    folders: Mapping[str, Path],
-    phenotypes: Path | None,
-    lists: Mapping[str, Path | None],
-    fractions: Mapping[str, float] | None,
-    overwrite: bool,
+def _read_cohort(
+    place: _Place, definitions: Sequence[Any], split: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Cohort:
-    definitions = packaged_phenotypes() if phenotypes is None else read_definitions(phenotypes)
-    whole = plan.hours is None or (plan.task in HOURLY and bool(plan.every))
-    events = read_events(
-        source,
-        plan.database,
-        hours=None if whole else plan.hours,
-        bin_hours=plan.bin_hours,
-        raw=plan.raw,
-        cleaning=plan.cleaning,
-    )
+    plan, events = place.plan, place.events()
     samples = select_samples(events, plan.task, hours=plan.hours, every=plan.every)  # type: ignore[arg-type]
     if not len(samples.row):
         lasts = "" if plan.hours is None else f" lasts {plan.hours} hours and"
-        raise DataError(f"no stay in {source}{lasts} has an event of the variables in them")
+        raise DataError(f"no stay in {place.source}{lasts} has an event of the variables in them")
     task, target = TASKS[plan.task], samples.target
     if plan.task == "phenotyping":
         task = replace(task, classes=tuple(phenotype.name for phenotype in definitions))
+        described = plan.cleaning == "benchmark"
         labels = read_diagnoses(
-            source,
-            plan.database,
-            events.stays.admission,
-            definitions,
-            only_described=plan.cleaning == "benchmark",
+            place.source, plan.database, events.stays.admission, tuple(definitions), only_described=described
         )
         target = labels[samples.row].astype(np.float32)
     stays = events.stays.take(samples.row)
-    splits = split_patients(
-        stays.patient, stays.died.astype(np.int64), fractions or FRACTIONS[plan.database], seed=plan.seed, **lists
-    )
-    parts = _modalities(plan, source, folders, events, samples, splits)
-    cohort = _cohort(plan, events, samples, task, target, splits, parts)
-    if plan.pairing == "matched":
-        matched = np.flatnonzero(cohort.observed.all(axis=1))
-        if not len(matched):
-            raise DataError(f"no stay has all of {', '.join(plan.modalities)}", hint="Take pairing=partial.")
-        cohort = cohort.take(matched)
-    cohort.save(out, overwrite=overwrite)
-    return Cohort.open(out)
+    splits = split(stays.patient, stays.died.astype(np.int64))
+    cohort = _cohort(plan, events, samples, task, target, splits, _modalities(place, events, samples, splits))
+    if plan.pairing == "partial":
+        return cohort
+    matched = np.flatnonzero(cohort.observed.all(axis=1))
+    if not len(matched):
+        raise DataError(f"no stay has all of {', '.join(plan.modalities)}", hint="Take pairing=partial.")
+    return cohort.take(matched)
 
 
-def _modalities(
-    plan: _Plan, source: Path, folders: Mapping[str, Path], events: Events, samples: Samples, splits: np.ndarray
-) -> dict[str, _Rows]:
+def _modalities(place: _Place, events: Events, samples: Samples, splits: np.ndarray) -> dict[str, _Rows]:
     """The modalities of the plan, in its order."""
-    n, stays = len(samples.row), events.stays.take(samples.row)
+    plan, stays = place.plan, events.stays.take(samples.row)
     wanted = Wanted(stays.admission, stays.patient, stays.start, samples.end, events.reference[samples.row])
-    there = np.ones(n, bool)
-    parts: dict[str, _Rows] = {}
-    if "ehr" in plan.modalities:
+    there = np.ones(len(samples.row), bool)
+    asked, parts = set(plan.modalities), {}
+    if "ehr" in asked:
         parts["ehr"] = _series(plan, events, samples)
-    if "static" in plan.modalities:
-        names, units = zip(*STATIC)
-        parts["static"] = _Rows(
-            Modality("static", "tabular", (len(STATIC),), names, units), ArrayStore(stays.static), there
-        )
-    if {"cxr", "report"} & set(plan.modalities):
-        with_report = "report" in plan.modalities
-        images = choose_images(folders["cxr"], folders["reports"], wanted, with_report=with_report)
-        seen = np.array([file is not None for file in images.files])
-        if not seen.any():
-            words = " with a report" * with_report
-            raise DataError(f"no stay has a frontal image in its window in {folders['cxr']}{words}")
-        parts["cxr"] = _Rows(Modality("cxr", "image", (1, SIDE, SIDE)), image_store(images.files), seen)
-        if with_report:
-            parts["report"] = _texts("report", images.reports, folders["reports"])
-    if "notes" in plan.modalities:
-        rule = "cm2" if plan.preset == "cm2" else "known"
-        texts = read_notes(source, plan.database, wanted, folder=folders.get("notes"), rule=rule)
-        if not any(texts):
-            enough = "more than five notes" if rule == "cm2" else "notes"
-            place = source / "NOTEEVENTS" if plan.database == "mimic3" else folders["notes"]
-            raise DataError(f"no stay has {enough} in {place}", hint="The open demo has none.")
-        chosen = _share(stays.stay, splits, plan.notes_share, plan.seed)
-        parts["notes"] = _texts("notes", [t if has else None for t, has in zip(texts, chosen)], source)
-    if "discharge" in plan.modalities:
-        texts = read_discharge(source, plan.database, wanted, folder=folders.get("notes"))
-        parts["discharge"] = _texts("discharge", texts, folders.get("notes", source))
+    if "static" in asked:
+        parts["static"] = _Rows(_table("static", STATIC), ArrayStore(stays.static), there)
+    if {"cxr", "report"} & asked:
+        parts |= _images(place, wanted)
+    if "notes" in asked:
+        parts["notes"] = _notes(place, wanted, _share(stays.stay, splits, plan.notes_share, plan.seed))
+    if "discharge" in asked:
+        folder = place.folders["notes"]
+        texts = place.once("discharge", lambda: read_discharge(place.source, plan.database, wanted, folder=folder))
+        parts["discharge"] = _texts("discharge", texts, folder if plan.database == "mimic4" else place.source)
+    if {"triage", "complaint", "ed_vitals"} & asked:
+        parts |= _emergency(place, wanted, asked)
     return {name: parts[name] for name in plan.modalities}
 
 
-def _series(plan: _Plan, events: Events, samples: Samples) -> _Rows:
+def _table(name: str, features: Sequence[tuple[str, str]]) -> Modality:
+    names, units = zip(*features)
+    return Modality(name, "tabular", (len(features),), names, units)
+
+
+def _images(place: _Place, wanted: Wanted) -> dict[str, _Rows]:
+    with_report, folders = "report" in place.plan.modalities, place.folders
+
+    def choose() -> list[list[str | None]]:
+        found = choose_images(folders["cxr"], folders["reports"], wanted, with_report=with_report)
+        return [[None if file is None else str(file) for file in found.files], found.reports]
+
+    names, reports = place.once("images", choose)
+    files = [None if name is None else Path(name) for name in names]
+    seen = np.array([file is not None for file in files])
+    if not seen.any():
+        words = " with a report" * with_report
+        raise DataError(f"no stay has a frontal image in its window in {folders['cxr']}{words}")
+    place.tell(f"decoding {len(set(names) - {None}):,} images")
+    store = decode_images(files, place.work / "images.raw", say=place.say)
+    parts = {"cxr": _Rows(Modality("cxr", "image", (1, SIDE, SIDE)), store, seen)}
+    if with_report:
+        parts["report"] = _texts("report", reports, folders["reports"])
+    return parts
+
+
+def _notes(place: _Place, wanted: Wanted, chosen: np.ndarray) -> _Rows:
+    plan, folder = place.plan, place.folders["notes"]
+    rule = "cm2" if plan.preset == "cm2" else "known"
+    texts = place.once("notes", lambda: read_notes(place.source, plan.database, wanted, folder=folder, rule=rule))
+    where = note_source(place.source, plan.database, "notes", folder=folder)
+    if not any(texts):
+        enough = "more than five notes" if rule == "cm2" else "notes"
+        raise DataError(f"no stay has {enough} in {where.folder / where.table}", hint="The open demo has none.")
+    return _texts("notes", [text if has else None for text, has in zip(texts, chosen)], where.folder)
+
+
+def _emergency(place: _Place, wanted: Wanted, asked: set[str]) -> dict[str, _Rows]:
+    found, parts = read_emergency(place.folders["ed"], wanted), {}
+    if not found.visited.any():
+        raise DataError(f"no stay has a visit in {place.folders['ed']}")
+    if "triage" in asked:
+        parts["triage"] = _Rows(_table("triage", TRIAGE), found.triage, found.visited)
+    if "complaint" in asked:
+        parts["complaint"] = _texts("complaint", found.complaints, place.folders["ed"])
+    if "ed_vitals" in asked:
+        names, units = zip(*VITALS)
+        series = Modality("ed_vitals", "series", (found.vitals.width or 1, len(VITALS)), names, units)
+        parts["ed_vitals"] = _Rows(series, found.vitals, np.diff(found.vitals.offsets) > 0)
+    return parts
+
+
+def _series(plan: Plan, events: Events, samples: Samples) -> _Rows:
     there = np.ones(len(samples.row), bool)
     if plan.raw:
         ragged = raw_series(events.bins, samples.row, samples.end, hours=plan.hours)
@@ -374,7 +322,7 @@ def _share(stays: np.ndarray, splits: np.ndarray, share: float, seed: int) -> np
 
 
 def _cohort(
-    plan: _Plan,
+    plan: Plan,
     events: Events,
     samples: Samples,
     task: Task,
@@ -384,12 +332,11 @@ def _cohort(
 ) -> Cohort:
     stays = events.stays.take(samples.row)
     ids = stays.stay.astype(str)
-    hourly = plan.task in HOURLY and bool(plan.every)
-    if hourly:
+    if plan.hourly:
         ids = np.char.add(np.char.add(ids, "@"), samples.end.astype(np.int64).astype(str))
     window = "whole stays" if plan.hours is None else f"{plan.hours} h"
     extras = {"age": stays.age, "hours": stays.hours, "female": stays.static[:, 1].astype(bool)}
-    if hourly:
+    if plan.hourly:
         extras |= {"stay": stays.stay, "hour": samples.end}
     return Cohort(
         schema=Schema(tuple(part.modality for part in parts.values()), task),

@@ -22,10 +22,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from amodal.data.sources.mimic.query import columns_of, open_tables
-from amodal.data.sources.mimic.stays import DATABASES, STAY_COLUMNS, TABLES, Database, Stays, create_stays
+from amodal.data.sources.mimic.stays import DATABASES, TABLES, Database, Stays, create_stays, event_columns
 from amodal.data.sources.mimic.variables import VARIABLES
+from amodal.files import replace_file
 
-__all__ = ["Bins", "Cleaning", "Events", "read_events"]
+__all__ = ["Bins", "Cleaning", "Events", "load_events", "read_events", "save_events"]
 
 Cleaning = Literal["benchmark", "units"]
 
@@ -96,10 +97,10 @@ def read_events(
     Raises:
         DataError: If a table or a column is missing or cannot be read; the message names the file.
     """
-    tables, columns = dict(TABLES[database]), dict(STAY_COLUMNS[database])
-    columns["CHARTEVENTS"] = (*columns["CHARTEVENTS"], "icustay_id" if database == "mimic3" else "stay_id")
-    with open_tables(source, tables, database=DATABASES[database], columns=columns) as connection:
-        stays = create_stays(connection, database)
+    with open_tables(
+        source, TABLES[database], database=DATABASES[database], columns=event_columns(database)
+    ) as connection:
+        stays = create_stays(connection, database, source)
         connection.execute(
             "CREATE TEMP TABLE places AS SELECT *, ROW_NUMBER() OVER (ORDER BY stay) - 1 AS place FROM stays"
         )
@@ -123,6 +124,26 @@ def read_events(
     first[starts["place"].astype(np.int64)] = starts["first"]
     reference[starts["place"].astype(np.int64)] = starts["later"]
     return Events(stays, Bins(*(found[name] for name in ("place", "time", "variable", "value"))), first, reference)
+
+
+def save_events(path: Path, events: Events) -> None:
+    """Writes events as arrays, complete or not at all."""
+    parts = {"stays": events.stays, "bins": events.bins}
+    arrays = {f"{name}.{key}": column for name, part in parts.items() for key, column in part._asdict().items()}
+
+    def write(place: Path) -> None:
+        with place.open("wb") as file:
+            np.savez(file, first=events.first, reference=events.reference, **arrays)
+
+    replace_file(path, write)
+
+
+def load_events(path: Path) -> Events:
+    """The inverse of `save_events`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        stays = Stays(*(arrays[f"stays.{key}"] for key in Stays._fields))
+        bins = Bins(*(arrays[f"bins.{key}"] for key in Bins._fields))
+        return Events(stays, bins, arrays["first"], arrays["reference"])
 
 
 def _events(database: Database, hours: int | None, cleaning: Cleaning) -> str:

@@ -7,7 +7,7 @@ the time, as in the papers. :cite:`hayat2022medfuse,wu2025cm2`
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +17,20 @@ from amodal.data.sources.mimic.computed import ComputedArrays
 from amodal.data.sources.mimic.notes import Wanted
 from amodal.data.sources.mimic.query import columns_of, find_table, open_tables
 from amodal.data.sources.mimic.texts import report_text
+from amodal.data.store import ArrayStore
 from amodal.errors import DataError
 
-__all__ = ["SIDE", "Images", "choose_images", "image_store"]
+__all__ = ["CXR_COLUMNS", "CXR_NAME", "SIDE", "Images", "check_folders", "choose_images", "decode_images",
+           "metadata_table"]  # fmt: skip
 
 SIDE = 224
 """Height and width of an image."""
 
 _RESIZED = 256
 _METADATA = ("mimic-cxr-2.1.0-metadata", "mimic-cxr-2.0.0-metadata")
-_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
+CXR_NAME = "MIMIC-CXR-JPG"
+CXR_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
+"""Columns that the table of metadata must have."""
 
 
 class Images(NamedTuple):
@@ -41,6 +45,28 @@ class Images(NamedTuple):
     reports: list[str | None]
 
 
+def check_folders(cxr: Path | None, reports: Path | None, *, with_report: bool) -> None:
+    """Whether the folders of images and reports are there.
+
+    Raises:
+        DataError: If not; the message names the folder.
+    """
+    if cxr is None or not cxr.is_dir():
+        raise DataError(
+            f"the folder of MIMIC-CXR-JPG is missing: {cxr}", hint="Give it with cxr=…, on the command line --cxr."
+        )
+    if with_report and (reports is None or not reports.is_dir()):
+        raise DataError(
+            f"the folder of MIMIC-CXR's reports is missing: {reports}",
+            hint="Give it with reports=…, on the command line --reports.",
+        )
+
+
+def metadata_table(cxr: Path) -> str:
+    """The table of metadata in MIMIC-CXR-JPG's folder: of version 2.1.0 or 2.0.0."""
+    return next((name for name in _METADATA if _exists(cxr, name)), _METADATA[-1])
+
+
 def choose_images(cxr: Path | None, reports: Path | None, wanted: Wanted, *, with_report: bool) -> Images:
     """The last frontal image of each sample.
 
@@ -53,15 +79,8 @@ def choose_images(cxr: Path | None, reports: Path | None, wanted: Wanted, *, wit
     Raises:
         DataError: If a folder, a table or an image is missing; the message names it.
     """
-    if cxr is None or not cxr.is_dir():
-        raise DataError(
-            f"the folder of MIMIC-CXR-JPG is missing: {cxr}", hint="Give it with cxr=…, on the command line --cxr."
-        )
-    if with_report and (reports is None or not reports.is_dir()):
-        raise DataError(
-            f"the folder of MIMIC-CXR's reports is missing: {reports}",
-            hint="Give it with reports=…, on the command line --reports.",
-        )
+    check_folders(cxr, reports, with_report=with_report)
+    assert cxr is not None
     files: list[Path | None] = [None] * len(wanted.end)
     texts: list[str | None] = [None] * len(wanted.end)
     for sample, patient, study, dicom in zip(*_candidates(cxr, wanted)):
@@ -78,31 +97,49 @@ def choose_images(cxr: Path | None, reports: Path | None, wanted: Wanted, *, wit
     return Images(files, texts)
 
 
-def image_store(files: list[Path | None]) -> ComputedArrays:
-    """The images as a store that reads them while it is written, uint8, of shape (N, 1, 224, 224).
+def decode_images(files: list[Path | None], place: Path, *, say: Callable[[str], object] | None = None) -> ArrayStore:
+    """The images as a store, uint8, of shape (N, 1, 224, 224), each file read once.
+
+    They are appended to a file that is gone on with where it ended.
 
     Args:
-        files: File of each row's image; rows with None are never read.
+        files: File of each row's image; None where it has none.
+        place: File of the decoded images.
+        say: Called with a line on progress now and then; None: silent.
+
+    Raises:
+        DataError: If an image cannot be read, or `place` not be written; the message names it.
     """
-
-    def read(rows: np.ndarray) -> np.ndarray:
-        return np.stack([_read_image(file) for file in (files[row] for row in rows.tolist()) if file is not None])
-
-    return ComputedArrays(read, (len(files), 1, SIDE, SIDE), np.uint8)
+    listed = list(dict.fromkeys(file for file in files if file is not None))
+    size = SIDE * SIDE
+    try:
+        with place.open("ab") as out:
+            done = out.tell() // size
+            out.truncate(done * size)  # of an image that was being written nothing is used
+            for number in range(done, len(listed)):
+                out.write(_read_image(listed[number]).tobytes())
+                if say is not None and number % 1000 == 999:
+                    say(f"{number + 1:,} of {len(listed):,} images")
+    except OSError as error:
+        raise DataError(f"cannot write {place}: {error.strerror or error}") from error
+    decoded = np.memmap(place, np.uint8, "r", shape=(len(listed), 1, SIDE, SIDE))
+    number_of = {file: number for number, file in enumerate(listed)}
+    numbers = np.array([-1 if file is None else number_of[file] for file in files])
+    return ComputedArrays(lambda rows: decoded[numbers[rows]], (len(files), 1, SIDE, SIDE), np.uint8)
 
 
 def _candidates(cxr: Path, wanted: Wanted) -> list[list]:
     """Sample, patient, study and image of each frontal image in a sample's window, the latest first."""
-    table = next((name for name in _METADATA if _exists(cxr, name)), _METADATA[-1])
-    with open_tables(cxr, {"METADATA": table}, database="MIMIC-CXR-JPG", columns={"METADATA": _COLUMNS}) as connection:
+    tables, columns = {"METADATA": metadata_table(cxr)}, {"METADATA": CXR_COLUMNS}
+    with open_tables(cxr, tables, database=CXR_NAME, columns=columns) as connection:
         connection.register("wanted", wanted.frame())
         frame = columns_of(
             connection,
             """
             WITH taken AS (
                 SELECT dicom_id, CAST(subject_id AS BIGINT) AS patient, CAST(study_id AS BIGINT) AS study,
-                       STRPTIME(StudyDate || LPAD(SPLIT_PART(StudyTime, '.', 1), 6, '0'), '%Y%m%d%H%M%S') AS moment
-                FROM METADATA WHERE ViewPosition = 'AP'
+                       TRY_STRPTIME(StudyDate || LPAD(SPLIT_PART(StudyTime, '.', 1), 6, '0'), '%Y%m%d%H%M%S') AS moment
+                FROM METADATA WHERE ViewPosition = 'AP' AND StudyTime <> ''
             )
             SELECT w.sample, w.patient, study, dicom_id FROM taken JOIN wanted w USING (patient)
             WHERE moment >= w.start AND DATE_DIFF('second', w.start, moment) / 3600.0 <= w.end
@@ -114,7 +151,7 @@ def _candidates(cxr: Path, wanted: Wanted) -> list[list]:
 
 def _exists(folder: Path, table: str) -> bool:
     try:
-        find_table(folder, table, "MIMIC-CXR-JPG")
+        find_table(folder, table, CXR_NAME)
     except DataError:
         return False
     return True
@@ -128,7 +165,6 @@ def _read_report(file: Path) -> str | None:
     return report_text(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else None
 
 
-@lru_cache(maxsize=64)  # samples of one stay often share theirs
 def _read_image(file: Path) -> np.ndarray:
     """An X-ray, its shorter side 256, the middle 224 of both, uint8 (1, 224, 224)."""
     from amodal.data.table.image import Image, decode_image

@@ -21,12 +21,28 @@ from amodal.data.sources.mimic.stays import Database
 from amodal.data.sources.mimic.texts import join_notes
 from amodal.errors import DataError
 
-__all__ = ["NoteRule", "Wanted", "read_discharge", "read_notes"]
+__all__ = ["NoteRule", "NoteSource", "Wanted", "note_source", "read_discharge", "read_notes"]
 
 NoteRule = Literal["known", "cm2"]
 
 _KEPT = 5
 _NOTE_COLUMNS = ("subject_id", "hadm_id", "charttime", "storetime", "text")
+
+
+class NoteSource(NamedTuple):
+    """Where notes are.
+
+    Attributes:
+        folder: Folder of the database.
+        table: The table below it.
+        database: What messages call it.
+        columns: Columns that it must have.
+    """
+
+    folder: Path
+    table: str
+    database: str
+    columns: tuple[str, ...]
 
 
 class Wanted(NamedTuple):
@@ -79,8 +95,7 @@ def read_notes(
             FROM NOTES n JOIN wanted w ON TRY_CAST(n.hadm_id AS BIGINT) = w.admission
             WHERE n.charttime <> '' AND COALESCE(n.iserror, '') <> '1' AND TRIM(n.text) <> '' AND {counts}
         """
-        columns = ("row_id", "hadm_id", "charttime", "iserror", "text")
-        return _last_texts(source, "NOTEEVENTS", "MIMIC-III", columns, wanted, query, rule)
+        return _last_texts(note_source(source, database, "notes"), wanted, query, rule)
     known = "CAST(COALESCE(NULLIF(n.storetime, ''), n.charttime) AS TIMESTAMP)"
     hour = f"DATE_DIFF('second', w.start, {known}) / 3600.0"
     query = f"""
@@ -89,8 +104,7 @@ def read_notes(
         WHERE n.charttime <> '' AND TRIM(n.text) <> '' AND {hour} <= w.end AND (
             TRY_CAST(n.hadm_id AS BIGINT) = w.admission OR (COALESCE(n.hadm_id, '') = '' AND {hour} >= -24))
     """
-    folder, table = _note_table(folder, "radiology")
-    return _last_texts(folder, table, "MIMIC-IV-Note", _NOTE_COLUMNS, wanted, query, rule)
+    return _last_texts(note_source(source, database, "notes", folder=folder), wanted, query, rule)
 
 
 def read_discharge(source: Path, database: Database, wanted: Wanted, *, folder: Path | None = None) -> list[str | None]:
@@ -101,32 +115,40 @@ def read_discharge(source: Path, database: Database, wanted: Wanted, *, folder: 
             FROM NOTES n JOIN wanted w ON TRY_CAST(n.hadm_id AS BIGINT) = w.admission
             WHERE LOWER(n.category) = 'discharge summary' AND COALESCE(n.iserror, '') <> '1' AND TRIM(n.text) <> ''
         """
-        columns = ("row_id", "hadm_id", "chartdate", "category", "iserror", "text")
-        return _last_texts(source, "NOTEEVENTS", "MIMIC-III", columns, wanted, query, "known")
+        return _last_texts(note_source(source, database, "discharge"), wanted, query, "known")
     query = """
         SELECT w.sample, n.text, CAST(n.charttime AS TIMESTAMP) AS moment, 0 AS number
         FROM NOTES n JOIN wanted w ON TRY_CAST(n.hadm_id AS BIGINT) = w.admission WHERE TRIM(n.text) <> ''
     """
-    folder, table = _note_table(folder, "discharge")
-    return _last_texts(folder, table, "MIMIC-IV-Note", _NOTE_COLUMNS, wanted, query, "known")
+    return _last_texts(note_source(source, database, "discharge", folder=folder), wanted, query, "known")
 
 
-def _note_table(folder: Path | None, table: str) -> tuple[Path, str]:
-    """MIMIC-IV-Note's folder, or its folder note/."""
+def note_source(
+    source: Path, database: Database, kind: Literal["notes", "discharge"], *, folder: Path | None = None
+) -> NoteSource:
+    """Where notes or discharge summaries are: MIMIC-III's table, or MIMIC-IV-Note's folder, or its folder note/.
+
+    Raises:
+        DataError: If MIMIC-IV-Note's folder or table is missing; the message names it.
+    """
+    if database == "mimic3":
+        columns = ("row_id", "hadm_id", "charttime", "iserror", "text")
+        if kind == "discharge":
+            columns = ("row_id", "hadm_id", "chartdate", "category", "iserror", "text")
+        return NoteSource(source, "NOTEEVENTS", "MIMIC-III", columns)
     if folder is None or not folder.is_dir():
         raise DataError(
             f"the folder of MIMIC-IV-Note is missing: {folder}",
             hint="Give it with notes=…, on the command line --notes.",
         )
-    if (folder / "note").is_dir():
-        table = f"note/{table}"
+    table = "radiology" if kind == "notes" else "discharge"
+    table = f"note/{table}" if (folder / "note").is_dir() else table
     find_table(folder, table, "MIMIC-IV-Note")
-    return folder, table
+    return NoteSource(folder, table, "MIMIC-IV-Note", _NOTE_COLUMNS)
 
 
-def _last_texts(
-    folder: Path, table: str, database: str, columns: tuple[str, ...], wanted: Wanted, query: str, rule: NoteRule
-) -> list[str | None]:
+def _last_texts(notes: NoteSource, wanted: Wanted, query: str, rule: NoteRule) -> list[str | None]:
+    folder, table, database, columns = notes
     with open_tables(folder, {"NOTES": table}, database=database, columns={"NOTES": columns}) as connection:
         connection.register("wanted", wanted.frame())
         frame = columns_of(

@@ -14,7 +14,7 @@ from amodal.data.sources.mimic.query import columns_of, open_tables
 from amodal.data.sources.mimic.stays import DATABASES, Database
 from amodal.errors import DataError
 
-__all__ = ["Phenotype", "packaged_phenotypes", "read_definitions", "read_diagnoses"]
+__all__ = ["Phenotype", "diagnosis_tables", "packaged_phenotypes", "read_definitions", "read_diagnoses"]
 
 
 class Phenotype(NamedTuple):
@@ -79,6 +79,16 @@ def read_definitions(file: str | Path) -> tuple[Phenotype, ...]:
     return tuple(found)
 
 
+def diagnosis_tables(database: Database, *, only_described: bool) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """The tables of diagnoses by the name of their view, and the columns that they must have; see `read_diagnoses`."""
+    if database == "mimic4":
+        return {"DIAGNOSES": "hosp/diagnoses_icd"}, {"DIAGNOSES": ("hadm_id", "icd_code", "icd_version")}
+    tables, columns = {"DIAGNOSES": "DIAGNOSES_ICD"}, {"DIAGNOSES": ("hadm_id", "icd9_code")}
+    if not only_described:
+        return tables, columns
+    return tables | {"DESCRIBED": "D_ICD_DIAGNOSES"}, columns | {"DESCRIBED": ("icd9_code",)}
+
+
 def read_diagnoses(
     source: Path,
     database: Database,
@@ -103,16 +113,10 @@ def read_diagnoses(
     Raises:
         DataError: If the table is missing or cannot be read; the message names it.
     """
-    tables = {"DIAGNOSES": "DIAGNOSES_ICD" if database == "mimic3" else "hosp/diagnoses_icd"}
+    tables, columns = diagnosis_tables(database, only_described=only_described)
     code, version = ("icd9_code", "'9'") if database == "mimic3" else ("icd_code", "icd_version")
-    needed: dict[str, tuple[str, ...]] = {
-        "DIAGNOSES": ("hadm_id", code, *([] if database == "mimic3" else ["icd_version"]))
-    }
-    described = ""
-    if database == "mimic3" and only_described:
-        tables["DESCRIBED"], needed["DESCRIBED"] = "D_ICD_DIAGNOSES", (code,)
-        described = f"AND TRIM({code}) IN (SELECT TRIM({code}) FROM DESCRIBED)"
-    with open_tables(source, tables, database=DATABASES[database], columns=needed) as connection:
+    described = f"AND TRIM({code}) IN (SELECT TRIM({code}) FROM DESCRIBED)" if "DESCRIBED" in tables else ""
+    with open_tables(source, tables, database=DATABASES[database], columns=columns) as connection:
         frame = columns_of(
             connection,
             f"SELECT DISTINCT CAST(hadm_id AS BIGINT) AS hadm, TRIM({version}) || ' ' || TRIM({code}) AS code "

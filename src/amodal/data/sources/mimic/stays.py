@@ -13,9 +13,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from amodal.data.sources.mimic.query import columns_of, open_tables
+from amodal.data.sources.mimic.query import columns_of, find_table, open_tables
+from amodal.errors import DataError
 
-__all__ = ["DATABASES", "STATIC", "STAY_COLUMNS", "TABLES", "Database", "Stays", "create_stays", "read_stays"]
+__all__ = ["DATABASES", "STATIC", "STAY_COLUMNS", "TABLES", "Database", "Stays", "create_stays", "event_columns",
+           "read_stays"]  # fmt: skip
 
 Database = Literal["mimic3", "mimic4"]
 
@@ -98,6 +100,13 @@ class Stays(NamedTuple):
         return Stays(*(column[rows] for column in self))
 
 
+def event_columns(database: Database) -> dict[str, tuple[str, ...]]:
+    """Columns that the tables of stays and events must have."""
+    columns = dict(STAY_COLUMNS[database])
+    columns["CHARTEVENTS"] = (*columns["CHARTEVENTS"], "icustay_id" if database == "mimic3" else "stay_id")
+    return columns
+
+
 def read_stays(source: Path, database: Database) -> Stays:
     """All stays of adults without transfer, one an admission, with both labels.
 
@@ -110,16 +119,21 @@ def read_stays(source: Path, database: Database) -> Stays:
     """
     tables = {name: TABLES[database][name] for name in _STAY_TABLES}
     with open_tables(source, tables, database=DATABASES[database], columns=STAY_COLUMNS[database]) as connection:
-        return create_stays(connection, database)
+        return create_stays(connection, database, source)
 
 
-def create_stays(connection: Any, database: Database) -> Stays:
+def create_stays(connection: Any, database: Database, source: Path) -> Stays:
     """Makes the temporary table `stays`, and reads it.
 
     Args:
         connection: With the views ICUSTAYS, ADMISSIONS and PATIENTS.
         database: Which.
+        source: Folder of the tables, for messages.
+
+    Raises:
+        DataError: If a table has a stay, an admission or a patient twice, or there is no stay of an adult.
     """
+    _check_keys(connection, database, source)
     if database == "mimic3":
         key, same_unit = "icustay_id", "first_careunit = last_careunit AND first_wardid = last_wardid"
         age = "DATE_DIFF('second', CAST(p.dob AS TIMESTAMP), i.intime) / 86400.0 / 365"
@@ -157,9 +171,25 @@ def create_stays(connection: Any, database: Database) -> Stays:
         """
     )
     frame = columns_of(connection, "SELECT * FROM stays ORDER BY stay")
+    if not len(frame["stay"]):
+        raise DataError(f"no stay of an adult without transfer is in {_file(source, database, 'ICUSTAYS')}")
     stay, admission, patient = (frame[name].astype(np.int64) for name in ("stay", "admission", "patient"))
     start, hours = frame["intime"].astype("datetime64[us]"), frame["hours"].astype(np.float64)
     died, readmitted = (frame[name].astype(bool) for name in ("died", "readmitted"))
     static = [frame[name].astype(np.float32) for name in ("age", "female", "emergency", "urgent", "elective")]
     death = frame["death"].astype(np.float64)
     return Stays(stay, admission, patient, start, hours, died, readmitted, death, np.stack(static, axis=1))
+
+
+def _check_keys(connection: Any, database: Database, source: Path) -> None:
+    """Each stay, admission and patient has one row: tables that were put together twice would double samples."""
+    keys = {"ICUSTAYS": "icustay_id" if database == "mimic3" else "stay_id", "ADMISSIONS": "hadm_id",
+            "PATIENTS": "subject_id"}  # fmt: skip
+    for table, key in keys.items():
+        query = f"SELECT {key}, COUNT(*) FROM {table} GROUP BY {key} HAVING COUNT(*) > 1 ORDER BY {key} LIMIT 1"
+        for value, count in connection.execute(query).fetchall():
+            raise DataError(f"{_file(source, database, table)} has {count} rows for {key} {value}", expected="one")
+
+
+def _file(source: Path, database: Database, table: str) -> Path:
+    return find_table(source, TABLES[database][table], DATABASES[database])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from amodal.data.sources.mimic.made.emergency import emergency_tables
 from amodal.data.sources.mimic.made.events import MadeEvents, charted_events, laboratory_events, urine_events
 from amodal.data.sources.mimic.made.texts import discharge_text, draw_xray, note_text, report_text
 from amodal.data.sources.mimic.made.truth import Absence, MadeStays, make_stays
@@ -40,8 +41,8 @@ def make(
     """Writes made data in the upstream layout; `truth.csv` beside the tables has what decided each outcome.
 
     Args:
-        database: "mimic3": notes; "mimic4": hosp/ and icu/, mimic-cxr-jpg/ with X-rays, mimic-cxr/ with reports, and
-            mimic-iv-note/.
+        database: "mimic3": notes; "mimic4": hosp/ and icu/, mimic-cxr-jpg/ with X-rays, mimic-cxr/ with reports,
+            mimic-iv-note/ and mimic-iv-ed/.
         out: Folder to write.
         patients: How many patients.
         absence: Mechanism of absence of X-rays and notes: "mcar", "mar" or "mnar"; see `truth`.
@@ -77,6 +78,8 @@ def make(
             for part, stays in enumerate(make_stays(patients, absence=absence, seed=seed)):
                 generator = np.random.default_rng((seed, part, 1))
                 _write_part(tables, stays, database, images, other_rows, generator)
+                if database == "mimic4":
+                    _write_emergency(tables, stays, np.random.default_rng((seed, part, 2)))
                 written += len(np.unique(stays.patient))
                 if progress is not None:
                     progress(written, patients)
@@ -149,6 +152,14 @@ def _write_part(
             _mimic4_images(tables, stays, generator)
     names = ("stay", "severity", "chest", "frailty", "death_probability", "died", "has_image", "has_notes")
     tables.add("truth", {name: getattr(stays, name) for name in names})
+
+
+def _write_emergency(tables: _Tables, stays: MadeStays, generator: np.random.Generator) -> None:
+    for name, columns in emergency_tables(stays, generator).items():
+        for key, column in columns.items():
+            if isinstance(column, np.ndarray) and column.dtype.kind == "M":
+                columns[key] = _times(column)
+        tables.add(f"mimic-iv-ed/ed/{name}", columns)
 
 
 def _event_columns(stays: MadeStays, events: MadeEvents, database: str, table: str) -> dict[str, Any]:

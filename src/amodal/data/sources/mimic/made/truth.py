@@ -4,7 +4,7 @@ Three hidden numbers of a stay are independent and standard normal:
 
 | number | seen in |
 | --- | --- |
-| severity | vital signs and coma scale of the series, more so in the last 24 hours of those who die |
+| severity | vital signs and coma scale of the series, more so in the last 24 hours of those who die; triage |
 | chest | the X-ray's opacity, the report's words; weakly in respiratory rate and oxygen pressure of the series |
 | frailty | the words of notes and discharge summaries |
 

@@ -1,0 +1,90 @@
+"""Columns of a user's table, divided among modalities, and checks of what a modality is given as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from amodal.cases import Cases
+from amodal.data.checks import is_missing
+from amodal.errors import ConfigurationError, SchemaError, ShapeError
+
+__all__ = ["are_places", "checked_column", "is_empty", "labels_of", "positions_of", "read_presence"]
+
+
+def labels_of(name: str, columns: Any, labels: np.ndarray) -> list[str]:
+    """The columns of one modality, by name or position, as names."""
+    if isinstance(columns, str):
+        columns = [columns]
+    if not isinstance(columns, slice) and all(isinstance(column, str) for column in columns):
+        unknown = [column for column in columns if column not in labels]
+        if unknown:
+            raise SchemaError(
+                f"X lacks columns of modality {name!r}: {', '.join(unknown)}", got=", ".join(map(str, labels[:12]))
+            )
+        return list(columns)
+    return [str(label) for label in labels[positions_of(name, columns, np.arange(len(labels)))]]
+
+
+def positions_of(name: str, columns: Any, places: np.ndarray) -> list[int]:
+    """The columns of one modality as positions."""
+    if isinstance(columns, slice):
+        chosen = places[columns]
+    elif are_places(columns):
+        chosen = np.asarray(columns, dtype=int)
+    else:
+        raise SchemaError(
+            f"the columns of modality {name!r} are names, and X has none",
+            expected="a frame, or positions of columns",
+            got=columns,
+        )
+    if not len(chosen) or chosen.min() < 0 or chosen.max() >= len(places):
+        raise SchemaError(
+            f"X has n_features = {len(places)}: modality {name!r} has no such columns",
+            expected=columns,
+            got=len(places),
+        )
+    return chosen.tolist()
+
+
+def are_places(columns: Any) -> bool:
+    """Whether columns are given by position."""
+    return not isinstance(columns, str) and all(isinstance(column, int | np.integer) for column in columns)
+
+
+def checked_column(name: str, column: Any) -> Any:
+    """Refuses a bare vector of numbers, which could be a feature or a row."""
+    if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "biufc":
+        raise ShapeError(
+            f"modality {name!r} has the wrong number of axes",
+            expected="(N, D), (N, T, D), (N, C, H, W), or a list of str or arrays",
+            got=column.shape,
+            hint="A single feature is a column: reshape(-1, 1).",
+        )
+    return column
+
+
+def is_empty(column: Any) -> bool:
+    """Whether a list or column holds nothing but what stands for missing."""
+    if not isinstance(column, list | tuple) and getattr(column, "dtype", None) != np.dtype(object):
+        return False
+    return all(is_missing(entry) for entry in column)
+
+
+def read_presence(cases: Cases, observed: Any) -> dict[str, np.ndarray] | None:
+    """What `observed` says of each modality, aligned with the cases."""
+    if observed is None:
+        return None
+    if not isinstance(observed, Mapping):
+        raise ConfigurationError(
+            "observed is not given by modality", expected="{name: bool (N,)}", got=type(observed).__name__
+        )
+    result = {}
+    for name, value in observed.items():
+        array = np.asarray(cases.align(f"observed[{name!r}]", value))
+        if array.dtype != bool:
+            raise ConfigurationError(f"observed[{name!r}] must be bool", expected="True = present", got=array.dtype)
+        result[name] = array
+    return result
