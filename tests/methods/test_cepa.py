@@ -9,6 +9,7 @@ from contracts import cases
 from amodal.encoders import Tokens, build_encoders, encode_all
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.losses.characteristic_function.loss import conditional_cf_loss
+from amodal.method import draws_itself
 from amodal.methods import cepa, method_options
 from amodal.methods.cepa import CEPA
 from amodal.patterns import draw_removal, draw_removals
@@ -32,7 +33,8 @@ def method_of(schema=SCHEMA, image="convnet", **options):
 
 def hidden_of(method, batch):
     """All rows of a batch with both masks of them."""
-    return method._hideable_rows(*method._encoded(batch), batch.presence, generator())
+    parts = (method.encoders, method.masks, *method._encoded(batch), batch.presence)
+    return method.sequences.hidden_rows(*parts, share=method.reconstructed, generator=generator())
 
 
 def generator(seed=0):
@@ -262,9 +264,10 @@ def test_terms_vanish_where_they_are_not_defined():
 
 
 def test_the_weights_are_the_three_of_equation_14():
-    terms = method_of(observed_weight=2.0, cross_weight=3.0, cf_weight=5.0).objective(batch_of(), generator())
+    weights = {"observed_weight": 2.0, "cross_weight": 3.0, "cf_weight": 5.0, "completion_weight": 7.0}
+    terms = method_of(**weights).objective(batch_of(), generator())
     parts = terms.terms
-    expected = parts["task"] + 2 * parts["observed"] + 3 * parts["cross"] + 5 * parts["cf"]
+    expected = parts["task"] + 2 * parts["observed"] + 3 * parts["cross"] + 5 * parts["cf"] + 7 * parts["completions"]
     torch.testing.assert_close(terms.total, expected)
 
 
@@ -353,7 +356,7 @@ def test_targets_of_the_reconstruction(targets):
 
 
 def test_the_context_encoder_is_fixed():
-    fixed = method_of(context="transformer").train()
+    fixed = method_of(alignment={"name": "conditional", "context": "transformer"}).train()
     assert not any(p.requires_grad for p in fixed.context.parameters())
     assert not fixed.context.training
 
@@ -419,11 +422,13 @@ def test_contexts_that_are_not_finite_are_an_error():
 
 def test_terms_without_weight_are_neither_computed_nor_reported():
     """The ablations of the losses cost as much as what is left of them."""
-    assert set(method_of(cross_weight=0.0).objective(batch_of(), generator()).terms) == {"task", "observed", "cf"}
-    bare = method_of(observed_weight=0.0, cross_weight=0.0, cf_weight=0.0)
+    some = method_of(cross_weight=0.0, completion_weight=0.0).objective(batch_of(), generator())
+    assert set(some.terms) == {"task", "observed", "cf"}
+    nothing = {"observed_weight": 0.0, "cross_weight": 0.0, "completion_weight": 0.0}
+    bare = method_of(**nothing, cf_weight=0.0)
     bare.masks = None  # nothing is hidden
     assert set(bare.objective(batch_of(), generator()).terms) == {"task"}
-    literal = method_of(observed_weight=0.0, cross_weight=0.0, clean_prediction=False)
+    literal = method_of(**nothing, clean_prediction=False)
     expected = literal.objective(batch_of(), generator()).terms["task"]
     literal.masks = None
     assert literal.objective(batch_of(), generator()).terms["task"] != expected  # the fusion saw masked tokens
@@ -447,8 +452,8 @@ def test_a_share_of_the_rows_is_reconstructed_half_of_them_by_way_of_predictions
 def test_the_second_reconstruction_reads_the_predictions_of_the_fusion():
     method, batch = method_of(masking="none", observed_weight=0.0).eval(), batch_of()
     some, whole = hidden_of(method, batch), method._encoded(batch)[0]
-    _, predicted = method._features(whole, batch.presence, batch.presence[None])
-    found = method._reconstructions(some, predicted)["cross"]
+    features = method._features(whole, batch.presence, batch.presence[None])
+    found = method._reconstructions(some, features.predicted)["cross"]
     every = method.predictor(whole, {n: v & ~batch.observed[n][:, None] for n, (_, v) in whole.items()})
     again = {n: Tokens(torch.where(batch.observed[n][:, None, None], z, every[n]), v) for n, (z, v) in whole.items()}
     value, counted = method._reconstruction(method.predictor(again), some, some.own)
@@ -480,7 +485,13 @@ def test_errors_say_what_was_expected():
 @pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
 def test_several_patterns_are_one_pattern_each(masking):
     """With the task alone the loss of four patterns is the mean of the losses of rows that lack what each removes."""
-    nothing = {"observed_weight": 0.0, "cross_weight": 0.0, "cf_weight": 0.0, "masking": masking}
+    nothing = {
+        "observed_weight": 0.0,
+        "cross_weight": 0.0,
+        "cf_weight": 0.0,
+        "completion_weight": 0.0,
+        "masking": masking,
+    }
     several, one = method_of(patterns=4, **nothing), method_of(**nothing)
     assert (several.meets_all_patterns, one.meets_all_patterns) == (True, False)
     one.load_state_dict(several.state_dict())
@@ -528,3 +539,67 @@ def test_a_sequence_without_a_modality_is_that_of_rows_that_never_had_it(monkeyp
         torch.testing.assert_close(found[name].values[:, :length][valid], tokens[valid], atol=1e-5, rtol=1e-5)
         assert torch.equal(found[name].valid[:, :length], valid)
         assert not found[name].valid[:, length:].any()
+
+
+# Completions ---------------------------------------------------------------------------------------------------------
+
+
+def test_draws_are_about_the_prediction_and_complete_rows_have_nothing_open():
+    method, batch = method_of().eval(), batch_of()
+    with torch.no_grad():
+        draws, predicted = method.draw(batch, 256, generator()), method.predict(batch)
+        assert torch.equal(method.predict_by(batch, seed=3), predicted)
+    torch.testing.assert_close(draws.mean(0), predicted, atol=0.01, rtol=0)
+    varied = (draws - draws[:1]).abs().amax((0, 2))
+    complete = batch.presence.all(1)
+    torch.testing.assert_close(draws[:, complete], predicted[complete].expand(256, -1, -1), atol=1e-5, rtol=0)
+    assert (varied[~complete] > 1e-6).all()
+
+
+def test_a_modality_varies_by_itself():
+    method, batch = method_of().eval(), batch_of()
+    with torch.no_grad():
+        draws = method.draw(batch, 8, generator(), vary=["image"])
+        lacking = batch_of(cases.patterns(4)[cases.patterns(4)[:, 2]])  # all have the image
+        nothing = method.draw(lacking, 8, generator(), vary=["image"])
+    varied = (draws - draws[:1]).abs().amax((0, 2)) > 1e-7
+    assert torch.equal(varied, ~batch.presence[:, 2])
+    assert torch.equal(nothing, nothing[:1].expand_as(nothing))
+
+
+@pytest.mark.parametrize("preset", ["default", "one_pattern", "paper"])
+def test_the_score_is_of_what_the_method_removes(preset):
+    """Rows from which nothing can be removed do not count; nothing learns by it but what draws."""
+    method = method_of(preset=preset, completion_weight=1.0).eval()
+    alone = torch.eye(4, dtype=torch.bool)
+    assert method.objective(batch_of(alone), generator()).terms["completions"] == 0
+    assert method.objective(batch_of(ALL), generator()).terms["completions"] > 0
+    score = method.objective(batch_of(), generator()).terms["completions"]
+    gradients = torch.autograd.grad(score, list(method.parameters_of("main")), allow_unused=True)
+    learns = {id(p) for p, g in zip(method.parameters_of("main"), gradients) if g is not None}
+    assert learns == {id(p) for p in method.completer.parameters()}
+
+
+def test_without_a_score_there_are_no_completions():
+    method = method_of(completion_weight=0.0)
+    assert method.draws_mean == "nothing"
+    assert not draws_itself(method)
+    assert draws_itself(method_of())
+    with pytest.raises(ConfigurationError, match=r"no completions.*completion_weight > 0.*training_cases"):
+        method.draw(batch_of(), 2, generator())
+
+
+def test_all_else_is_trained_as_without_completions():
+    batch, trained = batch_of(), []
+    for weight in (0.0, 0.1):
+        method = method_of(preset="default", completion_weight=weight)
+        optimiser = torch.optim.AdamW(list(method.parameters_of("main")), lr=0.01)
+        for step in range(2):
+            optimiser.zero_grad()
+            method.objective(batch, generator(step)).total.backward()
+            for group in method.clip_groups("main"):
+                torch.nn.utils.clip_grad_norm_(list(group), 0.1)
+            optimiser.step()
+            method.after_step()
+        trained.append(method.eval().predict(batch))
+    assert torch.equal(*trained)

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from amodal.attention import TransformerTrunk
-from amodal.batch import Batch
+from amodal.batch import Batch, rows_where
+from amodal.distributions.quasirandom import spread_normal
 from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
-from amodal.encoders.encoder import scatter
+from amodal.errors import ConfigurationError
 from amodal.fusion import MeanOfPresent
 from amodal.losses.characteristic_function.context_alignment import AlignmentChoice, build_alignment
 from amodal.losses.masked import mean_over_observed, mean_over_rows
 from amodal.losses.token_reconstruction import hidden_token_error
-from amodal.method import LossTerms
+from amodal.method import LossTerms, SamplingMethod
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import spread_ratios, weight_numbers
 from amodal.options import Condition, Count, Share, Size, Weight
-from amodal.patterns import draw_removals, repeat_rows
+from amodal.patterns import draw_removal, draw_removals, repeat_rows
 from amodal.schema import Schema
 from amodal.teaching import TaughtMethod, TeacherChoice
 from amodal.tokens.absent_tokens import AbsentTokens
+from amodal.tokens.completions import NOISE, Completer, energy_score, held_fixed, shift_to
 from amodal.tokens.hiding import Embedded, HiddenRows, TokenSequences
-from amodal.tokens.latent_prediction import FEED_FORWARD, ContextEncoder, LatentPredictor, TokenPooling
+from amodal.tokens.latent_prediction import FEED_FORWARD, ContextEncoder, LatentPredictor
 from amodal.tokens.masking import widen
+from amodal.tokens.pooled_tokens import PooledTokens
 from amodal.tokens.token_masks import TokenMasks
 
 __all__ = ["CEPA"]
@@ -45,7 +48,30 @@ Ratios = Annotated[
 ]
 
 
-class CEPA(TaughtMethod):
+SCORED = 0.25
+"""Share of the rows of a step for which the predictions under completions are scored too."""
+
+CHUNK = 2**22
+"""Numbers of completions in work at a time (16 MiB in single precision)."""
+
+
+class Features(NamedTuple):
+    """Pooled vectors of B rows under P patterns of presence, and what they are made of.
+
+    Attributes:
+        values: Own where the pattern has a modality, else predicted, of shape (P · B, M, D).
+        own: Of the rows' own tokens, of shape (B, M, D), zero where a row lacks the modality.
+        states: Tokens of absent modalities before their prediction.
+        predicted: The predicted tokens.
+    """
+
+    values: Tensor
+    own: Tensor
+    states: AbsentTokens
+    predicted: AbsentTokens
+
+
+class CEPA(SamplingMethod, TaughtMethod):
     r"""Cross-modal embedding prediction and alignment.
 
     A predictor :math:`g_\phi` over the tokens of all modalities, some of them hidden and learned tokens in the place of
@@ -58,8 +84,11 @@ class CEPA(TaughtMethod):
     .. math::
         \mathcal L = \mathcal L_{task} + \alpha \mathcal L_{obs} + \beta \mathcal L_{cross} + \gamma \mathcal L_{CF}
 
-    In addition to the paper the task is learnt under several patterns of presence of each row in a step (`patterns`),
-    for which its modalities are encoded a single time.
+    In addition to the paper, completions of absent modalities can be drawn, by a network of what is present, of the
+    predictions, and of noise: two completions of each row, of what the first pattern removes from it, are scored
+    against what was removed (`amodal.tokens.completions`). Nothing else learns by that score. A prediction does without
+    draws; these are shifted so that their mean is the prediction. And the task is learnt under several patterns of
+    presence of each row in a step (`patterns`), for which its modalities are encoded a single time.
 
     With modalities of a single token whole modalities are hidden, never all of a row. Where nothing can be hidden, or
     all or no rows have a modality, the term concerned is zero. The preset "paper" reads the paper's text literally;
@@ -71,6 +100,8 @@ class CEPA(TaughtMethod):
         observed_weight: Weight of the reconstruction of hidden tokens, :math:`\alpha`.
         cross_weight: Weight of the reconstruction by way of the predicted modalities, :math:`\beta`.
         cf_weight: Weight of the alignment, :math:`\gamma`.
+        completion_weight: Weight of the score of completions, which uses what the method itself removes from rows as
+            their truth; 0: there is no network for them, and `impact` takes completions from training cases.
         patterns: Number of patterns of presence under which the task is learnt from each row in a step. From 2 on they
             are drawn here, each by removing a uniform number of the row's modalities; 1: the row as it is, under the
             removal that `amodal.fit` draws. The other losses are for the first pattern.
@@ -87,7 +118,6 @@ class CEPA(TaughtMethod):
             at prediction, and a learned vector tells the fusion which of its vectors are predictions. Tokens are then
             masked in a quarter of a step's rows, drawn at random, of which each has one of the two reconstructions.
             False, as printed: predictions are from masked tokens, unmarked, and every row has both reconstructions.
-        context: "mean" of the present pooled vectors, or "transformer" over them, which stays as it was initialised.
         alignment: "conditional" on contexts of the other modalities, "marginal", or {"name": name, option: value, …}
             with the options of `amodal.losses.characteristic_function.context_alignment.build_alignment`.
         layers: Layers of the predictor, and of the network that scores tokens.
@@ -112,13 +142,14 @@ class CEPA(TaughtMethod):
             "mask_objective": "cooperative",
             "targets": "free",
             "clean_prediction": False,
-            "context": "transformer",
+            "completion_weight": 0.0,
             "alignment": {
                 "name": "conditional",
                 "bandwidth": 1.0,
                 "with_target": True,
                 "diagonal": True,
                 "form": "products",
+                "context": "transformer",
             },
             "layers": 2,
             "heads": 8,
@@ -135,13 +166,13 @@ class CEPA(TaughtMethod):
         observed_weight: Weight = 0.01,
         cross_weight: Weight = 0.01,
         cf_weight: Weight = 0.1,
+        completion_weight: Weight = 0.1,
         patterns: Size = 4,
         masking: Literal["none", "random", "block", "cross_modal", "modality"] = "cross_modal",
         mask_objective: Literal["cooperative", "adversarial", "frozen"] = "adversarial",
         mask_ratios: Ratios = (0.3, 0.6),
         targets: Literal["standardised", "detached", "free"] = "standardised",
         clean_prediction: bool = True,
-        context: Literal["mean", "transformer"] = "mean",
         alignment: AlignmentChoice = "conditional",
         layers: Count = 1,
         heads: Size | None = None,
@@ -150,6 +181,8 @@ class CEPA(TaughtMethod):
     ):
         super().__init__(schema)
         self.weights = {"observed": observed_weight, "cross": cross_weight, "cf": cf_weight}
+        self.weights["completions"] = completion_weight
+        self.draws_mean = "completions" if completion_weight else "nothing"
         self.patterns, self.meets_all_patterns = patterns, patterns > 1
         self.targets, self.clean_prediction = targets, clean_prediction
         self.reconstructed = RECONSTRUCTED if clean_prediction else 1.0  # all rows, where the fusion reads them
@@ -168,13 +201,14 @@ class CEPA(TaughtMethod):
             chosen = {"strategy": masking, "objective": mask_objective, "ratios": mask_ratios}
             chosen |= {"whole": whole, "on_grid": images}
             self.masks = TokenMasks(self.predictor, d, **chosen, layers=layers, **small)
-        self.pool = PerModality({name: TokenPooling(d) for name in schema.names})
-        self.mean = MeanOfPresent(n, d)
-        self.context = ContextEncoder(d, **small).requires_grad_(False) if context == "transformer" else None
+        self.pool = PooledTokens(schema.names, d)
+        self.mean, transformer = MeanOfPresent(n, d), self.alignment.context == "transformer"
+        self.context = ContextEncoder(d, **small).requires_grad_(False) if transformer else None
         self.slot = nn.Parameter(0.02 * torch.randn(n, d))
         self.filled = nn.Parameter(0.02 * torch.randn(n, d)) if clean_prediction else None
         self.fusion = TransformerTrunk(d, layers=1, feedforward=FEED_FORWARD, **small)
         self.head = nn.Linear(n * d, schema.task.n_outputs)
+        self.completer = Completer(n, d) if completion_weight else None
         self.set_teacher(teacher)
         self.uses_unlabelled = True  # reconstructions and alignment need no label
 
@@ -204,67 +238,11 @@ class CEPA(TaughtMethod):
         (whole,) = self.sequences(self.encoders, embedded, len(batch), None)
         return whole, embedded
 
-    def _hideable_rows(
-        self,
-        whole: Mapping[str, Tokens],
-        embedded: Mapping[str, Embedded | None],
-        observed: Tensor,
-        generator: torch.Generator,
-    ) -> HiddenRows:
-        """Some rows of a batch under one pattern of presence, with both masks of them.
-
-        Args:
-            whole: Tokens of B rows.
-            embedded: What passes with hidden tokens begin with.
-            observed: What the pattern leaves, bool, of shape (B, M).
-            generator: Source of the rows that are reconstructed, and of the masks.
-        """
-        size, rows = len(observed), torch.arange(len(observed), device=observed.device)
-        if self.reconstructed < 1:
-            rows = torch.randperm(size, generator=generator, device=observed.device)
-            rows = rows[: math.ceil(self.reconstructed * size)]
-            whole = {name: Tokens(z[rows], valid[rows]) for name, (z, valid) in whole.items()}
-            embedded = {n: None if part is None else part.among(rows, size) for n, part in embedded.items()}
-            observed, size = observed[rows], len(rows)
-        left = dict(zip(whole, observed.unbind(1)))
-        embedded = {n: None if part is None else part.where(left[n]) for n, part in embedded.items()}
-        clean, own = self.sequences.without(whole, left), self.sequences.own(embedded, size)
-        if self.masks is None:
-            return HiddenRows(rows, observed, embedded, clean, own, own, own)
-        hideable = self.sequences.hideable(self.encoders, own, self.masks.whole)
-        return HiddenRows(rows, observed, embedded, clean, own, *self.masks(hideable, clean, generator))  # equation 3
-
     def _masked(self, some: HiddenRows, hide: Mapping[str, Tensor]) -> dict[str, Tokens]:
         """Tokens (n, L, D) of every modality with some hidden, equation 1."""
         if self.masks is None:
             return some.clean
         return self.sequences(self.encoders, some.embedded, len(some.rows), hide)[0]
-
-    def _pooled(self, whole: Mapping[str, Tokens], observed: Tensor) -> Tensor:
-        """Pooled vectors (B, M, D), equation 7, of the rows' own tokens; zero where they lack a modality."""
-        vectors = []
-        for present, (name, (tokens, valid)) in zip(observed.unbind(1), whole.items()):
-            rows = present.nonzero()[:, 0]
-            own = self._pool(name, tokens[rows], valid[rows]) if len(rows) < len(present) else None
-            vectors.append(self._pool(name, tokens, valid) if own is None else scatter(own, rows, len(present)))
-        return torch.stack(vectors, dim=1)
-
-    def _pooled_predictions(self, predicted: AbsentTokens, size: int) -> Tensor:
-        """Pooled vectors (…, P · B, M, D), equation 7, of predicted tokens; zero where nothing is absent."""
-        vectors = []
-        for name, rows, tokens in zip(self.schema.names, predicted.rows, predicted.split()):
-            flat = tokens.reshape(-1, *tokens.shape[-2:])  # (… · n, U, D)
-            whole = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device)
-            pooled = self._pool(name, flat, whole).view(*tokens.shape[:-2], tokens.shape[-1])
-            empty = pooled.new_zeros(*pooled.shape[:-2], size, pooled.shape[-1])
-            vectors.append(empty.index_copy(-2, rows, pooled))
-        return torch.stack(vectors, dim=-2)
-
-    def _pool(self, name: str, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Pooled vectors (n, D) of a modality's tokens (n, L, D)."""
-        return (
-            self.pool[name](self._encoder(name), tokens, valid) if len(tokens) else tokens.new_zeros(0, tokens.shape[2])
-        )
 
     def contexts(self, features: Tensor, observed: Tensor) -> Tensor:
         """Contexts (B, D), equation 8, of pooled vectors (B, M, D), never read where absent."""
@@ -288,8 +266,8 @@ class CEPA(TaughtMethod):
 
     def _features(
         self, whole: Mapping[str, Tokens], presence: Tensor, observed: Tensor, masked: AbsentTokens | None = None
-    ) -> tuple[Tensor, AbsentTokens]:
-        """Pooled vectors (P · B, M, D) under each pattern, own or predicted, and the predicted tokens.
+    ) -> Features:
+        """Pooled vectors under each pattern, own or predicted.
 
         Args:
             whole: Tokens of B rows.
@@ -300,15 +278,15 @@ class CEPA(TaughtMethod):
         clean = observed if masked is None else observed[1:]
         states = self.predictor.absent(whole, self.sequences.stand_ins, clean)
         predicted = self.predictor.predicted(states)  # equation 2, from clean tokens
-        filled = self._pooled_predictions(predicted, len(clean) * len(presence))
+        filled = self.pool.predicted(self.encoders, predicted, len(clean) * len(presence))
         if masked is not None:
-            filled = torch.cat([self._pooled_predictions(masked, len(presence)), filled])
-        own = repeat_rows(self._pooled(whole, presence), len(observed))
-        return torch.where(observed.flatten(0, 1)[..., None], own, filled), predicted
+            filled = torch.cat([self.pool.predicted(self.encoders, masked, len(presence)), filled])
+        own = self.pool(self.encoders, whole, presence)
+        values = torch.where(observed.flatten(0, 1)[..., None], repeat_rows(own, len(observed)), filled)
+        return Features(values, own, states, predicted)
 
     def _clean_features(self, batch: Batch) -> Tensor:
-        whole, _ = self._encoded(batch)
-        return self._features(whole, batch.presence, batch.presence[None])[0]
+        return self._features(self._encoded(batch)[0], batch.presence, batch.presence[None]).values
 
     # Training and prediction -----------------------------------------------------------------------------------------
 
@@ -323,17 +301,20 @@ class CEPA(TaughtMethod):
         # Equations 1 to 7: hidden tokens of the first pattern reconstructed, pooled vectors under all patterns.
         reconstructs, some = self.weights["observed"] > 0 or self.weights["cross"] > 0, None
         if reconstructs or not self.clean_prediction:
-            some = self._hideable_rows(whole, embedded, observed[0], generator)
+            parts = (self.encoders, self.masks, whole, embedded, observed[0])
+            some = self.sequences.hidden_rows(*parts, share=self.reconstructed, generator=generator)  # equation 3
         if some is not None and not self.clean_prediction:
             terms, masked = self._reconstructions_as_printed(some)
-        features, predicted = self._features(whole, batch.presence, observed, masked)
+        features = self._features(whole, batch.presence, observed, masked)
         if some is not None and self.clean_prediction:
-            terms = self._reconstructions(some, predicted)
+            terms = self._reconstructions(some, features.predicted)
         # Equations 8 to 12: alignment under the first pattern.
         if self.weights["cf"]:
-            terms["cf"] = self._alignment(features[: len(batch)], observed[0], generator)
+            terms["cf"] = self._alignment(features.values[: len(batch)], observed[0], generator)
+        if self.weights["completions"]:
+            terms["completions"] = self._completion_score(whole, features, batch.presence, observed[0], generator)
         # Equations 13 and 14: the task's loss under all patterns, and the weighted sum.
-        outputs = self.head(self._fused(features, observed.flatten(0, 1)))
+        outputs = self.head(self._fused(features.values, observed.flatten(0, 1)))
         weights = {name: self.weights[name] for name in terms}
         learnt = self.taught_terms(outputs, batch, taught)
         return LossTerms({**learnt.terms, **terms}, {**learnt.weights, **weights})
@@ -351,8 +332,8 @@ class CEPA(TaughtMethod):
         pairs = ((n, less, some.more[n]) for n, less in some.less.items())
         hide = {n: torch.where(crosses[:, None], more, less) for n, less, more in pairs}
         sequences = self._masked(some, hide)
-        for m, (name, (tokens, valid)) in enumerate(sequences.items()):
-            filled = (crosses & ~some.observed[:, m]).nonzero()[:, 0]
+        lacking = rows_where(*(crosses & ~present for present in some.observed.unbind(1)))
+        for m, ((name, (tokens, valid)), filled) in enumerate(zip(sequences.items(), lacking)):
             fill = predicted.of_rows(m, some.rows[filled])  # (k, U, D)
             fill = functional.pad(fill, (0, 0, 0, tokens.shape[1] - fill.shape[1]))
             sequences[name] = Tokens(tokens.index_copy(0, filled, fill), valid)  # the input of equation 5
@@ -394,6 +375,40 @@ class CEPA(TaughtMethod):
         # The same tensor twice: pooled tokens where present, predicted ones where absent.
         return self.alignment(features, features, context, observed, generator, contexts_without=without)
 
+    def _completion_score(
+        self,
+        whole: Mapping[str, Tokens],
+        features: Features,
+        presence: Tensor,
+        left: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Score of two completions of each row from which something is removed, and which still has it as its truth.
+
+        Only the network that draws them learns by it.
+        """
+        assert self.completer is not None
+        own, predicted = features.own.detach(), features.values[: len(presence)].detach()
+        if self.patterns == 1:
+            left = draw_removal(presence, generator)
+            with torch.no_grad():
+                predicted = self._features(whole, presence, left[None]).values
+        noise = torch.randn(2, *presence.shape, NOISE, generator=generator, device=left.device).to(own.dtype)
+        drawn, counted = self.completer(own, predicted, left, noise), presence & ~left
+        score = mean_over_observed(energy_score(drawn, own, counted), counted.any(1))
+        # The same of what is predicted with them, for some rows; the fusion does not learn by it.
+        rows = torch.randperm(len(left), generator=generator, device=left.device)[: math.ceil(SCORED * len(left))]
+        shown, own, drawn, some = left[rows, :, None], own[rows], drawn[:, rows], counted[rows].any(1)
+        revealed = torch.where(presence[rows, :, None], own, drawn[0].detach())
+        with held_fixed(self.fusion, self.head):
+            slots = torch.stack([revealed, *torch.where(shown, own, drawn)]).flatten(0, 1) + self.slot.detach()
+            whole = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
+            outputs = self.head(self.fusion.at(slots, whole, whole).view(len(slots), -1))
+        kind = self.schema.task.traits
+        seen = outputs.float() if kind.one_value else self.to_predictions(outputs)
+        seen = seen.view(3, len(rows), 1, -1)
+        return score + mean_over_observed(energy_score(seen[1:], seen[0].detach(), some[:, None]), some)
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Says where the second reconstruction can never have anything to reconstruct; see `Method.prepare`."""
         super().prepare(batches)
@@ -408,6 +423,14 @@ class CEPA(TaughtMethod):
                 stacklevel=2,
             )
 
+    def clip_groups(self, optimiser: str) -> Iterable[Iterable[nn.Parameter]]:
+        """What draws completions apart, so that all else is trained as without it; see `Method.clip_groups`."""
+        if self.completer is None:
+            return super().clip_groups(optimiser)
+        own = list(self.completer.parameters())
+        inside = {id(parameter) for parameter in own}
+        return [[p for p in self.parameters_of(optimiser) if id(p) not in inside], own]
+
     def after_step(self) -> None:
         """Updates the moving average of the predictor (section 2.3.2); see `Method.after_step`."""
         super().after_step()
@@ -415,9 +438,56 @@ class CEPA(TaughtMethod):
             self.masks.follow(self.predictor)
 
     def predict(self, batch: Batch) -> Tensor:
-        """Probabilities (B, C) or (B, K), or means (B,); see `Method.predict`."""
-        outputs = self.head(self._fused(self._clean_features(batch), batch.presence))
-        return self.to_predictions(outputs)
+        """Probabilities (B, C) or (B, K), or means (B,), without noise; see `Method.predict`."""
+        return self.to_predictions(self.head(self._fused(self._clean_features(batch), batch.presence)))
+
+    def predict_by(self, batch: Batch, *, seed: int, draws: int | None = None) -> Tensor:
+        """The prediction, by no draws; see `SamplingMethod`."""
+        return self.predict(batch)
+
+    def draw_outputs(
+        self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None
+    ) -> Tensor:
+        """Outputs (S, B, C) under completions, fused like what is present; see `SamplingMethod.draw_outputs`.
+
+        They are shifted, for each row alike in all draws, so that the mean prediction of `prediction_draws` draws of a
+        fixed seed is the prediction.
+
+        Raises:
+            ConfigurationError: If no completions were learnt.
+        """
+        self.schema.check_names(list(vary or ()))
+        if self.completer is None:
+            raise ConfigurationError(
+                "this cepa has learnt no completions",
+                expected="completion_weight > 0",
+                got=0.0,
+                hint="Take completions='training_cases'.",
+            )
+        observed = batch.presence
+        features = self._features(self._encoded(batch)[0], observed, observed[None])
+        fixed = torch.Generator(batch.device).manual_seed(0)
+        shape = (1, observed.shape[1], NOISE)
+        many = spread_normal((self.prediction_draws, *shape), fixed, features.own)
+        noise = spread_normal((draws, *shape), generator, features.own)
+        kept = [m for m, name in enumerate(self.schema.names) if vary is not None and name not in vary]
+        noise[:, :, kept] = noise[:1, :, kept]
+        varies = (~observed).any(0) & (noise != noise[:1]).any(3).any(1).any(0)
+        outputs = self._completed_outputs(features, observed, noise if bool(varies.any()) else noise[:1])
+        prediction = self.to_predictions(self.head(self._fused(features.values, observed)))
+        shift = shift_to(self._completed_outputs(features, observed, many), prediction, self.schema.task.traits)
+        return (outputs + shift).expand(draws, -1, -1)
+
+    def _completed_outputs(self, features: Features, observed: Tensor, noise: Tensor) -> Tensor:
+        """Outputs (S, B, C) for the completions of some noise (S, 1, M, K)."""
+        assert self.completer is not None
+        whole, parts = torch.ones_like(observed), []
+        for some in noise.split(max(1, CHUNK // max(1, 8 * features.values.numel()))):
+            drawn = self.completer(features.own, features.values, observed, some)
+            drawn = torch.where(observed[..., None], features.own, drawn)  # (s, B, M, D)
+            fused = self._fused(drawn.flatten(0, 1), whole.repeat(len(some), 1))
+            parts.append(self.head(fused).unflatten(0, (len(some), -1)))
+        return torch.cat(parts)
 
     def representations(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Pooled vectors where present, and predicted ones where absent; see `Method.representations`."""

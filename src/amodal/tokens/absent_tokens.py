@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amodal.attention import TransformerTrunk, drop_out
+from amodal.batch import rows_where
 
 __all__ = ["AbsentTokens", "TokenLayout", "attended_under_patterns"]
 
@@ -40,7 +41,7 @@ class AbsentTokens(NamedTuple):
     @classmethod
     def of_sequences(cls, tokens: Mapping[str, Tensor], observed: Tensor, counts: tuple[int, ...]) -> AbsentTokens:
         """The tokens (B, L_m, D) of each modality that stand where a row lacks it, presence (B, M)."""
-        rows = tuple((~present).nonzero()[:, 0] for present in observed.unbind(1))
+        rows = tuple(rows_where(*(~present for present in observed.unbind(1))))
         parts = [z[at, :count].flatten(0, 1) for z, at, count in zip(tokens.values(), rows, counts)]
         return cls(rows, counts, torch.cat(parts))
 
@@ -70,8 +71,8 @@ class TokenLayout(NamedTuple):
         device, pairs = self.own.device, list(zip(self.stand_ins, self.lengths))
         stand = torch.cat([functional.pad(tokens, (0, 0, 0, length - len(tokens))) for tokens, length in pairs])
         stands = torch.cat([torch.arange(length, device=device) < len(tokens) for tokens, length in pairs])
-        lengths = torch.tensor(list(self.lengths), device=device)
-        return stand, stands, torch.arange(len(pairs), device=device).repeat_interleave(lengths)
+        owner = [torch.full((length,), m, device=device) for m, length in enumerate(self.lengths)]
+        return stand, stands, torch.cat(owner)
 
 
 def attended_under_patterns(trunk: TransformerTrunk, layout: TokenLayout, observed: Tensor) -> AbsentTokens:
@@ -89,7 +90,7 @@ def attended_under_patterns(trunk: TransformerTrunk, layout: TokenLayout, observ
     Returns:
         Tokens before the last feed-forward part, as `TransformerTrunk.attended` gives them.
     """
-    rows = tuple((~part).flatten().nonzero()[:, 0] for part in observed.unbind(2))
+    rows = tuple(rows_where(*((~part).flatten() for part in observed.unbind(2))))
     if trunk.only_layer is None:
         return _one_by_one(trunk, layout, observed, rows)
     return _at_once(trunk, trunk.only_layer, layout, observed, rows)
@@ -121,7 +122,7 @@ def _at_once(
         group = [m for m in range(n) if counts[m] == count]
         sizes = [len(rows[m]) for m in group]
         places = torch.cat([rows[m] for m in group])  # (N,)
-        member = torch.arange(len(group), device=own.device).repeat_interleave(torch.tensor(sizes, device=own.device))
+        member = torch.cat([rows[m].new_full((size,), g) for g, (m, size) in enumerate(zip(group, sizes))])
         of_rows = torch.stack([scores[:, :, starts[m] : starts[m] + count] for m in group], dim=1)  # (B, G, H, U, L)
         of_stands = torch.stack([stand_scores[:, starts[m] : starts[m] + count] for m in group])  # (G, H, U, L)
         seen = flat[places][:, None, None, owner]  # (N, 1, 1, L)

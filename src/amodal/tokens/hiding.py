@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from amodal.batch import Batch, rows_where
 from amodal.encoders.encoder import Encoder, PerModality, Tokens, present_inputs, scatter
 from amodal.tokens.latent_prediction import fill_sequence
+from amodal.tokens.token_masks import TokenMasks
 
-__all__ = ["Embedded", "HiddenRows", "TokenSequences", "embed_present", "encode_passes"]
+__all__ = ["Embedded", "HiddenRows", "TokenSequences", "embed_present", "encode_passes", "take_embedded"]
 
 
 class Embedded(NamedTuple):
@@ -30,22 +32,34 @@ class Embedded(NamedTuple):
     valid: Tensor
     inputs: tuple[Tensor | None, ...]
 
-    def where(self, kept: Tensor) -> Embedded:
-        """Those of the rows that are among some of the batch's, bool, of shape (B,)."""
-        (chosen,) = rows_where(kept[self.rows])
-        if len(chosen) == len(self.rows):
-            return self
-        return self._take(chosen, self.rows[chosen])
-
-    def among(self, rows: Tensor, size: int) -> Embedded:
-        """Those of the rows that are among some of the batch's `size`, (n,), by their places among these."""
-        place = torch.full((size,), -1, device=rows.device).index_copy(0, rows, torch.arange(len(rows)).to(rows))
-        at = place[self.rows]
-        return self._take(at >= 0, at[at >= 0])
-
-    def _take(self, chosen: Tensor, rows: Tensor) -> Embedded:
+    def take(self, chosen: Tensor, rows: Tensor) -> Embedded:
+        """Those at some places (k,), as the rows (k,) of a batch."""
         inputs = tuple(None if part is None else part[chosen] for part in self.inputs)
         return Embedded(rows, self.tokens[chosen], self.valid[chosen], inputs)  # type: ignore[arg-type]
+
+
+def take_embedded(
+    embedded: Mapping[str, Embedded | None], rows: Tensor, observed: Tensor, size: int
+) -> dict[str, Embedded | None]:
+    """What is left of each modality of some rows of a batch.
+
+    Args:
+        embedded: Of a batch.
+        rows: Places of the rows in it, (n,).
+        observed: What is left of them, bool, of shape (n, M).
+        size: Number of rows of the batch.
+
+    Returns:
+        Of each modality those of the rows that it is left of, by their places among the n.
+    """
+    place = torch.full((size,), -1, device=rows.device).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
+    left = torch.zeros_like(observed[:1]).expand(size, -1).index_copy(0, rows, observed)  # (B, M)
+    parts = [(name, part, column) for (name, part), column in zip(embedded.items(), left.unbind(1)) if part is not None]
+    found = dict.fromkeys(embedded)
+    if parts:
+        chosen = rows_where(*(column[part.rows] for _, part, column in parts))
+        found |= {name: part.take(at, place[part.rows[at]]) for (name, part, _), at in zip(parts, chosen)}
+    return found
 
 
 class HiddenRows(NamedTuple):
@@ -242,6 +256,41 @@ class TokenSequences(nn.Module):
             blank = torch.where(stands[:, None], self.stand_in[m].to(tokens.dtype), 0.0)
             rest[name] = Tokens(torch.where(has[..., None], tokens, blank), torch.where(has, valid, stands))
         return rest
+
+    def hidden_rows(
+        self,
+        encoders: PerModality,
+        masks: TokenMasks | None,
+        whole: Mapping[str, Tokens],
+        embedded: Mapping[str, Embedded | None],
+        observed: Tensor,
+        *,
+        share: float,
+        generator: torch.Generator,
+    ) -> HiddenRows:
+        """Some rows of a batch, drawn at random, with both masks of them.
+
+        Args:
+            encoders: The encoders.
+            masks: What draws the masks; None: nothing is hidden.
+            whole: Tokens of B rows.
+            embedded: What `embed` returns.
+            observed: What is left of the rows, bool, of shape (B, M).
+            share: Share of the rows; 1: all, in order.
+            generator: Source of the rows and of the masks.
+        """
+        size, rows = len(observed), torch.arange(len(observed), device=observed.device)
+        if share < 1:
+            rows = torch.randperm(size, generator=generator, device=observed.device)[: math.ceil(share * size)]
+            whole = {name: Tokens(z[rows], valid[rows]) for name, (z, valid) in whole.items()}
+            observed = observed[rows]
+        embedded = take_embedded(embedded, rows, observed, size)
+        clean = self.without(whole, dict(zip(whole, observed.unbind(1))))
+        own = self.own(embedded, len(rows))
+        if masks is None:
+            return HiddenRows(rows, observed, embedded, clean, own, own, own)
+        both = masks(self.hideable(encoders, own, masks.whole), clean, generator)
+        return HiddenRows(rows, observed, embedded, clean, own, *both)
 
 
 def _projection(width: int, normalise: bool) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amodal.attention import TransformerTrunk, sinusoidal_positions
-from amodal.encoders.encoder import Encoder, Tokens
+from amodal.encoders.encoder import Tokens
 from amodal.errors import ConfigurationError
 from amodal.tokens.absent_tokens import AbsentTokens, TokenLayout, attended_under_patterns
 
@@ -20,7 +20,6 @@ __all__ = [
     "ContextEncoder",
     "LatentPredictor",
     "MovingAverage",
-    "TokenPooling",
     "TokenScores",
     "fill_sequence",
 ]
@@ -179,23 +178,6 @@ class MovingAverage(nn.Module):
     def forward(self, *arguments: object) -> object:
         """The outputs of the copy."""
         return self.network(*arguments)
-
-
-class TokenPooling(nn.Module):
-    """Tokens to one vector of fixed scale: pooled by the modality's encoder, then a linear map and a LayerNorm.
-
-    Args:
-        width: Width D of the tokens and of the vector.
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Tokens (B, L, D) with their validity (B, L) to (B, D); the padding is never read."""
-        return self.norm(self.linear(encoder.pool(torch.where(valid[..., None], tokens, 0.0), valid)))
 
 
 class ContextEncoder(nn.Module):

@@ -47,6 +47,8 @@ KernelWidth = Positive | Literal["neighbours", "per_dimension", "median"]
 
 Neighbours = Annotated[float, above(0), at_most(1)]
 
+ContextFrom = Literal["mean", "transformer"]
+
 _MOST_ROWS = 256
 
 
@@ -95,6 +97,7 @@ class ContextAlignment:
             them, its weights normalised anew, has an expectation of zero at the right law. The form is then "radial".
         with_target: Whether the contexts of rows that have a modality are of that modality too; otherwise the caller
             passes contexts without it.
+        context: What the caller makes contexts with.
 
     Raises:
         ConfigurationError: If the diagonal is to be left out in another form.
@@ -120,6 +123,7 @@ class ContextAlignment:
     conditional: bool = True
     diagonal: bool = True
     with_target: bool = True
+    context: ContextFrom = "mean"
 
     def __post_init__(self) -> None:
         if not self.diagonal and not self._at_once:
@@ -290,9 +294,10 @@ def _conditional(
     with_target: bool = False,
     diagonal: bool = False,
     form: Form = "radial",
+    context: ContextFrom = "mean",
 ) -> ContextAlignment:
     kernel = kernel_settings(bandwidth, neighbours)
-    return ContextAlignment(**kernel, with_target=with_target, diagonal=diagonal, form=form)
+    return ContextAlignment(**kernel, with_target=with_target, diagonal=diagonal, form=form, context=context)
 
 
 def _marginal(*, diagonal: bool = False) -> ContextAlignment:
@@ -310,7 +315,8 @@ def build_alignment(choice: AlignmentChoice, *, detach_observed: bool) -> Contex
 
     Args:
         choice: "conditional" with the options bandwidth ("neighbours"), neighbours (0.1), with_target (False),
-            diagonal (False) and form ("radial"), or "marginal", of the two samples as wholes, with the option diagonal;
+            diagonal (False), form ("radial") and context ("mean" of the present vectors, or "transformer" over them,
+            which stays as it was initialised), or "marginal", of the two samples as wholes, with the option diagonal;
             as a name or {"name": name, option: value, …}.
         detach_observed: Whether the observed side is constant.
 
