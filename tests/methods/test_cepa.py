@@ -451,9 +451,9 @@ def test_a_share_of_the_rows_is_reconstructed_half_of_them_by_way_of_predictions
 
 def test_the_second_reconstruction_reads_the_predictions_of_the_fusion():
     method, batch = method_of(masking="none", observed_weight=0.0).eval(), batch_of()
-    some, whole = hidden_of(method, batch), method._encoded(batch)[0]
-    features = method._features(whole, batch.presence, batch.presence[None])
-    found = method._reconstructions(some, features.predicted)["cross"]
+    some, (whole, embedded) = hidden_of(method, batch), method._encoded(batch)
+    features = method._features(whole, embedded, batch.presence)
+    found = method._reconstructions(some, features.predicted, some.rows)["cross"]
     every = method.predictor(whole, {n: v & ~batch.observed[n][:, None] for n, (_, v) in whole.items()})
     again = {n: Tokens(torch.where(batch.observed[n][:, None, None], z, every[n]), v) for n, (z, v) in whole.items()}
     value, counted = method._reconstruction(method.predictor(again), some, some.own)

@@ -25,7 +25,8 @@ def test_several_patterns_are_the_sequences_of_each(layers):
     lengths = {"a": 3, "b": 1, "c": 4}  # c has two more tokens of its own
     observed = torch.rand(4, 5, 3, generator=torch.Generator().manual_seed(1)) < 0.5
     stand_ins = {n: stand_in[m].expand(length, -1) for m, (n, length) in enumerate(lengths.items())}
-    states = predictor.absent(sequences, stand_ins, observed)
+    source = torch.arange(5).repeat(4)
+    states = predictor.absent(sequences, stand_ins, observed.flatten(0, 1), source)
     found, expected = predictor.predicted(states).split(), {n: [] for n in lengths}
     for presence in observed:
         less, read = {}, {}
@@ -54,7 +55,7 @@ def test_absent_tokens_of_some_rows():
     predictor = LatentPredictor("abc", 8, layers=1, dropout=0.0)
     observed = torch.rand(1, 5, 3, generator=torch.Generator().manual_seed(1)) < 0.5
     stand_ins = {"a": torch.randn(3, 8), "b": torch.randn(1, 8), "c": torch.randn(4, 8)}
-    states = predictor.absent(tokens(0), stand_ins, observed)
+    states = predictor.absent(tokens(0), stand_ins, observed[0], torch.arange(5))
     rows = (~observed[0, :, 2]).nonzero()[:, 0].flip(0)
     assert torch.equal(states.of_rows(2, rows), states.split()[2].flip(0))
     dense = {name: torch.randn(5, len(part), 8) for name, part in stand_ins.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amodal.attention import TransformerTrunk
-from amodal.batch import Batch, rows_where
+from amodal.batch import Batch
 from amodal.distributions.quasirandom import spread_normal
 from amodal.encoders import Encoder, PerModality, Tokens, encoders_for, width_of
 from amodal.errors import ConfigurationError
@@ -24,7 +24,7 @@ from amodal.method import LossTerms, SamplingMethod
 from amodal.metrics.collapse import context_diversity
 from amodal.metrics.monitor import spread_ratios, weight_numbers
 from amodal.options import Condition, Count, Share, Size, Weight
-from amodal.patterns import draw_removal, draw_removals, repeat_rows
+from amodal.patterns import DistinctPatterns, distinct_patterns, draw_removal, draw_removals
 from amodal.schema import Schema
 from amodal.teaching import TaughtMethod, TeacherChoice
 from amodal.tokens.absent_tokens import AbsentTokens
@@ -56,18 +56,16 @@ CHUNK = 2**22
 
 
 class Features(NamedTuple):
-    """Pooled vectors of B rows under P patterns of presence, and what they are made of.
+    """Pooled vectors of rows under patterns of presence, and what they are made of.
 
     Attributes:
-        values: Own where the pattern has a modality, else predicted, of shape (P · B, M, D).
+        values: Own where the pattern has a modality, else predicted, of shape (Q, M, D).
         own: Of the rows' own tokens, of shape (B, M, D), zero where a row lacks the modality.
-        states: Tokens of absent modalities before their prediction.
         predicted: The predicted tokens.
     """
 
     values: Tensor
     own: Tensor
-    states: AbsentTokens
     predicted: AbsentTokens
 
 
@@ -265,28 +263,36 @@ class CEPA(SamplingMethod, TaughtMethod):
         return self.fusion.at(slots + self.slot, valid, valid).view(len(slots), -1)
 
     def _features(
-        self, whole: Mapping[str, Tokens], presence: Tensor, observed: Tensor, masked: AbsentTokens | None = None
+        self,
+        whole: Mapping[str, Tokens],
+        embedded: Mapping[str, Embedded | None],
+        observed: Tensor,
+        source: Tensor | None = None,
+        masked: AbsentTokens | None = None,
     ) -> Features:
-        """Pooled vectors under each pattern, own or predicted.
+        """Pooled vectors of rows under patterns of presence, own or predicted.
 
         Args:
             whole: Tokens of B rows.
-            presence: What the rows have, bool, of shape (B, M).
-            observed: What each pattern leaves, bool, of shape (P, B, M).
-            masked: Predicted tokens of the first pattern, where they are from masked tokens.
+            embedded: Tells which rows have a modality.
+            observed: What patterns leave of them, bool, of shape (Q, M).
+            source: Which of the B rows each is of, of shape (Q,); None: these.
+            masked: Predicted tokens of the first B, where they are from masked tokens.
         """
-        clean = observed if masked is None else observed[1:]
-        states = self.predictor.absent(whole, self.sequences.stand_ins, clean)
+        size = len(next(iter(whole.values())).values)
+        source = torch.arange(size, device=observed.device) if source is None else source
+        start = 0 if masked is None else size
+        states = self.predictor.absent(whole, self.sequences.stand_ins, observed[start:], source[start:])
         predicted = self.predictor.predicted(states)  # equation 2, from clean tokens
-        filled = self.pool.predicted(self.encoders, predicted, len(clean) * len(presence))
+        filled = self.pool.predicted(self.encoders, predicted, len(observed) - start)
         if masked is not None:
-            filled = torch.cat([self.pool.predicted(self.encoders, masked, len(presence)), filled])
-        own = self.pool(self.encoders, whole, presence)
-        values = torch.where(observed.flatten(0, 1)[..., None], repeat_rows(own, len(observed)), filled)
-        return Features(values, own, states, predicted)
+            filled = torch.cat([self.pool.predicted(self.encoders, masked, start), filled])
+        own = self.pool(self.encoders, whole, embedded)
+        values = torch.where(observed[..., None], own.index_select(0, source), filled)
+        return Features(values, own, predicted)
 
     def _clean_features(self, batch: Batch) -> Tensor:
-        return self._features(self._encoded(batch)[0], batch.presence, batch.presence[None]).values
+        return self._features(*self._encoded(batch), batch.presence).values
 
     # Training and prediction -----------------------------------------------------------------------------------------
 
@@ -305,21 +311,30 @@ class CEPA(SamplingMethod, TaughtMethod):
             some = self.sequences.hidden_rows(*parts, share=self.reconstructed, generator=generator)  # equation 3
         if some is not None and not self.clean_prediction:
             terms, masked = self._reconstructions_as_printed(some)
-        features = self._features(whole, batch.presence, observed, masked)
+        every = distinct_patterns(observed if masked is None else observed[1:])
+        if masked is not None:  # the first pattern's are apart
+            size, rest = len(batch), every
+            own = torch.arange(size, device=observed.device)
+            places = torch.cat([own[None], size + rest.places])
+            every = DistinctPatterns(torch.cat([observed[0], rest.observed]), torch.cat([own, rest.source]), places)
+        first = every.places[0]  # (B,), the rows under the first pattern
+        features = self._features(whole, embedded, every.observed, every.source, masked)
         if some is not None and self.clean_prediction:
-            terms = self._reconstructions(some, features.predicted)
+            terms = self._reconstructions(some, features.predicted, first[some.rows])
         # Equations 8 to 12: alignment under the first pattern.
         if self.weights["cf"]:
-            terms["cf"] = self._alignment(features.values[: len(batch)], observed[0], generator)
+            terms["cf"] = self._alignment(features.values.index_select(0, first), observed[0], generator)
         if self.weights["completions"]:
-            terms["completions"] = self._completion_score(whole, features, batch.presence, observed[0], generator)
+            predicted = features.values.detach()[first]
+            parts = (whole, embedded, features.own.detach(), predicted, batch.presence, observed[0])
+            terms["completions"] = self._completion_score(*parts, generator)
         # Equations 13 and 14: the task's loss under all patterns, and the weighted sum.
-        outputs = self.head(self._fused(features.values, observed.flatten(0, 1)))
+        outputs = self.head(self._fused(features.values, every.observed)).index_select(0, every.places.flatten())
         weights = {name: self.weights[name] for name in terms}
         learnt = self.taught_terms(outputs, batch, taught)
         return LossTerms({**learnt.terms, **terms}, {**learnt.weights, **weights})
 
-    def _reconstructions(self, some: HiddenRows, predicted: AbsentTokens) -> dict[str, Tensor]:
+    def _reconstructions(self, some: HiddenRows, predicted: AbsentTokens, places: Tensor) -> dict[str, Tensor]:
         """Equations 4 and 6, each of a half of the rows, in one pass.
 
         A row has either the smaller mask and stand-ins for absent modalities, or the larger mask and their predictions,
@@ -332,11 +347,11 @@ class CEPA(SamplingMethod, TaughtMethod):
         pairs = ((n, less, some.more[n]) for n, less in some.less.items())
         hide = {n: torch.where(crosses[:, None], more, less) for n, less, more in pairs}
         sequences = self._masked(some, hide)
-        lacking = rows_where(*(crosses & ~present for present in some.observed.unbind(1)))
-        for m, ((name, (tokens, valid)), filled) in enumerate(zip(sequences.items(), lacking)):
-            fill = predicted.of_rows(m, some.rows[filled])  # (k, U, D)
+        for m, (name, (tokens, valid)) in enumerate(sequences.items()):
+            filled = crosses & ~some.observed[:, m]  # (n,)
+            fill = predicted.of_rows(m, places)  # (n, U, D)
             fill = functional.pad(fill, (0, 0, 0, tokens.shape[1] - fill.shape[1]))
-            sequences[name] = Tokens(tokens.index_copy(0, filled, fill), valid)  # the input of equation 5
+            sequences[name] = Tokens(torch.where(filled[:, None, None], fill, tokens), valid)  # equation 5's input
         read = {name: _hidden(hide[name], valid) for name, (_, valid) in sequences.items()}
         value, counted = self._reconstruction(self.predictor(sequences, read), some, hide)  # equations 2 and 5
         terms = {"observed": mean_over_observed(value, ~crosses), "cross": mean_over_observed(value, counted & crosses)}
@@ -378,7 +393,9 @@ class CEPA(SamplingMethod, TaughtMethod):
     def _completion_score(
         self,
         whole: Mapping[str, Tokens],
-        features: Features,
+        embedded: Mapping[str, Embedded | None],
+        own: Tensor,
+        predicted: Tensor,
         presence: Tensor,
         left: Tensor,
         generator: torch.Generator,
@@ -388,11 +405,10 @@ class CEPA(SamplingMethod, TaughtMethod):
         Only the network that draws them learns by it.
         """
         assert self.completer is not None
-        own, predicted = features.own.detach(), features.values[: len(presence)].detach()
         if self.patterns == 1:
             left = draw_removal(presence, generator)
             with torch.no_grad():
-                predicted = self._features(whole, presence, left[None]).values
+                predicted = self._features(whole, embedded, left).values
         noise = torch.randn(2, *presence.shape, NOISE, generator=generator, device=left.device).to(own.dtype)
         drawn, counted = self.completer(own, predicted, left, noise), presence & ~left
         score = mean_over_observed(energy_score(drawn, own, counted), counted.any(1))
@@ -465,7 +481,7 @@ class CEPA(SamplingMethod, TaughtMethod):
                 hint="Take completions='training_cases'.",
             )
         observed = batch.presence
-        features = self._features(self._encoded(batch)[0], observed, observed[None])
+        features = self._features(*self._encoded(batch), observed)
         fixed = torch.Generator(batch.device).manual_seed(0)
         shape = (1, observed.shape[1], NOISE)
         many = spread_normal((self.prediction_draws, *shape), fixed, features.own)

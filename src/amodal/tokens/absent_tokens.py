@@ -19,7 +19,7 @@ class AbsentTokens(NamedTuple):
     """Tokens that stand for absent modalities, one modality after another.
 
     Attributes:
-        rows: For each modality the places (n_m,) of the rows that lack it among the P · B rows of all patterns.
+        rows: For each modality the places (n_m,) of those that lack it among Q rows under patterns.
         counts: Number of stand-in tokens U_m of each modality.
         values: Their tokens (…, R, D), R the sum of n_m · U_m: row by row of the first modality, then of the second.
     """
@@ -35,8 +35,11 @@ class AbsentTokens(NamedTuple):
         return [part.unflatten(-2, (-1, count)) for part, count in parts]
 
     def of_rows(self, m: int, rows: Tensor) -> Tensor:
-        """Tokens (k, U_m, D) of the m-th modality of some rows that lack it, by their places (k,)."""
-        return self.split()[m].index_select(-3, torch.searchsorted(self.rows[m], rows))
+        """Tokens (k, U_m, D) of the m-th modality of some rows, by their places (k,); any where a row has it."""
+        tokens, rows = self.split()[m], rows.contiguous()
+        if len(self.rows[m]) == 0:
+            return tokens.new_zeros(len(rows), *tokens.shape[-2:])
+        return tokens.index_select(-3, torch.searchsorted(self.rows[m], rows).clamp_max(len(self.rows[m]) - 1))
 
     @classmethod
     def of_sequences(cls, tokens: Mapping[str, Tensor], observed: Tensor, counts: tuple[int, ...]) -> AbsentTokens:
@@ -75,7 +78,9 @@ class TokenLayout(NamedTuple):
         return stand, stands, torch.cat(owner)
 
 
-def attended_under_patterns(trunk: TransformerTrunk, layout: TokenLayout, observed: Tensor) -> AbsentTokens:
+def attended_under_patterns(
+    trunk: TransformerTrunk, layout: TokenLayout, observed: Tensor, source: Tensor
+) -> AbsentTokens:
     """Stand-in tokens after the trunk's last attention, for every row and pattern that lacks their modality.
 
     Each pattern is the row with the stand-ins of what it lacks in the place of the row's own tokens. With one layer
@@ -85,15 +90,16 @@ def attended_under_patterns(trunk: TransformerTrunk, layout: TokenLayout, observ
     Args:
         trunk: The transformer.
         layout: The tokens of B rows.
-        observed: Presence under P patterns, bool, of shape (P, B, M), a part of what the rows have.
+        observed: Presence under patterns, bool, of shape (Q, M), a part of what the rows have.
+        source: Which of the B rows each is of, of shape (Q,).
 
     Returns:
         Tokens before the last feed-forward part, as `TransformerTrunk.attended` gives them.
     """
-    rows = tuple(rows_where(*((~part).flatten() for part in observed.unbind(2))))
+    rows = tuple(rows_where(*(~part for part in observed.unbind(1))))
     if trunk.only_layer is None:
-        return _one_by_one(trunk, layout, observed, rows)
-    return _at_once(trunk, trunk.only_layer, layout, observed, rows)
+        return _one_by_one(trunk, layout, observed, source, rows)
+    return _at_once(trunk, trunk.only_layer, layout, observed, source, rows)
 
 
 def _at_once(
@@ -101,9 +107,11 @@ def _at_once(
     layer: nn.TransformerEncoderLayer,
     layout: TokenLayout,
     observed: Tensor,
+    source: Tensor,
     rows: tuple[Tensor, ...],
 ) -> AbsentTokens:
-    attention, whole, drop = layer.self_attn, bool(layout.valid.all()), layer.self_attn.dropout * trunk.training
+    attention, drop = layer.self_attn, layer.self_attn.dropout * trunk.training
+    whole = not layout.valid.is_cuda and bool(layout.valid.all())
     heads, d, lowest = attention.num_heads, attention.embed_dim, torch.finfo(layout.own.dtype).min / 2
     stand, stands, owner = layout.stand_in_sequence()  # (L, D), (L,), (L,)
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
@@ -116,7 +124,7 @@ def _at_once(
     scores = query @ key.mT  # (B, H, L, L), of stand-ins with own tokens
     scores = scores if whole else scores.masked_fill(~layout.valid[:, None, None], lowest)
     stand_scores = (query @ stand_key.mT).masked_fill(~stands, lowest)  # (H, L, L), with one another
-    parts, n, batch, flat = {}, len(rows), len(own), observed.flatten(0, 1)
+    parts, n = {}, len(rows)
     counts, starts = layout.counts, [sum(layout.lengths[:m]) for m in range(len(rows))]
     for count in sorted(set(counts)):  # modalities of as many stand-ins at once
         group = [m for m in range(n) if counts[m] == count]
@@ -125,12 +133,12 @@ def _at_once(
         member = torch.cat([rows[m].new_full((size,), g) for g, (m, size) in enumerate(zip(group, sizes))])
         of_rows = torch.stack([scores[:, :, starts[m] : starts[m] + count] for m in group], dim=1)  # (B, G, H, U, L)
         of_stands = torch.stack([stand_scores[:, starts[m] : starts[m] + count] for m in group])  # (G, H, U, L)
-        seen = flat[places][:, None, None, owner]  # (N, 1, 1, L)
-        chosen = of_rows.flatten(0, 1).index_select(0, places % batch * len(group) + member)
+        seen, row = observed[places][:, None, None, owner], source[places]  # (N, 1, 1, L), (N,)
+        chosen = of_rows.flatten(0, 1).index_select(0, row * len(group) + member)
         shares = torch.where(seen, chosen, of_stands.index_select(0, member)).softmax(3)
         shares = drop_out(shares, drop)  # (N, H, U, L)
         of_own = shares * seen.to(shares.dtype)
-        mixed = of_own @ value.index_select(0, places % batch)  # (N, H, U, E)
+        mixed = of_own @ value.index_select(0, row)  # (N, H, U, E)
         mixed = mixed + torch.einsum("nhul,hle->nhue", shares - of_own, stand_value)
         parts |= dict(zip(group, mixed.transpose(1, 2).flatten(2).split(sizes)))  # (n_m, U_m, D) each
     repeated = [tokens.expand(len(places), -1, -1).flatten(0, 1) for tokens, places in zip(layout.stand_ins, rows)]
@@ -139,12 +147,11 @@ def _at_once(
 
 
 def _one_by_one(
-    trunk: TransformerTrunk, layout: TokenLayout, observed: Tensor, rows: tuple[Tensor, ...]
+    trunk: TransformerTrunk, layout: TokenLayout, observed: Tensor, source: Tensor, rows: tuple[Tensor, ...]
 ) -> AbsentTokens:
     """The same for a trunk of any depth: every pattern's sequence goes through it."""
     device, (stand, stands, owner) = layout.own.device, layout.stand_in_sequence()
-    has = observed.flatten(0, 1)[:, owner]  # (P · B, L)
-    own, own_valid = (part.repeat(len(observed), *(1,) * (part.ndim - 1)) for part in (layout.own, layout.valid))
+    has, own, own_valid = observed[:, owner], layout.own[source], layout.valid[source]  # (Q, L) …
     valid, read = torch.where(has, own_valid, stands), ~has & stands
     values = trunk.attended(torch.where(has[..., None], own, stand.to(own.dtype)), valid, read)  # (R, D), row by row
     rank, start, order = read.flatten().cumsum(0) - 1, 0, []

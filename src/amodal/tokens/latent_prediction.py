@@ -70,20 +70,22 @@ class LatentPredictor(nn.Module):
         return dict(zip(self.names, _spread(states, wanted).split(lengths, dim=1)))
 
     def absent(
-        self, sequences: Mapping[str, Tokens], stand_ins: Mapping[str, Tensor], observed: Tensor
+        self, sequences: Mapping[str, Tokens], stand_ins: Mapping[str, Tensor], observed: Tensor, source: Tensor
     ) -> AbsentTokens:
         """The tokens of absent modalities under several patterns of presence, for `predicted`.
 
         Args:
             sequences: Tokens (B, L_m, D) of each modality.
             stand_ins: Those (U_m, D) that take their place where a pattern lacks the modality.
-            observed: Presence under P patterns, bool, of shape (P, B, M).
+            observed: Presence under patterns, bool, of shape (Q, M).
+            source: Which of the B rows each is of, of shape (Q,).
         """
         tokens, valid, lengths = self._joined(sequences)
         counts = [len(stand_ins[name]) for name in self.names]
         places = [place[:count] for place, count in zip(self._places(lengths).split(lengths), counts)]
         standing = [stand_ins[name].to(tokens.dtype) + place for name, place in zip(self.names, places)]
-        return attended_under_patterns(self.transformer, TokenLayout(tokens, valid, lengths, standing), observed)
+        layout = TokenLayout(tokens, valid, lengths, standing)
+        return attended_under_patterns(self.transformer, layout, observed, source)
 
     def predicted(self, states: AbsentTokens) -> AbsentTokens:
         """Predictions in the place of the tokens that `absent` gives."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from amodal.batch import rows_where
 from amodal.encoders.encoder import Encoder, PerModality, Tokens, scatter
 from amodal.tokens.absent_tokens import AbsentTokens
+from amodal.tokens.hiding import Embedded
 
 __all__ = ["PooledTokens", "TokenPooling"]
 
@@ -45,17 +45,24 @@ class PooledTokens(PerModality):
     def __init__(self, names: Iterable[str], width: int):
         super().__init__({name: TokenPooling(width) for name in names})
 
-    def forward(self, encoders: PerModality, whole: Mapping[str, Tokens], observed: Tensor) -> Tensor:
-        """Vectors (B, M, D) of the rows' own tokens; zero where they lack a modality, by presence (B, M)."""
-        vectors, size = [], len(observed)
-        for rows, (name, (tokens, valid)) in zip(rows_where(*observed.unbind(1)), whole.items()):
-            some = len(rows) < size
-            own = self._of(encoders, name, *((tokens[rows], valid[rows]) if some else (tokens, valid)))
-            vectors.append(scatter(own, rows, size) if some else own)
+    def forward(
+        self, encoders: PerModality, whole: Mapping[str, Tokens], embedded: Mapping[str, Embedded | None]
+    ) -> Tensor:
+        """Vectors (B, M, D) of the rows' own tokens (B, L, D); zero where nothing is embedded of a row's modality."""
+        vectors = []
+        for name, (tokens, valid) in whole.items():
+            part, size = embedded[name], len(tokens)
+            if part is not None and len(part.rows) == size:
+                vectors.append(self._of(encoders, name, tokens, valid))
+            elif part is None:
+                vectors.append(tokens.new_zeros(size, tokens.shape[2]))
+            else:
+                own = self._of(encoders, name, tokens[part.rows], valid[part.rows])
+                vectors.append(scatter(own, part.rows, size))
         return torch.stack(vectors, dim=1)
 
     def predicted(self, encoders: PerModality, tokens: AbsentTokens, size: int) -> Tensor:
-        """Vectors (…, P · B, M, D) of predicted tokens; zero where nothing is absent. P · B is `size`."""
+        """Vectors (…, Q, M, D) of predicted tokens; zero where nothing is absent. Q is `size`."""
         vectors = []
         for name, rows, part in zip(self, tokens.rows, tokens.split()):
             flat = part.reshape(-1, *part.shape[-2:])  # (… · n, U, D)
