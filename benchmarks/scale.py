@@ -1,13 +1,13 @@
 """Growth of time and memory with rows, modalities and classes: one table, as ratios to the smallest case of each.
 
-Command:  OMP_NUM_THREADS=1 python benchmarks/scale.py [--full] [--only rows modalities classes]
+Command:  OMP_NUM_THREADS=1 python benchmarks/scale.py [--full] [--cases 100] [--only rows modalities classes]
 
 Each case is a process of its own: a made cohort on disk (tables of 8 columns and one of 24 hours × 4, a third absent),
 one epoch of `fusion` (width 16, batches of 1,024), predictions of all rows into a Parquet file, an evaluation of a
 tenth of the rows with 100 resamples, every pattern imposed on 200 complete rows (up to 8 modalities),
-and impact and advice for 100 cases with all training rows as donors. Processor seconds of each, and the largest memory
-of the process less that of a process that has only imported the library. `--full`, with a million rows, 32 modalities
-and 5,000 classes, takes some 15 minutes.
+and impact and advice for `--cases` cases with all training rows as donors. Processor seconds of each, and the largest
+memory of the process less that of a process that has only imported the library. `--full`, with a million rows, 32
+modalities and 5,000 classes, takes some 15 minutes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def made(rows: int, modalities: int, classes: int, absent: float = 1 / 3):  # ty
     return amodal.Cohort.from_arrays(values, task=task, target=y, observed=observed, splits=splits)
 
 
-def case(rows: int, modalities: int, classes: int, folder: Path) -> dict[str, float]:
+def case(rows: int, modalities: int, classes: int, cases: int, folder: Path) -> dict[str, float]:
     """Seconds of each part and the largest memory, in a process of its own."""
     import numpy as np
 
@@ -76,8 +76,9 @@ def case(rows: int, modalities: int, classes: int, folder: Path) -> dict[str, fl
     if modalities <= 8:
         complete = made(max(200, classes), modalities, classes, absent=0.0)
         timed("patterns", lambda: evaluate_patterns(model, complete.take(np.arange(200)), resamples=100))
-    cases = test.take(np.arange(min(100, len(test))))
-    timed("impact", lambda: (amodal.impact(model, cases, plausible=False), model.advise(cases)))
+    some = test.take(np.arange(min(cases, len(test))))
+    timed("impact", lambda: amodal.impact(model, some))
+    timed("advice", lambda: model.advise(some))
     result["memory, MB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return result
 
@@ -85,6 +86,7 @@ def case(rows: int, modalities: int, classes: int, folder: Path) -> dict[str, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="up to a million rows, 32 modalities and 5,000 classes")
+    parser.add_argument("--cases", type=int, default=100, help="cases whose impact is computed")
     parser.add_argument("--only", nargs="+", choices=("rows", "modalities", "classes"), default=None)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -102,7 +104,8 @@ def main() -> None:
         first: dict[str, float] = {}
         for rows, modalities, classes in grids[name]:
             with tempfile.TemporaryDirectory() as folder:
-                text = json.dumps({"rows": rows, "modalities": modalities, "classes": classes, "folder": folder})
+                sizes_of = {"rows": rows, "modalities": modalities, "classes": classes, "cases": given.cases}
+                text = json.dumps({**sizes_of, "folder": folder})
                 for _ in range(2):  # makes the cohort, then measures
                     done = subprocess.run(
                         [sys.executable, __file__, "--case", text], stdout=subprocess.PIPE, check=True
