@@ -159,6 +159,52 @@ def test_bad_settings_are_named(given: dict, kind: type, words: str):
         MissingModalityClassifier(**{"method": "fusion", **QUICK, **given}).fit({"a": np.ones((80, 2))}, Y_)
 
 
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (3, "columns of modality 'p' are neither names nor positions"),
+        ({"a"}, "neither names nor positions"),
+        (slice("a", "c"), "neither names nor positions"),
+        ([], "needs distinct columns, one at least|has no such columns"),
+        (["a", "a"], "'p' needs distinct columns"),
+        ([0, 0], "'p' needs distinct columns"),
+        (["zz"], "X lacks columns of modality 'p': zz"),
+        ([-1], "'p' has no such columns"),
+    ],
+)
+def test_bad_columns_of_a_modality_are_named(columns: object, words: str):
+    frame = pd.DataFrame(np.nan_to_num(X_["table"]), columns=list("abcd"))
+    with pytest.raises(SchemaError, match=words):
+        MissingModalityClassifier(**QUICK, modalities={"p": columns}).fit(frame, Y_)
+
+
+def test_columns_may_be_named_by_whatever_holds_names():
+    frame = pd.DataFrame(np.nan_to_num(X_["table"]), columns=list("abcd"))
+    for columns in (["a", "b"], ("a", "b"), np.array(["a", "b"]), frame.columns[:2], [True, True, False, False]):
+        clf = MissingModalityClassifier(**{**QUICK, "epochs": 1}, modalities={"p": columns}).fit(frame, Y_)
+        assert clf.schema_["p"].features == ("a", "b")
+
+
+def test_labels_of_further_cases_go_by_name():
+    """Columns of several labels in another order, and labels that are missing in a list of texts."""
+    rng = np.random.default_rng(0)
+    X = {"a": rng.normal(size=(60, 2))}
+    y = pd.DataFrame({"u": X["a"][:, 0] > 0, "v": X["a"][:, 0] < 0.4}).astype(int)
+    clf = MissingModalityClassifier(**QUICK).fit(X, y, eval_set=(X, y[["v", "u"]]))
+    plain = MissingModalityClassifier(**QUICK).fit(X, y, eval_set=(X, y.astype("boolean")))
+    np.testing.assert_array_equal(clf.predict_proba(X), plain.predict_proba(X))
+    assert clf.score(X, y[["v", "u"]]) == clf.score(X, y) != clf.score(X, y[["v", "u"]].to_numpy())
+    with pytest.raises(SchemaError, match="y has other labels .expected u, v, got without v; with w"):
+        clf.score(X, y.rename(columns={"v": "w"}))
+    words = np.where(y["u"], "yes", "no")
+    MissingModalityClassifier(**QUICK).fit(X, words, eval_set=(X, [*words[:50], *[np.nan] * 10]))
+    column = pd.DataFrame({"y": [*words[:50], *[None] * 10]})
+    clf = MissingModalityClassifier(**QUICK).fit(X, column["y"])
+    assert clf.score(X, column) == (clf.predict(X)[:50] == words[:50]).mean()
+    with pytest.raises(DataError, match="sample_weight is not numeric"):
+        clf.fit(X, words, sample_weight=["a"] * 60)
+
+
 def test_bad_targets_of_a_regression_are_named():
     target = np.where(np.arange(80) == 4, np.inf, 1.0)
     with pytest.raises(DataError, match="targets are infinite in rows: 4 .*finite numbers, or NaN where"):

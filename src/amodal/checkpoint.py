@@ -295,8 +295,15 @@ class TrainedModel:
             RunError: If the folder exists and must not be replaced, or cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not overwrite:
-            raise RunError(f"the folder {folder} exists already", hint="Choose another one, or pass overwrite=True.")
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file", expected="a folder, or a name that is free")
+        if folder.exists() and any(folder.iterdir()):
+            if not any((folder / name).is_file() for name in ("experiment.json", "plan.json")):
+                raise RunError(f"{folder} is there already and is no run", hint="Choose another place.")
+            if not overwrite:
+                raise RunError(
+                    f"the folder {folder} exists already", hint="Choose another one, or pass overwrite=True."
+                )
         with atomic_folder(folder) as temporary:
             self.write_into(temporary)
         self.folder = folder
@@ -409,6 +416,8 @@ def read_experiment(folder: Path) -> dict[str, Any]:
         )
     try:
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {folder / 'experiment.json'}: {error.strerror or error}") from error
     except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise RunError(f"{folder / 'experiment.json'} is not readable JSON: {error}") from error
     except RecursionError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from amodal.metrics.resampling import too_few_groups
 from amodal.missingness import MCAR, Mechanism, Natural, Presence, all_patterns, pattern_codes, pattern_label
 from amodal.presence import draw_presence
 from amodal.schema import Task
+from amodal.seal import seal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +118,8 @@ class Evaluation:
         frame = self.frame()
         replace_file(folder / "predictions.parquet", lambda path: frame.to_parquet(path, index=False))
         replace_file(folder / "test_presence.npz", self.presence.save)
-        write_json(folder / "metrics.json", self.to_json())
+        record = json.loads(json.dumps(self.to_json()))
+        write_json(folder / "metrics.json", seal(record, folder, ("predictions.parquet", "test_presence.npz")))
         return folder
 
     def frame(self) -> pd.DataFrame:

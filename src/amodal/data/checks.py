@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownName
 __all__ = ["as_array", "check_bool", "check_distinct", "check_groups", "check_mapping", "is_missing", "name_rows"]
 
 _SHOWN = 5
+_MAY_BE_NAN = (float, np.floating, np.datetime64, np.timedelta64, Decimal)
 
 
 def name_rows(bad: np.ndarray, ids: np.ndarray) -> str:
@@ -32,7 +34,9 @@ def as_array(column: Any) -> np.ndarray:
 def is_missing(entry: object) -> bool:
     """Whether an entry is None, NaN or one of pandas' own words for missing."""
     return (
-        entry is None or (isinstance(entry, float) and entry != entry) or type(entry).__name__ in ("NAType", "NaTType")
+        entry is None
+        or (isinstance(entry, _MAY_BE_NAN) and bool(entry != entry))
+        or type(entry).__name__ in ("NAType", "NaTType")
     )
 
 

@@ -141,7 +141,10 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         """The weight of each case; None: all alike."""
         if sample_weight is None:
             return None
-        weights = np.asarray(sample_weight, dtype=np.float64)
+        try:
+            weights = np.asarray(sample_weight, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise DataError("sample_weight is not numeric", expected=f"numbers ({n},), none missing") from None
         return np.full(n, float(weights)) if weights.ndim == 0 else weights
 
     def _validation(self, outcome: Outcome, eval_set: Any, schema: Schema) -> Cohort | None:
@@ -151,12 +154,16 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         if len(pairs) != 1 or len(pairs[0]) != 2:
             raise ConfigurationError("eval_set is not one set of cases", expected="(X, y)", got=f"{len(pairs)} sets")
         cases, target = self._cases(pairs[0][0], reset=False), pairs[0][1]
-        target = self._coded(cases.align("y", target), outcome)
+        target = self._coded(self._in_order(cases.align("y", target)), outcome)
         return self._cohort_of(cases, outcome.task, target, None, None, schema)
 
     def _coded(self, y: Any, outcome: Outcome) -> Any:
         """Targets of further cases, as the task has them."""
-        return np.asarray(y)
+        return np.ravel(as_array(y))
+
+    def _in_order(self, y: Any) -> Any:
+        """Targets of further cases, their columns in the order of those of fit."""
+        return y
 
     def _take_names(self, schema: Schema) -> None:
         """Names of the features as scikit-learn has them: an array for one table, arrays by modality for several."""
@@ -285,11 +292,13 @@ class MissingModalityEstimator(BaseEstimator, ABC):
     def _aligned_score_arguments(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         self._check_fitted()
         cases = self._cases(X, reset=False)
-        return X, cases.align("y", y), cases.align("sample_weight", sample_weight)
+        return X, self._in_order(cases.align("y", y)), cases.align("sample_weight", sample_weight)
 
     def _known_score(self, metric: Callable[..., float], X: Any, y: Any, weight: Any) -> float:
         """A metric of scikit-learn over the cases whose target is known."""
         array, predicted = as_array(y), self.predict(X)
+        if array.ndim == 2 and array.shape[1] == 1:
+            y = array = array[:, 0]
         known = np.array([not is_missing(entry) for entry in array.tolist()], dtype=bool)
         if not known.any():
             raise DataError("no target is known in y", expected="at least one to score against")

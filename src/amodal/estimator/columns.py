@@ -18,20 +18,27 @@ def labels_of(name: str, columns: Any, labels: np.ndarray) -> list[str]:
     """The columns of one modality, by name or position, as names."""
     if isinstance(columns, str):
         columns = [columns]
+    columns = _listed(name, columns)
     if not isinstance(columns, slice) and all(isinstance(column, str) for column in columns):
         unknown = [column for column in columns if column not in labels]
         if unknown:
             raise SchemaError(
                 f"X lacks columns of modality {name!r}: {', '.join(unknown)}", got=", ".join(map(str, labels[:12]))
             )
-        return list(columns)
+        if len(set(columns)) < len(columns) or not columns:
+            raise SchemaError(f"modality {name!r} needs distinct columns, one at least", got=columns)
+        return columns
     return [str(label) for label in labels[positions_of(name, columns, np.arange(len(labels)))]]
 
 
 def positions_of(name: str, columns: Any, places: np.ndarray) -> list[int]:
     """The columns of one modality as positions."""
+    columns = _listed(name, columns)
     if isinstance(columns, slice):
-        chosen = places[columns]
+        try:
+            chosen = places[columns]
+        except TypeError:
+            raise _unclear(name, columns) from None
     elif are_places(columns):
         chosen = np.asarray(columns, dtype=int)
     else:
@@ -46,7 +53,33 @@ def positions_of(name: str, columns: Any, places: np.ndarray) -> list[int]:
             expected=columns,
             got=len(places),
         )
+    if len(np.unique(chosen)) < len(chosen):
+        raise SchemaError(f"modality {name!r} needs distinct columns", got=columns)
     return chosen.tolist()
+
+
+def _listed(name: str, columns: Any) -> list[Any] | slice:
+    """Columns as a list, or the slice that they are.
+
+    Raises:
+        SchemaError: If they are something else.
+    """
+    if isinstance(columns, slice):
+        return columns
+    listed = columns.tolist() if hasattr(columns, "tolist") else columns
+    if not isinstance(listed, list | tuple | range):
+        raise _unclear(name, columns)
+    if listed and all(isinstance(column, bool) for column in listed):
+        return np.flatnonzero(listed).tolist()
+    return list(listed)
+
+
+def _unclear(name: str, columns: Any) -> SchemaError:
+    return SchemaError(
+        f"the columns of modality {name!r} are neither names nor positions",
+        expected="a list of names, a list of positions or a slice of positions",
+        got=columns,
+    )
 
 
 def are_places(columns: Any) -> bool:

@@ -12,11 +12,12 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 from amodal.checkpoint import TrainedModel, read_experiment
-from amodal.data.checks import is_missing
+from amodal.data.checks import as_array, is_missing
 from amodal.errors import ConfigurationError, DataError
 from amodal.estimator.base import MissingModalityEstimator
 from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.outcome import Outcome, read_labels, read_numbers
+from amodal.schema import put_in_order
 from amodal.seal import naming_the_folder
 
 __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
@@ -156,10 +157,22 @@ class MissingModalityClassifier(ClassifierMixin, MissingModalityEstimator):
 
     def _coded(self, y: Any, outcome: Outcome) -> Any:
         if outcome.task.traits.many_labels:
-            return np.asarray(y, dtype=np.float32)
+            return as_array(y)
         assert outcome.classes is not None
         names = dict(zip(outcome.classes.tolist(), outcome.task.classes))
-        return np.array([names.get(label, label) for label in np.asarray(y).ravel().tolist()], dtype=object)
+        return np.array([names.get(label, label) for label in as_array(y).ravel().tolist()], dtype=object)
+
+    def _in_order(self, y: Any) -> Any:
+        """Targets of further cases; of several labels named by a frame, the columns in the order of `classes_`."""
+        names = self.classes_.tolist()
+        if (
+            getattr(y, "ndim", 1) != 2
+            or not hasattr(y, "columns")
+            or y.shape[1] == 1
+            or names == list(range(len(names)))
+        ):
+            return y
+        return y.iloc[:, put_in_order("y has other labels", [str(label) for label in y.columns], names)]
 
     def predict_proba(self, X: Any, observed: Any = None) -> np.ndarray:
         """Probabilities of shape (N, C); cases may miss anything, and `X` may lack whole modalities."""

@@ -133,6 +133,11 @@ def fit(
         "valid": valid_mechanism.to_json(),
         "by_objective": built.meets_all_patterns,
     }
+    if weights is not None and not weights[train.labelled].any():
+        raise DataError(
+            "no training row with a label has a weight", expected="some beside those that are held back",
+            hint="Pass `valid`, or weights for more rows.",
+        )  # fmt: skip
     training, record = asdict(settings_), _data_record(train, valid, weights)
     plan = {"spec": spec, "training": training, "missingness": removal, "seed": seed, "data": record}
     folder = None if out is None else Path(out)
@@ -211,10 +216,15 @@ def _class_weights(train: Cohort, class_weight: str | Mapping[Any, float] | None
 
 
 def _check_weight(weight: ArrayLike, n: int) -> np.ndarray:
-    weights = np.asarray(weight, dtype=np.float64)
+    try:
+        weights = np.asarray(weight, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("weight is not numeric", expected=f"numbers ({n},), none missing") from None
     if weights.shape != (n,):
         raise ShapeError("weight has another number of rows", expected=f"({n},)", got=weights.shape)
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not (np.isfinite(total) and (weights >= 0).all() and weights.any()):
         raise DataError("weight cannot be used", expected="finite numbers, not negative, not all zero")
     return weights
 
@@ -290,7 +300,7 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
     clear_leftovers(folder / "plan.json")
     if not any(folder.iterdir()):
-        write_json(folder / "plan.json", plan)
+        write_json(folder / "plan.json", plan, only_new=True)
         return
     if not resume:
         raise RunError(
