@@ -39,8 +39,8 @@ format: $(READY)  ## format and repair what can be repaired
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## measure speed, as ratios
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: $(READY)  ## measure speed in small, as ratios beside those of the last release
+	@$(BIN)/python benchmarks/run_all.py
 
 docs: $(READY)  ## build the documentation into runs/docs, failing on the first warning
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs runs/docs

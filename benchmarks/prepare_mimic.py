@@ -41,8 +41,8 @@ def prepare_one(source: Path, task: str) -> None:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--source", type=Path, help="tables of MIMIC-III")
-    parser.add_argument("--folder", type=Path, help="where made tables are, or are written")
-    parser.add_argument("--patients", type=int, default=5400)
+    parser.add_argument("--folder", type=Path, help="where made tables are, or are written; a temporary one without")
+    parser.add_argument("--patients", type=int, help="5,400 in --folder, 40 without")
     parser.add_argument("--other-rows", type=int, default=60, help="charted rows an hour beside the 17 variables")
     parser.add_argument("--tasks", nargs="+", default=["mortality", "phenotyping"])
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -50,14 +50,19 @@ def main(words: list[str] | None = None) -> None:
     if given.one:
         prepare_one(given.source, given.one)
         return
-    source = given.source
-    if source is None:
+    with tempfile.TemporaryDirectory() as temporary:
+        prepare_all(given, given.source or given.folder or Path(temporary) / "made")
+
+
+def prepare_all(given: argparse.Namespace, source: Path) -> None:
+    """Makes the tables, unless they are there, and prepares the tasks."""
+    if given.source is None:
         from amodal.data.sources.mimic.made.tables import make
 
-        source = given.folder
         if not source.exists():
             used = time.process_time()
-            make("mimic3", source, patients=given.patients, other_rows=given.other_rows)
+            patients = given.patients or (5400 if given.folder else 40)
+            make("mimic3", source, patients=patients, other_rows=given.other_rows)
             print(f"made in {time.process_time() - used:.1f} processor-s", flush=True)
     rows = count_rows(source)
     print(f"{rows:,} charted rows in {source}", flush=True)

@@ -1,6 +1,6 @@
 """Recalibration switched off: negative log likelihood of test rows with it and without, by number present.
 
-Command:  python benchmarks/recalibration.py RUN [RUN …] [--data digits] [--split test]
+Command:  python benchmarks/recalibration.py [RUN …] [--data digits] [--split test]
 
 A line a run: under every pattern of k modalities the mean over the patterns (of what a row has), with the recalibration
 that the run stores and with it undone; and the slopes. Runs without one, and regressions, are left out.
@@ -19,15 +19,20 @@ from amodal.checkpoint import TrainedModel
 from amodal.missingness import all_patterns
 
 
+def trained_here() -> TrainedModel:
+    train, valid = (amodal.load_cohort("digits").split(name) for name in ("train", "valid"))
+    return amodal.fit("modality_dropout", train, valid, epochs=10, seed=0, progress=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path, help="none: one of modality_dropout on digits, trained here")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--split", default="test")
     given = parser.parse_args()
     cohort = amodal.load_cohort(given.data).split(given.split)
-    for run in given.runs:
-        model = TrainedModel.load(run)
+    models = {run.name: TrainedModel.load(run) for run in given.runs} or {"trained here": trained_here()}
+    for run, model in models.items():
         kept = model.recalibration
         if kept is None:
             continue
@@ -47,7 +52,7 @@ def main() -> None:
             f"{k} present {np.mean(pairs, axis=0)[0]:.3f} (without {np.mean(pairs, axis=0)[1]:.3f})"
             for k, pairs in sorted(by_number.items())
         ]
-        print(f"{run.name:<28} {'; '.join(parts)}; slopes {', '.join(f'{s:.2f}' for s in kept.slopes[1:])}", flush=True)
+        print(f"{run:<28} {'; '.join(parts)}; slopes {', '.join(f'{s:.2f}' for s in kept.slopes[1:])}", flush=True)
 
 
 if __name__ == "__main__":

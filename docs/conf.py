@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 import amodal
+
+sys.path.insert(0, str(Path(__file__).parent))
+from generate import write_generated_pages
 
 project = "amodal"
 author = "The amodal developers"
@@ -20,7 +24,7 @@ extensions = [
     "sphinxcontrib.bibtex",
 ]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["examples"]
+exclude_patterns = ["examples", "tutorials", "generated/encoders.md"]
 suppress_warnings = ["misc.highlighting_failure", "ref.python"]  # CSV has no lexer; several classes are called Table
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
@@ -42,7 +46,7 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = "amodal"
-html_static_path: list[str] = []
+html_static_path = ["static"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_copyright = False
@@ -59,7 +63,7 @@ def write_api_pages(app: Sphinx) -> None:
     for part in sorted(path.parent for path in package.rglob("*/__init__.py") if path.parent != package):
         name = ".".join(part.relative_to(package).parts)
         modules = sorted(path.stem for path in part.glob("*.py") if not path.stem.startswith("_"))
-        pages[name] = [f"amodal.{name}.{module}" for module in modules]
+        pages[name] = [f"amodal.{name}", *(f"amodal.{name}.{module}" for module in modules)]
     for name, modules in pages.items():
         title = "amodal" if name == "amodal" else f"amodal.{name}"
         lines = [f"# {title}", ""]
@@ -79,3 +83,5 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-skip-member", skip_routing)
     app.connect("builder-inited", write_api_pages)
+    app.connect("builder-inited", lambda app: write_generated_pages())
+    app.add_css_file("site.css")

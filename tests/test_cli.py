@@ -312,3 +312,12 @@ def test_tasks_of_an_array_job_and_their_page(cohort: Path, tmp_path: Path, caps
     assert main([*words, "--collect"]) == 0
     assert (tmp_path / "out" / "index.html").is_file()
     assert len(pd.read_csv(tmp_path / "out" / "results.csv")["name"].unique()) == 2
+
+
+def test_methods_are_listed_with_blanks_or_commas_between(capsys):
+    listed = []
+    for words in (["fusion", "fast=boosting", "cepa"], ["fusion,fast=boosting", "cepa"], ["fusion,fast=boosting,cepa"]):
+        assert main(["run", *words, "--data", "digits", "--out", "unused", "--list", "true"]) == 0
+        listed.append(capsys.readouterr().out)
+    assert listed[0] == listed[1] == listed[2]
+    assert "fast" in listed[0]

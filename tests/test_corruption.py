@@ -210,10 +210,7 @@ def test_killed_at_any_moment_a_fit_is_nothing_or_continues_to_the_same(tmp_path
     tests = str(Path(__file__).parent)
     whole = amodal.fit("fusion", *parts(made_cohort(80)), epochs=6, width=4, device="cpu")
     rng, kills = np.random.default_rng(0), 0
-    one_thread = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-    }  # as in this process: sums of two threads differ in the last bit
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: sums of two threads differ in the last bit
     for number in range(3):
         out = tmp_path / f"run{number}"
         script = SCRIPT.format(tests=tests, out=str(out))

@@ -217,7 +217,7 @@ def run_command(
     """Compare methods under exactly equal conditions: train, evaluate, tables and a page; goes on where it stopped.
 
     Args:
-        methods: Names of methods, or NAME=METHOD for a variant.
+        methods: Names of methods, or NAME=METHOD for a variant, with blanks or commas between.
         data: A cohort's folder or name.
         out: Folder of the runs, tables and page.
         train_missingness: What training data lack, drawn once: natural, balanced, mcar:RATE, mar:RATE, mnar:RATE,
@@ -238,6 +238,7 @@ def run_command(
     from amodal.report.comparison import compare_methods, list_models
 
     seeds_ = convert_list("seeds", seeds, int)
+    methods = [name for words in methods for name in words.split(",") if name]
     if list:
         print("\n".join(list_models(methods, seeds_)))
         return

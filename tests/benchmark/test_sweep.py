@@ -116,6 +116,8 @@ def test_bad_input_is_told(tmp_path):
         Cell("n1", {"net": object()})
     with pytest.raises(UnknownNameError, match="unknown value of where 'rya'"):
         sweep(numbers(1), tmp_path, failing, where="rya")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="jobs is out of range"):
+        sweep(numbers(1), tmp_path, failing, jobs=0)
     (done,) = sweep(numbers(1), tmp_path, failing).done
     (done.folder / "cell.json").write_text("{")
     with pytest.raises(RunError, match=r"cell.json cannot be read"):

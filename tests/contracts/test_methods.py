@@ -24,6 +24,9 @@ from amodal.encoders.encoder import Encoder, Tokens
 from amodal.errors import AmodalError
 from amodal.method import Clock, EstimatedMethod, LatentMethod, LossTerms, Method
 from amodal.methods import METHODS, method_options
+from amodal.settings import TrainingSettings
+from amodal.training.optimisers import Optimisers
+from amodal.training.step import training_step
 
 every_method = pytest.mark.parametrize("name", cases.NAMES)
 every_gradient_method = pytest.mark.parametrize("name", cases.BY_GRADIENTS)
@@ -447,6 +450,23 @@ def test_predictions_are_deterministic_and_leave_no_trace(name):
             assert torch.equal(torch.rand(1), untouched), "a prediction draws from torch's global generator"
     assert torch.equal(*predictions)
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+@every_gradient_method
+def test_what_a_method_stores_while_it_trains_has_no_gradient(name):
+    """Averages, banks and collected features are numbers: a graph in them would grow from step to step."""
+    method = cases.new_method(name, cases.make_schema()).train()
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    cases.make_ready(method, [batch], remember=False)
+    method.train()
+    optimisers = Optimisers(method, TrainingSettings(epochs=5))
+    for step in range(2):
+        method.clock = Clock(step=step, steps=10, epochs=5)
+        if step == 0:
+            method.begin_epoch()
+        training_step(method, optimisers, batch, torch.Generator().manual_seed(step), clip=1.0)
+        stored = {key: value for key, value in method.named_buffers() if value.requires_grad}
+        assert not stored, f"{sorted(stored)} after step {step}"
 
 
 @every_method

@@ -19,12 +19,16 @@ PAGES = [
     "clinical_series",
     "copulas",
     "decisions",
+    "encoders",
     "estimators",
     "extending",
     "impact",
     "index",
+    "install",
+    "metrics",
     "missingness",
     "start",
+    "training",
     "methods/index",
 ]
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
@@ -95,6 +99,59 @@ def test_the_table_of_methods_says_what_the_classes_declare():
         cells = [cell.strip() for cell in rows[name].split("|")]
         declared = (issubclass(method, SamplingMethod), method.accepts_empty, method.couples_rows)
         assert tuple(cell == "yes" for cell in cells[-3:]) == declared, name
+
+
+def test_every_method_s_page_begins_with_when_to_use_it_and_how():
+    for name in METHODS:
+        text = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert text.splitlines()[0] == f"# {name}"
+        assert text.splitlines()[2].startswith(("**When**: ", "Take it ")), name
+        first = blocks(f"methods/{name}", "python")[0]
+        assert f'amodal.fit("{name}"' in first, name
+        assert text.index("```python") < 1200, name
+
+
+def test_every_page_is_in_a_menu():
+    listed = {"index"}
+    for page in [*DOCS.glob("*.md"), *DOCS.glob("methods/*.md")]:
+        for tree in re.findall(r"```\{toctree\}(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            listed |= {line.strip() for line in tree.splitlines()}
+    for page in DOCS.glob("*.md"):
+        assert page.stem in listed, page
+    for page in (DOCS / "tutorials").glob("*.md"):
+        assert f"generated/{page.stem}" in listed, page
+
+
+def test_generated_pages_name_everything_there_is():
+    """The commands, the encoders and the public names, from the parser and the registries."""
+    import sys
+
+    import amodal
+    from amodal.encoders import ENCODERS
+
+    sys.path.insert(0, str(DOCS))
+    try:
+        generate = __import__("generate")
+    finally:
+        sys.path.remove(str(DOCS))
+    page = generate.front_page()
+    assert all(f"amodal.{name}" in page for name in amodal.__all__)
+    tables = generate.encoder_tables()
+    assert all(f"| `{name}` |" in tables for name in ENCODERS)
+    commands = [" ".join(words) for words in generate._commands()]
+    assert {"fit", "data prepare table", "data schema", "impact", "serve"} <= set(commands)
+    assert "--max_megabytes" in generate._help(["serve"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(path.stem for path in (DOCS / "tutorials").glob("*.md")))
+def test_tutorials_run_and_show_what_came_out(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import generate
+
+    text = generate.execute_page(DOCS / "tutorials" / f"{page}.md", tmp_path)
+    assert text.count("```text") >= 3
+    assert list(tmp_path.glob(f"{page}-*.svg"))
 
 
 @pytest.mark.parametrize("block", blocks("tables", "yaml"))

@@ -83,6 +83,13 @@ def test_every_method_with_encoders_is_watched_for_collapse(monkeypatch, tmp_pat
         amodal.fit("fusion", train, valid, **SETTINGS)
 
 
+def test_what_is_remembered_of_training_rows_has_no_gradient():
+    train, valid = parts(made_cohort())
+    model = amodal.fit("m3care", train, valid, epochs=1, seed=0, width=8, progress=False, device="cpu")
+    assert len(model.method.bank_features) == len(train)
+    assert not [key for key, value in model.method.named_buffers() if value.requires_grad]
+
+
 def test_the_global_generators_are_left_alone():
     train, valid = parts(made_cohort())
     torch.manual_seed(5)

@@ -111,7 +111,8 @@ def sweep(
 
     Raises:
         RunError: If `out` cannot be written, a folder holds another cell, or every cell failed.
-        ConfigurationError: If `work` is not a function of a module, or Ray is asked for and not installed.
+        ConfigurationError: If `work` is not a function of a module, `jobs` is below 1, or Ray is asked for and not
+            installed.
         UnknownNameError: If `where` is not known.
         AmodalError: With `fail_fast`, whatever the first cell that fails raises.
 
@@ -126,6 +127,8 @@ def sweep(
     """
     if where not in ("here", "ray"):
         raise UnknownNameError("value of where", where, ("here", "ray"))
+    if not jobs >= 1:
+        raise ConfigurationError("jobs is out of range", expected="1 or more", got=jobs)
     _check_work(work)
     out = Path(out)
     try:

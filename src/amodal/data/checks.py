@@ -10,7 +10,16 @@ import numpy as np
 
 from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownNameError
 
-__all__ = ["as_array", "check_bool", "check_distinct", "check_groups", "check_mapping", "is_missing", "name_rows"]
+__all__ = [
+    "as_array",
+    "check_bool",
+    "check_distinct",
+    "check_groups",
+    "check_mapping",
+    "detached",
+    "is_missing",
+    "name_rows",
+]
 
 _SHOWN = 5
 _MAY_BE_NAN = (float, np.floating, np.datetime64, np.timedelta64, Decimal)
@@ -25,10 +34,19 @@ def name_rows(bad: np.ndarray, ids: np.ndarray) -> str:
 
 def as_array(column: Any) -> np.ndarray:
     """An array of what is one already, or of a list, in which a missing entry stays one and never becomes "nan"."""
-    array = np.asarray(column)
+    column = detached(column)
+    array = column.toarray() if hasattr(column, "toarray") else np.asarray(column)
     if array.dtype.kind in "US" and not isinstance(column, np.ndarray):
         return np.asarray(column, dtype=object)
     return array
+
+
+def detached(given: Any) -> Any:
+    """A tensor as numpy can read it: on the CPU, without a gradient, dense, at least of single precision."""
+    if not hasattr(given, "detach"):
+        return given
+    given = given.detach().cpu().to_dense()
+    return given.float() if given.dtype.itemsize == 2 and given.is_floating_point() else given
 
 
 def is_missing(entry: object) -> bool:

@@ -16,7 +16,7 @@ from amodal.cases import Cases
 from amodal.checkpoint import TrainedModel
 from amodal.data.checks import as_array, is_missing
 from amodal.data.cohort import Cohort
-from amodal.data.frames import as_frame
+from amodal.data.frames import as_frame, named_columns
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
 from amodal.estimator.columns import (
     are_places,
@@ -34,6 +34,11 @@ from amodal.schema import Schema, Task, put_in_order
 from amodal.training import fit
 
 __all__ = ["MissingModalityEstimator"]
+
+
+def _is_table(part: Any) -> bool:
+    return getattr(part, "ndim", 0) > 1 or hasattr(part, "columns")
+
 
 _ONE = "x"  # name of the modality that a table is when nothing divides it
 
@@ -197,15 +202,37 @@ class MissingModalityEstimator(BaseEstimator, ABC):
                 f"Found array with dim {dimensions}, while dim <= 2 is required of one table",
                 hint="Give other modalities by name: {'x': X}.",
             )
-        frame = as_frame(X)
+        if X is None or isinstance(X, str) or (isinstance(X, list | tuple) and any(map(_is_table, X))):
+            raise SchemaError(
+                "X is not a dictionary of modalities",
+                expected="{name: array of shape (N, …), frame or list}, or one table",
+                got="inputs without names" if isinstance(X, list | tuple) else type(X).__name__,
+            )
+        given = as_frame(X)
+        frame = None if given is None else named_columns(given)
         if frame is None or not all(isinstance(label, str) for label in frame.columns):
-            return self._divide_array(X, frame, reset)
-        return self._divide_frame(frame, reset)
+            return self._divide_array(X if frame is None else frame, frame, reset)
+        return self._divide_frame(frame, reset, list(given.columns))
+
+    def _division(self, labels: list[Any]) -> dict[str, Any]:
+        """The columns of each modality as a user names them; numbers that are labels of the table become texts."""
+        if self.modalities is None:
+            return {_ONE: slice(None)}
+        if not isinstance(self.modalities, Mapping) or not self.modalities:
+            raise ConfigurationError(
+                "`modalities` does not divide a table", expected="{name: [columns]}", got=self.modalities
+            )
+        return {
+            name: [str(column) for column in columns]
+            if isinstance(columns, list | tuple) and are_places(columns) and set(columns) <= set(labels)
+            else columns
+            for name, columns in self.modalities.items()
+        }
 
     def _divide_array(self, X: Any, frame: Any, reset: bool) -> Cases:
         X = validate_data(self, X, reset=reset, ensure_all_finite="allow-nan")
         if reset:
-            given = {_ONE: slice(None)} if self.modalities is None else self.modalities
+            given = self._division([])
             places = np.arange(X.shape[1])
             self._columns = {name: positions_of(name, columns, places) for name, columns in given.items()}
         assert self._columns is not None
@@ -217,12 +244,15 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         cases.index = None if frame is None else frame.index
         return cases
 
-    def _divide_frame(self, frame: Any, reset: bool) -> Cases:
+    def _divide_frame(self, frame: Any, reset: bool, original: list[Any]) -> Cases:
         if reset:
-            given = {_ONE: slice(None)} if self.modalities is None else self.modalities
+            given = self._division(original)
             labels = np.array(frame.columns, dtype=object)
             self._columns = {name: labels_of(name, columns, labels) for name, columns in given.items()}
             used = list(dict.fromkeys(label for columns in self._columns.values() for label in columns))
+            twice = [label for label in used if frame.columns.tolist().count(label) > 1]
+            if twice:
+                raise SchemaError("X has columns of the same name", got=", ".join(twice[:8]))
             validate_data(self, frame[used], skip_check_array=True)
         assert self._columns is not None
         if not hasattr(self, "feature_names_in_"):  # learned from an array: columns go by position
@@ -303,6 +333,7 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         if not known.any():
             raise DataError("no target is known in y", expected="at least one to score against")
         if known.all():
+            y = np.array(array.tolist()) if array.dtype == object or hasattr(y, "detach") else y
             return float(metric(y, predicted, sample_weight=weight))
         weight = None if weight is None else np.asarray(weight)[known]
         return float(metric(np.array(array[known].tolist()), predicted[known], sample_weight=weight))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from amodal.cases import Cases
-from amodal.data.checks import is_missing
+from amodal.data.checks import as_array, is_missing
 from amodal.errors import ConfigurationError, SchemaError, ShapeError
 
 __all__ = ["are_places", "checked_column", "is_empty", "labels_of", "positions_of", "read_presence"]
@@ -41,6 +41,8 @@ def positions_of(name: str, columns: Any, places: np.ndarray) -> list[int]:
             raise _unclear(name, columns) from None
     elif are_places(columns):
         chosen = np.asarray(columns, dtype=int)
+    elif not all(isinstance(column, str) for column in columns):
+        raise _unclear(name, columns)
     else:
         raise SchemaError(
             f"the columns of modality {name!r} are names, and X has none",
@@ -111,12 +113,14 @@ def read_presence(cases: Cases, observed: Any) -> dict[str, np.ndarray] | None:
     if observed is None:
         return None
     if not isinstance(observed, Mapping):
-        raise ConfigurationError(
-            "observed is not given by modality", expected="{name: bool (N,)}", got=type(observed).__name__
-        )
+        if not hasattr(observed, "columns"):
+            raise ConfigurationError(
+                "observed is not given by modality", expected="{name: bool (N,)}", got=type(observed).__name__
+            )
+        observed = {str(name): observed[name] for name in observed.columns}  # a frame
     result = {}
     for name, value in observed.items():
-        array = np.asarray(cases.align(f"observed[{name!r}]", value))
+        array = as_array(cases.align(f"observed[{name!r}]", value))
         if array.dtype != bool:
             raise ConfigurationError(f"observed[{name!r}] must be bool", expected="True = present", got=array.dtype)
         result[name] = array

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from amodal.checkpoint import TrainedModel, read_experiment
 from amodal.data.checks import as_array, is_missing
-from amodal.errors import ConfigurationError, DataError
+from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.estimator.base import MissingModalityEstimator
 from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.outcome import Outcome, read_labels, read_numbers
@@ -152,7 +152,17 @@ class MissingModalityClassifier(ClassifierMixin, MissingModalityEstimator):
         known = np.array([label is not None for label in outcome.target], dtype=bool)
         labels = outcome.classes[[names.index(label) for label in outcome.target[known]]]
         by_class = np.ones(n)
-        by_class[known] = compute_sample_weight(self.class_weight, labels)
+        if isinstance(self.class_weight, Mapping):
+            for label in self.class_weight:
+                if label not in outcome.classes.tolist():
+                    raise UnknownNameError("class in class_weight", str(label), list(map(str, outcome.classes)))
+            by_class[known] = [self.class_weight.get(label, 1.0) for label in labels.tolist()]
+        elif self.class_weight == "balanced":
+            by_class[known] = compute_sample_weight("balanced", labels)
+        else:
+            raise ConfigurationError(
+                "class_weight is out of range", expected='"balanced" or {label: weight}', got=self.class_weight
+            )
         return by_class if weights is None else by_class * weights
 
     def _coded(self, y: Any, outcome: Outcome) -> Any:

@@ -15,7 +15,7 @@ from amodal.report.bedside import describe_case
 from amodal.report.page import fill_page
 from amodal.report.parts import Section, Table, render
 from amodal.report.pictures import exhibit_case
-from amodal.report.words import format_value
+from amodal.report.words import counted, format_value
 from amodal.schema import Task
 
 __all__ = ["impact_page", "write_impact_page"]
@@ -55,7 +55,7 @@ def impact_page(model: TrainedModel, cohort: Cohort, result: Impact, advice: Adv
     }
     notes = list(dict.fromkeys([*result.notes, *advice.notes]))
     numbers = {"tables": [_numbers(result, advice, order), _by_modality(result, advice)], "notes": notes}
-    kicker = f"amodal impact · {len(result):,} cases · {len(result.names)} modalities"
+    kicker = f"amodal impact · {counted(len(result), 'case')} · {counted(len(result.names), 'modality')}"
     sections = [
         Section("bedside", "What to look at next", render("bedside.html", values)),
         Section("numbers", "The numbers behind it", render("bedside_numbers.html", numbers)),

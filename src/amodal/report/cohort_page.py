@@ -15,7 +15,7 @@ from amodal.missingness.patterns import pattern_codes, pattern_label
 from amodal.report import figures
 from amodal.report.page import fill_page
 from amodal.report.parts import Drawing, Section, Table, render
-from amodal.report.words import percent
+from amodal.report.words import counted, percent
 
 __all__ = ["cohort_page", "write_cohort_page"]
 
@@ -38,7 +38,7 @@ def cohort_page(cohort: Cohort, inspection: Inspection | None = None) -> str:
     ]
     if "preparation" in (cohort.source or {}):
         sections.append(Section("losses", "How it was read, and what was left out", _losses(cohort)))
-    kicker = f"amodal data describe · {len(cohort):,} cases · {len(cohort.schema.names)} modalities"
+    kicker = f"amodal data describe · {counted(len(cohort), 'case')} · {counted(len(cohort.schema.names), 'modality')}"
     return fill_page(cohort.name or "A cohort", kicker, sections)
 
 

@@ -13,7 +13,7 @@ from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.missingness import Mechanism, Natural
 from amodal.report.page import write_page
 from amodal.report.subject import Subject
-from amodal.report.words import duration, format_interval
+from amodal.report.words import counted, duration, format_interval
 
 __all__ = ["compare_methods", "list_models", "progress_line"]
 
@@ -85,7 +85,8 @@ def compare_methods(
     )
     _check_numbers(only, len(experiments))
     cohort = load_cohort(data)
-    say(f"{len(experiments)} models: {', '.join(named)}, with seeds {', '.join(map(str, seeds))}; {jobs} at a time")
+    with_seeds = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    say(f"{counted(len(experiments), 'model')}: {', '.join(named)}, with {with_seeds}; {jobs} at a time")
     results = run_all(
         experiments,
         out,
@@ -97,7 +98,7 @@ def compare_methods(
     )
     if only:
         return results
-    title = f"{len(named)} methods on {cohort.name or data}"
+    title = f"{counted(len(named), 'method') if len(named) > 1 else next(iter(named))} on {cohort.name or data}"
     subject = Subject(results, title=title, cohort=cohort, references=references)
     save_tables(results, out, subject.stored[1] or results.names[:1])
     page = write_page(subject, out / "index.html")

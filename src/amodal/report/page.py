@@ -13,6 +13,7 @@ from amodal.files import replace_file
 from amodal.report.parts import Section, render
 from amodal.report.sections import SECTIONS, Builder
 from amodal.report.subject import Subject
+from amodal.report.words import counted
 from amodal.versions import versions
 
 __all__ = ["fill_page", "make_page", "write_page", "write_text"]
@@ -40,9 +41,8 @@ def make_page(subject: Subject, builders: Sequence[Builder] = SECTIONS) -> str:
         )
     sections = [made for made in (build(subject) for build in builders) if made is not None]
     run = subject.first
-    kicker = (
-        f"amodal report · {run.experiment.cohort} · {len(subject.results.names)} methods · {len(run.ids):,} test cases"
-    )
+    methods, cases = counted(len(subject.results.names), "method"), counted(len(run.ids), "test case")
+    kicker = f"amodal report · {run.experiment.cohort} · {methods} · {cases}"
     return fill_page(subject.title, kicker, sections)
 
 

@@ -12,6 +12,7 @@ from amodal.metrics import Difference, Interval, Metric
 
 __all__ = [
     "Verdicts",
+    "counted",
     "difference_cell",
     "duration",
     "format_difference",
@@ -25,6 +26,18 @@ __all__ = [
 ]
 
 NOTHING = "–"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "method"), counted(1200, "case"), counted(2, "modality")
+        ('1 method', '1,200 cases', '2 modalities')
+    """
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun[:-1]}ies" if noun.endswith("y") else f"{number:,} {noun}s"
 
 
 def format_value(value: float, metric: Metric | None = None, *, signed: bool = False) -> str:

@@ -72,7 +72,7 @@ def answer_model(task: Task) -> type[BaseModel]:
         ends = _record("Ranges", dict.fromkeys(labels, (_pair(_Share), {})))
         parts["probabilities"] = base, ...
     if task.is_classification:
-        parts["predicted"] = Literal[tuple(labels)], ...
+        parts["predicted"] = Literal[tuple(labels)], ...  # type: ignore[valid-type]
     parts["base"] = base, Field(description="The training cases' average: what is said of a case nothing is known of")
     still = create_model(
         "StillOpen",
@@ -124,7 +124,7 @@ def _record(name: str, fields: Mapping[str, tuple[Any, dict[str, Any]]]) -> type
 
 
 def _pair(of: Any) -> Any:
-    return Annotated[list[of], Field(min_length=2, max_length=2)]
+    return Annotated[list[of], Field(min_length=2, max_length=2)]  # type: ignore[valid-type]
 
 
 def _value(source: Source) -> Any:
@@ -142,7 +142,7 @@ def _one(source: Source) -> Any:
         event = create_model(
             f"{source.name} event",
             time=(float, ...),
-            variable=(Literal[names], ...),
+            variable=(Literal[names], ...),  # type: ignore[valid-type]
             value=(float, ...),
             units=(str, Field("")),
         )
@@ -150,7 +150,7 @@ def _one(source: Source) -> Any:
     if isinstance(source, Array):
         numbers: Any = float
         for size in reversed(source.shape):
-            numbers = Annotated[list[numbers], Field(max_length=size)]
+            numbers = Annotated[list[numbers], Field(max_length=size)]  # type: ignore[valid-type]
         return _File | numbers
     return _File
 

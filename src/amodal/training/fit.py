@@ -222,11 +222,9 @@ def _check_weight(weight: ArrayLike, n: int) -> np.ndarray:
         raise DataError("weight is not numeric", expected=f"numbers ({n},), none missing") from None
     if weights.shape != (n,):
         raise ShapeError("weight has another number of rows", expected=f"({n},)", got=weights.shape)
-    with np.errstate(over="ignore"):
-        total = weights.sum()
-    if not (np.isfinite(total) and (weights >= 0).all() and weights.any()):
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise DataError("weight cannot be used", expected="finite numbers, not negative, not all zero")
-    return weights
+    return weights if 1e-100 < weights.max() < 1e100 else weights / weights.max()
 
 
 def _mechanisms(
