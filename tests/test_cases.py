@@ -99,7 +99,7 @@ A, B = pd.DataFrame({"v": [1.0, 2, 3]}, index=[7, 8, 9]), pd.DataFrame({"w": [1.
             ShapeError,
             "'b' has another number of rows",
         ),
-        ({"a": 3.0}, ShapeError, "'a' has no rows .got float"),
+        ({"a": 3.0}, ShapeError, "'a' has no rows .expected an array.*got float"),
     ],
 )
 def test_what_cannot_be_aligned_is_refused(given: object, kind: type, words: str):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -135,6 +136,15 @@ X_, Y_ = made()
         ),
         ({"a": np.where(np.eye(80, 2) > 0, np.inf, 1.0)}, Y_, DataError, "'a'.*infinite"),
         ({"a b": np.ones((80, 2))}, Y_, SchemaError, "name is not usable.*'a b'"),
+        ({1: np.ones((80, 2))}, Y_, SchemaError, "name is not usable.*got 1"),
+        ({"a": "text"}, Y_, ShapeError, "'a' has no rows .expected an array, frame or list, got str"),
+        ({"a": {"b": np.ones((80, 2))}}, Y_, ShapeError, "'a' has no rows.*got dict"),
+        ({"a": scipy.sparse.csr_array(np.ones((80, 2)))}, Y_, ShapeError, "'a' is sparse.*toarray"),
+        ([np.ones((80, 2)), np.ones((80, 3))], Y_, SchemaError, "X is not a dictionary.*got inputs without names"),
+        (None, Y_, SchemaError, "X is not a dictionary of modalities.*got NoneType"),
+        (pd.DataFrame(np.ones((80, 2)), columns=["a", "a"]), Y_, SchemaError, "X has columns of the same name .got a"),
+        ({"a": pd.DataFrame(np.ones((80, 2)), columns=[7, "7"])}, Y_, SchemaError, "columns of the same name .got 7"),
+        ({"a": pd.DataFrame({"v": ["x", np.ones(2)] * 40})}, Y_, DataError, "'a'|'v'"),
     ],
 )
 def test_bad_input_is_named(X: object, y: np.ndarray, kind: type, words: str):
@@ -151,6 +161,8 @@ def test_bad_input_is_named(X: object, y: np.ndarray, kind: type, words: str):
         ({"settings": {"batch_size": 2.5}}, ConfigurationError, "batch_size is out of range.*whole number or None"),
         ({"settings": {"weight_decay": np.nan}}, ConfigurationError, "weight_decay is out of range.*finite.*nan"),
         ({"settings": {"precision": "7"}}, UnknownNameError, "unknown precision '7'.*32-true"),
+        ({"class_weight": "equal"}, ConfigurationError, "class_weight is out of range .expected .balanced. or {label"),
+        ({"class_weight": {"hi": 2.0}}, UnknownNameError, "unknown class in class_weight 'hi'.*high"),
         ({"options": {"fil": "zero"}}, UnknownNameError, "unknown option of fusion 'fil'.*Did you mean 'fill'"),
     ],
 )
@@ -176,6 +188,36 @@ def test_bad_columns_of_a_modality_are_named(columns: object, words: str):
     frame = pd.DataFrame(np.nan_to_num(X_["table"]), columns=list("abcd"))
     with pytest.raises(SchemaError, match=words):
         MissingModalityClassifier(**QUICK, modalities={"p": columns}).fit(frame, Y_)
+    with pytest.raises(ConfigurationError, match="`modalities` does not divide a table"):
+        MissingModalityClassifier(**QUICK, modalities=[columns]).fit(frame, Y_)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("labels", [[220045, 211, 51, 8], [0, 1, 2, 3], ["a", 1, ("b", 2), 4.5]])
+def test_numbers_that_name_columns_are_names(labels: list):
+    """Items of a pivoted table in another order; the numbers 0 … D-1 are positions and have an order, too."""
+    frame = pd.DataFrame(np.nan_to_num(X_["table"]))
+    frame.columns = pd.Index(labels, dtype=object) if "a" in labels else labels
+    other = frame.iloc[:, [2, 0, 3, 1]]
+    by_name = MissingModalityClassifier(**QUICK).fit({"t": frame}, Y_)
+    np.testing.assert_array_equal(by_name.predict_proba({"t": other}), by_name.predict_proba({"t": frame}))
+    whole = MissingModalityClassifier(**QUICK).fit(frame, Y_)
+    np.testing.assert_array_equal(whole.predict_proba(other), whole.predict_proba(frame))
+    if labels[0] == 220045:
+        parts = MissingModalityClassifier(**QUICK, modalities={"p": [211, 8], "q": [51]}).fit(frame, Y_)
+        assert parts.schema_["p"].features == ("211", "8")
+        np.testing.assert_array_equal(parts.predict_proba(other), parts.predict_proba(frame))
+        with pytest.raises(SchemaError, match="'t' has other features .*without 220045; with 9"):
+            by_name.predict({"t": frame.rename(columns={220045: 9})})
+
+
+def test_presence_may_be_a_frame_and_series_a_column_of_one():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"v": rng.normal(size=80), "s": list(rng.normal(size=(80, 5, 2)))})
+    seen = pd.DataFrame({"p": np.arange(80) % 3 > 0, "t": np.arange(80) % 3 < 2})
+    clf = MissingModalityClassifier(**QUICK, modalities={"p": ["v"], "t": ["s"]}).fit(frame, Y_, observed=seen)
+    assert clf.schema_["t"].shape == (5, 2)
+    expected = clf.predict_proba(frame, {name: seen[name].to_numpy() for name in seen})
+    np.testing.assert_array_equal(clf.predict_proba(frame, seen), expected)
 
 
 def test_columns_may_be_named_by_whatever_holds_names():
@@ -199,7 +241,8 @@ def test_labels_of_further_cases_go_by_name():
     words = np.where(y["u"], "yes", "no")
     MissingModalityClassifier(**QUICK).fit(X, words, eval_set=(X, [*words[:50], *[np.nan] * 10]))
     column = pd.DataFrame({"y": [*words[:50], *[None] * 10]})
-    clf = MissingModalityClassifier(**QUICK).fit(X, column["y"])
+    with pytest.warns(UserWarning, match="10 of 60 training rows have no label"):
+        clf = MissingModalityClassifier(**QUICK).fit(X, column["y"])
     assert clf.score(X, column) == (clf.predict(X)[:50] == words[:50]).mean()
     with pytest.raises(DataError, match="sample_weight is not numeric"):
         clf.fit(X, words, sample_weight=["a"] * 60)

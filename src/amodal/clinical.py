@@ -264,7 +264,7 @@ def _aligned(by: Any, predicted: Predicted) -> Any:
     """A column with the cases' order, where it has labels that are not positions."""
     import pandas as pd
 
-    if not isinstance(by, pd.Series) or predicted.ids is None or isinstance(by.index, pd.RangeIndex):
+    if not isinstance(by, pd.Series) or predicted.ids is None or by.index.equals(pd.RangeIndex(len(by))):
         return by
     return align_rows("by", by.set_axis(by.index.astype(str)), pd.Index(predicted.ids.astype(str)), len(predicted.ids))
 
@@ -276,7 +276,7 @@ def _parts(by: Any, bands: Sequence[float] | None, n: int) -> dict[str, NDArray[
     column = pd.Series(np.asarray(by) if isinstance(by, list | tuple | np.ndarray) else by).reset_index(drop=True)
     if len(column) != n:
         raise ShapeError("`by` has another number of rows", expected=n, got=len(column))
-    column = column.where(column.astype(object) != "", None)  # an empty text is no value
+    column = column.mask(column.isin([""]))  # an empty text is no value
     numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
     if numeric and (bands is not None or column.nunique() > _MOST_BANDS):
         known = column.dropna().astype(float)

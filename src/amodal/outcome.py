@@ -53,13 +53,16 @@ def read_labels(y: Any) -> Outcome:
     kinds = sorted({type(label).__name__ for label in array.tolist()})
     if kinds == ["bytes"]:
         raise DataError("labels are bytes", expected="texts", got=repr(array[0]), hint="Decode them: .astype(str).")
+    if array.dtype.kind == "f" and np.isinf(array).any():
+        raise DataError(
+            "a label is infinite", expected="classes: strings, whole numbers or booleans",
+            got="Input y contains infinity or a value too large for dtype('float64')",
+        )  # fmt: skip
     try:
         kind = type_of_target(array, input_name="y")
         classes, codes = np.unique(array, return_inverse=True)
     except TypeError:
         raise DataError("labels are of different types", expected="one type", got=" and ".join(kinds)) from None
-    except ValueError as error:
-        raise DataError(str(error), expected="classes: strings, whole numbers or booleans") from None
     if kind.startswith("continuous") or kind == "unknown":
         raise DataError(
             f"Unknown label type: {kind}. y is taken for {'a quantity' if kind != 'unknown' else 'no known target'}",

@@ -171,7 +171,7 @@ BAD: list[tuple[Any, int, str | None, str]] = [
 
 @pytest.mark.parametrize(("case", "status", "field", "words"), BAD)
 def test_errors_name_the_field(client: TestClient, case: Any, status: int, field: str | None, words: str):
-    said = client.post("/predict", json=case)
+    said = client.post("/predict", content=json.dumps(case), headers={"content-type": "application/json"})
     assert said.status_code == status, said.text
     assert said.json()["error"]["field"] == field
     assert words in said.json()["error"]["problem"]
@@ -391,7 +391,7 @@ def test_half_a_surrogate_pair_is_read_as_a_question_mark(client: TestClient):
     case = b'{"note": "a\\ud800b", "clinical": {"sex": "\\ud800"}}'
     answer = client.post("/predict", content=case, headers={"content-type": "application/json"})
     assert answer.status_code == 200
-    assert "clinical.sex: unknown category: '?'" in " ".join(answer.json()["notes"])
+    assert "column 'sex': unknown category: '?'" in " ".join(answer.json()["notes"])
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,6 @@ def test_half_a_surrogate_pair_is_read_as_a_question_mark(client: TestClient):
         ("LOCALHOST.", 200),
         ("10.1.2.3", 200),
         ("[::1]:8000", 200),
-        ("::1", 200),
         ("risk.clinic.example", 200),
     ],
 )
@@ -435,7 +434,10 @@ def test_a_request_that_does_not_begin_is_cut_off(monkeypatch: pytest.MonkeyPatc
             for part in sent:
                 writer.write(part)
                 await asyncio.sleep(0.05)
-            return await asyncio.wait_for(reader.read(), 4)
+            answer = await asyncio.wait_for(reader.read(), 4)
+            writer.close()
+            await writer.wait_closed()
+            return answer
 
         head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
         assert await closed_after() == b""

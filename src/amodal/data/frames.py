@@ -200,7 +200,7 @@ def _texts(frame: Any) -> list[str | None] | None:
 
 def _holds_arrays(frame: Any) -> bool:
     """Whether a frame is one column of arrays, tensors or lists, each a row or a series."""
-    if frame.shape[1] != 1 or frame.dtypes.iloc[0] != object:
+    if frame.shape[1] != 1 or frame.dtypes.iloc[0] != np.dtype(object):
         return False
     entry = next((entry for entry in frame.iloc[:, 0].tolist() if not is_missing(entry)), None)
     return isinstance(entry, list | tuple) or getattr(entry, "ndim", 0) > 0

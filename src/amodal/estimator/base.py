@@ -20,7 +20,9 @@ from amodal.data.frames import as_frame, named_columns
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
 from amodal.estimator.columns import (
     are_places,
+    check_table,
     checked_column,
+    division,
     is_empty,
     labels_of,
     positions_of,
@@ -34,13 +36,6 @@ from amodal.schema import Schema, Task, put_in_order
 from amodal.training import fit
 
 __all__ = ["MissingModalityEstimator"]
-
-
-def _is_table(part: Any) -> bool:
-    return getattr(part, "ndim", 0) > 1 or hasattr(part, "columns")
-
-
-_ONE = "x"  # name of the modality that a table is when nothing divides it
 
 
 class MissingModalityEstimator(BaseEstimator, ABC):
@@ -202,37 +197,17 @@ class MissingModalityEstimator(BaseEstimator, ABC):
                 f"Found array with dim {dimensions}, while dim <= 2 is required of one table",
                 hint="Give other modalities by name: {'x': X}.",
             )
-        if X is None or isinstance(X, str) or (isinstance(X, list | tuple) and any(map(_is_table, X))):
-            raise SchemaError(
-                "X is not a dictionary of modalities",
-                expected="{name: array of shape (N, …), frame or list}, or one table",
-                got="inputs without names" if isinstance(X, list | tuple) else type(X).__name__,
-            )
+        check_table(X)
         given = as_frame(X)
         frame = None if given is None else named_columns(given)
         if frame is None or not all(isinstance(label, str) for label in frame.columns):
             return self._divide_array(X if frame is None else frame, frame, reset)
         return self._divide_frame(frame, reset, list(given.columns))
 
-    def _division(self, labels: list[Any]) -> dict[str, Any]:
-        """The columns of each modality as a user names them; numbers that are labels of the table become texts."""
-        if self.modalities is None:
-            return {_ONE: slice(None)}
-        if not isinstance(self.modalities, Mapping) or not self.modalities:
-            raise ConfigurationError(
-                "`modalities` does not divide a table", expected="{name: [columns]}", got=self.modalities
-            )
-        return {
-            name: [str(column) for column in columns]
-            if isinstance(columns, list | tuple) and are_places(columns) and set(columns) <= set(labels)
-            else columns
-            for name, columns in self.modalities.items()
-        }
-
     def _divide_array(self, X: Any, frame: Any, reset: bool) -> Cases:
         X = validate_data(self, X, reset=reset, ensure_all_finite="allow-nan")
         if reset:
-            given = self._division([])
+            given = division(self.modalities, [])
             places = np.arange(X.shape[1])
             self._columns = {name: positions_of(name, columns, places) for name, columns in given.items()}
         assert self._columns is not None
@@ -246,7 +221,7 @@ class MissingModalityEstimator(BaseEstimator, ABC):
 
     def _divide_frame(self, frame: Any, reset: bool, original: list[Any]) -> Cases:
         if reset:
-            given = self._division(original)
+            given = division(self.modalities, original)
             labels = np.array(frame.columns, dtype=object)
             self._columns = {name: labels_of(name, columns, labels) for name, columns in given.items()}
             used = list(dict.fromkeys(label for columns in self._columns.values() for label in columns))

@@ -11,7 +11,57 @@ from amodal.cases import Cases
 from amodal.data.checks import as_array, is_missing
 from amodal.errors import ConfigurationError, SchemaError, ShapeError
 
-__all__ = ["are_places", "checked_column", "is_empty", "labels_of", "positions_of", "read_presence"]
+__all__ = [
+    "are_places",
+    "check_table",
+    "checked_column",
+    "division",
+    "is_empty",
+    "labels_of",
+    "positions_of",
+    "read_presence",
+]
+
+_ONE = "x"  # name of the modality that a table is when nothing divides it
+
+
+def check_table(X: Any) -> None:
+    """Refuses what is neither a dictionary nor one table: nothing, a text, several inputs without names.
+
+    Raises:
+        SchemaError: If it is.
+    """
+    several = isinstance(X, list | tuple) and any(
+        getattr(part, "ndim", 0) > 1 or hasattr(part, "columns") for part in X
+    )
+    if X is None or isinstance(X, str) or several:
+        raise SchemaError(
+            "X is not a dictionary of modalities",
+            expected="{name: array of shape (N, …), frame or list}, or one table",
+            got="inputs without names" if several else type(X).__name__,
+        )
+
+
+def division(modalities: Any, labels: list[Any]) -> dict[str, Any]:
+    """The columns of each modality of one table; numbers that are labels of the table become texts.
+
+    Args:
+        modalities: {name: columns} as a user gives it; None: all columns are one modality.
+        labels: Of the table's columns, as they were given.
+
+    Raises:
+        ConfigurationError: If it is something else.
+    """
+    if modalities is None:
+        return {_ONE: slice(None)}
+    if not isinstance(modalities, Mapping) or not modalities:
+        raise ConfigurationError("`modalities` does not divide a table", expected="{name: [columns]}", got=modalities)
+    return {
+        name: [str(column) for column in columns]
+        if isinstance(columns, list | tuple) and are_places(columns) and set(columns) <= set(labels)
+        else columns
+        for name, columns in modalities.items()
+    }
 
 
 def labels_of(name: str, columns: Any, labels: np.ndarray) -> list[str]:
