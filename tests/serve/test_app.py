@@ -193,13 +193,16 @@ def test_errors_name_the_field(client: TestClient, case: Any, status: int, field
         (b"{" + b",".join(b'"%d":1' % i for i in range(50_000)) + b',"7":1}', "application/json", 422),
         (b"note=a&note=b", "application/x-www-form-urlencoded", 422),
         (b"clinical.age=3&clinical.age=4", "application/x-www-form-urlencoded", 422),
+        (b"clinical=7&clinical.sex=F", "application/x-www-form-urlencoded", 422),
+        (b"clinical.sex=F&clinical={}", "application/x-www-form-urlencoded", 422),
+        (b"clinical=&clinical.sex=F", "application/x-www-form-urlencoded", 200),
         (b'{"note": "' + b"a" * 2**20 + b'"}', "application/json", 413),
     ],
 )
 def test_bodies_that_are_none(client: TestClient, content: bytes, kind: str, status: int):
     said = client.post("/predict", content=content, headers={"content-type": kind})
     assert said.status_code == status, said.text
-    assert said.json()["error"]["problem"]
+    assert status == 200 or said.json()["error"]["problem"]
 
 
 def test_a_body_that_does_not_say_how_large_it_is(client: TestClient):

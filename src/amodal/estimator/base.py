@@ -225,7 +225,7 @@ class MissingModalityEstimator(BaseEstimator, ABC):
             labels = np.array(frame.columns, dtype=object)
             self._columns = {name: labels_of(name, columns, labels) for name, columns in given.items()}
             used = list(dict.fromkeys(label for columns in self._columns.values() for label in columns))
-            twice = [label for label in used if frame.columns.tolist().count(label) > 1]
+            twice = sorted(set(frame.columns[frame.columns.duplicated()]) & set(used))
             if twice:
                 raise SchemaError("X has columns of the same name", got=", ".join(twice[:8]))
             validate_data(self, frame[used], skip_check_array=True)

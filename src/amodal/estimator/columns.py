@@ -56,11 +56,12 @@ def division(modalities: Any, labels: list[Any]) -> dict[str, Any]:
         return {_ONE: slice(None)}
     if not isinstance(modalities, Mapping) or not modalities:
         raise ConfigurationError("`modalities` does not divide a table", expected="{name: [columns]}", got=modalities)
+    listed = {name: part.tolist() if hasattr(part, "tolist") else part for name, part in modalities.items()}
     return {
-        name: [str(column) for column in columns]
-        if isinstance(columns, list | tuple) and are_places(columns) and set(columns) <= set(labels)
-        else columns
-        for name, columns in modalities.items()
+        name: [str(column) for column in part]
+        if isinstance(part, list | tuple) and are_places(part) and set(part) <= set(labels)
+        else part
+        for name, part in listed.items()
     }
 
 
@@ -83,7 +84,7 @@ def labels_of(name: str, columns: Any, labels: np.ndarray) -> list[str]:
 
 def positions_of(name: str, columns: Any, places: np.ndarray) -> list[int]:
     """The columns of one modality as positions."""
-    columns = _listed(name, columns)
+    columns = _listed(name, [columns] if isinstance(columns, str) else columns)
     if isinstance(columns, slice):
         try:
             chosen = places[columns]

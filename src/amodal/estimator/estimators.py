@@ -175,12 +175,7 @@ class MissingModalityClassifier(ClassifierMixin, MissingModalityEstimator):
     def _in_order(self, y: Any) -> Any:
         """Targets of further cases; of several labels named by a frame, the columns in the order of `classes_`."""
         names = self.classes_.tolist()
-        if (
-            getattr(y, "ndim", 1) != 2
-            or not hasattr(y, "columns")
-            or y.shape[1] == 1
-            or names == list(range(len(names)))
-        ):
+        if not hasattr(y, "iloc") or y.ndim != 2 or y.shape[1] == 1 or names == list(range(len(names))):
             return y
         return y.iloc[:, put_in_order("y has other labels", [str(label) for label in y.columns], names)]
 

@@ -229,13 +229,17 @@ def _from_form(items: list[tuple[str, str | bytes]], rules: TableSchema) -> dict
         if table in tables and column:
             if isinstance(content, bytes):
                 raise BadField(name, "expected a value, got a file")
-            cells = given.setdefault(table, {})
-            cells[column] = content or cells.get(column)
+            cells = given.get(table) or {}
+            if not isinstance(cells, dict):
+                raise BadField(table, "expected an object, or its columns one by one, got both")
+            given[table] = cells | {column: content or cells.get(column)}
         elif not content:
             given.setdefault(name, None)
         elif name in events and isinstance(content, bytes):
             given[name] = read_events(name, content)
         elif name in events or (name in tables and isinstance(content, str)):
+            if given.get(name):
+                raise BadField(name, "expected an object, or its columns one by one, got both")
             try:
                 given[name] = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
             except (ValueError, RecursionError):
