@@ -26,8 +26,16 @@ def made(n: int = 6) -> Cases:
 
 @pytest.mark.parametrize(
     "rows",
-    [np.array([4, 1]), [4, 1], np.isin(np.arange(6), [1, 4]), slice(1, 5, 3), np.array([1, 1, 1]), np.zeros(0, int)],
-    ids=["positions", "list", "bool", "slice", "repeated", "none"],
+    [
+        np.array([4, 1]),
+        [4, 1],
+        np.isin(np.arange(6), [1, 4]),
+        slice(1, 5, 3),
+        np.array([1, 1, 1]),
+        np.zeros(0, int),
+        [],
+    ],
+    ids=["positions", "list", "bool", "slice", "repeated", "none", "empty"],
 )
 def test_rows_are_those_of_numpy_for_every_kind_of_input(rows: object):
     cases, expected = made(), np.arange(12.0).reshape(6, 2)[rows]

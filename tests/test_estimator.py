@@ -210,6 +210,18 @@ def test_numbers_that_name_columns_are_names(labels: list):
             by_name.predict({"t": frame.rename(columns={220045: 9})})
 
 
+def test_parameters_of_a_search_are_saved(tmp_path: Path):
+    """Numbers of NumPy, as searches try them, and labels that are numbers."""
+    given = {"epochs": np.int64(1), "seed": np.int64(3), "class_weight": {0: 1.0, np.int64(1): np.float32(2.0)}}
+    X, y = {"a": np.random.default_rng(0).normal(size=(60, 2))}, np.arange(60) % 2
+    clf = MissingModalityClassifier(**{**QUICK, "settings": {"device": "cpu", "batch_size": np.int64(16)}, **given})
+    clf.fit(X, y).save(tmp_path / "run")
+    again = amodal.load(tmp_path / "run")
+    assert isinstance(again, MissingModalityClassifier)
+    assert again.get_params() == clf.get_params()
+    np.testing.assert_array_equal(again.fit(X, y).predict_proba(X), clf.predict_proba(X))
+
+
 def test_presence_may_be_a_frame_and_series_a_column_of_one():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"v": rng.normal(size=80), "s": list(rng.normal(size=(80, 5, 2)))})

@@ -143,6 +143,9 @@ class Cases(Mapping[str, Any]):
             raise ShapeError("cases are taken along axis 0", got=f"axis {axis}", hint="Inputs go by name.")
         if not isinstance(rows, slice):
             rows = np.atleast_1d(np.asarray(rows))
+            rows = rows if rows.size else rows.astype(int)
+            if rows.ndim > 1:
+                raise ShapeError("rows are selected along one axis", expected="(n,)", got=rows.shape)
             if rows.dtype == bool and rows.shape != (self._n,):
                 raise ShapeError("a bool selection needs one entry for each case", expected=self._n, got=rows.shape)
         positions = np.arange(self._n)[rows]

@@ -19,7 +19,7 @@ from amodal.data.loader import CohortDataset
 from amodal.data.scale import LevelCheck, Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
-from amodal.files import atomic_folder, replace_file, write_json
+from amodal.files import atomic_folder, plain_json, replace_file, write_json
 from amodal.method import Clock, Method, SamplingMethod, inference
 from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
@@ -325,7 +325,7 @@ class TrainedModel:
         if encoders.get("choices"):  # pretrained ones are rebuilt from their configuration, not from where they came
             choices = portable_choices(self.method, encoders["choices"])
             record["spec"] = record["spec"] | {"encoders": encoders | {"choices": choices}}
-        record = seal(json.loads(json.dumps(record)), folder, _SEALED)
+        record = seal(plain_json(record), folder, _SEALED)
         write_json(folder / "experiment.json", record)  # last: its presence says that the folder is complete
 
     @classmethod

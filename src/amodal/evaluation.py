@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
-from amodal.files import replace_file, write_json
+from amodal.files import plain_json, replace_file, write_json
 from amodal.method import SamplingMethod
 from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
 from amodal.metrics.resampling import too_few_groups
@@ -118,7 +117,7 @@ class Evaluation:
         frame = self.frame()
         replace_file(folder / "predictions.parquet", lambda path: frame.to_parquet(path, index=False))
         replace_file(folder / "test_presence.npz", self.presence.save)
-        record = json.loads(json.dumps(self.to_json()))
+        record = plain_json(self.to_json())
         write_json(folder / "metrics.json", seal(record, folder, ("predictions.parquet", "test_presence.npz")))
         return folder
 

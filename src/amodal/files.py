@@ -15,7 +15,7 @@ from typing import Any
 
 from amodal.errors import RunError
 
-__all__ = ["atomic_folder", "clear_leftovers", "replace_file", "scratch_path", "write_json"]
+__all__ = ["atomic_folder", "clear_leftovers", "plain_json", "replace_file", "scratch_path", "write_json"]
 
 
 def scratch_path(path: Path) -> Path:
@@ -116,6 +116,21 @@ def _link(temporary: Path, path: Path) -> None:
         ) from None
     except OSError:  # a file system without links
         os.replace(temporary, path)
+
+
+def plain_json(value: Any, *, allow_nan: bool = True) -> Any:
+    """A value as JSON has it: dictionaries, lists and Python's own numbers, NumPy's among them.
+
+    Raises:
+        TypeError, ValueError: If a part is no such thing.
+    """
+    return json.loads(json.dumps(value, default=_number, allow_nan=allow_nan))
+
+
+def _number(value: object) -> Any:
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # NumPy's
+        return value.item()  # type: ignore[union-attr]
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
 def write_json(path: Path, record: Any, *, only_new: bool = False) -> None:

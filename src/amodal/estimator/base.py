@@ -383,6 +383,8 @@ class MissingModalityEstimator(BaseEstimator, ABC):
             params["missingness"] = self.missingness.to_json()
         if self.modalities is not None:
             params["modalities"] = self._columns
+        if isinstance(params.get("class_weight"), Mapping):  # labels may be numbers, which are no keys in JSON
+            params["class_weight"] = list(params["class_weight"].items())
         record: dict[str, Any] = {"class": type(self).__name__, "params": params, "columns": self._columns}
         self.model_.experiment["estimator"] = record | self._record()
         return self.model_.save(folder, overwrite=overwrite)

@@ -301,4 +301,6 @@ def load(
         params = dict(record["params"])
         if isinstance(params.get("missingness"), dict):
             params["missingness"] = mechanism_from_json(params["missingness"])
+        if isinstance(params.get("class_weight"), list):
+            params["class_weight"] = dict(params["class_weight"])
         return kinds[record["class"]](**params)._restore(model, record)

@@ -19,7 +19,7 @@ from amodal.checkpoint import TrainedModel, build_method, encoder_choices, resol
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, ShapeError, UnknownNameError
-from amodal.files import clear_leftovers, write_json
+from amodal.files import clear_leftovers, plain_json, write_json
 from amodal.method import Method
 from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
@@ -140,6 +140,10 @@ def fit(
         )  # fmt: skip
     training, record = asdict(settings_), _data_record(train, valid, weights)
     plan = {"spec": spec, "training": training, "missingness": removal, "seed": seed, "data": record}
+    try:
+        plan = plain_json(plan)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"options, encoders and settings must be plain JSON: {error}") from error
     folder = None if out is None else Path(out)
     if folder is not None:
         _open_folder(folder, plan, resume)
