@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -295,9 +296,9 @@ class TrainedModel:
             RunError: If the folder exists and must not be replaced, or cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
+        if os.path.exists(folder) and not folder.is_dir():
             raise RunError(f"{folder} is a file", expected="a folder, or a name that is free")
-        if folder.exists() and any(folder.iterdir()):
+        if os.path.exists(folder) and any(folder.iterdir()):
             if not any((folder / name).is_file() for name in ("experiment.json", "plan.json")):
                 raise RunError(f"{folder} is there already and is no run", hint="Choose another place.")
             if not overwrite:
@@ -406,8 +407,10 @@ def read_experiment(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: If not, naming the file.
     """
-    if not folder.is_dir():
-        raise RunError(f"there is no run at {folder}", hint="Give a folder made by amodal.fit or model.save.")
+    if not os.path.isdir(folder):  # also of a name that no folder can have
+        raise RunError(
+            f"there is no run at {str(folder)[:300]}", hint="Give a folder made by amodal.fit or model.save."
+        )
     lacking = [name for name in _REQUIRED if not (folder / name).is_file()]
     if lacking:
         raise RunError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
 from amodal.files import plain_json, replace_file, write_json
 from amodal.method import SamplingMethod
 from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
@@ -113,7 +113,10 @@ class Evaluation:
         The folder of the evaluated run may be taken: `presence.npz` there is that of the training rows, and stays.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
         frame = self.frame()
         replace_file(folder / "predictions.parquet", lambda path: frame.to_parquet(path, index=False))
         replace_file(folder / "test_presence.npz", self.presence.save)
