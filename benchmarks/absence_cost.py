@@ -17,7 +17,7 @@ from amodal.data.cohort import Cohort
 from amodal.encoders import build_encoders
 from amodal.methods import METHODS
 from amodal.missingness import MCAR
-from amodal.removal import draw_presence
+from amodal.presence import draw_presence
 from amodal.schema import Task
 
 N, BATCH, RATES = 1024, 128, (0.0, 0.25, 0.5, 0.75)

@@ -99,6 +99,9 @@ def main() -> None:
         failed += [name] if said == "failed" else []
         if figure is not None:
             figures[name] = figure
+            if given.save:  # at once: a later benchmark may be interrupted
+                record = {"release": amodal.__version__, "figures": last["figures"] | figures}
+                LAST.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         before = last["figures"].get(name)
         shown = [f"{value:10.2f}" if value is not None else f"{'–':>10}" for value in (figure, before)]
         change = f"{figure / before:9.2f}" if figure and before else f"{'–':>9}"
@@ -106,8 +109,6 @@ def main() -> None:
     print(f"\n{'benchmark':<18} {'figure':<42} {'now':>10} {last['release'][:10]:>10} {'now/last':>9}")
     print("\n".join(lines))
     if given.save:
-        record = {"release": amodal.__version__, "figures": last["figures"] | figures}
-        LAST.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         print(f"{LAST} has these figures as those of {amodal.__version__}")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}; what they printed is in {out}")

@@ -1,11 +1,13 @@
 """Growth of time and memory with rows, modalities and classes: one table, as ratios to the smallest case of each.
 
-Command:  OMP_NUM_THREADS=1 python benchmarks/scale.py [--largest 1000000] [--only rows modalities classes]
+Command:  OMP_NUM_THREADS=1 python benchmarks/scale.py [--full] [--cases 100] [--only rows modalities classes]
 
 Each case is a process of its own: a made cohort on disk (tables of 8 columns and one of 24 hours × 4, a third absent),
-one epoch of `fusion` (width 16, batches of 1,024), predictions of all rows into a Parquet file, and an evaluation of a
-tenth of the rows with 100 resamples. Processor seconds of each, and the largest memory of the process less that of a
-process that has only imported the library.
+one epoch of `fusion` (width 16, batches of 1,024), predictions of all rows into a Parquet file, an evaluation of a
+tenth of the rows with 100 resamples, every pattern imposed on 200 complete rows (up to 8 modalities),
+and impact and advice for `--cases` cases with all training rows as donors. Processor seconds of each, and the largest
+memory of the process less that of a process that has only imported the library. `--full`, with a million rows, 32
+modalities and 5,000 classes, takes some 15 minutes.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROWS, MODALITIES, CLASSES = (10_000, 100_000, 1_000_000), (2, 8, 32), (2, 100, 1_000, 5_000)
+SMALL = {"rows": (3_000, 10_000, 30_000), "modalities": (2, 4, 8), "classes": (2, 100, 1_000)}
+FULL = {"rows": (10_000, 100_000, 1_000_000), "modalities": (2, 8, 32), "classes": (2, 100, 1_000, 5_000)}
 
 
-def made(rows: int, modalities: int, classes: int):  # type: ignore[no-untyped-def]
+def made(rows: int, modalities: int, classes: int, absent: float = 1 / 3):  # type: ignore[no-untyped-def]
     import numpy as np
 
     import amodal
@@ -35,7 +38,7 @@ def made(rows: int, modalities: int, classes: int):  # type: ignore[no-untyped-d
         for m in range(modalities - 1)
     }
     values["series"] = rng.normal(size=(rows, 24, 4)).astype("float32") + (y % 2)[:, None, None]
-    observed = {name: rng.random(rows) > 1 / 3 for name in values}
+    observed = {name: rng.random(rows) >= absent for name in values}
     observed["series"] |= ~np.any(list(observed.values()), axis=0)
     names = tuple(f"class{c:04d}" for c in range(classes))
     task = Task("binary" if classes == 2 else "multiclass", classes=names)
@@ -44,9 +47,12 @@ def made(rows: int, modalities: int, classes: int):  # type: ignore[no-untyped-d
     return amodal.Cohort.from_arrays(values, task=task, target=y, observed=observed, splits=splits)
 
 
-def case(rows: int, modalities: int, classes: int, folder: Path) -> dict[str, float]:
+def case(rows: int, modalities: int, classes: int, cases: int, folder: Path) -> dict[str, float]:
     """Seconds of each part and the largest memory, in a process of its own."""
+    import numpy as np
+
     import amodal
+    from amodal.evaluation import evaluate_patterns
     from amodal.prediction_files import predict_to_file
 
     result: dict[str, float] = {}
@@ -65,31 +71,41 @@ def case(rows: int, modalities: int, classes: int, folder: Path) -> dict[str, fl
     fit = {"epochs": 1, "width": 16, "batch_size": 1024, "missingness": None, "device": "cpu", "patience": None}
     model = timed("fit", lambda: amodal.fit("fusion", cohort.split("train"), cohort.split("valid"), **fit))
     timed("predict", lambda: predict_to_file(model, cohort, folder / "p.parquet"))
-    timed("evaluate", lambda: amodal.evaluate(model, cohort.split("test"), resamples=100))
+    test = cohort.split("test")
+    timed("evaluate", lambda: amodal.evaluate(model, test, resamples=100))
+    if modalities <= 8:
+        complete = made(max(200, classes), modalities, classes, absent=0.0)
+        timed("patterns", lambda: evaluate_patterns(model, complete.take(np.arange(200)), resamples=100))
+    some = test.take(np.arange(min(cases, len(test))))
+    timed("impact", lambda: amodal.impact(model, some))
+    timed("advice", lambda: model.advise(some))
     result["memory, MB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--largest", type=int, default=100_000, help="most rows; 1,000,000 takes about ten minutes")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="up to a million rows, 32 modalities and 5,000 classes")
+    parser.add_argument("--cases", type=int, default=100, help="cases whose impact is computed")
     parser.add_argument("--only", nargs="+", choices=("rows", "modalities", "classes"), default=None)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.case:
         print(json.dumps(case(**{**json.loads(given.case), "folder": Path(json.loads(given.case)["folder"])})))
         return
+    sizes = FULL if given.full else SMALL
     grids = {
-        "rows": [(n, 3, 2) for n in ROWS if n <= given.largest],
-        "modalities": [(4_000, m, 2) for m in MODALITIES],
-        "classes": [(10_000, 3, c) for c in CLASSES],
+        "rows": [(n, 3, 2) for n in sizes["rows"]],
+        "modalities": [(4_000, m, 2) for m in sizes["modalities"]],
+        "classes": [(10_000, 3, c) for c in sizes["classes"]],
     }
     for name in given.only or grids:
         print(f"\n{'rows':>9} {'M':>3} {'classes':>7}   processor seconds (ratio to the first line)")
         first: dict[str, float] = {}
         for rows, modalities, classes in grids[name]:
             with tempfile.TemporaryDirectory() as folder:
-                text = json.dumps({"rows": rows, "modalities": modalities, "classes": classes, "folder": folder})
+                sizes_of = {"rows": rows, "modalities": modalities, "classes": classes, "cases": given.cases}
+                text = json.dumps({**sizes_of, "folder": folder})
                 for _ in range(2):  # makes the cohort, then measures
                     done = subprocess.run(
                         [sys.executable, __file__, "--case", text], stdout=subprocess.PIPE, check=True

@@ -35,9 +35,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "average": {"method": "late_fusion", "options": {"join": "average"}},
     "one pattern": {"method": "modality_dropout", "options": {"patterns": 1}},
     "no average": {"method": "modality_dropout", "settings": {"weight_average": 0.0}},
-    "smooth": {"method": "modality_dropout", "encoders": 0.3, **_SMOOTH},
+    "summaries": {"method": "modality_dropout", "encoders": {"series": "summary", "tabular": "mlp"}},
+    "gru": {"method": "modality_dropout", "encoders": {"series": "gru"}},
+    "smooth": {"method": "modality_dropout", "encoders": {"series": "summary", "tabular": "mlp"}, **_SMOOTH},
+    "smooth gru": {"method": "modality_dropout", "encoders": {"series": "gru", "tabular": "mlp"}, **_SMOOTH},
 }
-"""Arguments by name; a number as `encoders` is the dropout of summaries for series and perceptrons for tables."""
+"""Arguments by name; `encoders` by kind of modality, with a dropout of 0.3."""
 
 
 def experiments(names: list[str], cohort: str, schema: Schema, n_folds: int, seed: int) -> list[Experiment]:
@@ -50,19 +53,16 @@ def experiments(names: list[str], cohort: str, schema: Schema, n_folds: int, see
             rates=(0.5,),
             fold=(fold, n_folds),
             seed=seed,
-            **{**CONFIGURATIONS[name], "encoders": encoders(CONFIGURATIONS[name].get("encoders"), schema)},
+            **{**CONFIGURATIONS[name], "encoders": encoders(CONFIGURATIONS[name].get("encoders", {}), schema)},
         )
         for name in names
         for fold in range(n_folds)
     ]
 
 
-def encoders(dropout: float | None, schema: Schema) -> dict[str, Any]:
-    """Summaries for series and perceptrons for tables with this dropout; None: the defaults."""
-    names = {"series": "summary", "tabular": "mlp"}
-    if dropout is None:
-        return {}
-    return {m.name: {"name": names[m.kind], "dropout": dropout} for m in schema.modalities if m.kind in names}
+def encoders(by_kind: dict[str, str], schema: Schema) -> dict[str, Any]:
+    """Encoders of the modalities of some kinds, with a dropout of 0.3; the defaults for the others."""
+    return {m.name: {"name": by_kind[m.kind], "dropout": 0.3} for m in schema.modalities if m.kind in by_kind}
 
 
 def predictions(run: FinishedRun) -> pd.DataFrame:

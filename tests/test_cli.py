@@ -153,6 +153,10 @@ def test_impact(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert set(frame["next"].dropna()) <= {"b"}  # nothing else is missing
     np.testing.assert_allclose(frame["change[b]"], frame["variability"])
     assert (frame["gain[b]"] <= frame["evpi"] + 1e-6).all()
+    assert main([*asked, "--out", str(tmp_path / "parts.csv"), "--batch_size", "15"]) == 0
+    assert "40 cases, in the order of the data, are in" in capsys.readouterr().out
+    in_parts = pd.read_csv(tmp_path / "parts.csv").set_index("id").loc[frame["id"]]
+    np.testing.assert_allclose(in_parts["variability"], frame["variability"], atol=1e-5)
     costs = ["--costs", '{"b": 5.0}', "--worth", "10", "--cohort_budget", "20", "--utility", "accuracy", "--drivers"]
     assert main([*asked, *costs]) == 0
     printed = capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import accuracy_score, mean_absolute_error, roc_auc_score
 
 import amodal
+from amodal import evaluation
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, UnknownNameError
@@ -87,6 +88,55 @@ def test_every_pattern_imposed_and_their_mean(model: TrainedModel, test_rows: Co
     lacking = test_rows.with_observed(np.tile([False, True, True], (400, 1)))
     with pytest.raises(DataError, match="400 of 400 cases lack a modality that a pattern asks for"):
         evaluate_patterns(model, lacking)
+
+
+def test_predictions_of_patterns_in_a_file_are_kept_when_interrupted(
+    model: TrainedModel, test_rows: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    expected, store = evaluate_patterns(model, test_rows, resamples=20), tmp_path / "patterns.npy"
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_patterns(model, test_rows, resamples=20, store=store, tell=interrupt)
+    predicted, original = [], TrainedModel.predict
+    monkeypatch.setattr(TrainedModel, "predict", lambda *a, **k: predicted.append(1) or original(*a, **k))
+    result = evaluate_patterns(model, test_rows, resamples=20, store=store)
+    assert len(predicted) == 2  # of seven
+    np.testing.assert_array_equal(result.predictions, expected.predictions)
+    np.testing.assert_array_equal(np.load(store), expected.predictions)
+    pd.testing.assert_frame_equal(result.table(), expected.table())
+    assert [path.name for path in tmp_path.iterdir()] == [store.name]
+
+
+def test_of_many_patterns_the_rare_ones_are_one_row():
+    rng = np.random.default_rng(0)
+    values = {f"m{i}": rng.normal(size=(300, 1)) for i in range(7)}
+    cohort = Cohort.from_arrays(values, task=Task("binary", classes=(0, 1)), target=rng.integers(0, 2, 300))
+    model = amodal.fit("fusion", cohort, epochs=1, width=4, device="cpu")
+    presence = rng.random((300, 7)) < 0.5
+    presence[:150], presence[:, 0] = True, True
+    result = evaluate(model, cohort.with_observed(presence), resamples=20)
+    met, counts = np.unique(presence, axis=0, return_counts=True)
+    rare = int((counts < 30).sum())
+    assert rare > 32
+    assert list(result.counts) == ["+".join(values), f"{rare} patterns of fewer than 30 cases", "overall"]
+    assert list(result.counts.values()) == [counts.max(), 300 - counts.max(), 300]
+    table = result.table(["accuracy"])
+    assert np.isnan(table["modalities"].iloc[1])
+    correct = result.predictions.argmax(1) == result.target
+    assert table["accuracy"].iloc[1] == pytest.approx(correct[~presence.all(1)].mean())
+    assert result.frame()["pattern"].nunique() == len(met)
+
+
+def test_resamples_drawn_some_at_a_time_change_nothing(
+    model: TrainedModel, test_rows: Cohort, monkeypatch: pytest.MonkeyPatch
+):
+    whole = evaluate(model, test_rows, MCAR(0.4), seed=1, resamples=50).table()
+    monkeypatch.setattr(evaluation, "CELLS", 5000)
+    pd.testing.assert_frame_equal(evaluate(model, test_rows, MCAR(0.4), seed=1, resamples=50).table(), whole)
 
 
 def test_paired_differences(model: TrainedModel, test_rows: Cohort):

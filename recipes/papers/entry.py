@@ -221,6 +221,8 @@ def run_entry(entry: Entry, sources: Mapping[str, Path | None], given: Any) -> E
         results, data, note = None, "", setting.note
         if source is not None:
             data = _kind(source, database)
+            if given.encoders == "small":
+                note = f"The encoders are the library's own, not the paper's. {note}".strip()
             try:
                 results = _run(entry, setting, source, given)
             except AmodalError as error:  # the other settings are run all the same

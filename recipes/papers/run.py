@@ -79,6 +79,10 @@ def main(words: list[str] | None = None) -> list[Exhibit]:
     for name in given.entries:
         if name not in ENTRIES:
             raise UnknownNameError("table or figure", name, ENTRIES)
+    known = {name for entry in ENTRIES.values() for setting in entry.settings for name in setting.rivals}
+    for name in given.methods:
+        if name not in known:
+            raise UnknownNameError("method of the papers", name, known)
     sources = {}
     for database in DATABASES:
         folder = getattr(given, database) or (given.data / database if given.data else None)

@@ -127,6 +127,7 @@ def evaluate_command(
     seed: int = 0,
     resamples: int = 1000,
     out: Path | None = None,
+    batch_size: int = 1024,
     device: str = "cpu",
 ) -> None:
     """Evaluate a run on every pattern of presence, with 95 % intervals.
@@ -140,12 +141,15 @@ def evaluate_command(
         metrics: Metrics to show; null shows the headline ones.
         seed: Seed of removal and bootstrap.
         resamples: Number of bootstrap resamples.
-        out: Folder for metrics.json, predictions.parquet and test_presence.npz; null writes them into the run.
+        out: Folder for metrics.json, predictions.parquet and test_presence.npz; null writes them into the run. With
+            "all" for patterns.csv and the predictions under each pattern, patterns.npy, which an interruption keeps.
+        batch_size: Cases predicted at a time.
         device: cpu or cuda.
     """
     from amodal.evaluation import evaluate as evaluate_model
     from amodal.evaluation import evaluate_patterns
     from amodal.metrics import metrics_for
+    from amodal.progress import progress_bar
 
     model = _trained(run, device)
     cohort = _cohort(data, split)
@@ -153,10 +157,19 @@ def evaluate_command(
     shown = metrics or [name for name in task.traits.headlines if name in metrics_for(task.kind, bins=task.bins)]
     if 0 < cohort.labelled.sum() < len(cohort):
         print(f"judged are the {int(cohort.labelled.sum()):,} of {len(cohort):,} cases that have a label")
+    how: dict[str, Any] = {"seed": seed, "resamples": resamples, "batch_size": batch_size}
     if patterns == "all":
-        print(_frame(evaluate_patterns(model, cohort, seed=seed, resamples=resamples).table(shown)))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        with progress_bar("patterns") as tell:
+            store = None if out is None else out / "patterns.npy"
+            imposed = evaluate_patterns(model, cohort, store=store, tell=tell, **how)
+        print(_frame(imposed.table(shown)))
+        if out is not None:
+            imposed.table().to_csv(out / "patterns.csv", index=False)
+            print(f"The table and the predictions, (pattern, case, …), are in {out}")
         return
-    result = evaluate_model(model, cohort, parse_mechanism(missingness), seed=seed, resamples=resamples)
+    result = evaluate_model(model, cohort, parse_mechanism(missingness), **how)
     print(result.presence.describe())
     print(_frame(result.table(shown)))
     print(f"The predictions and metrics are in {result.save(out or run)}")
@@ -228,7 +241,7 @@ def run_command(
         options: Keyword arguments of methods by name.
         references: Names of those to compare with, such as boosting,per_pattern; "" takes these two where they are.
         resamples: Number of bootstrap resamples.
-        jobs: How many to train at a time.
+        jobs: How many to train at a time; on Ray, how many share a GPU.
         where: here, or ray for a cluster (RAY_ADDRESS names it; `out` must be on a disk that its machines share).
         fail_fast: End with the first model that fails, instead of going on with the others.
         list: Only list the models and their numbers, for array jobs.

@@ -16,8 +16,10 @@ from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameEr
 from amodal.files import plain_json, replace_file, write_json
 from amodal.method import SamplingMethod
 from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
-from amodal.metrics.resampling import too_few_groups
+from amodal.metrics.intervals import CELLS, interval_of, resampled
+from amodal.metrics.resampling import count_blocks, too_few_groups
 from amodal.missingness import MCAR, Mechanism, Natural, Presence, all_patterns, pattern_codes, pattern_label
+from amodal.pattern_predictions import PatternPredictions
 from amodal.presence import draw_presence
 from amodal.schema import Task
 from amodal.seal import seal
@@ -37,6 +39,7 @@ __all__ = [
 
 _NOTHING = "none"
 _SETS_OF_DRAWS = 4
+_MANY_PATTERNS, _FEW_CASES = 32, 30  # of more patterns those of fewer cases are taken together
 
 
 @dataclass(frozen=True)
@@ -182,8 +185,11 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     resamples: int = 1000,
     on_empty: str = "warn",
+    batch_size: int = 1024,
 ) -> Evaluation:
     """Evaluates a model on a cohort under a missingness mechanism, for each pattern that occurs and overall.
+
+    Of more than 32 patterns those of fewer than 30 cases are taken together.
 
     Args:
         model: A trained model.
@@ -193,6 +199,7 @@ def evaluate(
         metrics: Names of the metrics; None takes all of the task's.
         resamples: Number of bootstrap resamples (whole groups).
         on_empty: See `TrainedModel.predict`.
+        batch_size: Rows a batch of predictions.
 
     Returns:
         Predictions and metrics with 95 % percentile intervals.
@@ -213,26 +220,14 @@ def evaluate(
     cohort, target, chosen = _checked(model, cohort, metrics)
     presence = draw_presence(missingness or Natural(), cohort, (seed, 2))
     cases = cohort.with_observed(presence.observed)
-    predictions = model.predict(cases, on_empty=on_empty)
-    counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
-    labels = _labels(presence)
-    codes = pattern_codes(presence.observed)
-    order = sorted(set(codes.tolist()), key=lambda code: (-int(code).bit_count(), -int((codes == code).sum())))
-    rows = {pattern_label(code, presence.names): codes == code for code in order}
-    assert set(rows) == set(labels)
-    rows["overall"] = np.ones(len(cohort), dtype=bool)
-    intervals = {
-        pattern: {
-            name: _interval(
-                _weighted(metric, cohort.weight, chosen_rows),
-                predictions[chosen_rows],
-                target[chosen_rows],
-                counts[:, chosen_rows],
-            )
-            for name, metric in chosen.items()
-        }
-        for pattern, chosen_rows in rows.items()
+    predictions = model.predict(cases, on_empty=on_empty, batch_size=batch_size)
+    rows = _rows_of_patterns(presence) | {"overall": np.ones(len(cohort), dtype=bool)}
+    weighted = {
+        pattern: {name: _weighted(metric, cohort.weight, some) for name, metric in chosen.items()}
+        for pattern, some in rows.items()
     }
+    generator = np.random.default_rng((seed, 3))
+    intervals = _intervals(weighted, rows, predictions, target, cohort.groups, resamples, generator)
     return Evaluation(
         task=model.schema.task,
         presence=presence,
@@ -246,7 +241,7 @@ def evaluate(
         resamples=resamples,
         missingness=missingness or Natural(),
         weight=cohort.weight,
-        draw_errors=_draw_errors(model, cases, predictions, target, chosen, rows),
+        draw_errors=_draw_errors(model, cases, predictions, target, chosen, rows, batch_size),
     )
 
 
@@ -258,6 +253,9 @@ def evaluate_patterns(
     seed: int = 0,
     metrics: Sequence[str] | None = None,
     resamples: int = 1000,
+    batch_size: int = 1024,
+    store: Path | None = None,
+    tell: Callable[[int, int], object] | None = None,
 ) -> PatternEvaluation:
     """Evaluates a model with presence patterns imposed in turn on the same cases.
 
@@ -268,6 +266,10 @@ def evaluate_patterns(
         seed: Seed of the bootstrap.
         metrics: Names of the metrics; None takes all of the task's.
         resamples: Number of bootstrap resamples (whole groups), common to all patterns.
+        batch_size: Rows a batch of predictions.
+        store: File that the predictions are kept in (.npy, (P, N, …), memory-mapped) instead of memory. They are stored
+            pattern by pattern, and the same call after an interruption goes on with those that are there.
+        tell: Called with the patterns done and P after each of them.
 
     Returns:
         Predictions and metrics for each pattern, and their mean over the patterns, with 95 % intervals.
@@ -281,21 +283,26 @@ def evaluate_patterns(
     patterns = all_patterns(len(names)) if patterns is None else np.asarray(patterns, dtype=bool)
     _check_patterns(patterns, cohort)
     counts = resample_counts(cohort.groups, resamples, np.random.default_rng((seed, 3)))
-    predictions, intervals, values, draw_errors = [], {}, [], {}
-    everybody = np.ones(len(cohort), dtype=bool)
-    for pattern in patterns:
-        cases = cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape))
-        predicted = model.predict(cases)
-        label = pattern_label(int(pattern_codes(pattern[None])[0]), names)
-        draw_errors |= _draw_errors(model, cases, predicted, target, chosen, {label: everybody})
-        row = {
-            name: (metric(predicted, target), (metric.deviation or metric)(predicted, target, weight=counts))
-            for name, metric in chosen.items()
-        }
-        intervals[label] = {name: _interval(metric, predicted, target, counts) for name, metric in chosen.items()}
-        predictions.append(predicted)
-        values.append(row)
     few = too_few_groups(counts)
+    predictions = PatternPredictions(model, cohort, patterns, store, batch_size)
+    intervals, values = {}, []
+    everybody = np.ones(len(cohort), dtype=bool)
+    for place, pattern in enumerate(patterns):
+        cases = cohort.with_observed(np.broadcast_to(pattern, cohort.observed.shape))
+        predicted = predictions.of(place, cases)
+        label = pattern_label(int(pattern_codes(pattern[None])[0]), names)
+        if label not in predictions.draw_errors:
+            found = _draw_errors(model, cases, predicted, target, chosen, {label: everybody}, batch_size)
+            predictions.keep_errors(label, found.get(label))
+        row, intervals[label] = {}, {}
+        for name, metric in chosen.items():
+            drawn = np.atleast_1d(resampled(metric, predicted, target, counts))
+            row[name] = metric(predicted, target), drawn
+            kept = drawn if few is None else np.full(len(drawn), np.nan)
+            intervals[label][name] = interval_of(metric, predicted, target, kept, reason=few)
+        values.append(row)
+        if tell is not None:
+            tell(place + 1, len(patterns))
     intervals["mean"] = {
         name: _mean_interval(
             metric, np.stack([row[name][0] for row in values]), np.stack([row[name][1] for row in values]), few
@@ -306,13 +313,13 @@ def evaluate_patterns(
         task=model.schema.task,
         names=names,
         patterns=patterns,
-        predictions=np.stack(predictions),
+        predictions=predictions.finish(),
         target=target,
         groups=cohort.groups,
         intervals=intervals,
         seed=seed,
         resamples=resamples,
-        draw_errors=draw_errors,
+        draw_errors={label: errors for label, errors in predictions.draw_errors.items() if errors is not None},
     )
 
 
@@ -457,11 +464,32 @@ def _weighted(metric: Metric, weight: NDArray | None, rows: NDArray[np.bool_] | 
     return metric if weight is None else metric.weighted(weight[rows])
 
 
-def _interval(metric: Metric, predictions: NDArray, target: NDArray, counts: NDArray) -> Interval:
-    """A metric with its interval, from counts of the resamples."""
-    from amodal.metrics import bootstrap
-
-    return bootstrap(metric, predictions, target, counts=counts)
+def _intervals(
+    metrics: Mapping[str, Mapping[str, Metric]],
+    rows: Mapping[str, NDArray[np.bool_]],
+    predictions: NDArray,
+    target: NDArray,
+    groups: NDArray,
+    resamples: int,
+    generator: np.random.Generator,
+) -> dict[str, dict[str, Interval]]:
+    """Intervals of each pattern's metrics on common resamples, which are drawn some at a time, for all patterns."""
+    values: dict[str, dict[str, list]] = {pattern: {name: [] for name in some} for pattern, some in metrics.items()}
+    few: dict[str, str | None] = {}
+    for counts in count_blocks(groups, resamples, generator, cells=CELLS):
+        for pattern, some in rows.items():
+            part = counts if some.all() else counts[:, some]
+            few.setdefault(pattern, too_few_groups(part))
+            for name, metric in metrics[pattern].items():
+                values[pattern][name].append(resampled(metric, predictions[some], target[some], part))
+    result: dict[str, dict[str, Interval]] = {pattern: {} for pattern in rows}
+    for pattern, some in rows.items():
+        for name, metric in metrics[pattern].items():
+            drawn = np.concatenate([np.atleast_1d(part) for part in values[pattern][name]])
+            if few[pattern] is not None:
+                drawn = np.full(len(drawn), np.nan)
+            result[pattern][name] = interval_of(metric, predictions[some], target[some], drawn, reason=few[pattern])
+    return result
 
 
 def _draw_errors(
@@ -471,11 +499,15 @@ def _draw_errors(
     target: NDArray,
     chosen: Mapping[str, Metric],
     rows: Mapping[str, NDArray[np.bool_]],
+    batch_size: int,
 ) -> dict[str, dict[str, float]]:
     """Standard deviations of metrics over sets of draws, of which one gave the predictions; nothing without draws."""
     if not isinstance(model.method, SamplingMethod):
         return {}
-    others = [model.predict(cases, on_empty="silent", draw_seed=seed) for seed in range(1, _SETS_OF_DRAWS)]
+    others = [
+        model.predict(cases, on_empty="silent", draw_seed=seed, batch_size=batch_size)
+        for seed in range(1, _SETS_OF_DRAWS)
+    ]
     if all(np.array_equal(predictions, other) for other in others):
         return {}
     errors = {
@@ -497,6 +529,18 @@ def _mean_interval(metric: Metric, values: NDArray, drawn: NDArray, problem: str
     if metric.deviation is not None:
         return Interval.from_deviations(estimate, drawn, bounds=metric.bounds, reason=problem)
     return Interval.from_values(estimate, drawn, reason=problem)
+
+
+def _rows_of_patterns(presence: Presence) -> dict[str, NDArray[np.bool_]]:
+    """The rows (N,) of each pattern, those with most modalities first; of many patterns the rare ones are one."""
+    codes = pattern_codes(presence.observed)
+    found, which, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    own = counts >= (_FEW_CASES if len(found) > _MANY_PATTERNS else 0)
+    order = sorted(np.flatnonzero(own), key=lambda i: (-int(found[i]).bit_count(), -int(counts[i])))
+    rows = {pattern_label(int(found[i]), presence.names): which == i for i in order}
+    if not own.all():
+        rows[f"{int((~own).sum())} patterns of fewer than {_FEW_CASES} cases"] = ~own[which]
+    return rows
 
 
 def _labels(presence: Presence) -> NDArray[np.str_]:

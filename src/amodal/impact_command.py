@@ -38,6 +38,7 @@ def impact_command(
     seed: int = 0,
     out: Path | None = None,
     page: Path | None = None,
+    batch_size: int = 5000,
     device: str = "cpu",
 ) -> None:
     """Say what each missing modality could still change, which labels stay plausible, and what to look at next.
@@ -66,35 +67,38 @@ def impact_command(
         seed: Seed of removal and draws.
         out: File to write, .csv or .parquet, a row a case; null writes none.
         page: Page to write, .html: the cases in plain words, the numbers below; null writes none.
+        batch_size: Cases in work at a time. A file of more cases is written in parts, in the order of the data, and the
+            same call after an interruption keeps those that are there.
         device: cpu or cuda.
     """
     from amodal.checkpoint import TrainedModel
+    from amodal.impact_files import add_advice
 
     _check(out, advice_draws, page, cohort_budget)
     model = TrainedModel.load(run, device=device)
     data = _trained_on(model, run) if data is None else data
     cohort = _removed(_split(data, split), missingness, seed)
     train = None if completions == "own" else _lenders(model, data, train_split)
-    asked = {"seed": seed, "completions": completions, "train": train, "neighbours": neighbours, "progress": True}
+    asked = {"seed": seed, "completions": completions, "train": train, "neighbours": neighbours}
     calibration = _removed(_split(data, calibration_split), missingness, seed + 1) if calibration_split else None
-    result = model.impact(
-        cohort,
-        draws=draws,
-        vary="missing" if vary == "missing" else [name for name in vary.split(",") if name],
-        odds_ratio=odds_ratio,
-        calibration=calibration,
-        coverage=coverage,
-        **asked,
-    )
+    varied = "missing" if vary == "missing" else [name for name in vary.split(",") if name]
+    looks = {"draws": draws, "vary": varied, "odds_ratio": odds_ratio, "calibration": calibration, "coverage": coverage}
+    looks |= asked
+    advised = None
+    if advice_draws:
+        advised = {"draws": advice_draws, "utility": None if utility is None else _utility(utility), "worth": worth}
+        advised |= asked | ({} if budget is None else {"budget": budget})
+        advised |= {} if costs is None else {"costs": _json_or_file("costs", costs)}
+    if out is not None and len(cohort) > batch_size and page is None and cohort_budget is None:
+        _in_parts(model, cohort, out, looks=looks, advised=advised, drivers=drivers, part_rows=batch_size)
+        return
+    result = model.impact(cohort, **looks, progress=True)
     print(result)
     frame = result.table()
     first = "variability"
-    if advice_draws and not result.complete.all():
-        limits: dict[str, Any] = {"worth": worth} | ({} if budget is None else {"budget": budget})
-        prices = {} if costs is None else {"costs": _json_or_file("costs", costs)}
-        wanted = None if utility is None else _utility(utility)
-        advice = model.advise(cohort, draws=advice_draws, utility=wanted, **prices, **limits, **asked)
-        _add_advice(frame, advice)
+    if advised is not None and not result.complete.all():
+        advice = model.advise(cohort, **advised, progress=True)
+        add_advice(frame, advice)
         print(_about(advice, model.schema.task, costs is not None))
         first = "net"
         if cohort_budget is not None:
@@ -126,12 +130,24 @@ def _check(out: Path | None, advice_draws: int, page: Path | None, cohort_budget
         raise ConfigurationError("a budget for all cases needs advice", hint="Leave out --advice_draws 0.")
 
 
-def _add_advice(frame: Any, advice: Any) -> None:
-    """Columns of the advice, beside those of the impact."""
-    frame["next"], frame["net"] = advice.next()
-    for m, name in enumerate(advice.names):
-        frame[f"gain[{name}]"] = advice.gain[:, m]
-    frame["gain_of_all"], frame["evpi"] = advice.everything, advice.evpi
+def _in_parts(model: Any, cohort: Any, out: Path, **how: Any) -> None:
+    """Writes the table of many cases part by part, and says what is in it."""
+    import pandas as pd
+
+    from amodal.impact_files import impact_to_file
+    from amodal.progress import progress_bar
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with progress_bar("impact") as tell:
+        notes = impact_to_file(model, cohort, out, tell=tell, **how)
+    columns = ["complete", "variability"]
+    found = pd.read_csv(out, usecols=columns) if out.suffix == ".csv" else pd.read_parquet(out, columns=columns)
+    for what, some in (("something missing", ~found["complete"]), ("complete", found["complete"])):
+        if some.any():
+            value = found["variability"][some]
+            print(f"V, {what}: mean {value.mean():.3f}, largest {value.max():.3f} ({int(some.sum())} cases)")
+    print("\n".join(notes))
+    print(f"{len(found)} cases, in the order of the data, are in {out}")
 
 
 def _tell_bought(advice: Any, budget: float) -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 TABLE = runpy.run_path(str(FOLDER / "run_all.py"))
 
@@ -17,6 +19,12 @@ def test_every_script_is_in_the_table():
     assert set(TABLE["BENCHMARKS"]) == {path.stem for path in FOLDER.glob("*.py")} - {"run_all"}
     for small in TABLE["BENCHMARKS"].values():
         assert re.compile(small.figure, re.MULTILINE).groups <= 1
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_finds_what_it_imports(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert runpy.run_path(str(path))["__doc__"]
 
 
 def test_figures_of_the_last_release_are_of_the_table():

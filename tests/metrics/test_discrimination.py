@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from amodal.errors import DataError, ShapeError
-from amodal.metrics import accuracy, auprc, auroc, balanced_accuracy, counted_labels, resampling
+from amodal.metrics import accuracy, auprc, auroc, balanced_accuracy, counted_labels, resample_counts, resampling
 
 FUNCTIONS = [accuracy, balanced_accuracy, auroc, auprc]
 
@@ -216,3 +216,19 @@ def test_bad_weights_are_told(function, weight, error, words):
 def test_rounding_of_half_precision_is_accepted():
     p = np.random.default_rng(7).dirichlet(np.ones(5), 50).astype(np.float16)
     assert 0 <= accuracy(p, np.zeros(50, int)) <= 1
+
+
+@pytest.mark.parametrize("metric", [auroc, auprc])
+@pytest.mark.parametrize("many_labels", [False, True])
+def test_many_rare_classes_are_what_each_resample_by_itself_gives(metric, many_labels):
+    """Most resamples lose a class and are undefined early; the others are what they were."""
+    draw = np.random.default_rng(0)
+    p = draw.dirichlet(np.ones(6), 60)
+    y = draw.choice(6, 60, p=[0.4, 0.3, 0.15, 0.09, 0.03, 0.03])
+    if many_labels:
+        y = np.eye(6)[y]
+    counts = resample_counts(60, 80, draw)
+    each = [metric(p, y, weight=row) for row in counts]
+    together = metric(p, y, weight=counts)
+    assert 0 < np.isnan(together).sum() < 80
+    np.testing.assert_array_equal(together, each)

@@ -107,7 +107,7 @@ def test_blocks_of_resamples_change_nothing(monkeypatch):
     p, y = scored(100, np.random.default_rng(8))
     whole = bootstrap(auroc, p, y, resamples=90, generator=np.random.default_rng(9))
     difference = paired_difference(auroc, p, p**2, y, resamples=90, generator=np.random.default_rng(9))
-    monkeypatch.setattr(intervals, "_CELLS", 1700)
+    monkeypatch.setattr(intervals, "CELLS", 1700)
     assert bootstrap(auroc, p, y, resamples=90, generator=np.random.default_rng(9)) == whole
     again = paired_difference(auroc, p, p**2, y, resamples=90, generator=np.random.default_rng(9))
     assert again == difference
@@ -186,7 +186,7 @@ def test_one_group_gives_an_estimate_without_interval():
 
 
 def test_two_groups_are_two_even_where_a_resample_holds_both_once(monkeypatch):
-    monkeypatch.setattr(intervals, "_CELLS", 1)  # every resample in a block of its own
+    monkeypatch.setattr(intervals, "CELLS", 1)  # every resample in a block of its own
     seed = next(s for s in range(20) if (resample_counts(2, 30, np.random.default_rng(s))[-1] == 1).all())
     interval = bootstrap(accuracy, [0.9, 0.1], [1, 1], resamples=30, generator=np.random.default_rng(seed), fewest=2)
     assert (interval.low, interval.high, interval.reason) == (0, 1, None)

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import amodal
+from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
+from amodal.data.scale import Scaling
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
+from amodal.method import Method
 from amodal.predictive_impact import (
     acquisition_curve,
     advise,
@@ -18,6 +21,7 @@ from amodal.predictive_impact import (
     conformal_threshold,
     fixed_order,
     labels_by_share,
+    sets,
 )
 from amodal.predictive_impact.sensitivity import sensitivity_range
 from amodal.predictive_impact.shapley import shapley_shares, subsets
@@ -112,6 +116,54 @@ def test_two_steps_ahead_are_the_value_of_xor():
     assert found.gain[missing].mean() < 0.1
     assert found.ahead[missing].mean() > found.gain[missing].mean() + 0.15
     assert found.everything.mean() > 0.3
+
+
+class Parity(Method):
+    """Sure of the parity of three signs once it has all of them; until then w is a weak sign of the class."""
+
+    accepts_empty = True
+
+    def predict(self, batch):
+        signs = torch.stack([batch.values[name][:, 0] for name in "abc"], dim=1).sign().prod(1)
+        weak = torch.where(batch.observed["w"], 0.25 * batch.values["w"][:, 0].sign(), 0.0)
+        p = 0.5 + torch.where(batch.presence[:, :3].all(1), 0.48 * signs, weak)
+        return torch.stack([1 - p, p], dim=1)
+
+
+def parity():
+    draw = np.random.default_rng(0)
+    signs = draw.choice([-1.0, 1.0], size=(700, 3))
+    target = (signs.prod(1) > 0).astype(int)
+    w = np.where(draw.random(700) < 0.75, 2 * target - 1, 1 - 2 * target)
+    values = {name: column[:, None].astype(np.float32) for name, column in zip("abcw", [*signs.T, w])}
+    cohort = Cohort.from_arrays(values, task=Task("binary", classes=("even", "odd")), target=target)
+    scaling = Scaling({n: torch.zeros(1) for n in "abcw"}, {n: torch.ones(1) for n in "abcw"})
+    model = TrainedModel(Parity(cohort.schema), cohort.schema, scaling, np.array([0.5, 0.5]), {}, pd.DataFrame())
+    return model, cohort.take(np.arange(660)), cohort.take(np.arange(660, 700))
+
+
+def test_sets_find_three_modalities_that_matter_only_together():
+    model, train, test = parity()
+    start = {"start": np.zeros((40, 4), dtype=bool), "train": train, "utility": "accuracy"}
+    curves = {order: acquisition_curve(model, test, order=order, steps=3, **start) for order in ("advised", "sets")}
+    assert (curves["advised"].query("step == 1")["acquired"] == "w").all()
+    assert curves["sets"].query("step == 3")["correct"].all()
+    assert curves["advised"].query("step == 3")["correct"].mean() < 0.9
+    dear = {"costs": dict.fromkeys("abc", 0.3) | {"w": 0.1}, "stop": True, "order": "sets", "neighbours": 400}
+    bought = acquisition_curve(model, test, **dear, **start)
+    assert set(bought.query("step == 1")["acquired"]) == {
+        "w"
+    }  # a quarter for a tenth; the three are worth half for 0.9
+    assert set(bought.query("step > 1")["acquired"]) <= {""}
+    with pytest.raises(ConfigurationError, match="the order by sets needs training cases"):
+        acquisition_curve(model, test, order="sets")
+
+
+def test_of_many_sets_some_are_looked_at():
+    few, many = (sets._sets(list(range(n)), np.random.default_rng(0)) for n in (3, 12))
+    assert len(few) == 8
+    assert len(many) == 64
+    assert {(), (3,), tuple(range(12))} < set(many)
 
 
 # Sets, shares and reasons ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from amodal.errors import DataError
+from amodal.errors import DataError, UnknownNameError
 from amodal.methods import METHODS
 from amodal.report.papers import Block, Exhibit, file_drawing, file_table, paper_page
 from amodal.report.published import (
@@ -77,7 +77,7 @@ def test_a_table_that_was_not_run_says_what_it_needs():
 
 
 def test_pictures_and_tables_of_other_recipes_are_part_of_the_page(tmp_path):
-    (tmp_path / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (tmp_path / "a.svg").write_text('<svg viewBox="0 0 400 100" xmlns="http://www.w3.org/2000/svg"/>')
     (tmp_path / "a.csv").write_text("name,value\none,0.123456\ntwo,\n")
     shown = {
         "drawings": [file_drawing(tmp_path / "a.svg", "k", "<b>")],
@@ -85,6 +85,7 @@ def test_pictures_and_tables_of_other_recipes_are_part_of_the_page(tmp_path):
     }
     page = paper_page([Exhibit("primo", "figure 3", "XOR", [], "primo", data="other", **shown)])
     assert "data:image/svg+xml;base64," in page
+    assert '<figure class="wide">' in page
     assert 'alt="&lt;b&gt;"' in page
     assert "0.1235" in page
     assert "open or generated data" in page
@@ -132,6 +133,14 @@ def test_without_data_the_page_is_written_all_the_same(run, tmp_path, capsys):
     run.main(["cm2-table7", "cepa-figure3", "--out", str(tmp_path), "--data", str(tmp_path / "none")])
     assert "amodal data make mimic4" in capsys.readouterr().out
     assert "needs credentials" in (tmp_path / "papers.html").read_text()
+
+
+def test_unknown_names_are_told_before_anything_is_run(run, tmp_path):
+    with pytest.raises(UnknownNameError, match="table or figure.*cm2-tabel2.*Did you mean 'cm2-table2'"):
+        run.main(["cm2-tabel2", "--out", str(tmp_path)])
+    with pytest.raises(UnknownNameError, match="method of the papers.*medfuze.*medfuse"):
+        run.main(["cm2-table2", "--methods", "medfuze", "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
-"""Places where a training step waits for its device: at most one a modality, for every method of the registry."""
+"""Places where a training step waits for its device: at most one a modality, for every method of the registry.
+
+``PYTHONPATH=src:tests python tests/training/test_synchronisations.py`` prints the number of each method.
+"""
 
 from types import SimpleNamespace
 
@@ -94,3 +97,16 @@ def test_the_branches_of_a_device_agree_with_those_of_a_cpu(name, request):
             results.append((loss, loop.method.predict(batch)))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=1e-4)
+
+
+if __name__ == "__main__":
+    for method in cases.BY_GRADIENTS:
+        with pytest.MonkeyPatch.context() as patch:
+            loop, batch = loop_of(method)
+            ready = loop._ready(batch)
+            patch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+            loop._step(ready, 0, 0)
+            with Synchronisations() as found:
+                loop._step(ready, 0, 1)
+        texts = sum(n for place, n in found.waits.items() if place.startswith(TEXTS))
+        print(f"{method:28} {found.waits.total() - texts:3} waits, {texts} for texts, {found.copies.total()} copies")

@@ -164,6 +164,10 @@ class Results:
             raise UnknownNameError("method in these results", name, self.names)
         return tuple(sorted((run for run in self.runs if run.name == name), key=lambda run: run.seed))
 
+    def number_of_cases(self, condition: str) -> int:
+        """Number of cases of a condition, in the first run."""
+        return int(_cases(self.runs[0], condition)[1].sum())
+
     def conditions(self, kind: str) -> tuple[str, ...]:
         """Names of the conditions of a kind that all runs have: "rate", "pattern", or "met".
 

@@ -96,10 +96,10 @@ def sweep(
             cell's values and the data's content can decide what it finds; see `Work` for what it returns.
         data: The cohort of all cells, or a function that gives each cell's; its content is part of the cell's identity.
         jobs: How many to compute at a time, each in a process with one thread; 1 computes them here, one after the
-            other. On Ray, the cluster's processors and GPUs decide.
+            other. On Ray, the cluster's processors and GPUs decide, and so many cells share a GPU.
         where: "here", or "ray": on the Ray cluster that RAY_ADDRESS names (one is started on this machine if none is
-            named), a cell a task, with a GPU of its own where the cluster has any. `out` must be on a disk that all
-            machines share.
+            named), a cell a task, with a GPU (or, with `jobs` N, an Nth of one) where the cluster has any. `out` must
+            be on a disk that all machines share.
         fail_fast: Raise the first error. Otherwise a cell that fails is stored as such, the others are computed, and a
             warning at the end names the failed ones.
         only: Positions in `cells` of those to compute, as the tasks of an array job do; of the others, those that are
@@ -155,7 +155,7 @@ def sweep(
         elif (failed := read_error(task.cell, task.folder, task.identity)) is not None:
             note(name, failed, 0.0)
     pairs = ((task, cohort_of(task.cell)) for task in waiting)
-    results = _on_ray(pairs) if where == "ray" and waiting else _here(pairs, min(jobs, len(waiting)))
+    results = _on_ray(pairs, jobs) if where == "ray" and waiting else _here(pairs, min(jobs, len(waiting)))
     for result, seconds in results:
         note(result.folder.name, result, seconds)
     ordered = [found[name] for name in dict.fromkeys(names) if name in found]
@@ -212,7 +212,7 @@ def _here(pairs: Iterable[tuple[_Task, Cohort | None]], jobs: int) -> Iterator[t
     yield from parallel(delayed(_in_process)(task, cohort) for task, cohort in pairs)  # type: ignore[misc]
 
 
-def _on_ray(pairs: Iterable[tuple[_Task, Cohort | None]]) -> Iterator[tuple[Done | Failed, float]]:
+def _on_ray(pairs: Iterable[tuple[_Task, Cohort | None]], jobs: int) -> Iterator[tuple[Done | Failed, float]]:
     """Computes tasks on a Ray cluster, and yields results and seconds as they come."""
     try:
         import ray
@@ -222,7 +222,7 @@ def _on_ray(pairs: Iterable[tuple[_Task, Cohort | None]]) -> Iterator[tuple[Done
         ) from error
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    gpus = 1 / max(1, jobs) if ray.cluster_resources().get("GPU", 0) else 0
     remote = ray.remote(num_cpus=1, num_gpus=gpus)(_in_process)
     shared: dict[str | None, Any] = {None: None}
     tasks: dict[Any, _Task] = {}

@@ -11,6 +11,8 @@ about other labels. A class that does not occur is left out of balanced accuracy
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -100,7 +102,7 @@ def auroc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | No
         array([0.875, 0.5  ,   nan])
     """
     checked = check_classified(probabilities, target)
-    return _macro([_area_under_roc(*problem) for problem in _two_sided(checked, weight)])
+    return _macro(_of_each(_area_under_roc, _two_sided(checked, weight)))
 
 
 def auprc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None) -> Value:
@@ -131,7 +133,7 @@ def auprc(probabilities: ArrayLike, target: ArrayLike, *, weight: ArrayLike | No
         0.8333
     """
     checked = check_classified(probabilities, target)
-    return _macro([_average_precision(*problem) for problem in _two_sided(checked, weight)])
+    return _macro(_of_each(_average_precision, _two_sided(checked, weight)))
 
 
 def counted_labels(probabilities: ArrayLike, target: ArrayLike) -> tuple[int, int]:
@@ -150,6 +152,29 @@ def _two_sided(checked: Classified, weight: ArrayLike | None) -> list[Problem]:
     """The binary problems that have positive and negative cases; all of them if none has."""
     problems = checked.one_versus_rest(weight)
     return [problem for problem in problems if problem[1].any() and not problem[1].all()] or problems
+
+
+def _of_each(
+    area: Callable[[NDArray, NDArray, ArrayLike | None], NDArray[np.float64]], problems: list[Problem]
+) -> list[NDArray[np.float64]]:
+    """An area of each problem, on each resample; the rare classes first, and only on resamples that none has lost yet.
+
+    Of thousands of classes nearly every resample loses one that is rare: it is undefined whatever the others are.
+    """
+    weights = [counts if counts is None else np.asarray(counts) for _, _, counts in problems]
+    if len(problems) == 1 or any(counts is None or counts.ndim == 1 for counts in weights):
+        return [area(*problem) for problem in problems]
+    rarity = [min(int(yes.sum()), int((~yes).sum())) for _, yes, _ in problems]
+    values = [np.full(len(counts), np.nan) for counts in weights]
+    defined = np.arange(len(weights[0]))
+    for place in np.argsort(rarity, kind="stable"):
+        if not len(defined):
+            break
+        scores, yes, _ = problems[place]
+        counts = weights[place] if len(defined) == len(weights[place]) else weights[place][defined]
+        values[place][defined] = area(scores, yes, counts)
+        defined = defined[~np.isnan(values[place][defined])]
+    return values
 
 
 def _mean_recall(predicted: NDArray, target: NDArray, n_classes: int, weight: ArrayLike | None) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from amodal.metrics.significance import paired_bootstrap_p_value
 
 __all__ = ["Difference", "Interval", "bootstrap", "paired_difference"]
 
-_CELLS = 2**28  # counts held at a time when they are drawn here: a quarter of a gigabyte
+CELLS = 2**28  # counts held at a time when they are drawn here: a quarter of a gigabyte
 
 MetricFunction = Callable[..., Value]
 
@@ -183,16 +183,42 @@ def bootstrap(
         True
     """
     _check_level(level)
-    estimate = _number(metric(predictions, target))
-    reason = _why_undefined(metric, predictions, target, estimate)
-    deviation = metric.deviation if isinstance(metric, Metric) else None
     values, problem = _resampled(
-        lambda weight: (deviation or metric)(predictions, target, weight=weight),
+        lambda weight: resampled(metric, predictions, target, weight),
         _blocks(len(np.asarray(target)), groups, counts, resamples, generator),
         _too_few(len(np.asarray(target)), groups, counts, fewest),
     )
-    reason = reason or problem
-    if isinstance(metric, Metric) and deviation is not None:
+    return interval_of(metric, predictions, target, values, level=level, reason=problem)
+
+
+def resampled(metric: MetricFunction, predictions: ArrayLike, target: ArrayLike, counts: NDArray) -> Value:
+    """Values of a metric on resamples with counts (R, N), or its deviations, which intervals are made of."""
+    deviation = metric.deviation if isinstance(metric, Metric) else None
+    return (deviation or metric)(predictions, target, weight=counts)
+
+
+def interval_of(
+    metric: MetricFunction,
+    predictions: ArrayLike,
+    target: ArrayLike,
+    values: NDArray[np.float64],
+    *,
+    level: float = 0.95,
+    reason: str | None = None,
+) -> Interval:
+    """The interval of `bootstrap` from what `resampled` has given.
+
+    Args:
+        metric: As for `bootstrap`.
+        predictions: As for `bootstrap`.
+        target: As for `bootstrap`.
+        values: Of shape (R,).
+        level: Coverage aimed at.
+        reason: Why there is no interval, if there is none.
+    """
+    estimate = _number(metric(predictions, target))
+    reason = _why_undefined(metric, predictions, target, estimate) or reason
+    if isinstance(metric, Metric) and metric.deviation is not None:
         found = Interval.from_deviations(estimate, values, bounds=metric.bounds, level=level, reason=reason)
     else:
         found = without_agreement(Interval.from_values(estimate, values, level=level, reason=reason))
@@ -297,7 +323,7 @@ def _blocks(
         raise ShapeError("groups do not fit the cases", expected=f"({n_cases},)", got=np.shape(groups))
     if not n_cases:
         return [np.empty((resamples, 0), np.uint8)]
-    return count_blocks(n_cases if groups is None else groups, resamples, generator, cells=_CELLS)
+    return count_blocks(n_cases if groups is None else groups, resamples, generator, cells=CELLS)
 
 
 def _why_undefined(metric: MetricFunction, predictions: ArrayLike, target: ArrayLike, value: float) -> str | None:

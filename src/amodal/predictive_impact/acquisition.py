@@ -17,6 +17,7 @@ from amodal.predictive_impact.advising import advise
 from amodal.predictive_impact.costs import Costs, read_costs
 from amodal.predictive_impact.draws import check_count
 from amodal.predictive_impact.predictor import Predictor, check_inputs
+from amodal.predictive_impact.sets import values_of_sets
 from amodal.predictive_impact.utility import Utility, realised_utility, utility_function
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ORDERS", "acquisition_curve", "fixed_order", "random_start"]
 
-Order = Literal["advised", "ahead", "fixed", "least_certain", "random", "surest"]
-ORDERS: tuple[Order, ...] = ("advised", "ahead", "fixed", "least_certain", "random", "surest")
+Order = Literal["advised", "ahead", "fixed", "least_certain", "random", "sets", "surest"]
+ORDERS: tuple[Order, ...] = ("advised", "ahead", "fixed", "least_certain", "random", "sets", "surest")
 _BY_ADVICE = ("advised", "ahead")
 
 
@@ -51,6 +52,8 @@ def acquisition_curve(
     - "fixed": the same order for every case, `sequence`, chosen on other cases by `fixed_order`;
     - "least_certain": the same order, and cases of which the model is least certain are served first (`budget_curve`);
     - "random": at random;
+    - "sets": the best modality of the set of missing ones that is worth most in similar training cases, which have
+      everything that the case lacks (`amodal.predictive_impact.sets`);
     - "surest": the one whose real value leads to the prediction of the largest utility. Only somebody who has seen all
       values can choose so, and it is not the best choice: it knows the values, not the target.
 
@@ -65,7 +68,7 @@ def acquisition_curve(
         utility: What is to be gained; see `advise`.
         costs: Prices; see `advise`.
         budget: What looking may cost for a case; what is above it is not looked at.
-        stop: Whether to stop looking at a case when no look pays ("advised" and "ahead").
+        stop: Whether to stop looking at a case when no look pays ("advised", "ahead" and "sets").
         **advice: Further arguments of `advise`: `worth`, `train`, `neighbours`, `draws`, `completions`, …
 
     Returns:
@@ -205,6 +208,9 @@ class _Chooser:
             worth = np.where(possible, found.worth * found.gain, -np.inf)
             ratio = np.divide(worth, price, out=np.where(worth > 0, 1e30, worth), where=price > 0)
             priority = np.where(possible, ratio, -np.inf).max(axis=1)
+        elif self.order == "sets":
+            score, worth_it = self._by_sets(known)
+            pays = possible & (worth_it[:, None] | (not self.stop))
         else:
             score = np.stack([self._revealed(known, m) for m in range(possible.shape[1])], axis=1)
         choice = np.where(possible, np.nan_to_num(score, nan=-np.inf), -np.inf).argmax(axis=1)
@@ -215,6 +221,17 @@ class _Chooser:
         steps: Literal[1, 2] = 2 if self.order == "ahead" else 1
         rest = {"seed": self.seed, "utility": self.utility, "costs": self.prices, "steps": steps}
         return advise(self.model, self.cohort.with_observed(known), **(rest | dict(self.advice)))
+
+    def _by_sets(self, known: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        train = self.advice.get("train")
+        train = self.model.training_cases if train is None else train
+        if train is None:
+            raise ConfigurationError("the order by sets needs training cases", hint="Pass train=<the training cohort>.")
+        options = {name: self.advice[name] for name in ("worth", "neighbours") if name in self.advice}
+        cases = self.cohort.with_observed(known)
+        return values_of_sets(
+            self.model, cases, train, utility=self.utility, costs=self.prices, seed=self.seed, **options
+        )
 
     def _revealed(self, known: NDArray[np.bool_], m: int) -> NDArray[np.float64]:
         """Utility (N,) of the prediction with modality m as it is."""

@@ -60,7 +60,8 @@ def impact_page(model: TrainedModel, cohort: Cohort, result: Impact, advice: Adv
         Section("bedside", "What to look at next", render("bedside.html", values)),
         Section("numbers", "The numbers behind it", render("bedside_numbers.html", numbers)),
     ]
-    return fill_page(f"{model.schema.task.name or 'Prediction'}: what could still change", kicker, sections)
+    name = model.schema.task.name or "prediction"
+    return fill_page(f"{name[0].upper()}{name[1:]}: what could still change", kicker, sections)
 
 
 def write_impact_page(path: Path, model: TrainedModel, cohort: Cohort, result: Impact, advice: Advice) -> Path:

@@ -74,7 +74,8 @@ def method_forest(subject: Subject, metric: Metric, key: str = "forest") -> Draw
     ]
     told = "; ".join(f"{row.name} {format_interval(row.intervals[0], metric)}" for row in rows)
     svg = figures.draw_forest(rows, metric.label, key=key, alt=f"{metric.label} of each method. {told}.")
-    caption = f"{metric.label} on the test data, with 95 % intervals. Hollow: the methods compared with."
+    hollow = " Hollow: the methods compared with." if subject.references else ""
+    caption = f"{metric.label} on the test data, with 95 % intervals.{hollow}"
     return Drawing(key, svg, caption)
 
 

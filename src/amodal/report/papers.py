@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,12 +148,22 @@ def file_drawing(path: Path, key: str, caption: str) -> Drawing:
     """
     kinds = {".svg": "image/svg+xml", ".png": "image/png"}
     try:
-        content = base64.b64encode(path.read_bytes()).decode("ascii")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"a figure is missing: {path}") from error
-    source = f"data:{kinds[path.suffix]};base64,{content}"
+    source = f"data:{kinds[path.suffix]};base64,{base64.b64encode(content).decode('ascii')}"
     picture = Markup('<img class="paper" src="{}" alt="{}">').format(Markup(source), caption)
-    return Drawing(key, picture, caption, size="wide")
+    return Drawing(key, picture, caption, size="wide" if _is_wide(content) else "half")
+
+
+def _is_wide(content: bytes) -> bool:
+    """Whether a picture is much wider than high, from its head."""
+    if content.startswith(b"\x89PNG"):
+        width, height = (int.from_bytes(content[start : start + 4]) for start in (16, 20))
+    else:
+        size = re.search(rb'viewBox="0 0 ([\d.]+) ([\d.]+)"', content[:2000])
+        width, height = (float(size[1]), float(size[2])) if size else (1, 1)
+    return width > 1.6 * height
 
 
 def file_table(path: Path, caption: str, *, most: int = 60) -> Table:

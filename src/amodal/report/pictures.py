@@ -156,6 +156,10 @@ def _tabular(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhib
     values = []
     for d, value in enumerate(cells[:_SHOWN]):
         name, unit = _feature(modality, d)
+        column, one_of, word = name.rpartition("=")  # a category's feature: told by the word that is true
+        if one_of and measured[d] and value in (0, 1):
+            values += [(column, word)] if value else []
+            continue
         values.append((name, f"{value:.4g} {unit}".strip() if measured[d] else "not measured"))
     if len(cells) > _SHOWN:
         values.append(("…", f"{len(cells) - _SHOWN} more"))

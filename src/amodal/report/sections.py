@@ -135,7 +135,7 @@ def comparison(subject: Subject) -> Section:
         ],
         strong=[0],
     )
-    drawings = [method_forest(subject, metric)]
+    drawings = [method_forest(subject, metric)] if len(results.conditions("rate")) > 1 else []  # else it stands above
     if subject.references and len(results.names) > 1:
         drawings.append(difference_forest(subject, metric))
     verdicts = [sort_verdicts(results.compare(reference, metric.name)) for reference in compared(subject)]
@@ -171,7 +171,8 @@ def patterns(subject: Subject) -> Section | None:
         "patterns",
         figures.draw_heat(subject.patterns, names, series, metric, key="patterns", alt=alt),
         f"{metric.label} under each pattern. Filled dots are the modalities that were there; darker is better, "
-        "and the best of a row is bold.",
+        "and the best of a row is bold."
+        + (f" {rare} rarer patterns are left out." if (rare := subject.patterns_left_out) else ""),
         series_table("pattern", [c.removeprefix("met:") for c in conditions], series, metric),
         size="wide",
     )

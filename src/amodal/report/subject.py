@@ -26,6 +26,9 @@ YARDSTICKS = ("per_pattern", "boosting")
 """Methods that others are compared with where they are there: one dedicated model a pattern, and boosted trees."""
 
 
+_MOST_PATTERNS, _FEW_CASES = 24, 30  # of more patterns that the rows have, those of fewer cases are left out
+
+
 @dataclass(frozen=True)
 class Subject:
     """The subject of a report.
@@ -135,9 +138,21 @@ class Subject:
     @cached_property
     def pattern_conditions(self) -> tuple[str, ...]:
         """Conditions for looking at patterns: each imposed on the same cases, or else those that the rows have."""
-        return self.results.conditions("pattern") or tuple(
-            name for name in self.results.conditions("met")[:24] if name != "met:none"
-        )
+        return self.results.conditions("pattern") or self._met[0]
+
+    @property
+    def patterns_left_out(self) -> int:
+        """Number of patterns that the rows have and that are too rare to be looked at."""
+        return 0 if self.imposes_patterns else self._met[1]
+
+    @cached_property
+    def _met(self) -> tuple[tuple[str, ...], int]:
+        """Patterns that the rows have, of many those of thirty cases or more; and how many are left out."""
+        met = [name for name in self.results.conditions("met") if name != "met:none"]
+        if len(met) <= _MOST_PATTERNS:
+            return tuple(met), 0
+        shown = [name for name in met if self.results.number_of_cases(name) >= _FEW_CASES][:_MOST_PATTERNS]
+        return tuple(shown), len(met) - len(shown)
 
     @property
     def imposes_patterns(self) -> bool:

@@ -184,6 +184,11 @@ def test_cohorts_of_the_tables(tables, tmp_path, capsys):
 def test_damage_is_named(tables, tmp_path):
     with pytest.raises(UnknownNameError, match="task of mimic3 'icd9_21'"):
         prepare(tables, tmp_path / "x", task="icd9_21")
+    column = tables / "SERVICES.csv"
+    column.write_text(column.read_text().replace("curr_service", "service"))
+    with pytest.raises(DataError, match=r"SERVICES\.csv lacks the column curr_service"):
+        prepare(tables, tmp_path / "x")
+    column.write_text(column.read_text().replace("service", "curr_service"))
     path = tables / "CHARTEVENTS.csv.gz"
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"CHARTEVENTS\.csv\.gz cannot be read"):

@@ -81,6 +81,20 @@ _METASTATIC = (("1960", "1991"), ("20970", "20975"), ("20979", "20979"), ("78951
 _AIDS = (("042", "0449"),)
 
 
+_COLUMNS = {
+    "ICUSTAYS": ("hadm_id", "intime"),
+    "SERVICES": ("hadm_id", "transfertime", "curr_service"),
+    "ADMISSIONS": ("hadm_id", "subject_id", "admittime", "dischtime", "deathtime", "admission_type",
+                   "hospital_expire_flag"),
+    "PATIENTS": ("subject_id", "dob", "dod"),
+    "CHARTEVENTS": ("hadm_id", "charttime", "itemid", "valuenum", "error"),
+    "LABEVENTS": ("hadm_id", "charttime", "itemid", "valuenum"),
+    "OUTPUTEVENTS": ("hadm_id", "charttime", "itemid", "value", "iserror"),
+    "DIAGNOSES_ICD": ("hadm_id", "icd9_code"),
+}  # fmt: skip
+"""Columns that the tables must have."""
+
+
 class Admissions(NamedTuple):
     """Each patient's first admission to intensive care, of those of 15 years and more.
 
@@ -272,5 +286,6 @@ def _query(source: Path, query: str, tables: tuple[str, ...]) -> dict[str, Any]:
     """Runs a query in which {TABLE} stands for a table; columns as arrays."""
     for table in tables:
         query = query.replace("{" + table + "}", table)
-    with open_tables(source, {table: table for table in tables}, database="MIMIC-III") as connection:
+    columns = {table: _COLUMNS[table] for table in tables}
+    with open_tables(source, {t: t for t in tables}, database="MIMIC-III", columns=columns) as connection:
         return columns_of(connection, query)

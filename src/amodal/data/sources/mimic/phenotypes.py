@@ -83,10 +83,11 @@ def diagnosis_tables(database: Database, *, only_described: bool) -> tuple[dict[
     """The tables of diagnoses by the name of their view, and the columns that they must have; see `read_diagnoses`."""
     if database == "mimic4":
         return {"DIAGNOSES": "hosp/diagnoses_icd"}, {"DIAGNOSES": ("hadm_id", "icd_code", "icd_version")}
-    tables, columns = {"DIAGNOSES": "DIAGNOSES_ICD"}, {"DIAGNOSES": ("hadm_id", "icd9_code")}
-    if not only_described:
-        return tables, columns
-    return tables | {"DESCRIBED": "D_ICD_DIAGNOSES"}, columns | {"DESCRIBED": ("icd9_code",)}
+    tables = {"DIAGNOSES": "DIAGNOSES_ICD"}
+    columns: dict[str, tuple[str, ...]] = {"DIAGNOSES": ("hadm_id", "icd9_code")}
+    if only_described:
+        tables["DESCRIBED"], columns["DESCRIBED"] = "D_ICD_DIAGNOSES", ("icd9_code",)
+    return tables, columns
 
 
 def read_diagnoses(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from amodal.commands import convert_list
 from amodal.data.sources.mimic.emergency import ED_COLUMNS, ED_NAME, ED_TABLES
@@ -152,7 +152,9 @@ def needed_tables(plan: Plan, source: Path, folders: Mapping[str, Path]) -> list
         DataError: If a table, a column or a folder is missing; the message names it.
     """
     name = DATABASES[plan.database]
-    wanted = [(source, dict(TABLES[plan.database]), name, event_columns(plan.database))]
+    wanted: list[tuple[Path, Mapping[str, str], str, Mapping[str, Sequence[str]]]] = [
+        (source, TABLES[plan.database], name, event_columns(plan.database))
+    ]
     if plan.task == "phenotyping":
         tables, columns = diagnosis_tables(plan.database, only_described=plan.cleaning == "benchmark")
         wanted.append((source, tables, name, columns))
@@ -161,7 +163,8 @@ def needed_tables(plan: Plan, source: Path, folders: Mapping[str, Path]) -> list
         wanted.append(
             (folders["cxr"], {"METADATA": metadata_table(folders["cxr"])}, CXR_NAME, {"METADATA": CXR_COLUMNS})
         )
-    for kind in ("notes", "discharge"):
+    kinds: tuple[Literal["notes", "discharge"], ...] = ("notes", "discharge")
+    for kind in kinds:
         if kind in plan.modalities:
             notes = note_source(source, plan.database, kind, folder=folders.get("notes"))
             wanted.append((notes.folder, {"NOTES": notes.table}, notes.database, {"NOTES": notes.columns}))

@@ -46,7 +46,7 @@ def open_tables(
 
     Raises:
         DataError: If a table or a column is missing, or cannot be read, then or in a query; the message names the file.
-        RunError: If DuckDB is not installed.
+        RunError: If DuckDB is not installed, or memory and the temporary folder are full.
     """
     try:
         import duckdb
@@ -67,6 +67,11 @@ def open_tables(
                     yield connection
                 except duckdb.ConversionException as error:
                     raise _misfit(connection, files, error) from error
+        except duckdb.OutOfMemoryException as error:
+            raise RunError(
+                f"{database}'s tables need more space than there is: {_reason(error)}",
+                hint=f"Set TMPDIR to a folder with more space than {tempfile.gettempdir()}.",
+            ) from error
         except duckdb.Error as error:
             named = [path for path in files.values() if str(path) in str(error)] or list(files.values())
             damaged = [f"{path} cannot be read: {fault}" for path in named for fault in [_fault(path)] if fault]

@@ -102,7 +102,7 @@ class Stays(NamedTuple):
 
 def event_columns(database: Database) -> dict[str, tuple[str, ...]]:
     """Columns that the tables of stays and events must have."""
-    columns = dict(STAY_COLUMNS[database])
+    columns: dict[str, tuple[str, ...]] = {**STAY_COLUMNS[database]}
     columns["CHARTEVENTS"] = (*columns["CHARTEVENTS"], "icustay_id" if database == "mimic3" else "stay_id")
     return columns
 
