@@ -280,6 +280,7 @@ def _parts(by: Any, bands: Sequence[float] | None, n: int) -> dict[str, NDArray[
     numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
     if numeric and (bands is not None or column.nunique() > _MOST_BANDS):
         known = column.dropna().astype(float)
+        known = known[np.isfinite(known)]
         inner = list(bands) if bands is not None else sorted(set(np.quantile(known, [0.25, 0.5, 0.75]).tolist()))
         if not inner or not np.isfinite(inner).all() or not (np.diff(inner) > 0).all():
             raise ConfigurationError("bands need edges in increasing order", expected="finite numbers", got=bands)

@@ -151,10 +151,10 @@ def _as_array(y: Any) -> tuple[np.ndarray, list[str] | None]:
             got=type(y).__name__ if array.ndim == 0 else f"shape {array.shape}",
             hint="Lists of labels become such a table by sklearn.preprocessing.MultiLabelBinarizer.",
         )  # fmt: skip
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = column_or_1d(array, warn=True)
     if array.dtype.kind in "US" and not hasattr(y, "dtype") and not all(isinstance(entry, str) for entry in y):
         array = np.array(y, dtype=object)  # what numpy would turn into text stays what it is
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = column_or_1d(array, warn=True)
     if array.dtype.names:
         raise DataError(
             f"y has fields {', '.join(array.dtype.names)}: a time with an event cannot be learned yet",
