@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from sklearn.exceptions import NotFittedError
 
 import amodal
 from amodal import MissingModalityClassifier, MissingModalityRegressor
-from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, ShapeError, UnknownNameError
 from amodal.missingness import MCAR
+from amodal.seal import seal
 
 QUICK = {"method": "fusion", "epochs": 2, "width": 8, "settings": {"device": "cpu", "batch_size": 16}}
 
@@ -220,6 +223,40 @@ def test_parameters_of_a_search_are_saved(tmp_path: Path):
     assert isinstance(again, MissingModalityClassifier)
     assert again.get_params() == clf.get_params()
     np.testing.assert_array_equal(again.fit(X, y).predict_proba(X), clf.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"columns": "x"},
+        {"columns": {"p": ["zz"]}},
+        {"features": None},
+        {"features": ["a"]},
+        {"inputs": 3},
+        {"class_dtype": "V8"},
+        {"class_dtype": "int64"},
+        {"label_dtype": "nonsense"},
+        {"params": None},
+        {"class": "MissingModalityRegressor"},
+    ],
+    ids=str,
+)
+def test_an_edited_record_is_refused_though_its_seal_is_right(edit: dict, saved: Path, tmp_path: Path):
+    shutil.copytree(saved, tmp_path / "run")
+    file = tmp_path / "run" / "experiment.json"
+    record = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("checksum", "files")}
+    record["estimator"] |= edit
+    file.write_text(json.dumps(seal(record, tmp_path / "run", ["model.safetensors", "history.csv", "presence.npz"])))
+    with pytest.raises(RunError, match="cannot be used"):
+        amodal.load(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An estimator of one table that two modalities divide."""
+    frame = pd.DataFrame(np.nan_to_num(X_["table"]), columns=list("abcd"))
+    clf = MissingModalityClassifier(**QUICK, modalities={"p": ["a", "b"], "q": ["c"]}).fit(frame, Y_)
+    return clf.save(tmp_path_factory.mktemp("saved") / "run")
 
 
 def test_presence_may_be_a_frame_and_series_a_column_of_one():

@@ -273,9 +273,10 @@ def _parts(by: Any, bands: Sequence[float] | None, n: int) -> dict[str, NDArray[
     """Rows of each group by its name; those without a value are a group of their own."""
     import pandas as pd
 
-    column = pd.Series(np.asarray(by) if isinstance(by, list | tuple | np.ndarray) else by).reset_index(drop=True)
-    if len(column) != n:
-        raise ShapeError("`by` has another number of rows", expected=n, got=len(column))
+    by = np.asarray(by) if isinstance(by, list | tuple | np.ndarray) else by
+    if np.shape(by) != (n,):
+        raise ShapeError("`by` has another number of rows", expected=f"({n},)", got=np.shape(by))
+    column = pd.Series(by).reset_index(drop=True)
     column = column.mask(column.isin([""]))  # an empty text is no value
     numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
     if numeric and (bands is not None or column.nunique() > _MOST_BANDS):

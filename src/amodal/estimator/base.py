@@ -394,7 +394,13 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         return {"features": names.tolist() if isinstance(names, np.ndarray) else None, "inputs": self.n_features_in_}
 
     def _restore(self, model: TrainedModel, record: Mapping[str, Any]) -> Self:
-        self.model_, self.schema_, self._columns = model, model.schema, record.get("columns")
+        columns, features = record.get("columns"), record.get("features")
+        if columns is not None:
+            used = {column for part in dict(columns).values() for column in part}
+            named = any(isinstance(column, str) for column in used)
+            if (named and not used <= set(features or ())) or (features and len(features) != record["inputs"]):
+                raise ValueError("columns of the modalities that are not among those of the table")
+        self.model_, self.schema_, self._columns = model, model.schema, columns
         if record.get("features"):
             self.feature_names_in_ = np.array(record["features"], dtype=object)
         self._take_names(model.schema)

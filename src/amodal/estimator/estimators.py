@@ -219,7 +219,10 @@ class MissingModalityClassifier(ClassifierMixin, MissingModalityEstimator):
 
     def _restore(self, model: TrainedModel, record: Mapping[str, Any]) -> Self:
         classes = np.asarray(model.schema.task.classes)
-        self.classes_ = classes.astype(record.get("class_dtype", classes.dtype))
+        dtype = np.dtype(record.get("class_dtype", classes.dtype))
+        if dtype.kind not in "biufUOM":
+            raise ValueError(f"labels are of no type {dtype}")
+        self.classes_ = classes.astype(dtype)
         self._label_dtype = np.dtype(record.get("label_dtype", int))
         return super()._restore(model, record)
 
