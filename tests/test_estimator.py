@@ -232,7 +232,7 @@ def test_parameters_of_a_search_are_saved(tmp_path: Path):
         {"columns": {"p": ["zz"]}},
         {"features": None},
         {"features": ["a"]},
-        {"inputs": 3},
+        {"inputs": 7},
         {"class_dtype": "V8"},
         {"class_dtype": "int64"},
         {"label_dtype": "nonsense"},
