@@ -275,7 +275,7 @@ def _parts(by: Any, bands: Sequence[float] | None, n: int) -> dict[str, NDArray[
 
     by = np.asarray(by) if isinstance(by, list | tuple | np.ndarray) else by
     if np.shape(by) != (n,):
-        raise ShapeError("`by` has another number of rows", expected=f"({n},)", got=np.shape(by))
+        raise ShapeError("`by` has another number of rows", expected=n, got=" × ".join(map(str, np.shape(by))))
     column = pd.Series(by).reset_index(drop=True)
     column = column.mask(column.isin([""]))  # an empty text is no value
     numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
