@@ -25,7 +25,7 @@ import torch
 from amodal.batch import Batch
 from amodal.encoders import build_encoders
 from amodal.method import Method
-from amodal.methods import METHODS
+from amodal.methods import METHODS, method_options
 from amodal.schema import Modality, Schema, Task
 
 TASK = Task("multiclass", classes=("a", "b", "c"))
@@ -82,7 +82,8 @@ def main() -> None:
         batch, made = make_batch(schema, options.rows), {}
         for name, (method, given) in METHODS_OF.items():
             torch.manual_seed(0)
-            made[name] = METHODS[method](schema, build_encoders(schema, width=width, choices=encoders), **given).train()
+            built = build_encoders(schema, width=width, choices=encoders)
+            made[name] = METHODS[method](schema, built, **method_options(method, given)).train()
         optimisers = {n: torch.optim.AdamW(list(m.parameters_of("main")), lr=1e-3) for n, m in made.items()}
         best = dict.fromkeys(made, float("inf"))
         for _ in range(options.repeats):  # in turns, so that a busy machine is busy for all of them

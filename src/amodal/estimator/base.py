@@ -28,7 +28,7 @@ from amodal.estimator.columns import (
     positions_of,
     read_presence,
 )
-from amodal.method import SamplingMethod
+from amodal.method import draws_itself
 from amodal.missingness import Mechanism
 from amodal.outcome import Outcome
 from amodal.predictive_impact import Advice, Impact
@@ -357,7 +357,7 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         if train is not None:
             return self._cohort(train, None)
         kept = self.model_.training_cases
-        if kept is None and not isinstance(self.model_.method, SamplingMethod):
+        if kept is None and not draws_itself(self.model_.method):
             raise ConfigurationError(
                 f"the method {self.method!r} cannot draw completions itself, and there are no training cases to take "
                 "them from",
