@@ -1,6 +1,7 @@
-"""V of PRIMO in worlds of known truth, and what each part of it does there: V against the change that a look makes.
+"""V of a method's own draws in worlds of known truth, against the change that a look makes; by default PRIMO's.
 
-Command:  OMP_NUM_THREADS=1 python benchmarks/changes.py [WORLD …] [--seeds 0 1] [--options '{"present": "published"}']
+Command:  OMP_NUM_THREADS=1 python benchmarks/changes.py [WORLD …] [--method cepa] [--seeds 0 1]
+          [--options '{"present": "published"}']
 
 The worlds are those of `tests/recovery/worlds.py`: 3,000 training rows, 500 for validation, 1,000 for testing, width
 32, 30 epochs. A line a world and seed: V of the right predictions, the change of the model's predictions when what is
@@ -26,6 +27,7 @@ from recovery.worlds import WORLDS, distance
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("worlds", nargs="*", default=list(WORLDS))
+    parser.add_argument("--method", default="primo")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--options", type=json.loads, default={})
     given = parser.parse_args()
@@ -37,7 +39,7 @@ def main() -> None:
         batch = test.batch(np.arange(len(test)))
         truth = world.right({key: value.numpy() for key, value in batch.values.items()})
         for seed in given.seeds:
-            model = amodal.fit("primo", train, valid, epochs=30, width=32, seed=seed, options=given.options)
+            model = amodal.fit(given.method, train, valid, epochs=30, width=32, seed=seed, options=given.options)
             asked = {"completions": "own", "plausible": False, "vary": []}
             found = amodal.impact(model, withheld, **asked).variability
             change = distance(model.predict(withheld), model.predict(test), world.task.kind)

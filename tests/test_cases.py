@@ -26,8 +26,16 @@ def made(n: int = 6) -> Cases:
 
 @pytest.mark.parametrize(
     "rows",
-    [np.array([4, 1]), [4, 1], np.isin(np.arange(6), [1, 4]), slice(1, 5, 3), np.array([1, 1, 1]), np.zeros(0, int)],
-    ids=["positions", "list", "bool", "slice", "repeated", "none"],
+    [
+        np.array([4, 1]),
+        [4, 1],
+        np.isin(np.arange(6), [1, 4]),
+        slice(1, 5, 3),
+        np.array([1, 1, 1]),
+        np.zeros(0, int),
+        [],
+    ],
+    ids=["positions", "list", "bool", "slice", "repeated", "none", "empty"],
 )
 def test_rows_are_those_of_numpy_for_every_kind_of_input(rows: object):
     cases, expected = made(), np.arange(12.0).reshape(6, 2)[rows]
@@ -99,7 +107,7 @@ A, B = pd.DataFrame({"v": [1.0, 2, 3]}, index=[7, 8, 9]), pd.DataFrame({"w": [1.
             ShapeError,
             "'b' has another number of rows",
         ),
-        ({"a": 3.0}, ShapeError, "'a' has no rows .got float"),
+        ({"a": 3.0}, ShapeError, "'a' has no rows .expected an array.*got float"),
     ],
 )
 def test_what_cannot_be_aligned_is_refused(given: object, kind: type, words: str):

@@ -16,7 +16,7 @@ from amodal.clinical import (
     calibration_table,
     decision_curve,
 )
-from amodal.errors import ConfigurationError, ShapeError
+from amodal.errors import ConfigurationError, DataError, ShapeError
 from amodal.schema import Task
 
 N = 240
@@ -107,3 +107,51 @@ def test_a_regression_has_groups_and_no_risks():
     assert by_group(predicted, np.arange(N) % 2)["metric"].unique().tolist() == ["mae"]
     with pytest.raises(ConfigurationError, match="a regression has no risks"):
         at_thresholds(predicted)
+
+
+@pytest.mark.parametrize(
+    ("by", "sizes"),
+    [
+        (["unknown", "M", None, ""] * 60, {"M": 60, "unknown": 180}),
+        (pd.Series([1, None] * 120, dtype="Int64"), {"1": 120, "unknown": 120}),
+        (pd.Categorical(["10-20", "5-10"] * 120, ["5-10", "10-20"]), {"5-10": 120, "10-20": 120}),
+        ([1, "1"] * 120, {"1": 240}),
+        ([np.nan] * N, {"unknown": N}),
+        ([np.inf] * 40 + [*range(200)], None),
+        (1.6e9 + np.arange(N) * 0.1, None),
+    ],
+)
+def test_every_case_is_in_one_group(by: object, sizes: dict | None):
+    table = absence_by_group(made(), by)
+    assert table["n"].sum() == N
+    assert table["group"].is_unique
+    if sizes is not None:
+        assert dict(zip(table["group"], table["n"])) == sizes
+
+
+def test_columns_of_pandas_are_aligned_by_the_cases_ids():
+    predicted = made()._replace(ids=np.array([f"case{i}" for i in range(N)]))
+    sex = pd.Series(np.where(np.arange(N) < 80, "f", "m"), index=predicted.ids)
+    expected = absence_by_group(predicted, sex.to_numpy())
+    pd.testing.assert_frame_equal(absence_by_group(predicted, sex.sample(frac=1, random_state=0)), expected)
+    pd.testing.assert_frame_equal(absence_by_group(predicted, sex.reset_index(drop=True)), expected)
+    with pytest.raises(DataError, match="by cannot be aligned.*to_numpy"):
+        absence_by_group(predicted, sex.set_axis(range(7, N + 7)))
+    with pytest.raises(DataError, match="by has no entry for rows of X: case0"):
+        absence_by_group(predicted, sex.iloc[1:])
+
+
+@pytest.mark.parametrize("bands", [[60.0, 30.0], [30.0, 30.0], [np.nan], []])
+def test_bands_that_are_none_are_refused(bands: list):
+    with pytest.raises(ConfigurationError, match="bands need edges in increasing order"):
+        absence_by_group(made(), np.arange(float(N)), bands=bands)
+
+
+def test_where_all_resamples_agree_there_is_no_interval():
+    predicted = made()
+    row = at_thresholds(predicted, [0.0]).iloc[0]
+    assert row["sensitivity"] == 1
+    assert np.isnan(row["sensitivity_low"])
+    same = predicted._replace(predictions=np.tile([0.6, 0.4], (N, 1)))
+    assert np.isnan(calibration_table(same).loc[0, "slope"])
+    assert np.isfinite(calibration_table(same).loc[0, "intercept"])

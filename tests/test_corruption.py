@@ -16,9 +16,10 @@ import pytest
 from training.test_fit import made_cohort, parts
 
 import amodal
+from amodal.benchmark import read_run
 from amodal.data.cohort import Cohort
 from amodal.errors import AmodalError, RunError
-from amodal.files import clear_leftovers, scratch_path
+from amodal.files import clear_leftovers, scratch_path, write_json
 from amodal.seal import seal
 
 
@@ -79,6 +80,73 @@ def test_cut_emptied_replaced_and_removed_files_are_named(folders, tmp_path):
         file.unlink()
         with pytest.raises((AmodalError, RunError)):
             opened(folder)
+
+
+def test_links_to_what_cannot_be_read_and_swapped_files_are_named(folders, tmp_path):
+    for name in ("experiment.json", "model.safetensors", "history.csv", "presence.npz"):
+        for place, target in ((tmp_path / f"{name}-1", "/proc/self/mem"), (tmp_path / f"{name}-2", name)):
+            shutil.copytree(folders[0], place)
+            (place / name).unlink()
+            (place / name).symlink_to(target)
+            with pytest.raises(RunError, match=f"{place}"):
+                amodal.load(place)
+    amodal.fit("fusion", *parts(made_cohort(60)), epochs=1, width=4, device="cpu", seed=1, out=tmp_path / "other")
+    for name in ("experiment.json", "model.safetensors", "history.csv"):
+        place = tmp_path / f"{name}-3"
+        shutil.copytree(folders[0], place)
+        shutil.copy(tmp_path / "other" / name, place / name)
+        with pytest.raises(RunError, match=f"{place}.*was altered"):
+            amodal.load(place)
+
+
+def test_altered_evaluations_are_never_silent(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "run")
+    model = amodal.load(tmp_path / "run")
+    amodal.evaluate(model, made_cohort(60), resamples=20).save(tmp_path / "run")
+    read_run(tmp_path / "run")
+    rng = np.random.default_rng(0)
+    for name in ("predictions.parquet", "metrics.json", "test_presence.npz"):
+        file = tmp_path / "run" / name
+        content = file.read_bytes()
+        for place in rng.integers(0, len(content), 20).tolist():
+            altered = bytearray(content)
+            altered[place] ^= 1 << int(rng.integers(8))
+            if altered.split() == content.split():
+                continue
+            file.write_bytes(bytes(altered))
+            with pytest.raises(RunError, match=name):
+                read_run(tmp_path / "run")
+        file.write_bytes(content)
+
+
+def test_nothing_but_a_run_is_replaced(folders, tmp_path):
+    model = amodal.load(folders[0])
+    (tmp_path / "file").write_text("")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("")
+    for place, words in (("file", "is a file"), ("home", "is there already and is no run"), ("file/x", "cannot write")):
+        with pytest.raises(RunError, match=words):
+            model.save(tmp_path / place, overwrite=True)
+    assert (tmp_path / "home" / "thesis.tex").exists()
+    model.save(tmp_path / "disk" / "run")
+    made_cohort(20).save(tmp_path / "disk" / "cohort")
+    for name in ("run", "cohort"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    model.save(tmp_path / "run", overwrite=True)
+    made_cohort(30).save(tmp_path / "cohort", overwrite=True)
+    assert (tmp_path / "run").is_symlink()
+    assert (tmp_path / "cohort").is_symlink()
+    amodal.load(tmp_path / "disk" / "run")
+    assert len(Cohort.open(tmp_path / "disk" / "cohort")) == 30
+    assert not list(tmp_path.rglob(".tmp.*"))
+
+
+def test_of_two_that_begin_at_once_one_is_refused(tmp_path):
+    write_json(tmp_path / "plan.json", {"first": 1}, only_new=True)
+    with pytest.raises(RunError, match="another process has just written .*plan.json"):
+        write_json(tmp_path / "plan.json", {"second": 2}, only_new=True)
+    assert json.loads((tmp_path / "plan.json").read_text()) == {"first": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 EDITS = [

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import amodal
 from amodal import MissingModalityClassifier, MissingModalityRegressor
-from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError, UnknownNameError
+from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, ShapeError, UnknownNameError
 from amodal.missingness import MCAR
+from amodal.seal import seal
 
 QUICK = {"method": "fusion", "epochs": 2, "width": 8, "settings": {"device": "cpu", "batch_size": 16}}
 
@@ -135,6 +139,15 @@ X_, Y_ = made()
         ),
         ({"a": np.where(np.eye(80, 2) > 0, np.inf, 1.0)}, Y_, DataError, "'a'.*infinite"),
         ({"a b": np.ones((80, 2))}, Y_, SchemaError, "name is not usable.*'a b'"),
+        ({1: np.ones((80, 2))}, Y_, SchemaError, "name is not usable.*got 1"),
+        ({"a": "text"}, Y_, ShapeError, "'a' has no rows .expected an array, frame or list, got str"),
+        ({"a": {"b": np.ones((80, 2))}}, Y_, ShapeError, "'a' has no rows.*got dict"),
+        ({"a": scipy.sparse.csr_array(np.ones((80, 2)))}, Y_, ShapeError, "'a' is sparse.*toarray"),
+        ([np.ones((80, 2)), np.ones((80, 3))], Y_, SchemaError, "X is not a dictionary.*got inputs without names"),
+        (None, Y_, SchemaError, "X is not a dictionary of modalities.*got NoneType"),
+        (pd.DataFrame(np.ones((80, 2)), columns=["a", "a"]), Y_, SchemaError, "X has columns of the same name .got a"),
+        ({"a": pd.DataFrame(np.ones((80, 2)), columns=[7, "7"])}, Y_, SchemaError, "columns of the same name .got 7"),
+        ({"a": pd.DataFrame({"v": ["x", np.ones(2)] * 40})}, Y_, DataError, "'a'|'v'"),
     ],
 )
 def test_bad_input_is_named(X: object, y: np.ndarray, kind: type, words: str):
@@ -151,12 +164,137 @@ def test_bad_input_is_named(X: object, y: np.ndarray, kind: type, words: str):
         ({"settings": {"batch_size": 2.5}}, ConfigurationError, "batch_size is out of range.*whole number or None"),
         ({"settings": {"weight_decay": np.nan}}, ConfigurationError, "weight_decay is out of range.*finite.*nan"),
         ({"settings": {"precision": "7"}}, UnknownNameError, "unknown precision '7'.*32-true"),
+        ({"class_weight": "equal"}, ConfigurationError, "class_weight is out of range .expected .balanced. or {label"),
+        ({"class_weight": {"hi": 2.0}}, UnknownNameError, "unknown class in class_weight 'hi'.*high"),
         ({"options": {"fil": "zero"}}, UnknownNameError, "unknown option of fusion 'fil'.*Did you mean 'fill'"),
     ],
 )
 def test_bad_settings_are_named(given: dict, kind: type, words: str):
     with pytest.raises(kind, match=words):
         MissingModalityClassifier(**{"method": "fusion", **QUICK, **given}).fit({"a": np.ones((80, 2))}, Y_)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (3, "columns of modality 'p' are neither names nor positions"),
+        ({"a"}, "neither names nor positions"),
+        (slice("a", "c"), "neither names nor positions"),
+        ([], "needs distinct columns, one at least|has no such columns"),
+        (["a", "a"], "'p' needs distinct columns"),
+        ([0, 0], "'p' needs distinct columns"),
+        (["zz"], "X lacks columns of modality 'p': zz"),
+        ([-1], "'p' has no such columns"),
+    ],
+)
+def test_bad_columns_of_a_modality_are_named(columns: object, words: str):
+    frame = pd.DataFrame(np.nan_to_num(X_["table"]), columns=list("abcd"))
+    with pytest.raises(SchemaError, match=words):
+        MissingModalityClassifier(**QUICK, modalities={"p": columns}).fit(frame, Y_)
+    with pytest.raises(ConfigurationError, match="`modalities` does not divide a table"):
+        MissingModalityClassifier(**QUICK, modalities=[columns]).fit(frame, Y_)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("labels", [[220045, 211, 51, 8], [0, 1, 2, 3], ["a", 1, ("b", 2), 4.5]])
+def test_numbers_that_name_columns_are_names(labels: list):
+    """Items of a pivoted table in another order; the numbers 0 … D-1 are positions and have an order, too."""
+    frame = pd.DataFrame(np.nan_to_num(X_["table"]))
+    frame.columns = pd.Index(labels, dtype=object) if "a" in labels else labels
+    other = frame.iloc[:, [2, 0, 3, 1]]
+    by_name = MissingModalityClassifier(**QUICK).fit({"t": frame}, Y_)
+    np.testing.assert_array_equal(by_name.predict_proba({"t": other}), by_name.predict_proba({"t": frame}))
+    whole = MissingModalityClassifier(**QUICK).fit(frame, Y_)
+    np.testing.assert_array_equal(whole.predict_proba(other), whole.predict_proba(frame))
+    if labels[0] == 220045:
+        parts = MissingModalityClassifier(**QUICK, modalities={"p": [211, 8], "q": [51]}).fit(frame, Y_)
+        assert parts.schema_["p"].features == ("211", "8")
+        np.testing.assert_array_equal(parts.predict_proba(other), parts.predict_proba(frame))
+        with pytest.raises(SchemaError, match="'t' has other features .*without 220045; with 9"):
+            by_name.predict({"t": frame.rename(columns={220045: 9})})
+
+
+def test_parameters_of_a_search_are_saved(tmp_path: Path):
+    """Numbers of NumPy, as searches try them, and labels that are numbers."""
+    given = {"epochs": np.int64(1), "seed": np.int64(3), "class_weight": {0: 1.0, np.int64(1): np.float32(2.0)}}
+    X, y = {"a": np.random.default_rng(0).normal(size=(60, 2))}, np.arange(60) % 2
+    clf = MissingModalityClassifier(**{**QUICK, "settings": {"device": "cpu", "batch_size": np.int64(16)}, **given})
+    clf.fit(X, y).save(tmp_path / "run")
+    again = amodal.load(tmp_path / "run")
+    assert isinstance(again, MissingModalityClassifier)
+    assert again.get_params() == clf.get_params()
+    np.testing.assert_array_equal(again.fit(X, y).predict_proba(X), clf.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"columns": "x"},
+        {"columns": {"p": ["zz"]}},
+        {"features": None},
+        {"features": ["a"]},
+        {"inputs": 7},
+        {"class_dtype": "V8"},
+        {"class_dtype": "int64"},
+        {"label_dtype": "nonsense"},
+        {"params": None},
+        {"class": "MissingModalityRegressor"},
+    ],
+    ids=str,
+)
+def test_an_edited_record_is_refused_though_its_seal_is_right(edit: dict, saved: Path, tmp_path: Path):
+    shutil.copytree(saved, tmp_path / "run")
+    file = tmp_path / "run" / "experiment.json"
+    record = {k: v for k, v in json.loads(file.read_text()).items() if k not in ("checksum", "files")}
+    record["estimator"] |= edit
+    file.write_text(json.dumps(seal(record, tmp_path / "run", ["model.safetensors", "history.csv", "presence.npz"])))
+    with pytest.raises(RunError, match="cannot be used"):
+        amodal.load(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An estimator of one table that two modalities divide."""
+    frame = pd.DataFrame(np.nan_to_num(X_["table"]), columns=list("abcd"))
+    clf = MissingModalityClassifier(**QUICK, modalities={"p": ["a", "b"], "q": ["c"]}).fit(frame, Y_)
+    return clf.save(tmp_path_factory.mktemp("saved") / "run")
+
+
+def test_presence_may_be_a_frame_and_series_a_column_of_one():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"v": rng.normal(size=80), "s": list(rng.normal(size=(80, 5, 2)))})
+    seen = pd.DataFrame({"p": np.arange(80) % 3 > 0, "t": np.arange(80) % 3 < 2})
+    clf = MissingModalityClassifier(**QUICK, modalities={"p": ["v"], "t": ["s"]}).fit(frame, Y_, observed=seen)
+    assert clf.schema_["t"].shape == (5, 2)
+    expected = clf.predict_proba(frame, {name: seen[name].to_numpy() for name in seen})
+    np.testing.assert_array_equal(clf.predict_proba(frame, seen), expected)
+
+
+def test_columns_may_be_named_by_whatever_holds_names():
+    frame = pd.DataFrame(np.nan_to_num(X_["table"]), columns=list("abcd"))
+    for columns in (["a", "b"], ("a", "b"), np.array(["a", "b"]), frame.columns[:2], [True, True, False, False]):
+        clf = MissingModalityClassifier(**{**QUICK, "epochs": 1}, modalities={"p": columns}).fit(frame, Y_)
+        assert clf.schema_["p"].features == ("a", "b")
+
+
+def test_labels_of_further_cases_go_by_name():
+    """Columns of several labels in another order, and labels that are missing in a list of texts."""
+    rng = np.random.default_rng(0)
+    X = {"a": rng.normal(size=(60, 2))}
+    y = pd.DataFrame({"u": X["a"][:, 0] > 0, "v": X["a"][:, 0] < 0.4}).astype(int)
+    clf = MissingModalityClassifier(**QUICK).fit(X, y, eval_set=(X, y[["v", "u"]]))
+    plain = MissingModalityClassifier(**QUICK).fit(X, y, eval_set=(X, y.astype("boolean")))
+    np.testing.assert_array_equal(clf.predict_proba(X), plain.predict_proba(X))
+    assert clf.score(X, y[["v", "u"]]) == clf.score(X, y) != clf.score(X, y[["v", "u"]].to_numpy())
+    with pytest.raises(SchemaError, match="y has other labels .expected u, v, got without v; with w"):
+        clf.score(X, y.rename(columns={"v": "w"}))
+    words = np.where(y["u"], "yes", "no")
+    MissingModalityClassifier(**QUICK).fit(X, words, eval_set=(X, [*words[:50], *[np.nan] * 10]))
+    column = pd.DataFrame({"y": [*words[:50], *[None] * 10]})
+    with pytest.warns(UserWarning, match="10 of 60 training rows have no label"):
+        clf = MissingModalityClassifier(**QUICK).fit(X, column["y"])
+    assert clf.score(X, column) == (clf.predict(X)[:50] == words[:50]).mean()
+    with pytest.raises(DataError, match="sample_weight is not numeric"):
+        clf.fit(X, words, sample_weight=["a"] * 60)
 
 
 def test_bad_targets_of_a_regression_are_named():

@@ -165,6 +165,10 @@ def test_balanced_classes_are_predicted_as_often_as_each_other():
     assert plain < 0.2 < 0.38 < balanced < 0.62
     by_name = small(class_weight={"ill": 9.0, "well": 1.0}, **options).fit(X, y).predict_proba(X)[:, 0].mean()
     assert by_name == pytest.approx(balanced, abs=0.12)
+    nothing = {"a": np.full((1, 2), np.nan)}
+    with pytest.warns(UserWarning, match="get the training prior"):
+        prior = small(class_weight="balanced", **options).fit(X, y).predict_proba(nothing)[0]
+    np.testing.assert_allclose(prior, 0.5, atol=0.03)  # of the rows that were not held back
     with pytest.raises(ValueError, match="class_weight is for classes that exclude each other"):
         small(class_weight="balanced").fit(X, np.c_[y == "ill", np.arange(300) % 2 == 0])
 

@@ -54,6 +54,8 @@ def test_labels_that_are_not_known(labels: np.ndarray, gap: object):
     assert outcome.target[6] is None
     assert outcome.classes.tolist() == np.unique(labels).tolist()
     assert outcome.target[[*range(6), *range(7, 13)]].tolist() == labels.tolist()
+    assert read_labels(pd.Series([0, 1, None, 1], dtype="Int64")).classes.dtype == int
+    assert read_labels(np.array([np.int64(0), np.int64(1), None], dtype=object)).classes.dtype == int
     assert read_labels(pd.Series([0, 1, None, 1])).target.tolist() == [0, 1, None, 1]
     np.testing.assert_array_equal(read_numbers([0.5, gap, 2]).target, [0.5, np.nan, 2])
 
@@ -76,6 +78,14 @@ SURVIVAL = np.array([(True, 1.0), (False, 2.0)], dtype=[("event", bool), ("time"
         (read_numbers, SURVIVAL, "y has fields event, time"),
         (read_numbers, np.zeros((4, 2)), r"several numbers a case .*got \(4, 2\).*MultiOutputRegressor"),
         (read_numbers, ["a", "b"], "y is not numeric.*MissingModalityClassifier"),
+        (read_numbers, pd.date_range("2020", periods=3), "y holds dates or durations.*unit of your own"),
+        (read_numbers, pd.to_timedelta([1, 2], "h"), "y holds dates or durations"),
+        (read_labels, [["a"], ["a", "b"]], "y is no column of targets.*MultiLabelBinarizer"),
+        (read_labels, "abc", "y is no column of targets .*got str"),
+        (read_labels, np.zeros((4, 2, 2)), r"y is no column of targets .*got shape \(4, 2, 2\)"),
+        (read_labels, [b"a", b"b"], "labels are bytes .*Decode them"),
+        (read_labels, np.array([["0", "1"], ["1", "0"]]), "Unknown label type.*taken for 2 labels"),
+        (read_labels, np.array([0.0, 1.0, np.inf]), "Input y contains infinity"),
         (read_numbers, [1.0, np.inf], "Input y contains infinity"),
     ],
 )

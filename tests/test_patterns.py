@@ -8,7 +8,14 @@ from contracts import cases
 from scipy.stats import chisquare
 
 from amodal.encoders import encode_pooled
-from amodal.patterns import draw_removal, draw_removals, draw_strict_subset, draw_subset, encode_under
+from amodal.patterns import (
+    distinct_patterns,
+    draw_removal,
+    draw_removals,
+    draw_strict_subset,
+    draw_subset,
+    encode_under,
+)
 
 
 @pytest.mark.parametrize("draw", [draw_removal, draw_subset])
@@ -69,3 +76,15 @@ def test_several_patterns_from_one_encoding_are_each_pattern_encoded_by_itself()
         assert torch.equal(pattern, present)
         alone, _ = encode_pooled(encoders, batch.restrict(dict(zip(batch.modalities, pattern.unbind(1)))))
         torch.testing.assert_close(some, alone)
+
+
+@pytest.mark.parametrize("n", [1, 3, 41])
+def test_distinct_patterns_are_each_row_under_each_of_its_patterns_once(n):
+    draws = torch.Generator().manual_seed(0)
+    observed = torch.rand(5, 7, n, generator=draws) < 0.5
+    found = distinct_patterns(observed)
+    assert torch.equal(found.observed[found.places], observed)
+    assert torch.equal(found.source[found.places], torch.arange(7).expand(5, 7))
+    pairs = [(row, *some) for row, some in zip(found.source.tolist(), found.observed.tolist())]
+    if n < 41:
+        assert len(set(pairs)) == len(pairs)

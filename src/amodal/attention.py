@@ -99,6 +99,10 @@ class TransformerTrunk(nn.Module):
             Of shape (R, D), row by row in the order of ``read.nonzero()``. While training, dropout draws other numbers
             than `forward` does, and zeroes with a probability that is a multiple of 1 / 65536 (see `drop_out`).
         """
+        return self.feed_forward(self.attended(tokens, valid, read))
+
+    def attended(self, tokens: Tensor, valid: Tensor, read: Tensor) -> Tensor:
+        """The first half of `at`: tokens (R, D) after the attention of the last layer, before its feed-forward part."""
         some, length = read.any(1), read.shape[1]
         rows, places = rows_where(some, read.flatten())
         if len(rows) < len(tokens):
@@ -109,24 +113,41 @@ class TransformerTrunk(nn.Module):
             tokens = torch.where(valid[..., None], tokens, 0.0)
         wanted = places if len(places) < len(rows) * length else None
         layers = [] if self.layers is None else list(self.layers.layers)
-        if not layers:
-            tokens = tokens.flatten(0, 1)
-            return self.norm(tokens if wanted is None else tokens[wanted])
         for layer in layers[:-1]:
             tokens = layer(tokens, src_key_padding_mask=~valid if padded else None)
-        return self.norm(_layer_at(layers[-1], tokens, valid if padded else None, wanted))
+        own = tokens.flatten(0, 1)
+        own = own if wanted is None else own[wanted]
+        if not layers:
+            return own
+        last = layers[-1]
+        mixed = _attend(last.self_attn, last.norm1(tokens), valid if padded else None).flatten(0, 1)
+        return self.add_attended(own, mixed if wanted is None else mixed[wanted])
 
+    def add_attended(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """Tokens (…, D) of the last layer and what its attention mixed for them, before its last linear map."""
+        last = self._last
+        return tokens + drop_out(last.self_attn.out_proj(mixed), last.dropout.p if self.training else 0.0)
 
-def _layer_at(layer: nn.Module, tokens: Tensor, valid: Tensor | None, wanted: Tensor | None) -> Tensor:
-    """A pre-norm layer's tokens (R, D) at some places of the flattened (B · L, D); None: at all of them."""
-    assert isinstance(layer, nn.TransformerEncoderLayer)
-    attended, tokens = _attend(layer.self_attn, layer.norm1(tokens), valid).flatten(0, 1), tokens.flatten(0, 1)
-    if wanted is not None:
-        attended, tokens = attended[wanted], tokens[wanted]
-    drop = layer.dropout.p if layer.training else 0.0
-    tokens = tokens + drop_out(layer.self_attn.out_proj(attended), drop)
-    inner = drop_out(functional.gelu(layer.linear1(layer.norm2(tokens))), drop)
-    return tokens + drop_out(layer.linear2(inner), drop)
+    def feed_forward(self, tokens: Tensor) -> Tensor:
+        """The second half of `at`: tokens (…, D) after the attention of the last layer to contextual ones."""
+        if self.layers is not None:
+            last = self._last
+            drop = last.dropout.p if self.training else 0.0
+            inner = drop_out(functional.gelu(last.linear1(last.norm2(tokens))), drop)
+            tokens = tokens + drop_out(last.linear2(inner), drop)
+        return self.norm(tokens)
+
+    @property
+    def _last(self) -> nn.TransformerEncoderLayer:
+        assert self.layers is not None
+        layer = self.layers.layers[-1]
+        assert isinstance(layer, nn.TransformerEncoderLayer)
+        return layer
+
+    @property
+    def only_layer(self) -> nn.TransformerEncoderLayer | None:
+        """The layer of a transformer that has one; else None."""
+        return self._last if self.layers is not None and len(self.layers.layers) == 1 else None
 
 
 def _attend(attention: nn.MultiheadAttention, tokens: Tensor, valid: Tensor | None) -> Tensor:

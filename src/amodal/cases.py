@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Self
 
 import numpy as np
@@ -143,6 +143,9 @@ class Cases(Mapping[str, Any]):
             raise ShapeError("cases are taken along axis 0", got=f"axis {axis}", hint="Inputs go by name.")
         if not isinstance(rows, slice):
             rows = np.atleast_1d(np.asarray(rows))
+            rows = rows if rows.size else rows.astype(int)
+            if rows.ndim > 1:
+                raise ShapeError("rows are selected along one axis", expected="(n,)", got=rows.shape)
             if rows.dtype == bool and rows.shape != (self._n,):
                 raise ShapeError("a bool selection needs one entry for each case", expected=self._n, got=rows.shape)
         positions = np.arange(self._n)[rows]
@@ -194,8 +197,8 @@ def align_rows(what: str, given: Any, index: Any, n: int) -> Any:
     if len(lacking) == len(index) or _is_positions(labels) or _is_positions(index):
         raise DataError(
             f"{what} cannot be aligned with X: the row labels are of another kind",
-            expected=_few(index),
-            got=_few(labels),
+            expected=_few(index, repr),
+            got=_few(labels, repr),
             hint=_BY_POSITION,
         )
     if len(lacking):
@@ -223,6 +226,8 @@ def _aligned(columns: dict[str, Any]) -> tuple[dict[str, Any], Any]:
             hint="Give all as frames with the same index, or all in the same order.",
         )
     for name, found in labels.items():
+        if found.nlevels == 1 and found.hasnans:
+            raise DataError(f"modality {name!r} cannot be aligned: it has a row without a label", hint=_BY_POSITION)
         if not found.is_unique:
             raise DataError(
                 f"modality {name!r} cannot be aligned: label {_few(found[found.duplicated()][:1])} comes twice",
@@ -233,8 +238,8 @@ def _aligned(columns: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         if not same and (_is_positions(found) or not any(len(found.intersection(other)) for other in rest)):
             raise DataError(
                 f"modality {name!r} cannot be aligned: its row labels are of another kind",
-                expected=_few(rest[0]),
-                got=_few(found),
+                expected=_few(rest[0], repr),
+                got=_few(found, repr),
                 hint=_BY_POSITION,
             )
     import pandas as pd
@@ -256,10 +261,14 @@ def _is_positions(index: Any) -> bool:
 
 
 def _length(name: str, column: Any) -> int:
+    if hasattr(column, "tocsr"):
+        raise ShapeError(f"modality {name!r} is sparse", expected="a dense array", hint="Give it as .toarray().")
     try:
-        return len(column)
+        if not isinstance(column, str | bytes | Set | Mapping):
+            return len(column)
     except TypeError:
-        raise ShapeError(f"modality {name!r} has no rows", got=type(column).__name__) from None
+        pass
+    raise ShapeError(f"modality {name!r} has no rows", expected="an array, frame or list", got=type(column).__name__)
 
 
 def _rows(column: Any, rows: np.ndarray) -> Any:
@@ -270,6 +279,6 @@ def _rows(column: Any, rows: np.ndarray) -> Any:
     return column[rows]
 
 
-def _few(labels: Sequence[Any]) -> str:
-    shown = ", ".join(str(label) for label in labels[:5])
+def _few(labels: Sequence[Any], shown_as: Callable[[Any], str] = str) -> str:
+    shown = ", ".join(shown_as(label) for label in labels[:5])
     return f"{shown}, … ({len(labels)} rows)" if len(labels) > 5 else shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from amodal.data.loader import CohortDataset
 from amodal.data.scale import LevelCheck, Scaling
 from amodal.encoders import build_encoders, portable_choices
 from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
-from amodal.files import atomic_folder, replace_file, write_json
+from amodal.files import atomic_folder, plain_json, replace_file, write_json
 from amodal.method import Clock, Method, SamplingMethod, inference
 from amodal.methods import METHODS, method_options
 from amodal.missingness import Presence
@@ -295,8 +296,15 @@ class TrainedModel:
             RunError: If the folder exists and must not be replaced, or cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not overwrite:
-            raise RunError(f"the folder {folder} exists already", hint="Choose another one, or pass overwrite=True.")
+        if os.path.exists(folder) and not folder.is_dir():
+            raise RunError(f"{folder} is a file", expected="a folder, or a name that is free")
+        if os.path.exists(folder) and any(folder.iterdir()):
+            if not any((folder / name).is_file() for name in ("experiment.json", "plan.json")):
+                raise RunError(f"{folder} is there already and is no run", hint="Choose another place.")
+            if not overwrite:
+                raise RunError(
+                    f"the folder {folder} exists already", hint="Choose another one, or pass overwrite=True."
+                )
         with atomic_folder(folder) as temporary:
             self.write_into(temporary)
         self.folder = folder
@@ -318,7 +326,7 @@ class TrainedModel:
         if encoders.get("choices"):  # pretrained ones are rebuilt from their configuration, not from where they came
             choices = portable_choices(self.method, encoders["choices"])
             record["spec"] = record["spec"] | {"encoders": encoders | {"choices": choices}}
-        record = seal(json.loads(json.dumps(record)), folder, _SEALED)
+        record = seal(plain_json(record), folder, _SEALED)
         write_json(folder / "experiment.json", record)  # last: its presence says that the folder is complete
 
     @classmethod
@@ -399,8 +407,10 @@ def read_experiment(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: If not, naming the file.
     """
-    if not folder.is_dir():
-        raise RunError(f"there is no run at {folder}", hint="Give a folder made by amodal.fit or model.save.")
+    if not os.path.isdir(folder):  # also of a name that no folder can have
+        raise RunError(
+            f"there is no run at {str(folder)[:300]}", hint="Give a folder made by amodal.fit or model.save."
+        )
     lacking = [name for name in _REQUIRED if not (folder / name).is_file()]
     if lacking:
         raise RunError(
@@ -409,6 +419,8 @@ def read_experiment(folder: Path) -> dict[str, Any]:
         )
     try:
         experiment = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {folder / 'experiment.json'}: {error.strerror or error}") from error
     except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise RunError(f"{folder / 'experiment.json'} is not readable JSON: {error}") from error
     except RecursionError as error:

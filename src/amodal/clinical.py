@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from amodal.cases import align_rows
 from amodal.errors import ConfigurationError, ShapeError
 from amodal.evaluation import Evaluation
 from amodal.metrics import Difference, Interval, Metric, bootstrap, metrics_for, resample_counts
 from amodal.metrics.clinical import calibration_fit, errors_at_thresholds, net_benefit
+from amodal.metrics.intervals import without_agreement
 from amodal.metrics.resampling import FEWEST_GROUPS, too_few_groups
 from amodal.schema import Task
 
@@ -45,6 +47,7 @@ class Predicted(NamedTuple):
         names: Names of the M modalities.
         resamples: Number of bootstrap resamples.
         seed: Their seed.
+        ids: Ids of the N cases, by which columns of pandas are aligned; None: all go by position.
     """
 
     task: Task
@@ -55,13 +58,14 @@ class Predicted(NamedTuple):
     names: tuple[str, ...]
     resamples: int = 1000
     seed: int = 0
+    ids: NDArray | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Predicted:
         """The predictions of an evaluation."""
         e = evaluation
         return cls(
-            e.task, e.predictions, e.target, e.groups, e.presence.observed, e.presence.names, e.resamples, e.seed
+            e.task, e.predictions, e.target, e.groups, e.presence.observed, e.presence.names, e.resamples, e.seed, e.ids
         )
 
     @property
@@ -189,7 +193,8 @@ def absence_by_group(predicted: Predicted, by: Any, *, bands: Sequence[float] | 
 
     Args:
         predicted: The predictions.
-        by: Sex, age, site, … of each case, of shape (N,); numbers are cut into bands.
+        by: Sex, age, site, … of each case, of shape (N,); numbers are cut into bands. A series of pandas with labels of
+            its own is aligned by the cases' ids.
         bands: Inner edges of the bands of numbers; None: quarters, where there are many different numbers.
 
     Returns:
@@ -198,7 +203,7 @@ def absence_by_group(predicted: Predicted, by: Any, *, bands: Sequence[float] | 
     import pandas as pd
 
     rows = []
-    for name, places in _parts(by, bands, len(predicted.groups)).items():
+    for name, places in _parts(_aligned(by, predicted), bands, len(predicted.groups)).items():
         absent = (~predicted.observed[places]).mean(0)
         row = {"group": name, "n": len(places), "patients": len(set(predicted.groups[places].tolist()))}
         rows.append(row | dict(zip(predicted.names, absent.tolist())))
@@ -227,7 +232,7 @@ def by_group(
 
     known = metrics_for(predicted.task.kind, bins=predicted.task.bins)
     chosen = {name: known[name] for name in metrics or [n for n in predicted.task.traits.headlines if n in known]}
-    parts, counts = _parts(by, bands, len(predicted.groups)), predicted.counts
+    parts, counts = _parts(_aligned(by, predicted), bands, len(predicted.groups)), predicted.counts
     largest = max(parts, key=lambda name: len(parts[name]))
     rows = []
     for metric_name, metric in chosen.items():
@@ -255,35 +260,52 @@ def _of_rows(
     return float(metric(p, y)), drawn, bootstrap(metric, p, y, counts=c)
 
 
+def _aligned(by: Any, predicted: Predicted) -> Any:
+    """A column with the cases' order, where it has labels that are not positions."""
+    import pandas as pd
+
+    if not isinstance(by, pd.Series) or predicted.ids is None or by.index.equals(pd.RangeIndex(len(by))):
+        return by
+    return align_rows("by", by.set_axis(by.index.astype(str)), pd.Index(predicted.ids.astype(str)), len(predicted.ids))
+
+
 def _parts(by: Any, bands: Sequence[float] | None, n: int) -> dict[str, NDArray[np.intp]]:
     """Rows of each group by its name; those without a value are a group of their own."""
     import pandas as pd
 
-    column = pd.Series(np.asarray(by) if isinstance(by, list | tuple | np.ndarray) else by).reset_index(drop=True)
-    if len(column) != n:
-        raise ShapeError("`by` has another number of rows", expected=n, got=len(column))
+    by = np.asarray(by) if isinstance(by, list | tuple | np.ndarray) else by
+    if np.shape(by) != (n,):
+        raise ShapeError("`by` has another number of rows", expected=n, got=" × ".join(map(str, np.shape(by))))
+    column = pd.Series(by).reset_index(drop=True)
+    column = column.mask(column.isin([""]))  # an empty text is no value
     numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
     if numeric and (bands is not None or column.nunique() > _MOST_BANDS):
         known = column.dropna().astype(float)
+        known = known[np.isfinite(known)]
         inner = list(bands) if bands is not None else sorted(set(np.quantile(known, [0.25, 0.5, 0.75]).tolist()))
+        if not inner or not np.isfinite(inner).all() or not (np.diff(inner) > 0).all():
+            raise ConfigurationError("bands need edges in increasing order", expected="finite numbers", got=bands)
         edges = [-np.inf, *inner, np.inf]
-        names = [
-            f"below {inner[0]:g}",
-            *(f"{a:g} to {b:g}" for a, b in pairwise(inner)),
-            f"{inner[-1]:g} and above",
-        ]
+        digits = next(n for n in (6, 9, 12, 17) if len({f"{edge:.{n}g}" for edge in inner}) == len(inner))
+        shown = [f"{edge:.{digits}g}" for edge in inner]
+        names = [f"below {shown[0]}", *(f"{a} to {b}" for a, b in pairwise(shown)), f"{shown[-1]} and above"]
         cut = pd.Series(pd.cut(column.astype(float), edges, right=False, labels=names), index=column.index)
         column, order = cut.astype(object), [name for name in names if (cut == name).any()]
+    elif isinstance(column.dtype, pd.CategoricalDtype):
+        order = [name for name in column.cat.categories if (column == name).any()]
     else:
         order = sorted(column.dropna().unique().tolist(), key=str)
-    parts = {str(name): np.flatnonzero((column == name).fillna(False).to_numpy(dtype=bool)) for name in order}
+    named = column.map(str, na_action="ignore").astype(object)
+    parts = {name: np.flatnonzero((named == name).to_numpy(dtype=bool)) for name in map(str, order)}
     unknown = np.flatnonzero(column.isna().to_numpy())
-    return parts | ({"unknown": unknown} if len(unknown) else {})
+    if len(unknown):  # together with those that somebody has called so
+        parts["unknown"] = np.union1d(parts.get("unknown", unknown), unknown)
+    return parts
 
 
 def _interval(estimate: float, drawn: NDArray, problem: str | None) -> Interval:
     drawn = drawn if problem is None else np.full(len(drawn), np.nan)
-    return Interval.from_values(float(estimate), drawn, reason=problem)
+    return without_agreement(Interval.from_values(float(estimate), drawn, reason=problem))
 
 
 def _cells(name: str, found: Interval | Difference) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
-from amodal.errors import ConfigurationError, DataError, UnknownNameError
-from amodal.files import replace_file, write_json
+from amodal.errors import ConfigurationError, DataError, RunError, UnknownNameError
+from amodal.files import plain_json, replace_file, write_json
 from amodal.method import SamplingMethod
 from amodal.metrics import Difference, Interval, Metric, metrics_for, paired_difference, resample_counts
 from amodal.metrics.intervals import CELLS, interval_of, resampled
@@ -22,6 +22,7 @@ from amodal.missingness import MCAR, Mechanism, Natural, Presence, all_patterns,
 from amodal.pattern_predictions import PatternPredictions
 from amodal.presence import draw_presence
 from amodal.schema import Task
+from amodal.seal import seal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,11 +116,15 @@ class Evaluation:
         The folder of the evaluated run may be taken: `presence.npz` there is that of the training rows, and stays.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
         frame = self.frame()
         replace_file(folder / "predictions.parquet", lambda path: frame.to_parquet(path, index=False))
         replace_file(folder / "test_presence.npz", self.presence.save)
-        write_json(folder / "metrics.json", self.to_json())
+        record = plain_json(self.to_json())
+        write_json(folder / "metrics.json", seal(record, folder, ("predictions.parquet", "test_presence.npz")))
         return folder
 
     def frame(self) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import Any
 
 from amodal.errors import RunError
 
-__all__ = ["atomic_folder", "clear_leftovers", "replace_file", "scratch_path", "write_json"]
+__all__ = ["atomic_folder", "clear_leftovers", "plain_json", "replace_file", "scratch_path", "write_json"]
 
 
 def scratch_path(path: Path) -> Path:
@@ -56,6 +56,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         RunError: If the place cannot be written.
     """
+    folder = Path(os.path.realpath(folder))  # a link stays one, and what it names is replaced
     temporary = scratch_path(folder)
     try:
         temporary.mkdir(parents=True)
@@ -77,8 +78,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object], *, only_new: bool = False) -> None:
     """Calls `write(temporary)` and renames the result to `path`.
+
+    Args:
+        path: Where.
+        write: Writes the file.
+        only_new: Whether a file that is there already is an error; of several processes one then succeeds.
 
     Raises:
         RunError: If the place cannot be written.
@@ -89,7 +95,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # a name is not given to content that a power cut could still take
-        os.replace(temporary, path)
+        _link(temporary, path) if only_new else os.replace(temporary, path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
     except Exception as error:
@@ -100,7 +106,40 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, record: Any) -> None:
-    """Writes a value as indented JSON, to a temporary name and then renamed."""
+def _link(temporary: Path, path: Path) -> None:
+    """Gives a file a further name, which must be free."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise RunError(
+            f"another process has just written {path}", hint="Wait for it, or choose another place."
+        ) from None
+    except OSError:  # a file system without links
+        os.replace(temporary, path)
+
+
+def plain_json(value: Any, *, allow_nan: bool = True) -> Any:
+    """A value as JSON has it: dictionaries, lists and Python's own numbers, NumPy's among them.
+
+    Raises:
+        TypeError, ValueError: If a part is no such thing.
+    """
+    return json.loads(json.dumps(value, default=_number, allow_nan=allow_nan))
+
+
+def _number(value: object) -> Any:
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # NumPy's
+        return value.item()  # type: ignore[union-attr]
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
+
+
+def write_json(path: Path, record: Any, *, only_new: bool = False) -> None:
+    """Writes a value as indented JSON, to a temporary name and then renamed.
+
+    Args:
+        path: Where.
+        record: Plain values.
+        only_new: Whether a file that is there already, be it since a moment ago, is an error.
+    """
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), only_new=only_new)

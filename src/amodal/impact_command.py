@@ -228,14 +228,14 @@ def _removed(cohort: Any, missingness: str, seed: int) -> Any:
 
 def _lenders(model: Any, data: str, train_split: str) -> Any:
     """The training cases that complete others; None where there are none and the method can do without."""
-    from amodal.method import SamplingMethod
+    from amodal.method import draws_itself
 
     if not train_split:
         return None
     try:
         return _split(data, train_split)
     except UnknownNameError:
-        if isinstance(model.method, SamplingMethod):
+        if draws_itself(model.method):
             return None
         raise
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ __all__ = [
     "OptimiserSettings",
     "SamplingMethod",
     "base_outputs",
+    "draws_itself",
     "inference",
 ]
 
@@ -404,12 +405,13 @@ class SamplingMethod(Method):
 
     Attributes:
         prediction_draws: Number of draws that `predict` averages over.
-        draws_mean: What the draws are: "completions" of modalities, each of which can vary by itself, or the width of
-            "one latent" for all modalities, which says nothing about a modality by itself.
+        draws_mean: What the draws are: "completions" of modalities, each of which can vary by itself, the width of
+            "one latent" for all modalities, which says nothing about a modality by itself, or "nothing": the options
+            are such that none can be drawn. Asked of the instance.
     """
 
     prediction_draws: int = 64
-    draws_mean: ClassVar[Literal["completions", "one latent"]] = "completions"
+    draws_mean: Literal["completions", "one latent", "nothing"] = "completions"
 
     @abstractmethod
     def draw_outputs(
@@ -452,6 +454,11 @@ class SamplingMethod(Method):
         """
         generator = torch.Generator(batch.device).manual_seed(seed)
         return self.draw(batch, draws or self.prediction_draws, generator).mean(0)
+
+
+def draws_itself(method: Method) -> TypeGuard[SamplingMethod]:
+    """Whether a method can draw what it leaves open."""
+    return isinstance(method, SamplingMethod) and method.draws_mean != "nothing"
 
 
 class LatentMethod(SamplingMethod):

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
-from amodal.data.checks import is_missing, name_rows
+from amodal.data.checks import detached, is_missing, name_rows
 from amodal.data.frames import as_frame
 from amodal.errors import DataError
 from amodal.schema import Task
@@ -48,14 +48,20 @@ def read_labels(y: Any) -> Outcome:
     array, names = _as_array(y)
     if array.ndim == 2 and array.shape[1] > 1:
         return _read_many(array, names)
-    array = column_or_1d(array, warn=True)
     known = _known(array)
     array = _plain_array(array[known])
+    kinds = sorted({type(label).__name__ for label in array.tolist()})
+    if kinds == ["bytes"]:
+        raise DataError("labels are bytes", expected="texts", got=repr(array[0]), hint="Decode them: .astype(str).")
+    if array.dtype.kind == "f" and np.isinf(array).any():
+        raise DataError(
+            "a label is infinite", expected="classes: strings, whole numbers or booleans",
+            got="Input y contains infinity or a value too large for dtype('float64')",
+        )  # fmt: skip
     try:
         kind = type_of_target(array, input_name="y")
         classes, codes = np.unique(array, return_inverse=True)
     except TypeError:
-        kinds = sorted({type(label).__name__ for label in array.tolist()})
         raise DataError("labels are of different types", expected="one type", got=" and ".join(kinds)) from None
     if kind.startswith("continuous") or kind == "unknown":
         raise DataError(
@@ -96,9 +102,13 @@ def read_numbers(y: Any) -> Outcome:
             got=array.shape,
             hint="Fit one regressor for each: sklearn.multioutput.MultiOutputRegressor.",
         )
-    array = column_or_1d(array, warn=True)
     known = _known(array)
     target = np.full(len(array), np.nan)
+    if array.dtype.kind in "mM" or any(hasattr(entry, "timestamp") for entry in array[known][:1].tolist()):
+        raise DataError(
+            "y holds dates or durations", expected="one number a case", got=array[known][0],
+            hint="Turn them into numbers with a unit of your own: column / pd.Timedelta(days=1).",
+        )  # fmt: skip
     try:
         target[known] = array[known].astype(np.float64)
     except (TypeError, ValueError):
@@ -128,11 +138,23 @@ def _as_array(y: Any) -> tuple[np.ndarray, list[str] | None]:
     if frame is not None and getattr(y, "ndim", 1) == 2:
         names = [str(label) for label in frame.columns]
         y = frame.to_numpy(dtype=object) if np.dtype(object) in set(frame.dtypes) else frame.to_numpy()
-    elif hasattr(y, "detach"):
-        y = y.detach().cpu()
-    array = y.to_numpy() if hasattr(y, "iloc") else np.asarray(y)
+    y = detached(y)
+    if hasattr(y, "toarray"):
+        y = y.toarray()
+    try:
+        array = _column(y) if hasattr(y, "iloc") else np.asarray(y)
+    except ValueError:  # lists of different length
+        array = np.zeros(())
+    if array.ndim not in (1, 2):
+        raise DataError(
+            "y is no column of targets", expected="one target for each case, or a table of 0 and 1",
+            got=type(y).__name__ if array.ndim == 0 else f"shape {array.shape}",
+            hint="Lists of labels become such a table by sklearn.preprocessing.MultiLabelBinarizer.",
+        )  # fmt: skip
     if array.dtype.kind in "US" and not hasattr(y, "dtype") and not all(isinstance(entry, str) for entry in y):
         array = np.array(y, dtype=object)  # what numpy would turn into text stays what it is
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = column_or_1d(array, warn=True)
     if array.dtype.names:
         raise DataError(
             f"y has fields {', '.join(array.dtype.names)}: a time with an event cannot be learned yet",
@@ -144,11 +166,22 @@ def _as_array(y: Any) -> tuple[np.ndarray, list[str] | None]:
     return array, names
 
 
+def _column(y: Any) -> np.ndarray:
+    """A column of pandas; nullable numbers stay what they are beside missing ones."""
+    import pandas as pd
+
+    nullable = pd.api.types.is_extension_array_dtype(y.dtype) if getattr(y, "ndim", 1) == 1 else False
+    dates = pd.api.types.is_datetime64_any_dtype(y.dtype) if nullable else False
+    return y.to_numpy(dtype=object) if nullable and not dates else y.to_numpy()
+
+
 def _read_many(array: np.ndarray, names: list[str] | None) -> Outcome:
     """K labels that may be true at once, 0, 1 or missing."""
     k = array.shape[1]
     dtype = array.dtype if array.dtype.kind in "biuf" else np.dtype(int)
     try:
+        if array.dtype.kind in "US" or any(isinstance(entry, str) for entry in array.ravel().tolist()):
+            raise TypeError("texts are no 0 and 1")
         labels = np.array([[np.nan if is_missing(e) else float(e) for e in row] for row in array.tolist()])
     except (TypeError, ValueError):
         labels = np.full(array.shape, 2.0)
@@ -197,7 +230,8 @@ def _plain_array(array: np.ndarray) -> np.ndarray:
     if array.dtype != object:
         return array
     kinds = {type(entry) for entry in array.tolist()}
-    return np.array(array.tolist()) if len(kinds) == 1 and kinds <= {bool, int, float, np.bool_} else array
+    plain = len(kinds) == 1 and issubclass(next(iter(kinds)), bool | int | float | np.bool_ | np.number)
+    return np.array(array.tolist()) if plain else array
 
 
 def _plain(label: Any) -> str | int | bool:

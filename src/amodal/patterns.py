@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from amodal.batch import Batch
 from amodal.encoders import PerModality, encode_pooled
 
-__all__ = ["draw_removal", "draw_removals", "draw_strict_subset", "draw_subset", "encode_under", "repeat_rows"]
+__all__ = [
+    "DistinctPatterns",
+    "distinct_patterns",
+    "draw_removal",
+    "draw_removals",
+    "draw_strict_subset",
+    "draw_subset",
+    "encode_under",
+    "repeat_rows",
+]
 
 
 def draw_removal(observed: Tensor, generator: torch.Generator) -> Tensor:
@@ -44,6 +55,44 @@ def draw_removals(observed: Tensor, n: int, generator: torch.Generator) -> Tenso
         What stays under each pattern, bool, of shape (P, B, M).
     """
     return torch.stack([draw_removal(observed, generator) for _ in range(n)])
+
+
+class DistinctPatterns(NamedTuple):
+    """Rows under several patterns of presence, each row once under each of its patterns.
+
+    Attributes:
+        observed: Presence, bool, of shape (Q, M).
+        source: Which row of the batch it is of, int64, of shape (Q,).
+        places: Where each row under each pattern is among them, int64, of shape (P, B).
+    """
+
+    observed: Tensor
+    source: Tensor
+    places: Tensor
+
+
+def distinct_patterns(observed: Tensor) -> DistinctPatterns:
+    """Leaves out what is there twice: patterns drawn for a row are often the same, always if it has one modality.
+
+    Args:
+        observed: Presence under P patterns, bool, of shape (P, B, M). With more than 40 modalities, where patterns are
+            hardly ever the same, all stay.
+
+    Example:
+        >>> both, one = torch.tensor([[True, True]]), torch.tensor([[True, False]])
+        >>> found = distinct_patterns(torch.stack([both, one, both]))
+        >>> found.source, found.observed[found.places].flatten(1).tolist()
+        (tensor([0, 0]), [[True, True], [True, False], [True, True]])
+    """
+    n_patterns, size, n = observed.shape
+    row = torch.arange(size, device=observed.device)
+    if n > 40:
+        places = torch.arange(n_patterns * size, device=observed.device).view(n_patterns, size)
+        return DistinctPatterns(observed.flatten(0, 1), row.repeat(n_patterns), places)
+    bit = torch.arange(n, device=observed.device)
+    code = (observed.long() << bit).sum(2)  # (P, B)
+    keys, places = torch.unique(code * size + row, return_inverse=True)
+    return DistinctPatterns(((keys // size)[:, None] >> bit) % 2 == 1, keys % size, places)
 
 
 def encode_under(encoders: PerModality, batch: Batch, remaining: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,6 +88,7 @@ def serve_command(
     data: str = "",
     host: str = "127.0.0.1",
     port: int = 8000,
+    hosts: list[str] | None = None,
     max_megabytes: int = 32,
     device: str = "cpu",
 ) -> None:
@@ -99,6 +100,7 @@ def serve_command(
             "": only methods that draw completions say so.
         host: Address to listen at; the default is reachable from this machine only.
         port: Port to listen at.
+        hosts: Names under which a proxy or other machines reach it; addresses and localhost are always answered.
         max_megabytes: Largest body of a request.
         device: cpu or cuda.
     """
@@ -108,4 +110,4 @@ def serve_command(
         raise ConfigurationError(
             f"serving needs a package that is not installed: {error.name}", hint="pip install 'amodal[serve]'."
         ) from error
-    run_server(run, host=host, port=port, most_megabytes=max_megabytes, device=device, data=data)
+    run_server(run, host=host, port=port, hosts=hosts or (), most_megabytes=max_megabytes, device=device, data=data)

@@ -51,7 +51,7 @@ class Modality:
 
     def __post_init__(self) -> None:
         axes = modality_kind(self.kind).axes
-        if not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise SchemaError(
                 "a modality's name is not usable",
                 expected="letters, digits, _ and -, beginning with a letter or _",

@@ -27,13 +27,16 @@ def seal(record: Mapping[str, Any], folder: Path, files: Sequence[str]) -> dict[
     return {**sealed, "checksum": _checksum(sealed)}
 
 
-def check_seal(record: Mapping[str, Any], folder: Path, name: str) -> dict[str, Any]:
+def check_seal(
+    record: Mapping[str, Any], folder: Path, name: str, hint: str = "Bring the file back, or train again."
+) -> dict[str, Any]:
     """The record without its seal, after a comparison of all checksums.
 
     Args:
         record: As it was read.
         folder: Its folder.
         name: Name of the record's file, for messages.
+        hint: What to do about a file that was altered.
 
     Raises:
         RunError: If the record or a file was altered or is not there; the message names it.
@@ -41,16 +44,12 @@ def check_seal(record: Mapping[str, Any], folder: Path, name: str) -> dict[str, 
     rest = {key: value for key, value in record.items() if key != "checksum"}
     files = rest.get("files")
     if record.get("checksum") != _checksum(rest) or not isinstance(files, dict):
-        raise RunError(
-            f"{folder / name} was altered: its checksum is another", hint="Bring the file back, or train again."
-        )
+        raise RunError(f"{folder / name} was altered: its checksum is another", hint=hint)
     for file, digest in files.items():
         if not (folder / file).is_file():
             raise RunError(f"a file of the run is not there: {folder / file}")
         if _digest_of(folder / file) != digest:
-            raise RunError(
-                f"{folder / file} was altered: its checksum is another", hint="Bring the file back, or train again."
-            )
+            raise RunError(f"{folder / file} was altered: its checksum is another", hint=hint)
     return {key: value for key, value in rest.items() if key != "files"}
 
 
@@ -66,8 +65,11 @@ def naming_the_folder(folder: Path) -> Iterator[None]:
 
 
 def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _checksum(record: Mapping[str, Any]) -> str:

@@ -259,7 +259,7 @@ def test_a_run_of_fit_and_evaluate_can_be_read(cohort, tmp_path):
     [
         (lambda place: (place / "predictions.parquet").unlink(), "has not been evaluated: it lacks predictions"),
         (lambda place: (place / "metrics.json").write_text("{"), "metrics.json is not readable JSON"),
-        (lambda place: (place / "predictions.parquet").write_bytes(b"PAR1"), "predictions.parquet cannot be read"),
+        (lambda place: (place / "predictions.parquet").write_bytes(b"PAR1"), "predictions.parquet was altered"),
         (lambda place: (place / "conditions.npz").write_bytes(b"PK"), "conditions.npz cannot be read"),
         (lambda place: (place / "cell.json").write_text('{"format": 9}'), "is not known"),
         (lambda place: (place / "model.safetensors").unlink(), "is incomplete"),
@@ -279,7 +279,7 @@ def test_files_of_different_evaluations_are_told(folder, tmp_path):
     frame = pd.read_parquet(place / "predictions.parquet")
     frame["pattern"] = "a"
     frame.to_parquet(place / "predictions.parquet", index=False)
-    with pytest.raises(RunError, match="not of the same evaluation"):
+    with pytest.raises(RunError, match="predictions.parquet was altered: its checksum is another. Evaluate the run ag"):
         read_run(place)
 
 

@@ -88,8 +88,11 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "fusion, mean fill": ("fusion", {"fill": "mean"}),
     "fusion, learned fill": ("fusion", {"fill": "learned"}),
     # Without the clean prediction the paper's fusion sees other predictions in training than afterwards: see the log.
-    "cepa, paper": ("cepa", {"preset": "paper", "dropout": 0.0, "heads": 2, "clean_prediction": True}),
-    "cepa, block masks": ("cepa", {"masking": "block", "context": "transformer"}),
+    "cepa, paper": (
+        "cepa",
+        {"preset": "paper", "dropout": 0.0, "heads": 2, "clean_prediction": True, "completion_weight": 0.1},
+    ),
+    "cepa, block masks": ("cepa", {"masking": "block", "alignment": {"name": "conditional", "context": "transformer"}}),
     "fusion, transformer": ("fusion", {"fusion": {"name": "transformer", "dropout": 0.0}}),
     "cm2, paper": ("cm2", {"preset": "paper", "fusion": {"name": "lstm", "layers": 2}, "w_alignment": 0.01}),
     "cm2, kendall": ("cm2", {"variant": "kendall", "family": "clayton", "training_draws": 2, "fusion": "lstm"}),

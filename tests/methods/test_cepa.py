@@ -6,9 +6,10 @@ import pytest
 import torch
 from contracts import cases
 
-from amodal.encoders import build_encoders, encode_all
+from amodal.encoders import Tokens, build_encoders, encode_all
 from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.losses.characteristic_function.loss import conditional_cf_loss
+from amodal.method import draws_itself
 from amodal.methods import cepa, method_options
 from amodal.methods.cepa import CEPA
 from amodal.patterns import draw_removal, draw_removals
@@ -25,7 +26,15 @@ def method_of(schema=SCHEMA, image="convnet", **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoders = build_encoders(schema, width=8, dropout=0.0, choices={"image": image})
-        return CEPA(schema, encoders, **method_options("cepa", SMALL | options))
+        method = CEPA(schema, encoders, **method_options("cepa", SMALL | options))
+    method.reconstructed = 1.0
+    return method
+
+
+def hidden_of(method, batch):
+    """All rows of a batch with both masks of them."""
+    parts = (method.encoders, method.masks, *method._encoded(batch), batch.presence)
+    return method.sequences.hidden_rows(*parts, share=method.reconstructed, generator=generator())
 
 
 def generator(seed=0):
@@ -42,9 +51,9 @@ ALL = torch.ones(8, 4, dtype=torch.bool)
 @pytest.mark.parametrize("masking", ["random", "block", "cross_modal", "modality"])
 def test_masks_hide_own_tokens_only_and_are_nested(masking):
     method, batch = method_of(masking=masking), batch_of()
-    passes = method._passes(batch, generator())
-    for name, own in passes.own.items():
-        less, more = passes.hidden[name].detach() > 0.5, passes.hidden_more[name].detach() > 0.5
+    some = hidden_of(method, batch)
+    for name, own in some.own.items():
+        less, more = some.less[name].detach() > 0.5, some.more[name].detach() > 0.5
         assert not (less & ~more).any()
         assert not (more & ~own).any()
         assert not own[~batch.observed[name]].any()
@@ -55,21 +64,21 @@ def test_masks_hide_own_tokens_only_and_are_nested(masking):
         several = may.sum(1) > 1
         expected = (0.3 * may.sum(1)).round().clamp(min=1)
         assert torch.equal(less.sum(1)[several], expected[several].long())
-    left = torch.stack([(own & (passes.hidden_more[n] < 0.5)).any(1) for n, own in passes.own.items()], 1)
+    left = torch.stack([(own & (some.more[n] < 0.5)).any(1) for n, own in some.own.items()], 1)
     assert left.any(1).all()
 
 
 def test_no_masking_reconstructs_all_tokens_from_clean_ones():
     method = method_of(masking="none")
-    passes = method._passes(batch_of(), generator())
-    assert passes.clean is passes.masked
-    assert passes.hidden is passes.own
+    some = hidden_of(method, batch_of())
+    assert method._masked(some, some.less) is some.clean
+    assert some.less is some.more is some.own
 
 
 @pytest.mark.parametrize("patterns", [1, 4])
 @pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
 def test_each_encoder_is_called_once_for_all_passes(masking, patterns):
-    """Both masked passes are one call of the trunk; series and image are embedded again without what is hidden."""
+    """Both masked some are one call of the trunk; series and image are embedded again without what is hidden."""
     method, counts = method_of(masking=masking, patterns=patterns), {}
     for name, encoder in method.encoders.items():
         for stage in ("embed", "trunk"):
@@ -100,17 +109,17 @@ def test_masked_passes_encode_what_the_first_pattern_leaves():
     first = draw_removals(batch.presence, 3, generator())[0]
     method.objective(batch, generator())
     for m, name in enumerate(SCHEMA.names):
-        assert seen[name] == [int(batch.observed[name].sum()), 2 * int(first[:, m].sum())]
+        assert seen[name] == [int(batch.observed[name].sum()), int(first[:, m].sum())]
 
 
 def test_a_modality_whose_encoder_cannot_hide_counts_as_one_token():
     encoders = build_encoders(SCHEMA, width=8, dropout=0.0, choices={"image": "convnet"})
     encoders["image"].can_hide = False
     method = CEPA(SCHEMA, encoders, **method_options("cepa", SMALL | {"masking": "random"}))
-    passes = method._passes(batch_of(), generator())
-    assert passes.own["image"].sum(1).max() > 1
-    for hide in (passes.hidden["image"], passes.hidden_more["image"]):
-        assert torch.equal(hide, passes.own["image"] & hide.any(1, keepdim=True))  # all of them or none
+    some = hidden_of(method, batch_of())
+    assert some.own["image"].sum(1).max() > 1
+    for hide in (some.less["image"], some.more["image"]):
+        assert torch.equal(hide, some.own["image"] & hide.any(1, keepdim=True))  # all of them or none
         assert hide.any()
 
 
@@ -119,8 +128,9 @@ def test_what_is_hidden_does_not_reach_the_masked_tokens(encoder):
     """The whole way: the derivative of the masked pass by the pixels of hidden cells is zero."""
     method, batch = method_of(image=encoder, masking="random"), batch_of(ALL)
     image = batch.values["image"].requires_grad_()  # cells of 2×2 pixels
-    passes = method._passes(batch, generator())
-    for tokens, hide in ((passes.masked, passes.hidden), (passes.crossed, passes.hidden_more)):
+    some = hidden_of(method, batch)
+    for hide in (some.less, some.more):
+        tokens = method._masked(some, hide)
         (gradient,) = torch.autograd.grad(tokens["image"].values.square().sum(), image, retain_graph=True)
         by_patch = gradient.unflatten(3, (2, 2)).unflatten(2, (2, 2)).abs().sum((1, 3, 5)).flatten(1)  # (B, L)
         assert not by_patch[hide["image"]].any()
@@ -145,17 +155,15 @@ def test_stacked_passes_are_the_passes_one_by_one():
 def test_reconstruction_by_hand():
     """(1 / |O|) sum over modalities of (1 / K) of the squared distances of hidden tokens, summed over the width."""
     method, batch = method_of(masking="random"), batch_of()
-    passes = method._passes(batch, generator())
-    predicted = {
-        n: torch.randn(z.values.shape, generator=generator(m)) for m, (n, z) in enumerate(passes.clean.items())
-    }
-    value, counted = method._reconstruction(predicted, passes, passes.hidden)
+    some = hidden_of(method, batch)
+    predicted = {n: torch.randn(z.values.shape, generator=generator(m)) for m, (n, z) in enumerate(some.clean.items())}
+    value, counted = method._reconstruction(predicted, some, some.less)
     for row in range(len(batch)):
         parts = []
-        for name, hide in passes.hidden.items():
+        for name, hide in some.less.items():
             at = hide[row].nonzero()[:, 0]
             if len(at):
-                gap = predicted[name][row, at] - passes.clean[name].values[row, at]
+                gap = predicted[name][row, at] - some.clean[name].values[row, at]
                 parts.append((gap**2).sum() / len(at))
         expected = torch.stack(parts).mean() if parts else torch.zeros(())
         torch.testing.assert_close(value[row], expected)
@@ -164,12 +172,12 @@ def test_reconstruction_by_hand():
 
 def test_reconstruction_is_zero_at_the_target_and_ignores_what_was_not_hidden():
     method, batch = method_of(masking="random"), batch_of()
-    passes = method._passes(batch, generator())
-    perfect = {name: tokens.detach().clone() for name, (tokens, _) in passes.clean.items()}
-    assert not method._reconstruction(perfect, passes, passes.hidden)[0].any()
-    for name, hide in passes.hidden.items():
+    some = hidden_of(method, batch)
+    perfect = {name: tokens.detach().clone() for name, (tokens, _) in some.clean.items()}
+    assert not method._reconstruction(perfect, some, some.less)[0].any()
+    for name, hide in some.less.items():
         perfect[name][:, : hide.shape[1]][~hide] = 1e6
-    assert not method._reconstruction(perfect, passes, passes.hidden)[0].any()
+    assert not method._reconstruction(perfect, some, some.less)[0].any()
 
 
 def test_alignment_is_equation_12_averaged_over_queries_then_modalities():
@@ -256,9 +264,10 @@ def test_terms_vanish_where_they_are_not_defined():
 
 
 def test_the_weights_are_the_three_of_equation_14():
-    terms = method_of(observed_weight=2.0, cross_weight=3.0, cf_weight=5.0).objective(batch_of(), generator())
+    weights = {"observed_weight": 2.0, "cross_weight": 3.0, "cf_weight": 5.0, "completion_weight": 7.0}
+    terms = method_of(**weights).objective(batch_of(), generator())
     parts = terms.terms
-    expected = parts["task"] + 2 * parts["observed"] + 3 * parts["cross"] + 5 * parts["cf"]
+    expected = parts["task"] + 2 * parts["observed"] + 3 * parts["cross"] + 5 * parts["cf"] + 7 * parts["completions"]
     torch.testing.assert_close(terms.total, expected)
 
 
@@ -332,22 +341,22 @@ def test_masks_do_not_depend_on_absent_slots():
     masks = []
     for hidden in (0.0, 1e30):
         batch = cases.make_batch(SCHEMA, cases.mixed_presence(SCHEMA), hidden=hidden, blank=False)
-        masks.append(method._passes(batch, generator()).hidden)
+        masks.append(hidden_of(method, batch).less)
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in SCHEMA.names)
 
 
 @pytest.mark.parametrize("targets", ["standardised", "detached", "free"])
 def test_targets_of_the_reconstruction(targets):
     method, batch = method_of(targets=targets, masking="random"), batch_of()
-    passes = method._passes(batch, generator())
-    predicted = {name: torch.zeros_like(tokens) for name, (tokens, _) in passes.clean.items()}
-    value, _ = method._reconstruction(predicted, passes, passes.hidden)
+    some = hidden_of(method, batch)
+    predicted = {name: torch.zeros_like(tokens) for name, (tokens, _) in some.clean.items()}
+    value, _ = method._reconstruction(predicted, some, some.less)
     assert value.requires_grad == (targets == "free")
     assert method.alignment.detach_observed == (targets != "free")
 
 
 def test_the_context_encoder_is_fixed():
-    fixed = method_of(context="transformer").train()
+    fixed = method_of(alignment={"name": "conditional", "context": "transformer"}).train()
     assert not any(p.requires_grad for p in fixed.context.parameters())
     assert not fixed.context.training
 
@@ -377,11 +386,11 @@ def test_every_pattern_is_finite_under_every_preset(preset, monkeypatch):
 def test_ratios_that_would_hide_nothing_or_everything_hide_one_token_or_leave_one(masking, ratio):
     method = method_of(masking=masking, mask_ratios=(ratio, ratio))
     batch = batch_of()
-    passes = method._passes(batch, generator())
-    hideable = method.sequences.hideable(method.encoders, passes.own, ())
+    some = hidden_of(method, batch)
+    hideable = method.sequences.hideable(method.encoders, some.own, ())
     several = {name: own.sum(1) > 1 for name, own in hideable.items()}
     for name, own in hideable.items():
-        count = (passes.hidden[name].detach() > 0.5).sum(1)[several[name]]
+        count = (some.less[name].detach() > 0.5).sum(1)[several[name]]
         assert torch.equal(count, (torch.ones_like(count) if ratio < 0.5 else own.sum(1)[several[name]] - 1))
     assert torch.isfinite(method.objective(batch, generator()).total)
 
@@ -413,21 +422,48 @@ def test_contexts_that_are_not_finite_are_an_error():
 
 def test_terms_without_weight_are_neither_computed_nor_reported():
     """The ablations of the losses cost as much as what is left of them."""
-    assert set(method_of(cross_weight=0.0).objective(batch_of(), generator()).terms) == {"task", "observed", "cf"}
-    bare = method_of(observed_weight=0.0, cross_weight=0.0, cf_weight=0.0)
+    some = method_of(cross_weight=0.0, completion_weight=0.0).objective(batch_of(), generator())
+    assert set(some.terms) == {"task", "observed", "cf"}
+    nothing = {"observed_weight": 0.0, "cross_weight": 0.0, "completion_weight": 0.0}
+    bare = method_of(**nothing, cf_weight=0.0)
+    bare.masks = None  # nothing is hidden
     assert set(bare.objective(batch_of(), generator()).terms) == {"task"}
-    passes = bare._passes(batch_of(), generator())
-    assert passes.masked is passes.clean
-    literal = method_of(observed_weight=0.0, cross_weight=0.0, clean_prediction=False)
-    assert literal._passes(batch_of(), generator()).masked is not passes.clean  # the fusion sees masked tokens
+    literal = method_of(**nothing, clean_prediction=False)
+    expected = literal.objective(batch_of(), generator()).terms["task"]
+    literal.masks = None
+    assert literal.objective(batch_of(), generator()).terms["task"] != expected  # the fusion saw masked tokens
+
+
+def test_a_share_of_the_rows_is_reconstructed_half_of_them_by_way_of_predictions():
+    """The rows are random, and each has one of the two masks; their means are what all rows have on average."""
+    method, batch = method_of(masking="none").eval(), batch_of(cases.mixed_presence(SCHEMA, 3))
+    whole = method.objective(batch, generator()).terms
+    method.reconstructed = 0.25
+    some = hidden_of(method, batch)
+    assert len(some.rows) == -(-len(batch) // 4)
+    assert len(set(some.rows.tolist())) == len(some.rows)
+    assert torch.equal(some.observed, batch.presence[some.rows])
+    many = [method.objective(batch, generator(seed)).terms for seed in range(60)]
+    for name in ("observed", "cross"):
+        drawn = torch.stack([terms[name] for terms in many])
+        assert abs(drawn.mean() - whole[name]) < 4 * drawn.std() / 60**0.5 + 0.2
+
+
+def test_the_second_reconstruction_reads_the_predictions_of_the_fusion():
+    method, batch = method_of(masking="none", observed_weight=0.0).eval(), batch_of()
+    some, (whole, embedded) = hidden_of(method, batch), method._encoded(batch)
+    features = method._features(whole, embedded, batch.presence)
+    found = method._reconstructions(some, features.predicted, some.rows)["cross"]
+    every = method.predictor(whole, {n: v & ~batch.observed[n][:, None] for n, (_, v) in whole.items()})
+    again = {n: Tokens(torch.where(batch.observed[n][:, None, None], z, every[n]), v) for n, (z, v) in whole.items()}
+    value, counted = method._reconstruction(method.predictor(again), some, some.own)
+    torch.testing.assert_close(found, value[counted & ~batch.presence.all(1)].mean())
 
 
 def test_standardised_tokens_have_one_scale_and_the_paper_s_their_own():
     for preset, same in (("default", True), ("paper", False)):
-        passes = method_of(preset=preset)._passes(batch_of(ALL), generator())
-        tokens = torch.cat(
-            [z[:, : own.shape[1]][own] for (z, _), own in zip(passes.clean.values(), passes.own.values())]
-        )
+        some = hidden_of(method_of(preset=preset), batch_of(ALL))
+        tokens = torch.cat([z[:, : own.shape[1]][own] for (z, _), own in zip(some.clean.values(), some.own.values())])
         scale = tokens.square().mean(1)
         assert torch.allclose(scale, torch.ones_like(scale), atol=0.02) == same
 
@@ -449,7 +485,13 @@ def test_errors_say_what_was_expected():
 @pytest.mark.parametrize("masking", ["none", "random", "cross_modal"])
 def test_several_patterns_are_one_pattern_each(masking):
     """With the task alone the loss of four patterns is the mean of the losses of rows that lack what each removes."""
-    nothing = {"observed_weight": 0.0, "cross_weight": 0.0, "cf_weight": 0.0, "masking": masking}
+    nothing = {
+        "observed_weight": 0.0,
+        "cross_weight": 0.0,
+        "cf_weight": 0.0,
+        "completion_weight": 0.0,
+        "masking": masking,
+    }
     several, one = method_of(patterns=4, **nothing), method_of(**nothing)
     assert (several.meets_all_patterns, one.meets_all_patterns) == (True, False)
     one.load_state_dict(several.state_dict())
@@ -497,3 +539,67 @@ def test_a_sequence_without_a_modality_is_that_of_rows_that_never_had_it(monkeyp
         torch.testing.assert_close(found[name].values[:, :length][valid], tokens[valid], atol=1e-5, rtol=1e-5)
         assert torch.equal(found[name].valid[:, :length], valid)
         assert not found[name].valid[:, length:].any()
+
+
+# Completions ---------------------------------------------------------------------------------------------------------
+
+
+def test_draws_are_about_the_prediction_and_complete_rows_have_nothing_open():
+    method, batch = method_of().eval(), batch_of()
+    with torch.no_grad():
+        draws, predicted = method.draw(batch, 256, generator()), method.predict(batch)
+        assert torch.equal(method.predict_by(batch, seed=3), predicted)
+    torch.testing.assert_close(draws.mean(0), predicted, atol=0.01, rtol=0)
+    varied = (draws - draws[:1]).abs().amax((0, 2))
+    complete = batch.presence.all(1)
+    torch.testing.assert_close(draws[:, complete], predicted[complete].expand(256, -1, -1), atol=1e-5, rtol=0)
+    assert (varied[~complete] > 1e-6).all()
+
+
+def test_a_modality_varies_by_itself():
+    method, batch = method_of().eval(), batch_of()
+    with torch.no_grad():
+        draws = method.draw(batch, 8, generator(), vary=["image"])
+        lacking = batch_of(cases.patterns(4)[cases.patterns(4)[:, 2]])  # all have the image
+        nothing = method.draw(lacking, 8, generator(), vary=["image"])
+    varied = (draws - draws[:1]).abs().amax((0, 2)) > 1e-7
+    assert torch.equal(varied, ~batch.presence[:, 2])
+    assert torch.equal(nothing, nothing[:1].expand_as(nothing))
+
+
+@pytest.mark.parametrize("preset", ["default", "one_pattern", "paper"])
+def test_the_score_is_of_what_the_method_removes(preset):
+    """Rows from which nothing can be removed do not count; nothing learns by it but what draws."""
+    method = method_of(preset=preset, completion_weight=1.0).eval()
+    alone = torch.eye(4, dtype=torch.bool)
+    assert method.objective(batch_of(alone), generator()).terms["completions"] == 0
+    assert method.objective(batch_of(ALL), generator()).terms["completions"] > 0
+    score = method.objective(batch_of(), generator()).terms["completions"]
+    gradients = torch.autograd.grad(score, list(method.parameters_of("main")), allow_unused=True)
+    learns = {id(p) for p, g in zip(method.parameters_of("main"), gradients) if g is not None}
+    assert learns == {id(p) for p in method.completer.parameters()}
+
+
+def test_without_a_score_there_are_no_completions():
+    method = method_of(completion_weight=0.0)
+    assert method.draws_mean == "nothing"
+    assert not draws_itself(method)
+    assert draws_itself(method_of())
+    with pytest.raises(ConfigurationError, match=r"no completions.*completion_weight > 0.*training_cases"):
+        method.draw(batch_of(), 2, generator())
+
+
+def test_all_else_is_trained_as_without_completions():
+    batch, trained = batch_of(), []
+    for weight in (0.0, 0.1):
+        method = method_of(preset="default", completion_weight=weight)
+        optimiser = torch.optim.AdamW(list(method.parameters_of("main")), lr=0.01)
+        for step in range(2):
+            optimiser.zero_grad()
+            method.objective(batch, generator(step)).total.backward()
+            for group in method.clip_groups("main"):
+                torch.nn.utils.clip_grad_norm_(list(group), 0.1)
+            optimiser.step()
+            method.after_step()
+        trained.append(method.eval().predict(batch))
+    assert torch.equal(*trained)

@@ -32,6 +32,18 @@ def test_runs_of_one_method_and_seed_are_told_apart_by_their_folders(folders):
     assert subject.commands[0].startswith("amodal report ")
 
 
+def test_runs_that_differ_in_more_than_their_seeds_are_not_averaged(folders, tmp_path):
+    """Two widths with one seed each; their folders have the same name, below others."""
+    cohort = amodal.load_cohort("digits")
+    train, valid, test = (cohort.split(name) for name in ("train", "valid", "test"))
+    for place, width, seed in (("a", 4, 1), ("b", 5, 2), ("c", 4, 2)):
+        model = amodal.fit("late_fusion", train, valid, epochs=1, width=width, seed=seed, out=tmp_path / place / "run")
+        amodal.evaluate(model, test, MCAR(0.5), seed=1, resamples=50).save(tmp_path / place / "run")
+    assert subject_of([tmp_path / "a" / "run", tmp_path / "b" / "run"]).results.names == ("a/run", "b/run")
+    assert subject_of([tmp_path / "a" / "run", tmp_path / "c" / "run"]).results.seeds == (1, 2)
+    assert subject_of([tmp_path / "a" / "run", tmp_path / "c" / "run"]).results.names == ("Predictor per modality",)
+
+
 def test_the_command_takes_runs_one_after_the_other(folders, capsys):
     page = folders / "page.html"
     assert main(["report", str(folders / "small"), str(folders / "other"), "--title", "A < B", "--out", str(page)]) == 0

@@ -19,7 +19,7 @@ from amodal.training.loop import TrainingLoop
 # What waits more often than once a modality, and why.
 MORE = {
     "cepa": (11, "hidden tokens of each modality, their places in each transformer, and the reach of the kernel"),
-    "cepa, paper": (14, "the rows, and the range of the projections, of each modality's distance, one after the other"),
+    "cepa, paper": (18, "the range of the projections of each modality's distance, and completions of a removal apart"),
     "cepa, block masks": (9, "as cepa"),
     "m3jepa": (6, "rows, tokens and experts of prediction and contrast, one after the other"),
     "m3jepa, published gates": (6, "as m3jepa"),

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from amodal.data import Cohort
 from amodal.errors import ConfigurationError, RunError
-from amodal.files import replace_file, write_json
+from amodal.files import plain_json, replace_file, write_json
 from amodal.versions import versions
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         try:
-            plain = json.loads(json.dumps(dict(self.values), default=_number, allow_nan=False))
+            plain = plain_json(dict(self.values), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"the values of a cell must be plain JSON: {error}", got=self.stem) from error
         object.__setattr__(self, "values", plain)
@@ -180,12 +180,6 @@ def _write_found(folder: Path, found: Mapping[str, Any]) -> tuple[dict[str, Any]
         paths.append(folder / _ARRAYS)
         replace_file(paths[-1], lambda path: save_arrays(path, arrays))
     return plain, {path.name: _checksum(path) for path in paths}
-
-
-def _number(value: object) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
 def _plain(value: Any) -> Any:

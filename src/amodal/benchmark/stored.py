@@ -19,6 +19,7 @@ from amodal.errors import DataError, RunError
 from amodal.evaluation import prediction_columns
 from amodal.missingness import Natural, Presence, mechanism_from_json
 from amodal.schema import Schema, Task
+from amodal.seal import check_seal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,7 +161,7 @@ def read_run(folder: str | Path) -> FinishedRun:
                 f"the run in {folder} has not been evaluated: it lacks {name}",
                 hint=f"amodal evaluate {folder} --data COHORT",
             )
-    metrics = _read_json(folder / "metrics.json")
+    metrics = _read_metrics(folder)
     try:
         frame = pd.read_parquet(folder / "predictions.parquet")
         test = Condition(
@@ -233,6 +234,16 @@ def _resolved(record: dict[str, Any], metrics: dict[str, Any]) -> Experiment:
         settings=record["training"],
         patterns="met",
     )
+
+
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    """The metrics, after a comparison with the checksums that an evaluation has written with them."""
+    metrics = _read_json(folder / "metrics.json")
+    if not isinstance(metrics, dict):
+        raise RunError(f"{folder / 'metrics.json'} holds no metrics", hint="Evaluate the run again.")
+    if "checksum" in metrics or "files" in metrics:  # those of older versions have none
+        return check_seal(metrics, folder, "metrics.json", hint="Evaluate the run again.")
+    return metrics
 
 
 def _read_json(path: Path) -> dict[str, Any]:

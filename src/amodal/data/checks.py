@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from amodal.errors import ConfigurationError, DataError, ShapeError, UnknownNameError
 
-__all__ = ["as_array", "check_bool", "check_distinct", "check_groups", "check_mapping", "is_missing", "name_rows"]
+__all__ = [
+    "as_array",
+    "check_bool",
+    "check_distinct",
+    "check_groups",
+    "check_mapping",
+    "detached",
+    "is_missing",
+    "name_rows",
+]
 
 _SHOWN = 5
+_MAY_BE_NAN = (float, np.floating, np.datetime64, np.timedelta64, Decimal)
 
 
 def name_rows(bad: np.ndarray, ids: np.ndarray) -> str:
@@ -23,16 +34,27 @@ def name_rows(bad: np.ndarray, ids: np.ndarray) -> str:
 
 def as_array(column: Any) -> np.ndarray:
     """An array of what is one already, or of a list, in which a missing entry stays one and never becomes "nan"."""
-    array = np.asarray(column)
+    column = detached(column)
+    array = column.toarray() if hasattr(column, "toarray") else np.asarray(column)
     if array.dtype.kind in "US" and not isinstance(column, np.ndarray):
         return np.asarray(column, dtype=object)
     return array
 
 
+def detached(given: Any) -> Any:
+    """A tensor as numpy can read it: on the CPU, without a gradient, dense, at least of single precision."""
+    if not hasattr(given, "detach"):
+        return given
+    given = given.detach().cpu().to_dense()
+    return given.float() if given.dtype.itemsize == 2 and given.is_floating_point() else given
+
+
 def is_missing(entry: object) -> bool:
     """Whether an entry is None, NaN or one of pandas' own words for missing."""
     return (
-        entry is None or (isinstance(entry, float) and entry != entry) or type(entry).__name__ in ("NAType", "NaTType")
+        entry is None
+        or (isinstance(entry, _MAY_BE_NAN) and bool(entry != entry))
+        or type(entry).__name__ in ("NAType", "NaTType")
     )
 
 

@@ -81,6 +81,7 @@ def write_folder(folder: Path, parts: Parts, rows: np.ndarray, *, overwrite: boo
         DataError: If something is there already, or it cannot be written; what was there stays.
     """
     check_place(folder, overwrite)
+    folder = Path(os.path.realpath(folder))  # a link stays one, and what it names is replaced
     scratch = scratch_path(folder)
     try:
         scratch.mkdir(parents=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.checks import is_missing
+from amodal.data.checks import detached, is_missing
 from amodal.errors import DataError, SchemaError, ShapeError
 from amodal.schema import put_in_order
 
-__all__ = ["as_frame", "plain_values"]
+__all__ = ["as_frame", "named_columns", "plain_values"]
 
 
 def plain_values(
@@ -39,6 +39,8 @@ def plain_values(
         column = given.iloc[:, 0] if hasattr(given, "iloc") and getattr(given, "ndim", 1) == 2 else given
         return (column.tolist() if hasattr(column, "tolist") else list(column)), tuple(features)
     frame = as_frame(given)
+    if frame is not None and _holds_arrays(frame):
+        given, frame = frame.iloc[:, 0].tolist(), None
     if frame is not None:
         texts = _texts(frame)
         return (texts, tuple(features)) if texts is not None else _read_frame(name, frame, features)
@@ -46,6 +48,8 @@ def plain_values(
         return given, tuple(features)
     if not isinstance(given, list | tuple | np.ndarray):
         given = _array(given)
+        if given.ndim == 0:
+            raise ShapeError(f"modality {name!r} has no rows", got=type(given.item()).__name__)
     if isinstance(given, np.ndarray) and given.dtype == object and given.ndim > 1:
         given = _numbers_of_objects(given, f"modality {name!r}")
     if isinstance(given, np.ndarray) and (given.dtype != object or given.ndim != 1):
@@ -68,12 +72,28 @@ def as_frame(given: Any) -> Any:
     return given if isinstance(given, pd.DataFrame) else None
 
 
+def named_columns(frame: Any) -> Any:
+    """A frame whose columns are named by texts, or by nothing but positions 0 … D-1, which are put in their order.
+
+    Other names, such as the numbers of laboratory items, become texts.
+    """
+    labels = list(frame.columns)
+    if all(isinstance(label, str) for label in labels):
+        return frame
+    numbers = all(isinstance(label, int | np.integer) and not isinstance(label, bool) for label in labels)
+    if numbers and sorted(labels) == list(range(len(labels))):
+        order = np.argsort(labels)
+        return frame if (np.diff(order) > 0).all() else frame.iloc[:, order]
+    return frame.set_axis([str(label) for label in labels], axis=1)
+
+
 # Frames --------------------------------------------------------------------------------------------------------------
 
 
 def _read_frame(name: str, frame: Any, features: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     import pandas as pd
 
+    frame = named_columns(frame)
     named = len(frame.columns) > 0 and all(isinstance(label, str) for label in frame.columns)
     twice = frame.columns[frame.columns.duplicated()].tolist() if named else []
     if twice:
@@ -127,7 +147,10 @@ def _numbers_of_objects(array: np.ndarray, where: str) -> np.ndarray:
         elif isinstance(entry, str | bytes | complex | np.complexfloating) or not hasattr(entry, "__float__"):
             raise _not_numeric(where, f"{type(entry).__name__}, {entry!r}")
         else:
-            flat[place] = float(entry)
+            try:
+                flat[place] = float(entry)
+            except (TypeError, ValueError, RuntimeError):  # an array or a tensor
+                raise _not_numeric(where, type(entry).__name__) from None
     return flat.reshape(array.shape)
 
 
@@ -175,6 +198,14 @@ def _texts(frame: Any) -> list[str | None] | None:
     return [None if is_missing(entry) else entry for entry in frame.iloc[:, 0].tolist()]
 
 
+def _holds_arrays(frame: Any) -> bool:
+    """Whether a frame is one column of arrays, tensors or lists, each a row or a series."""
+    if frame.shape[1] != 1 or frame.dtypes.iloc[0] != np.dtype(object):
+        return False
+    entry = next((entry for entry in frame.iloc[:, 0].tolist() if not is_missing(entry)), None)
+    return isinstance(entry, list | tuple) or getattr(entry, "ndim", 0) > 0
+
+
 def _is_text(column: Any) -> bool:
     import pandas as pd
 
@@ -195,6 +226,7 @@ def _read_list(name: str, entries: list[Any], features: Sequence[str], is_series
     if any(isinstance(entry, str) for entry in present):
         return [None if is_missing(entry) else entry for entry in entries], tuple(features)
     frame = next((as_frame(entry) for entry in present if as_frame(entry) is not None), None)
+    frame = None if frame is None else named_columns(frame)
     if frame is not None and not features and all(isinstance(label, str) for label in frame.columns):
         features = tuple(frame.columns)
     rows = [None if is_missing(entry) else _entry(name, place, entry, features) for place, entry in enumerate(entries)]
@@ -240,9 +272,7 @@ def _entry(name: str, place: int, entry: Any, features: Sequence[str]) -> np.nda
 
 def _array(given: Any) -> np.ndarray:
     """An array of anything that has one, tensors on a device or with a gradient among them."""
-    if hasattr(given, "detach"):
-        given = given.detach().cpu()
-        given = given.float() if given.dtype.itemsize == 2 and given.is_floating_point() else given
+    given = detached(given)
     if hasattr(given, "iloc"):  # a column of texts or of arrays
         given = given.to_numpy(dtype=object)
     return np.asarray(given)

@@ -16,17 +16,19 @@ from amodal.cases import Cases
 from amodal.checkpoint import TrainedModel
 from amodal.data.checks import as_array, is_missing
 from amodal.data.cohort import Cohort
-from amodal.data.frames import as_frame
+from amodal.data.frames import as_frame, named_columns
 from amodal.errors import ConfigurationError, DataError, SchemaError, ShapeError
 from amodal.estimator.columns import (
     are_places,
+    check_table,
     checked_column,
+    division,
     is_empty,
     labels_of,
     positions_of,
     read_presence,
 )
-from amodal.method import SamplingMethod
+from amodal.method import draws_itself
 from amodal.missingness import Mechanism
 from amodal.outcome import Outcome
 from amodal.predictive_impact import Advice, Impact
@@ -34,8 +36,6 @@ from amodal.schema import Schema, Task, put_in_order
 from amodal.training import fit
 
 __all__ = ["MissingModalityEstimator"]
-
-_ONE = "x"  # name of the modality that a table is when nothing divides it
 
 
 class MissingModalityEstimator(BaseEstimator, ABC):
@@ -141,7 +141,10 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         """The weight of each case; None: all alike."""
         if sample_weight is None:
             return None
-        weights = np.asarray(sample_weight, dtype=np.float64)
+        try:
+            weights = np.asarray(sample_weight, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise DataError("sample_weight is not numeric", expected=f"numbers ({n},), none missing") from None
         return np.full(n, float(weights)) if weights.ndim == 0 else weights
 
     def _validation(self, outcome: Outcome, eval_set: Any, schema: Schema) -> Cohort | None:
@@ -151,12 +154,16 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         if len(pairs) != 1 or len(pairs[0]) != 2:
             raise ConfigurationError("eval_set is not one set of cases", expected="(X, y)", got=f"{len(pairs)} sets")
         cases, target = self._cases(pairs[0][0], reset=False), pairs[0][1]
-        target = self._coded(cases.align("y", target), outcome)
+        target = self._coded(self._in_order(cases.align("y", target)), outcome)
         return self._cohort_of(cases, outcome.task, target, None, None, schema)
 
     def _coded(self, y: Any, outcome: Outcome) -> Any:
         """Targets of further cases, as the task has them."""
-        return np.asarray(y)
+        return np.ravel(as_array(y))
+
+    def _in_order(self, y: Any) -> Any:
+        """Targets of further cases, their columns in the order of those of fit."""
+        return y
 
     def _take_names(self, schema: Schema) -> None:
         """Names of the features as scikit-learn has them: an array for one table, arrays by modality for several."""
@@ -190,15 +197,17 @@ class MissingModalityEstimator(BaseEstimator, ABC):
                 f"Found array with dim {dimensions}, while dim <= 2 is required of one table",
                 hint="Give other modalities by name: {'x': X}.",
             )
-        frame = as_frame(X)
+        check_table(X)
+        given = as_frame(X)
+        frame = None if given is None else named_columns(given)
         if frame is None or not all(isinstance(label, str) for label in frame.columns):
-            return self._divide_array(X, frame, reset)
-        return self._divide_frame(frame, reset)
+            return self._divide_array(X if frame is None else frame, frame, reset)
+        return self._divide_frame(frame, reset, list(given.columns))
 
     def _divide_array(self, X: Any, frame: Any, reset: bool) -> Cases:
         X = validate_data(self, X, reset=reset, ensure_all_finite="allow-nan")
         if reset:
-            given = {_ONE: slice(None)} if self.modalities is None else self.modalities
+            given = division(self.modalities, [])
             places = np.arange(X.shape[1])
             self._columns = {name: positions_of(name, columns, places) for name, columns in given.items()}
         assert self._columns is not None
@@ -210,12 +219,15 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         cases.index = None if frame is None else frame.index
         return cases
 
-    def _divide_frame(self, frame: Any, reset: bool) -> Cases:
+    def _divide_frame(self, frame: Any, reset: bool, original: list[Any]) -> Cases:
         if reset:
-            given = {_ONE: slice(None)} if self.modalities is None else self.modalities
+            given = division(self.modalities, original)
             labels = np.array(frame.columns, dtype=object)
             self._columns = {name: labels_of(name, columns, labels) for name, columns in given.items()}
             used = list(dict.fromkeys(label for columns in self._columns.values() for label in columns))
+            twice = sorted(set(frame.columns[frame.columns.duplicated()]) & set(used))
+            if twice:
+                raise SchemaError("X has columns of the same name", got=", ".join(twice[:8]))
             validate_data(self, frame[used], skip_check_array=True)
         assert self._columns is not None
         if not hasattr(self, "feature_names_in_"):  # learned from an array: columns go by position
@@ -285,15 +297,18 @@ class MissingModalityEstimator(BaseEstimator, ABC):
     def _aligned_score_arguments(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         self._check_fitted()
         cases = self._cases(X, reset=False)
-        return X, cases.align("y", y), cases.align("sample_weight", sample_weight)
+        return X, self._in_order(cases.align("y", y)), cases.align("sample_weight", sample_weight)
 
     def _known_score(self, metric: Callable[..., float], X: Any, y: Any, weight: Any) -> float:
         """A metric of scikit-learn over the cases whose target is known."""
         array, predicted = as_array(y), self.predict(X)
+        if array.ndim == 2 and array.shape[1] == 1:
+            y = array = array[:, 0]
         known = np.array([not is_missing(entry) for entry in array.tolist()], dtype=bool)
         if not known.any():
             raise DataError("no target is known in y", expected="at least one to score against")
         if known.all():
+            y = np.array(array.tolist()) if array.dtype == object or hasattr(y, "detach") else y
             return float(metric(y, predicted, sample_weight=weight))
         weight = None if weight is None else np.asarray(weight)[known]
         return float(metric(np.array(array[known].tolist()), predicted[known], sample_weight=weight))
@@ -342,7 +357,7 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         if train is not None:
             return self._cohort(train, None)
         kept = self.model_.training_cases
-        if kept is None and not isinstance(self.model_.method, SamplingMethod):
+        if kept is None and not draws_itself(self.model_.method):
             raise ConfigurationError(
                 f"the method {self.method!r} cannot draw completions itself, and there are no training cases to take "
                 "them from",
@@ -368,6 +383,8 @@ class MissingModalityEstimator(BaseEstimator, ABC):
             params["missingness"] = self.missingness.to_json()
         if self.modalities is not None:
             params["modalities"] = self._columns
+        if isinstance(params.get("class_weight"), Mapping):  # labels may be numbers, which are no keys in JSON
+            params["class_weight"] = list(params["class_weight"].items())
         record: dict[str, Any] = {"class": type(self).__name__, "params": params, "columns": self._columns}
         self.model_.experiment["estimator"] = record | self._record()
         return self.model_.save(folder, overwrite=overwrite)
@@ -377,7 +394,13 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         return {"features": names.tolist() if isinstance(names, np.ndarray) else None, "inputs": self.n_features_in_}
 
     def _restore(self, model: TrainedModel, record: Mapping[str, Any]) -> Self:
-        self.model_, self.schema_, self._columns = model, model.schema, record.get("columns")
+        columns, features = record.get("columns"), record.get("features")
+        if columns is not None:
+            used = {column for part in dict(columns).values() for column in part}
+            named = any(isinstance(column, str) for column in used)
+            if (named and not used <= set(features or ())) or (features and len(features) != record["inputs"]):
+                raise ValueError("columns of the modalities that are not among those of the table")
+        self.model_, self.schema_, self._columns = model, model.schema, columns
         if record.get("features"):
             self.feature_names_in_ = np.array(record["features"], dtype=object)
         self._take_names(model.schema)

@@ -8,32 +8,92 @@ from typing import Any
 import numpy as np
 
 from amodal.cases import Cases
-from amodal.data.checks import is_missing
+from amodal.data.checks import as_array, is_missing
 from amodal.errors import ConfigurationError, SchemaError, ShapeError
 
-__all__ = ["are_places", "checked_column", "is_empty", "labels_of", "positions_of", "read_presence"]
+__all__ = [
+    "are_places",
+    "check_table",
+    "checked_column",
+    "division",
+    "is_empty",
+    "labels_of",
+    "positions_of",
+    "read_presence",
+]
+
+_ONE = "x"  # name of the modality that a table is when nothing divides it
+
+
+def check_table(X: Any) -> None:
+    """Refuses what is neither a dictionary nor one table: nothing, a text, several inputs without names.
+
+    Raises:
+        SchemaError: If it is.
+    """
+    several = isinstance(X, list | tuple) and any(
+        getattr(part, "ndim", 0) > 1 or hasattr(part, "columns") for part in X
+    )
+    if X is None or isinstance(X, str) or several:
+        raise SchemaError(
+            "X is not a dictionary of modalities",
+            expected="{name: array of shape (N, …), frame or list}, or one table",
+            got="inputs without names" if several else type(X).__name__,
+        )
+
+
+def division(modalities: Any, labels: list[Any]) -> dict[str, Any]:
+    """The columns of each modality of one table; numbers that are labels of the table become texts.
+
+    Args:
+        modalities: {name: columns} as a user gives it; None: all columns are one modality.
+        labels: Of the table's columns, as they were given.
+
+    Raises:
+        ConfigurationError: If it is something else.
+    """
+    if modalities is None:
+        return {_ONE: slice(None)}
+    if not isinstance(modalities, Mapping) or not modalities:
+        raise ConfigurationError("`modalities` does not divide a table", expected="{name: [columns]}", got=modalities)
+    listed = {name: part.tolist() if hasattr(part, "tolist") else part for name, part in modalities.items()}
+    return {
+        name: [str(column) for column in part]
+        if isinstance(part, list | tuple) and are_places(part) and set(part) <= set(labels)
+        else part
+        for name, part in listed.items()
+    }
 
 
 def labels_of(name: str, columns: Any, labels: np.ndarray) -> list[str]:
     """The columns of one modality, by name or position, as names."""
     if isinstance(columns, str):
         columns = [columns]
+    columns = _listed(name, columns)
     if not isinstance(columns, slice) and all(isinstance(column, str) for column in columns):
         unknown = [column for column in columns if column not in labels]
         if unknown:
             raise SchemaError(
                 f"X lacks columns of modality {name!r}: {', '.join(unknown)}", got=", ".join(map(str, labels[:12]))
             )
-        return list(columns)
+        if len(set(columns)) < len(columns) or not columns:
+            raise SchemaError(f"modality {name!r} needs distinct columns, one at least", got=columns)
+        return columns
     return [str(label) for label in labels[positions_of(name, columns, np.arange(len(labels)))]]
 
 
 def positions_of(name: str, columns: Any, places: np.ndarray) -> list[int]:
     """The columns of one modality as positions."""
+    columns = _listed(name, [columns] if isinstance(columns, str) else columns)
     if isinstance(columns, slice):
-        chosen = places[columns]
+        try:
+            chosen = places[columns]
+        except TypeError:
+            raise _unclear(name, columns) from None
     elif are_places(columns):
         chosen = np.asarray(columns, dtype=int)
+    elif not all(isinstance(column, str) for column in columns):
+        raise _unclear(name, columns)
     else:
         raise SchemaError(
             f"the columns of modality {name!r} are names, and X has none",
@@ -46,7 +106,33 @@ def positions_of(name: str, columns: Any, places: np.ndarray) -> list[int]:
             expected=columns,
             got=len(places),
         )
+    if len(np.unique(chosen)) < len(chosen):
+        raise SchemaError(f"modality {name!r} needs distinct columns", got=columns)
     return chosen.tolist()
+
+
+def _listed(name: str, columns: Any) -> list[Any] | slice:
+    """Columns as a list, or the slice that they are.
+
+    Raises:
+        SchemaError: If they are something else.
+    """
+    if isinstance(columns, slice):
+        return columns
+    listed = columns.tolist() if hasattr(columns, "tolist") else columns
+    if not isinstance(listed, list | tuple | range):
+        raise _unclear(name, columns)
+    if listed and all(isinstance(column, bool) for column in listed):
+        return np.flatnonzero(listed).tolist()
+    return list(listed)
+
+
+def _unclear(name: str, columns: Any) -> SchemaError:
+    return SchemaError(
+        f"the columns of modality {name!r} are neither names nor positions",
+        expected="a list of names, a list of positions or a slice of positions",
+        got=columns,
+    )
 
 
 def are_places(columns: Any) -> bool:
@@ -78,12 +164,14 @@ def read_presence(cases: Cases, observed: Any) -> dict[str, np.ndarray] | None:
     if observed is None:
         return None
     if not isinstance(observed, Mapping):
-        raise ConfigurationError(
-            "observed is not given by modality", expected="{name: bool (N,)}", got=type(observed).__name__
-        )
+        if not hasattr(observed, "columns"):
+            raise ConfigurationError(
+                "observed is not given by modality", expected="{name: bool (N,)}", got=type(observed).__name__
+            )
+        observed = {str(name): observed[name] for name in observed.columns}  # a frame
     result = {}
     for name, value in observed.items():
-        array = np.asarray(cases.align(f"observed[{name!r}]", value))
+        array = as_array(cases.align(f"observed[{name!r}]", value))
         if array.dtype != bool:
             raise ConfigurationError(f"observed[{name!r}] must be bool", expected="True = present", got=array.dtype)
         result[name] = array

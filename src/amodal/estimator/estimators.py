@@ -12,11 +12,12 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 from amodal.checkpoint import TrainedModel, read_experiment
-from amodal.data.checks import is_missing
-from amodal.errors import ConfigurationError, DataError
+from amodal.data.checks import as_array, is_missing
+from amodal.errors import ConfigurationError, DataError, UnknownNameError
 from amodal.estimator.base import MissingModalityEstimator
 from amodal.missingness import Mechanism, mechanism_from_json
 from amodal.outcome import Outcome, read_labels, read_numbers
+from amodal.schema import put_in_order
 from amodal.seal import naming_the_folder
 
 __all__ = ["MissingModalityClassifier", "MissingModalityRegressor", "load"]
@@ -151,15 +152,32 @@ class MissingModalityClassifier(ClassifierMixin, MissingModalityEstimator):
         known = np.array([label is not None for label in outcome.target], dtype=bool)
         labels = outcome.classes[[names.index(label) for label in outcome.target[known]]]
         by_class = np.ones(n)
-        by_class[known] = compute_sample_weight(self.class_weight, labels)
+        if isinstance(self.class_weight, Mapping):
+            for label in self.class_weight:
+                if label not in outcome.classes.tolist():
+                    raise UnknownNameError("class in class_weight", str(label), list(map(str, outcome.classes)))
+            by_class[known] = [self.class_weight.get(label, 1.0) for label in labels.tolist()]
+        elif self.class_weight == "balanced":
+            by_class[known] = compute_sample_weight("balanced", labels)
+        else:
+            raise ConfigurationError(
+                "class_weight is out of range", expected='"balanced" or {label: weight}', got=self.class_weight
+            )
         return by_class if weights is None else by_class * weights
 
     def _coded(self, y: Any, outcome: Outcome) -> Any:
         if outcome.task.traits.many_labels:
-            return np.asarray(y, dtype=np.float32)
+            return as_array(y)
         assert outcome.classes is not None
         names = dict(zip(outcome.classes.tolist(), outcome.task.classes))
-        return np.array([names.get(label, label) for label in np.asarray(y).ravel().tolist()], dtype=object)
+        return np.array([names.get(label, label) for label in as_array(y).ravel().tolist()], dtype=object)
+
+    def _in_order(self, y: Any) -> Any:
+        """Targets of further cases; of several labels named by a frame, the columns in the order of `classes_`."""
+        names = self.classes_.tolist()
+        if not hasattr(y, "iloc") or y.ndim != 2 or y.shape[1] == 1 or names == list(range(len(names))):
+            return y
+        return y.iloc[:, put_in_order("y has other labels", [str(label) for label in y.columns], names)]
 
     def predict_proba(self, X: Any, observed: Any = None) -> np.ndarray:
         """Probabilities of shape (N, C); cases may miss anything, and `X` may lack whole modalities."""
@@ -201,7 +219,10 @@ class MissingModalityClassifier(ClassifierMixin, MissingModalityEstimator):
 
     def _restore(self, model: TrainedModel, record: Mapping[str, Any]) -> Self:
         classes = np.asarray(model.schema.task.classes)
-        self.classes_ = classes.astype(record.get("class_dtype", classes.dtype))
+        dtype = np.dtype(record.get("class_dtype", classes.dtype))
+        if dtype.kind not in "biufUOM":
+            raise ValueError(f"labels are of no type {dtype}")
+        self.classes_ = classes.astype(dtype)
         self._label_dtype = np.dtype(record.get("label_dtype", int))
         return super()._restore(model, record)
 
@@ -283,4 +304,6 @@ def load(
         params = dict(record["params"])
         if isinstance(params.get("missingness"), dict):
             params["missingness"] = mechanism_from_json(params["missingness"])
+        if isinstance(params.get("class_weight"), list):
+            params["class_weight"] = dict(params["class_weight"])
         return kinds[record["class"]](**params)._restore(model, record)

@@ -45,10 +45,11 @@ class OneClass(TaskKind):
             return among(known, probability @ probability.mT)
         return among(target >= 0, (target[:, None] == target).float())
 
-    def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
+    def frequencies(self, target: np.ndarray, n_outputs: int, weight: np.ndarray | None = None) -> np.ndarray:
         """Shares of the classes."""
-        counts = np.bincount(target[target != UNKNOWN_CLASS], minlength=n_outputs)
-        return counts / max(1, counts.sum())
+        known = target != UNKNOWN_CLASS
+        counts = np.bincount(target[known], None if weight is None else weight[known], minlength=n_outputs)
+        return counts / (counts.sum() or 1)
 
     def constant_outputs(self, total: Tensor, count: Tensor) -> Tensor:
         """Logarithms of the classes' shares."""

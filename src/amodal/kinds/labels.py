@@ -63,9 +63,12 @@ class Multilabel(TaskKind):
         agreement = torch.where(either > 0, both / either.clamp_min(1.0), 1.0)
         return among(known.any(1), agreement)
 
-    def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
+    def frequencies(self, target: np.ndarray, n_outputs: int, weight: np.ndarray | None = None) -> np.ndarray:
         """Shares of the known cases in which each label is true; one half where none is known."""
-        return np.nan_to_num(np.nanmean(target, axis=0), nan=0.5)
+        if weight is None:
+            return np.nan_to_num(np.nanmean(target, axis=0), nan=0.5)
+        known = weight @ ~np.isnan(target)  # (K,)
+        return np.where(known > 0, weight @ np.nan_to_num(target) / np.where(known > 0, known, 1), 0.5)
 
     def constant_outputs(self, total: Tensor, count: Tensor) -> Tensor:
         """Log odds of each label."""

@@ -101,8 +101,14 @@ class TaskKind(ABC):
         """Agreement (B, B) of every two rows' targets, and the rows that have one (B,); see `label_agreement`."""
 
     @abstractmethod
-    def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
-        """The prediction when nothing is known, from training targets: frequencies (C,), or the mean (1,)."""
+    def frequencies(self, target: np.ndarray, n_outputs: int, weight: np.ndarray | None = None) -> np.ndarray:
+        """The prediction when nothing is known, from training targets: frequencies (C,), or the mean (1,).
+
+        Args:
+            target: Of N cases.
+            n_outputs: Number of outputs C.
+            weight: How much each case counts, (N,); None: all alike.
+        """
 
     @abstractmethod
     def constant_outputs(self, total: Tensor, count: Tensor) -> Tensor:

@@ -53,9 +53,12 @@ class Regression(TaskKind):
         value = torch.where(known, target, 0.0)
         return among(known, (-0.5 * (value[:, None] - value).square()).exp())
 
-    def frequencies(self, target: np.ndarray, n_outputs: int) -> np.ndarray:
+    def frequencies(self, target: np.ndarray, n_outputs: int, weight: np.ndarray | None = None) -> np.ndarray:
         """The mean."""
-        return np.array([np.nanmean(target)], dtype=np.float64)
+        if weight is None:
+            return np.array([np.nanmean(target)], dtype=np.float64)
+        known = ~np.isnan(target)
+        return np.array([np.average(target[known], weights=weight[known])], dtype=np.float64)
 
     def constant_outputs(self, total: Tensor, count: Tensor) -> Tensor:
         """The mean."""

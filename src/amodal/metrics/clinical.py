@@ -138,7 +138,8 @@ def calibration_fit(risk: ArrayLike, target: ArrayLike, *, weight: ArrayLike | N
         weight: Counts or weights of shape (N,) or (R, N).
 
     Returns:
-        The three; NaN where only one outcome occurs, slope NaN also where the risks separate the outcomes.
+        The three; NaN where only one outcome occurs, slope NaN also where the risks separate the outcomes or are all
+        the same.
 
     Raises:
         ShapeError, DataError: For risks, targets or weights that do not fit.
@@ -159,8 +160,11 @@ def calibration_fit(risk: ArrayLike, target: ArrayLike, *, weight: ArrayLike | N
         w = block.astype(np.float64)
         outcomes, expected, total = w @ y, w @ p, w.sum(1)
         both = (outcomes > 0) & (outcomes < total)
+        differ = np.ptp(logit) > 0 if len(logit) else False  # of one risk for all there is no slope
         slope = np.where(
-            both, _logistic(np.stack([np.ones_like(logit), logit], axis=1), np.zeros_like(logit), y, w)[:, 1], np.nan
+            both & differ,
+            _logistic(np.stack([np.ones_like(logit), logit], axis=1), np.zeros_like(logit), y, w)[:, 1],
+            np.nan,
         )
         intercept = np.where(both, _logistic(np.ones((len(logit), 1)), logit, y, w)[:, 0], np.nan)
         return np.stack([slope, intercept, ratio(outcomes, expected)], axis=1)

@@ -81,8 +81,8 @@ def adjust_p_values(estimates: ArrayLike, drawn: ArrayLike) -> NDArray[np.float6
         return adjusted
     spread = np.array([np.nanstd(resampled[k]) for k in known])
     scale = np.where(spread > 0, spread, np.finfo(np.float64).tiny)
-    t = np.abs(values[known]) / scale
     with np.errstate(over="ignore"):
+        t = np.abs(values[known]) / scale
         noise = np.abs(resampled[known] - values[known][:, None]) / scale[:, None]  # (known, R), NaN where undefined
     order = np.argsort(-t, kind="stable")
     smallest = 0.0

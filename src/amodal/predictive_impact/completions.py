@@ -10,7 +10,7 @@ from torch import Tensor
 from amodal.batch import Batch
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, UnknownNameError
-from amodal.method import SamplingMethod
+from amodal.method import draws_itself
 from amodal.predictive_impact.donors import DonorCompletions
 from amodal.predictive_impact.own import OwnCompletions
 from amodal.predictive_impact.predictor import Predictor
@@ -101,15 +101,15 @@ def completions_of(
     if completions not in (None, "own", "training_cases"):
         raise UnknownNameError("source of completions", completions, ("own", "training_cases"))
     method = model.method
-    draws_itself = isinstance(method, SamplingMethod)
-    completes = draws_itself and method.draws_mean == "completions"
+    own = draws_itself(method)
+    completes = own and method.draws_mean == "completions"
     lenders = model.training_cases if train is None else train
     if completions is None:
         wanted = "training_cases" if train is not None else prefer
         if wanted == "own" and not completes and lenders is not None:
             wanted = "training_cases"
-        completions = "own" if wanted == "training_cases" and lenders is None and draws_itself else wanted
-    if completions == "own" and draws_itself:
+        completions = "own" if wanted == "training_cases" and lenders is None and own else wanted
+    if completions == "own" and own:
         return OwnCompletions(model, draws=draws, seed=seed)
     if completions == "own":
         reason, hint = "draws no completions of what is missing", "Pass completions='training_cases'"
@@ -119,7 +119,7 @@ def completions_of(
         raise ConfigurationError(
             f"{type(method).__name__} cannot draw completions of what is missing, and there are no training "
             "cases to take them from"
-            if not draws_itself
+            if not own
             else "there are no training cases to take completions from",
             hint="Pass train=<the training cohort> (on the command line --train_split), or train a method that draws "
             "itself (`amodal methods` lists them).",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amodal.batch import Batch
-from amodal.method import SamplingMethod
+from amodal.method import draws_itself
 from amodal.predictive_impact.donor_weights import weighted_mean
 from amodal.predictive_impact.draws import check_count
 from amodal.predictive_impact.predictor import Predictor, distance
@@ -35,7 +35,7 @@ class OwnCompletions:
 
     def __init__(self, model: Predictor, *, draws: int = 200, seed: int = 0):
         check_count("draws", draws)
-        assert isinstance(model.method, SamplingMethod)
+        assert draws_itself(model.method)
         self.model, self.method, self.draws, self.seed = model, model.method, draws, seed
 
     @property

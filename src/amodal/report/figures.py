@@ -39,7 +39,7 @@ __all__ = [
 
 def mark_id(name: str) -> str:
     """The id, in an SVG, of what is drawn under a name."""
-    return "drawn-" + re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+    return "drawn-" + re.sub(r"[^A-Za-z0-9-]", lambda sign: "_" if sign[0] == "_" else f"_{ord(sign[0]):x}_", name)
 
 
 GROUP_MARKS = tuple(Mark(colour, marker) for colour, marker in zip(COLOURS, MARKERS))

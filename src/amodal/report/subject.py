@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from amodal.report.svg import COLOURS, GREYS, MARKERS, LegendKey, Mark, legend_k
 
 __all__ = ["YARDSTICKS", "Subject", "subject_of"]
 
+_MADE = ("method", "options", "encoders", "width", "rows", "train_missingness", "removal")  # how a model is made
 YARDSTICKS = ("per_pattern", "boosting")
 """Methods that others are compared with where they are there: one dedicated model a pattern, and boosted trees."""
 
@@ -96,14 +98,13 @@ class Subject:
     @cached_property
     def marks(self) -> dict[str, Mark]:
         """Marks of the methods in every figure: references grey and dashed, the others in colours."""
-        marks, others = {}, 0
-        for i, name in enumerate(self.results.names):
-            if name in self.references:
-                place = list(self.references).index(name)
-                marks[name] = Mark(GREYS[place % len(GREYS)], MARKERS[i % len(MARKERS)], dashed=True)
-            else:
-                marks[name] = Mark(COLOURS[others % len(COLOURS)], MARKERS[i % len(MARKERS)])
-                others += 1
+        marks: dict[str, Mark] = {}
+        for names, colours in (([n for n in self.results.names if n not in self.references], COLOURS),
+                               (self.references, GREYS)):  # fmt: skip
+            for i, name in enumerate(names):
+                turn = i // 18  # colours and shapes repeat together after so many: the shapes move on by one then
+                mark = Mark(colours[i % len(colours)], MARKERS[(i + turn) % len(MARKERS)], dashed=colours is GREYS)
+                marks[name] = mark
         return marks
 
     @property
@@ -183,7 +184,8 @@ def subject_of(
 
     Args:
         folders: Folders of trained and evaluated runs, on the same cases under the same presence. Runs of one method
-            with different seeds are averaged; of one method and seed they are told apart by their folders' names.
+            that differ in their seeds alone are averaged; those that differ in more, or not even in that, are told
+            apart by their folders' names.
         title: The page's title.
         data: Folder or name of the cohort, for pictures of cases; "": the one that the runs name, if it can be had.
         by: Columns of the cohort by which patients are grouped.
@@ -195,14 +197,7 @@ def subject_of(
         RunError: If a folder cannot be read, or the runs did not meet the same conditions.
         DataError, UnknownNameError: If `data` is given and cannot be opened.
     """
-    runs = [read_run(folder) for folder in folders]
-    times = Counter((run.name, run.seed) for run in runs)
-    runs = [
-        run
-        if times[run.name, run.seed] == 1
-        else replace(run, experiment=replace(run.experiment, name=run.folder.resolve().name))
-        for run in runs
-    ]
+    runs = _told_apart([read_run(folder) for folder in folders])
     results = Results(runs)
     names = " ".join(shlex.quote(str(folder)) for folder in folders)
     return Subject(
@@ -212,6 +207,27 @@ def subject_of(
         commands=[f"amodal report {names}"],
         by=by,
     )
+
+
+def _told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Runs under names that only those share which differ in their seeds alone."""
+
+    def made(run: FinishedRun) -> str:
+        record = run.experiment.to_json()
+        settings = {key: value for key, value in record["settings"].items() if "device" not in key}
+        return json.dumps([settings, *(record[key] for key in _MADE)], sort_keys=True, default=str)
+
+    times, kinds = Counter((run.name, run.seed) for run in runs), {(run.name, made(run)) for run in runs}
+    of_one_kind = Counter(name for name, _ in kinds)
+    unclear = [run for run in runs if times[run.name, run.seed] > 1 or of_one_kind[run.name] > 1]
+    folders = {id(run): run.folder.resolve() for run in unclear}
+    parts = next((n for n in range(1, 9) if len({f.parts[-n:] for f in folders.values()}) == len(unclear)), 1)
+    return [
+        replace(run, experiment=replace(run.experiment, name="/".join(folders[id(run)].parts[-parts:])))
+        if id(run) in folders
+        else run
+        for run in runs
+    ]
 
 
 def _title(results: Results) -> str:

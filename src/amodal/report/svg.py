@@ -91,7 +91,9 @@ class LegendKey:
 
 def legend_key(label: object, mark: Mark) -> LegendKey:
     """The legend's entry of a mark."""
-    return LegendKey(clean(label, 40), f"var({_VARIABLES[mark.colour]})", _SHAPES[mark.marker], mark.dashed)
+    line = clean(label)
+    line = line if len(line) <= 40 else f"{line[:26].rstrip()}…{line[-13:].lstrip()}"
+    return LegendKey(line, f"var({_VARIABLES[mark.colour]})", _SHAPES[mark.marker], mark.dashed)
 
 
 @contextmanager
@@ -188,8 +190,9 @@ def clean(text: object, limit: int | None = None) -> str:
 
 
 def short(text: object) -> str:
-    """A name as long as an axis can bear."""
-    return clean(text, 24)
+    """A name as long as an axis can bear; of a longer one both ends, in which names differ."""
+    line = clean(text)
+    return line if len(line) <= 24 else f"{line[:14].rstrip()}…{line[-9:].lstrip()}"
 
 
 def _tag(tag: str, key: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,9 @@ from amodal.data.table.events import Events
 from amodal.data.table.tabular import Tabular
 from amodal.data.table.text import Text
 from amodal.errors import AmodalError
-from amodal.serve.case import BadField, read_events
-from amodal.serve.limit import SizeLimit
+from amodal.serve.case import BadField, read_events, written
+from amodal.serve.connection import PatientProtocol
+from amodal.serve.limit import HostCheck, SizeLimit
 from amodal.serve.models import Error, answer_model, case_model, form_model, without_references
 from amodal.serve.service import Service
 from amodal.versions import versions
@@ -33,21 +37,26 @@ _MOST_FIELDS = 2000
 _MOST_CONNECTIONS = 256
 
 
-def make_app(service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20) -> FastAPI:
+def make_app(
+    service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20, hosts: Sequence[str] | None = None
+) -> FastAPI:
     """The web application.
 
     Args:
         service: What answers.
         most_bytes: Largest body of a request.
+        hosts: Names under which it is reached, besides addresses and localhost; None: any.
     """
     app = FastAPI(
         title=f"amodal: {service.name}",
         version=versions().get("amodal", "0") or "0",
-        description="Predictions for cases of which some modalities may be missing. Every modality is optional.",
+        description=_ABOUT,
         docs_url=None,  # the usual pages fetch their scripts from the internet, which a hospital may not have
         redoc_url=None,
     )
     app.add_middleware(SizeLimit, most_bytes=most_bytes)
+    if hosts is not None:
+        app.add_middleware(HostCheck, names=hosts)
     errors: dict[int | str, dict[str, Any]] = {
         code: {"model": Error, "description": what} for code, what in _STATES.items()
     }
@@ -62,8 +71,8 @@ def make_app(service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20) -
         return service.describe()
 
     async def predict(request: Request) -> JSONResponse:
-        given = await _given(request, service.rules)
-        return JSONResponse(await run_in_threadpool(service.answer, given))
+        read = await _received(request, service.rules)
+        return JSONResponse(await run_in_threadpool(service.answer, read))
 
     app.add_api_route(
         "/predict",
@@ -90,13 +99,19 @@ def make_app(service: Service, *, most_bytes: int = REQUEST_MEGABYTES * 2**20) -
     return app
 
 
-def run_server(run: Path, *, host: str, port: int, most_megabytes: int, device: str, data: str = "") -> None:
+def run_server(
+    run: Path, *, host: str, port: int, hosts: Sequence[str], most_megabytes: int, device: str, data: str = ""
+) -> None:
     """Loads a run and serves it until stopped."""
     import uvicorn
 
-    app = make_app(Service.load(run, device, data=data), most_bytes=most_megabytes * 2**20)
+    service = Service.load(run, device, data=data)
+    app = make_app(service, most_bytes=most_megabytes * 2**20, hosts=(host, *hosts))
     print(f"Serving {run} at http://{host}:{port} (stop with Ctrl-C)")
-    uvicorn.run(app, host=host, port=port, log_level="warning", limit_concurrency=_MOST_CONNECTIONS)
+    uvicorn.run(
+        app, host=host, port=port, log_level="warning", limit_concurrency=_MOST_CONNECTIONS, http=PatientProtocol,
+        ws="none",
+    )  # fmt: skip
 
 
 def _request_body(rules: TableSchema) -> dict[str, Any]:
@@ -106,8 +121,12 @@ def _request_body(rules: TableSchema) -> dict[str, Any]:
     return {"required": True, "content": inline}
 
 
+_ABOUT = (
+    "Predictions for cases of which some modalities may be missing. Every modality is optional. The service knows no "
+    "users and no encryption: before more than one machine, put a proxy with TLS and a login before it."
+)
 _STATES = {
-    400: "The body is no JSON or no form.",
+    400: "The body is no JSON or no form, or the host is not one of this service.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is neither JSON nor a form.",
@@ -122,7 +141,8 @@ _STATIC_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def _error(status: int, problem: str, field: str | None = None) -> JSONResponse:
-    return JSONResponse({"error": {"field": field, "problem": problem}}, status_code=status)
+    said = {"field": None if field is None else written(field), "problem": written(problem)}
+    return JSONResponse({"error": said}, status_code=status)
 
 
 def _add_handlers(app: FastAPI) -> None:
@@ -155,31 +175,36 @@ def _add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, failed)
 
 
-async def _given(request: Request, rules: TableSchema) -> dict[str, Any]:
-    """What a request gives of each modality."""
+async def _received(request: Request, rules: TableSchema) -> Callable[[], dict[str, Any]]:
+    """The body of a request, which gives the case by modality once it is called: one at a time is unfolded."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        body = await request.body()
-        try:
-            record = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
-        except BadField:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"the body is no JSON: {str(error)[:200]}") from None
-        if not isinstance(record, dict):
-            raise BadField("body", "expected an object of modalities")
-        return record
+        return partial(_from_json, await request.body())
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         async with request.form(max_files=100, max_fields=_MOST_FIELDS, max_part_size=2**20) as form:
-            return await _from_form(list(form.multi_items()), rules)
+            items = [
+                (name, await value.read() if isinstance(value, UploadFile) else value)
+                for name, value in form.multi_items()
+            ]
+            return partial(_from_form, items, rules)
     raise HTTPException(415, "expected application/json or multipart/form-data")
+
+
+def _from_json(body: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is no JSON: {str(error)[:200]}") from None
+    if not isinstance(record, dict):
+        raise BadField("body", "expected an object of modalities")
+    return record
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, in which no key may stand twice: which of the two would count?"""
     record = dict(pairs)
     if len(record) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise BadField("body", f"expected every key once, got {twice[:100]!r} twice")
     return record
 
@@ -188,25 +213,33 @@ def _refuse_constant(word: str) -> Any:
     raise BadField("body", f"expected finite numbers, got {word}")
 
 
-async def _from_form(items: list[tuple[str, str | UploadFile]], rules: TableSchema) -> dict[str, Any]:
+def _from_form(items: list[tuple[str, str | bytes]], rules: TableSchema) -> dict[str, Any]:
     """A form's fields by modality: `clinical.age`, `notes`, files, and events as JSON."""
     tables = {s.name: {c.name for c in s.fields} for s in rules.sources if isinstance(s, Tabular)}
     events = {s.name for s in rules.sources if isinstance(s, Events)}
     is_text = {s.name for s in rules.sources if isinstance(s, Text)}
     sets = {s.name for s in rules.sources if s.set_rule()}
     given: dict[str, Any] = {}
-    for name, value in items:
-        content = await value.read() if isinstance(value, UploadFile) else value
+    filled = Counter(name for name, content in items if content and name not in sets)
+    twice = [name for name, count in filled.items() if count > 1]
+    if twice:
+        raise BadField(twice[0], "expected one value, got several")
+    for name, content in items:
         table, _, column = name.partition(".")
         if table in tables and column:
             if isinstance(content, bytes):
                 raise BadField(name, "expected a value, got a file")
-            given.setdefault(table, {})[column] = content
+            cells = given.get(table) or {}
+            if not isinstance(cells, dict):
+                raise BadField(table, "expected an object, or its columns one by one, got both")
+            given[table] = cells | {column: content or cells.get(column)}
         elif not content:
             given.setdefault(name, None)
         elif name in events and isinstance(content, bytes):
             given[name] = read_events(name, content)
         elif name in events or (name in tables and isinstance(content, str)):
+            if given.get(name):
+                raise BadField(name, "expected an object, or its columns one by one, got both")
             try:
                 given[name] = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
             except (ValueError, RecursionError):

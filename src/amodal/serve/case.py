@@ -31,7 +31,7 @@ from amodal.data.table.text import Text
 from amodal.errors import AmodalError
 from amodal.kinds.sets import BETWEEN_TEXTS
 
-__all__ = ["BadField", "case_table", "describe_fields", "read_events", "serving_rules"]
+__all__ = ["BadField", "case_table", "describe_fields", "read_events", "serving_rules", "written"]
 
 _MOST_EVENTS = 100_000
 _BETWEEN = chr(BETWEEN_TEXTS)
@@ -208,7 +208,10 @@ def read_events(field: str, content: bytes) -> list[dict[str, str]]:
         raise BadField(field, "expected a CSV file in UTF-8") from None
     first = text.partition("\n")[0]
     rows = csv.DictReader(text.splitlines(), delimiter=";" if ";" in first else ",")
-    names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+    try:
+        names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+    except csv.Error as error:
+        raise BadField(field, f"expected a CSV file: {error}") from None
     if not {"time", "variable", "value"} <= set(names):
         raise BadField(field, f"expected a CSV file with columns time, variable and value, got {first[:100]!r}")
     wanted = [name for name in ("time", "variable", "value", "units") if name in names]
@@ -255,10 +258,15 @@ def _cell(field: str, cell: Any, column: Column) -> str:
         return _number(field, cell, column.rule)
     if isinstance(cell, float) and not math.isfinite(cell):
         raise BadField(field, "expected a value, got a number that is not finite")
-    text = str(cell)
+    text = written(str(cell))
     if "\0" in text or len(text) > 1000:
         raise BadField(field, "expected a short text")
     return text
+
+
+def written(text: str) -> str:
+    """A text as UTF-8 can hold it: halves of surrogate pairs, which JSON may escape, become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _number(field: str, given: Any, rule: NumberRule = PLAIN) -> str:
@@ -267,7 +275,7 @@ def _number(field: str, given: Any, rule: NumberRule = PLAIN) -> str:
     if isinstance(given, str):
         import pyarrow as pa
 
-        read = numbers(pa.array([given], pa.string()), frozenset(), rule)
+        read = numbers(pa.array([written(given)], pa.string()), frozenset(), rule)
         if len(given) > 100 or bool(read.bad[0]):
             raise BadField(field, f"expected a number, got {shown}")
         return given
@@ -314,7 +322,7 @@ def _text(source: Any, value: Any, folder: Path) -> str:
             raise BadField(source.name, "expected UTF-8 text") from None
     if not isinstance(value, str):
         raise BadField(source.name, f"expected a text, got {type(value).__name__}")
-    return value.encode("utf-8", "replace").decode().replace("\0", " ")
+    return written(value).replace("\0", " ")
 
 
 def _file(source: Any, value: Any, folder: Path, suffix: str) -> Path:
@@ -379,7 +387,10 @@ def _array(source: Array, value: Any, folder: Path) -> str:
 
 def _depth(value: Any) -> int:
     """How deep lists are nested."""
-    return 1 + _depth(value[0]) if isinstance(value, list) and value else 0
+    depth = 0
+    while isinstance(value, list) and value:
+        depth, value = depth + 1, value[0]
+    return depth
 
 
 def _saved(source: Array, value: list[Any], folder: Path) -> Path:

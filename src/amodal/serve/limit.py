@@ -1,15 +1,18 @@
-"""Limits on requests: the size of a body, of all bodies at once, and the time in which one arrives."""
+"""Limits on requests: the size of a body, of all bodies at once, the time in which one arrives, and the host asked."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from amodal.data.limits import REQUEST_SECONDS
 
-__all__ = ["SizeLimit"]
+__all__ = ["HostCheck", "SizeLimit"]
 
 _BODIES = 8
 
@@ -82,3 +85,39 @@ class SizeLimit:
     async def _refuse(self, refused: _Refused, scope: Scope, receive: Receive, send: Send) -> None:
         error = {"error": {"field": "body", "problem": refused.problem}}
         await JSONResponse(error, status_code=refused.status)(scope, receive, send)
+
+
+class HostCheck:
+    """ASGI middleware that answers 400 to requests for another host.
+
+    A page of the internet whose name was made to point to this machine would otherwise be served by the visitor's own
+    browser. Addresses, localhost and the machine's own name are never such a name.
+
+    Args:
+        app: The application.
+        names: Further names that are answered.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]):
+        self.app = app
+        self.names = {name.lower().rstrip(".") for name in (*names, "localhost", socket.gethostname()) if name}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection."""
+        given = [value for key, value in scope.get("headers", ()) if key == b"host"]
+        if scope["type"] == "http" and not all(self._is_known(value.decode("latin-1")) for value in given):
+            problem = "this service is not reached under that name; `amodal serve --hosts` adds names"
+            error = {"error": {"field": "host", "problem": problem}}
+            await JSONResponse(error, status_code=400)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _is_known(self, host: str) -> bool:
+        name, sign, port = host.strip().lower().rpartition(":")
+        if not sign or not port.isdigit():  # no port: a colon may be one of an IPv6 address
+            name = host.strip().lower()
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return name.rstrip(".") in self.names
+        return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,18 +82,18 @@ class Service:
         """Whether it can say what absent modalities could still change."""
         return self.train is not None or isinstance(self.model.method, SamplingMethod)
 
-    def answer(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, read: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """Predicts one case.
 
         Args:
-            given: By modality; see `amodal.serve.case.case_table`.
+            read: Gives the case by modality; see `amodal.serve.case.case_table`.
 
         Raises:
             BadField: If a field cannot be used.
         """
         with self._lock, tempfile.TemporaryDirectory(prefix="amodal-serve-") as folder:
-            # One request at a time is decoded and predicted: memory is that of one, however many wait.
-            table = case_table(self.rules, given, Path(folder))
+            # One request at a time is read, decoded and predicted: memory is that of one, however many wait.
+            table = case_table(self.rules, read(), Path(folder))
             source = {"table": self.rules.to_json(), "ranges": self.ranges}
             found = predict_cases(self.model, table, source, root=Path(folder), workers=1, further=self._still_open)
         names = self.model.schema.names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from amodal.batch import Batch, rows_where
 from amodal.encoders.encoder import Encoder, PerModality, Tokens, present_inputs, scatter
 from amodal.tokens.latent_prediction import fill_sequence
+from amodal.tokens.token_masks import TokenMasks
 
-__all__ = ["Embedded", "Passes", "TokenSequences", "embed_present", "encode_passes"]
+__all__ = ["Embedded", "HiddenRows", "TokenSequences", "embed_present", "encode_passes", "take_embedded"]
 
 
 class Embedded(NamedTuple):
@@ -30,35 +32,56 @@ class Embedded(NamedTuple):
     valid: Tensor
     inputs: tuple[Tensor | None, ...]
 
-    def where(self, kept: Tensor) -> Embedded:
-        """Those of the rows that are among some of the batch's, bool, of shape (B,)."""
-        (chosen,) = rows_where(kept[self.rows])
-        if len(chosen) == len(self.rows):
-            return self
+    def take(self, chosen: Tensor, rows: Tensor) -> Embedded:
+        """Those at some places (k,), as the rows (k,) of a batch."""
         inputs = tuple(None if part is None else part[chosen] for part in self.inputs)
-        return Embedded(self.rows[chosen], self.tokens[chosen], self.valid[chosen], inputs)  # type: ignore[arg-type]
+        return Embedded(rows, self.tokens[chosen], self.valid[chosen], inputs)  # type: ignore[arg-type]
 
 
-class Passes(NamedTuple):
-    """One batch encoded clean and with tokens hidden; every tensor has all B rows.
+def take_embedded(
+    embedded: Mapping[str, Embedded | None], rows: Tensor, observed: Tensor, size: int
+) -> dict[str, Embedded | None]:
+    """What is left of each modality of some rows of a batch.
+
+    Args:
+        embedded: Of a batch.
+        rows: Places of the rows in it, (n,).
+        observed: What is left of them, bool, of shape (n, M).
+        size: Number of rows of the batch.
+
+    Returns:
+        Of each modality those of the rows that it is left of, by their places among the n.
+    """
+    place = torch.full((size,), -1, device=rows.device).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
+    left = torch.zeros_like(observed[:1]).expand(size, -1).index_copy(0, rows, observed)  # (B, M)
+    parts = [(name, part, column) for (name, part), column in zip(embedded.items(), left.unbind(1)) if part is not None]
+    found = dict.fromkeys(embedded)
+    if parts:
+        chosen = rows_where(*(column[part.rows] for _, part, column in parts))
+        found |= {name: part.take(at, place[part.rows[at]]) for (name, part, _), at in zip(parts, chosen)}
+    return found
+
+
+class HiddenRows(NamedTuple):
+    """Rows of a batch under one pattern of presence, and which of their tokens two masks hide.
 
     Attributes:
-        clean: Tokens of every modality, stand-ins where it is absent.
-        masked: The same with the smaller mask.
-        crossed: The same with the larger one.
-        own: Which tokens are the row's own, bool (B, L_m): neither stand-ins nor padding.
-        hidden: Tokens to reconstruct from `masked`, (B, L_m), bool or 0/1 with a gradient.
-        hidden_more: Tokens to reconstruct from `crossed`.
-        others: Clean tokens of the same rows under further patterns of presence.
+        rows: Their places in the batch, int64, of shape (n,).
+        observed: Presence, bool, of shape (n, M).
+        embedded: What a pass with hidden tokens begins with.
+        clean: Tokens (n, L, D) of every modality, stand-ins where it is absent.
+        own: Which tokens are the row's own, bool (n, L_m): neither stand-ins nor padding.
+        less: Tokens that the smaller mask hides, (n, L_m), bool or 0/1 with a gradient.
+        more: Those that the larger one hides.
     """
 
+    rows: Tensor
+    observed: Tensor
+    embedded: Mapping[str, Embedded | None]
     clean: dict[str, Tokens]
-    masked: dict[str, Tokens]
-    crossed: dict[str, Tokens]
     own: dict[str, Tensor]
-    hidden: dict[str, Tensor]
-    hidden_more: dict[str, Tensor]
-    others: tuple[dict[str, Tokens], ...] = ()
+    less: dict[str, Tensor]
+    more: dict[str, Tensor]
 
 
 def embed_present(encoder: Encoder, batch: Batch, name: str) -> Embedded | None:
@@ -162,14 +185,19 @@ class TokenSequences(nn.Module):
             found[name] = embed_present(encoder, batch, name)
         return found
 
-    def own(self, embedded: Mapping[str, Embedded | None], batch: Batch) -> dict[str, Tensor]:
-        """Which tokens are a row's own, bool (B, L_m): neither stand-ins nor padding."""
+    def own(self, embedded: Mapping[str, Embedded | None], size: int) -> dict[str, Tensor]:
+        """Which tokens are a row's own, bool (B, L_m): neither stand-ins nor padding; B = `size`."""
         return {
-            name: torch.zeros(len(batch), self.lengths[name], dtype=torch.bool, device=batch.device)
+            name: torch.zeros(size, self.lengths[name], dtype=torch.bool, device=self.stand_in[m].device)
             if part is None
-            else scatter(part.valid, part.rows, len(batch))
-            for name, part in embedded.items()
+            else scatter(part.valid, part.rows, size)
+            for m, (name, part) in enumerate(embedded.items())
         }
+
+    @property
+    def stand_ins(self) -> dict[str, Tensor]:
+        """The tokens (U_m, D) that stand for each modality where it is absent."""
+        return {name: self.stand_in[m].expand(length, -1) for m, (name, length) in enumerate(self.lengths.items())}
 
     def hideable(self, encoders: PerModality, own: Mapping[str, Tensor], whole: Collection[str]) -> dict[str, Tensor]:
         """Which of the own tokens may be hidden, bool (B, L_m); all of those of modalities hidden as a `whole`."""
@@ -228,6 +256,41 @@ class TokenSequences(nn.Module):
             blank = torch.where(stands[:, None], self.stand_in[m].to(tokens.dtype), 0.0)
             rest[name] = Tokens(torch.where(has[..., None], tokens, blank), torch.where(has, valid, stands))
         return rest
+
+    def hidden_rows(
+        self,
+        encoders: PerModality,
+        masks: TokenMasks | None,
+        whole: Mapping[str, Tokens],
+        embedded: Mapping[str, Embedded | None],
+        observed: Tensor,
+        *,
+        share: float,
+        generator: torch.Generator,
+    ) -> HiddenRows:
+        """Some rows of a batch, drawn at random, with both masks of them.
+
+        Args:
+            encoders: The encoders.
+            masks: What draws the masks; None: nothing is hidden.
+            whole: Tokens of B rows.
+            embedded: What `embed` returns.
+            observed: What is left of the rows, bool, of shape (B, M).
+            share: Share of the rows; 1: all, in order.
+            generator: Source of the rows and of the masks.
+        """
+        size, rows = len(observed), torch.arange(len(observed), device=observed.device)
+        if share < 1:
+            rows = torch.randperm(size, generator=generator, device=observed.device)[: math.ceil(share * size)]
+            whole = {name: Tokens(z[rows], valid[rows]) for name, (z, valid) in whole.items()}
+            observed = observed[rows]
+        embedded = take_embedded(embedded, rows, observed, size)
+        clean = self.without(whole, dict(zip(whole, observed.unbind(1))))
+        own = self.own(embedded, len(rows))
+        if masks is None:
+            return HiddenRows(rows, observed, embedded, clean, own, own, own)
+        both = masks(self.hideable(encoders, own, masks.whole), clean, generator)
+        return HiddenRows(rows, observed, embedded, clean, own, *both)
 
 
 def _projection(width: int, normalise: bool) -> nn.Module:

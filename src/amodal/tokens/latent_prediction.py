@@ -11,17 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amodal.attention import TransformerTrunk, sinusoidal_positions
-from amodal.encoders.encoder import Encoder, Tokens
+from amodal.encoders.encoder import Tokens
 from amodal.errors import ConfigurationError
+from amodal.tokens.absent_tokens import AbsentTokens, TokenLayout, attended_under_patterns
 
 __all__ = [
+    "FEED_FORWARD",
     "ContextEncoder",
     "LatentPredictor",
     "MovingAverage",
-    "TokenPooling",
     "TokenScores",
     "fill_sequence",
 ]
+
+
+FEED_FORWARD = 2.0
+"""Width of the feed-forward parts, as a multiple of the tokens'."""
 
 
 class LatentPredictor(nn.Module):
@@ -44,7 +49,9 @@ class LatentPredictor(nn.Module):
         super().__init__()
         self.names = tuple(names)
         self.modality = nn.Parameter(0.02 * torch.randn(len(self.names), width))
-        self.transformer = TransformerTrunk(width, layers=layers, heads=heads, feedforward=4.0, dropout=dropout)
+        self.transformer = TransformerTrunk(
+            width, layers=layers, heads=heads, feedforward=FEED_FORWARD, dropout=dropout
+        )
         self.output = nn.Linear(width, width)
 
     def forward(self, sequences: Mapping[str, Tokens], read: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -57,30 +64,43 @@ class LatentPredictor(nn.Module):
         Returns:
             Of the shape of the tokens; zero where not wanted or not valid.
         """
-        return self.predict_passes(sequences, read=None if read is None else [read])[0]
+        tokens, valid, lengths = self._joined(sequences)
+        wanted = valid if read is None else torch.cat([read[name] for name in self.names], dim=1)
+        states = self.output(self.transformer.at(tokens, valid, wanted))  # (R, D)
+        return dict(zip(self.names, _spread(states, wanted).split(lengths, dim=1)))
 
-    def predict_passes(
-        self, *passes: Mapping[str, Tokens], read: Sequence[Mapping[str, Tensor]] | None = None
-    ) -> list[dict[str, Tensor]]:
-        """Predictions from several passes over the same rows, stacked along the rows into one call.
+    def absent(
+        self, sequences: Mapping[str, Tokens], stand_ins: Mapping[str, Tensor], observed: Tensor, source: Tensor
+    ) -> AbsentTokens:
+        """The tokens of absent modalities under several patterns of presence, for `predicted`.
 
         Args:
-            *passes: Tokens (B, L_m, D) of each modality.
-            read: For each pass which predictions are wanted, as in `forward`; None: all.
-
-        Returns:
-            For each pass what `forward` returns.
+            sequences: Tokens (B, L_m, D) of each modality.
+            stand_ins: Those (U_m, D) that take their place where a pattern lacks the modality.
+            observed: Presence under patterns, bool, of shape (Q, M).
+            source: Which of the B rows each is of, of shape (Q,).
         """
-        lengths = [passes[0][name].values.shape[1] for name in self.names]
-        tokens = torch.cat([torch.cat([z[name].values for name in self.names], dim=1) for z in passes])
-        valid = torch.cat([torch.cat([z[name].valid for name in self.names], dim=1) for z in passes])
-        wanted = valid
-        if read is not None:
-            wanted = torch.cat([torch.cat([r[name] for name in self.names], dim=1) for r in read])
-        places = [self.modality[m] + self._positions(length) for m, length in enumerate(lengths)]
-        states = self.output(self.transformer.at(tokens + torch.cat(places), valid, wanted))  # (R, D)
-        parts = [part.split(lengths, dim=1) for part in _spread(states, wanted).chunk(len(passes))]
-        return [dict(zip(self.names, part)) for part in parts]
+        tokens, valid, lengths = self._joined(sequences)
+        counts = [len(stand_ins[name]) for name in self.names]
+        places = [place[:count] for place, count in zip(self._places(lengths).split(lengths), counts)]
+        standing = [stand_ins[name].to(tokens.dtype) + place for name, place in zip(self.names, places)]
+        layout = TokenLayout(tokens, valid, lengths, standing)
+        return attended_under_patterns(self.transformer, layout, observed, source)
+
+    def predicted(self, states: AbsentTokens) -> AbsentTokens:
+        """Predictions in the place of the tokens that `absent` gives."""
+        return states._replace(values=self.output(self.transformer.feed_forward(states.values)))
+
+    def _joined(self, sequences: Mapping[str, Tokens]) -> tuple[Tensor, Tensor, list[int]]:
+        """All tokens (B, L, D) with their places, their validity (B, L), and how many each modality has."""
+        parts = [sequences[name] for name in self.names]
+        lengths = [part.values.shape[1] for part in parts]
+        tokens = torch.cat([part.values for part in parts], dim=1) + self._places(lengths)
+        return tokens, torch.cat([part.valid for part in parts], dim=1), lengths
+
+    def _places(self, lengths: Sequence[int]) -> Tensor:
+        """Embeddings (L, D) of modality and position."""
+        return torch.cat([self.modality[m] + self._positions(length) for m, length in enumerate(lengths)])
 
     def _positions(self, length: int) -> Tensor:
         return sinusoidal_positions(length, self.modality.shape[1], self.modality.device)
@@ -101,7 +121,9 @@ class TokenScores(nn.Module):
 
     def __init__(self, width: int, *, layers: int = 2, heads: int | None = None, dropout: float = 0.1):
         super().__init__()
-        self.transformer = TransformerTrunk(width, layers=layers, heads=heads, feedforward=4.0, dropout=dropout)
+        self.transformer = TransformerTrunk(
+            width, layers=layers, heads=heads, feedforward=FEED_FORWARD, dropout=dropout
+        )
         self.score = nn.Linear(width, 1)
 
     def forward(self, sequences: Mapping[str, Tokens], read: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -160,23 +182,6 @@ class MovingAverage(nn.Module):
         return self.network(*arguments)
 
 
-class TokenPooling(nn.Module):
-    """Tokens to one vector of fixed scale: pooled by the modality's encoder, then a linear map and a LayerNorm.
-
-    Args:
-        width: Width D of the tokens and of the vector.
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, encoder: Encoder, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Tokens (B, L, D) with their validity (B, L) to (B, D); the padding is never read."""
-        return self.norm(self.linear(encoder.pool(torch.where(valid[..., None], tokens, 0.0), valid)))
-
-
 class ContextEncoder(nn.Module):
     """A transformer over the set of present vectors and a query, whose last state is the context.
 
@@ -192,7 +197,7 @@ class ContextEncoder(nn.Module):
     def __init__(self, width: int, *, heads: int | None = None, dropout: float = 0.1):
         super().__init__()
         self.query = nn.Parameter(0.02 * torch.randn(width))
-        self.transformer = TransformerTrunk(width, layers=1, heads=heads, feedforward=4.0, dropout=dropout)
+        self.transformer = TransformerTrunk(width, layers=1, heads=heads, feedforward=FEED_FORWARD, dropout=dropout)
 
     def forward(self, features: Tensor, observed: Tensor) -> Tensor:
         """Features (B, M, D) and presence (B, M) to contexts (B, D)."""

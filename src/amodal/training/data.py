@@ -18,11 +18,19 @@ from amodal.settings import TrainingSettings
 __all__ = ["TrainingData", "training_prior", "weighted_rows"]
 
 
-def training_prior(train: Cohort) -> np.ndarray:
-    """Prediction where nothing is known: class frequencies, label frequencies, or the mean target (1,)."""
+def training_prior(train: Cohort, weight: np.ndarray | None = None) -> np.ndarray:
+    """Prediction where nothing is known: class frequencies, label frequencies, or the mean target (1,).
+
+    Args:
+        train: N cases.
+        weight: How much each counts, (N,); None: all alike.
+    """
     task, target = train.schema.task, train.target
     assert target is not None
-    return task.traits.frequencies(target[train.labelled], task.n_outputs)
+    known = train.labelled
+    if weight is None or not weight[known].any():
+        return task.traits.frequencies(target[known], task.n_outputs)
+    return task.traits.frequencies(target[known], task.n_outputs, weight[known])
 
 
 def weighted_rows(weight: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -72,7 +80,7 @@ class TrainingData:
 
     def __post_init__(self) -> None:
         self.scaling = Scaling.fit(self.train)
-        self.prior = training_prior(self.train)
+        self.prior = training_prior(self.train, self.weight)
         self.valid_presence = draw_presence(self.valid_mechanism, self.valid, (self.seed, 1))
         self.valid_rows = self.valid.with_observed(self.valid_presence.observed)
         self.batch_size = self.settings.batch_size or int(

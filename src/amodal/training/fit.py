@@ -19,7 +19,7 @@ from amodal.checkpoint import TrainedModel, build_method, encoder_choices, resol
 from amodal.data.cohort import Cohort, check_trainable
 from amodal.data.split import split_groups
 from amodal.errors import ConfigurationError, DataError, RunError, ShapeError, UnknownNameError
-from amodal.files import clear_leftovers, write_json
+from amodal.files import clear_leftovers, plain_json, write_json
 from amodal.method import Method
 from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
@@ -133,8 +133,17 @@ def fit(
         "valid": valid_mechanism.to_json(),
         "by_objective": built.meets_all_patterns,
     }
+    if weights is not None and not weights[train.labelled].any():
+        raise DataError(
+            "no training row with a label has a weight", expected="some beside those that are held back",
+            hint="Pass `valid`, or weights for more rows.",
+        )  # fmt: skip
     training, record = asdict(settings_), _data_record(train, valid, weights)
     plan = {"spec": spec, "training": training, "missingness": removal, "seed": seed, "data": record}
+    try:
+        plan = plain_json(plan)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"options, encoders and settings must be plain JSON: {error}") from error
     folder = None if out is None else Path(out)
     if folder is not None:
         _open_folder(folder, plan, resume)
@@ -211,12 +220,15 @@ def _class_weights(train: Cohort, class_weight: str | Mapping[Any, float] | None
 
 
 def _check_weight(weight: ArrayLike, n: int) -> np.ndarray:
-    weights = np.asarray(weight, dtype=np.float64)
+    try:
+        weights = np.asarray(weight, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("weight is not numeric", expected=f"numbers ({n},), none missing") from None
     if weights.shape != (n,):
         raise ShapeError("weight has another number of rows", expected=f"({n},)", got=weights.shape)
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise DataError("weight cannot be used", expected="finite numbers, not negative, not all zero")
-    return weights
+    return weights if 1e-100 < weights.max() < 1e100 else weights / weights.max()
 
 
 def _mechanisms(
@@ -290,7 +302,7 @@ def _open_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
     clear_leftovers(folder / "plan.json")
     if not any(folder.iterdir()):
-        write_json(folder / "plan.json", plan)
+        write_json(folder / "plan.json", plan, only_new=True)
         return
     if not resume:
         raise RunError(

@@ -47,6 +47,8 @@ KernelWidth = Positive | Literal["neighbours", "per_dimension", "median"]
 
 Neighbours = Annotated[float, above(0), at_most(1)]
 
+ContextFrom = Literal["mean", "transformer"]
+
 _MOST_ROWS = 256
 
 
@@ -95,6 +97,7 @@ class ContextAlignment:
             them, its weights normalised anew, has an expectation of zero at the right law. The form is then "radial".
         with_target: Whether the contexts of rows that have a modality are of that modality too; otherwise the caller
             passes contexts without it.
+        context: What the caller makes contexts with.
 
     Raises:
         ConfigurationError: If the diagonal is to be left out in another form.
@@ -120,6 +123,7 @@ class ContextAlignment:
     conditional: bool = True
     diagonal: bool = True
     with_target: bool = True
+    context: ContextFrom = "mean"
 
     def __post_init__(self) -> None:
         if not self.diagonal and not self._at_once:
@@ -215,14 +219,26 @@ class ContextAlignment:
             lengths = centred.square().sum(2)
             squared = torch.baddbmm(lengths[:, :, None] + lengths[:, None], centred, centred.mT, alpha=-2).clamp_min(0)
             kernel = radial_kernel(squared, both.shape[2])
-            if self.diagonal:
-                signed = around - among
-                values = (torch.bmm(signed, kernel) * signed).sum(2)  # (M, B)
-            else:
-                mixed = torch.bmm(around, kernel)
-                values = _off_diagonal(mixed, around) + _off_diagonal(torch.bmm(among, kernel), among)
-                values = values - 2 * (mixed * among).sum(2)
-        return (values.sum(1) / queries.sum(1).clamp_min(1)).sum() / references.sum()
+            pairs, constant = self._pairs(around, among, 1 / queries.sum(1).clamp_min(1))
+            values = (pairs * kernel).sum((1, 2)) - constant  # (M,)
+        return values.sum() / references.sum()
+
+    def _pairs(self, around: Tensor, among: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """How much the kernel of each pair of rows counts (M, B, B), summed over the queries, and what is subtracted.
+
+        The loss of a query is a quadratic form in the kernel; a sum of such forms is one, so that the kernel is
+        multiplied once, and its gradient is this matrix.
+        """
+        if self.diagonal:
+            signed = around - among
+            return torch.bmm(signed.mT * share[:, None, None], signed), share.new_zeros(())
+        sides, constant = [], share.new_zeros(())
+        for side in (around, among):
+            alone = side.square().sum(2)  # (M, B), what a row's comparison with itself adds; the kernel is 1 there
+            scale = torch.where(alone < 0.999, share[:, None] / (1 - alone).clamp_min(1e-3), 0.0)  # U-statistics
+            sides.append(torch.bmm(side.mT * scale[:, None], side))
+            constant = constant + (alone * scale).sum(1)  # (M,)
+        return sides[0] + sides[1] - 2 * torch.bmm(around.mT * share[:, None, None], among), constant
 
     def _weights(
         self, context: Tensor, having: Tensor, queries: Tensor, places: Tensor, without: Tensor | None
@@ -271,12 +287,6 @@ class ContextAlignment:
         return every
 
 
-def _off_diagonal(mixed: Tensor, weights: Tensor) -> Tensor:
-    """Weighted means (M, B) of a kernel that is 1 on its diagonal over pairs of different rows, of its `mixed` rows."""
-    alone = weights.square().sum(2)  # what a row's comparison with itself adds
-    return torch.where(alone < 0.999, ((mixed * weights).sum(2) - alone) / (1 - alone).clamp_min(1e-3), 0.0)
-
-
 def _conditional(
     *,
     bandwidth: KernelWidth = "neighbours",
@@ -284,9 +294,10 @@ def _conditional(
     with_target: bool = False,
     diagonal: bool = False,
     form: Form = "radial",
+    context: ContextFrom = "mean",
 ) -> ContextAlignment:
     kernel = kernel_settings(bandwidth, neighbours)
-    return ContextAlignment(**kernel, with_target=with_target, diagonal=diagonal, form=form)
+    return ContextAlignment(**kernel, with_target=with_target, diagonal=diagonal, form=form, context=context)
 
 
 def _marginal(*, diagonal: bool = False) -> ContextAlignment:
@@ -304,7 +315,8 @@ def build_alignment(choice: AlignmentChoice, *, detach_observed: bool) -> Contex
 
     Args:
         choice: "conditional" with the options bandwidth ("neighbours"), neighbours (0.1), with_target (False),
-            diagonal (False) and form ("radial"), or "marginal", of the two samples as wholes, with the option diagonal;
+            diagonal (False), form ("radial") and context ("mean" of the present vectors, or "transformer" over them,
+            which stays as it was initialised), or "marginal", of the two samples as wholes, with the option diagonal;
             as a name or {"name": name, option: value, …}.
         detach_observed: Whether the observed side is constant.
 
