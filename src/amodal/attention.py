@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ class TransformerTrunk(nn.Module):
         own = own if wanted is None else own[wanted]
         if not layers:
             return own
-        last = layers[-1]
+        last: Any = layers[-1]
         mixed = _attend(last.self_attn, last.norm1(tokens), valid if padded else None).flatten(0, 1)
         return self.add_attended(own, mixed if wanted is None else mixed[wanted])
 

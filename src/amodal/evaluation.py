@@ -319,7 +319,7 @@ def evaluate_patterns(
         intervals=intervals,
         seed=seed,
         resamples=resamples,
-        draw_errors={label: errors for label, errors in predictions.draw_errors.items() if errors is not None},
+        draw_errors={label: dict(errors) for label, errors in predictions.draw_errors.items() if errors is not None},
     )
 
 

@@ -142,9 +142,10 @@ def _in_parts(model: Any, cohort: Any, out: Path, **how: Any) -> None:
         notes = impact_to_file(model, cohort, out, tell=tell, **how)
     columns = ["complete", "variability"]
     found = pd.read_csv(out, usecols=columns) if out.suffix == ".csv" else pd.read_parquet(out, columns=columns)
-    for what, some in (("something missing", ~found["complete"]), ("complete", found["complete"])):
+    complete, spread = found["complete"].to_numpy(bool), found["variability"].to_numpy(float)
+    for what, some in (("something missing", ~complete), ("complete", complete)):
         if some.any():
-            value = found["variability"][some]
+            value = spread[some]
             print(f"V, {what}: mean {value.mean():.3f}, largest {value.max():.3f} ({int(some.sum())} cases)")
     print("\n".join(notes))
     print(f"{len(found)} cases, in the order of the data, are in {out}")

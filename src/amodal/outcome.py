@@ -153,7 +153,7 @@ def _as_array(y: Any) -> tuple[np.ndarray, list[str] | None]:
         )  # fmt: skip
     if array.dtype.kind in "US" and not hasattr(y, "dtype") and not all(isinstance(entry, str) for entry in y):
         array = np.array(y, dtype=object)  # what numpy would turn into text stays what it is
-    if array.ndim == 2 and array.shape[1] == 1:
+    if array.ndim == 2 and array.shape == (len(array), 1):
         array = column_or_1d(array, warn=True)
     if array.dtype.names:
         raise DataError(

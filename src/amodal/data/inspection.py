@@ -254,8 +254,9 @@ def _copies(cohort: Cohort, modality: Modality) -> Iterator[Suspicion]:
     kind = modality.traits
     for rows, cut in cohort.cuts(modality.name):
         if isinstance(kind, SetKind):
-            tensors = (None if part is None else torch.from_numpy(part) for part in cut[:3])
-            members = kind.members(*tensors)
+            values, *others = (None if part is None else torch.from_numpy(part) for part in cut[:3])
+            assert values is not None
+            members = kind.members(values, *others)
             rows, values, lengths = rows[members.rows.numpy()], members.values.numpy(), members.lengths
         else:
             values, lengths = cut.values, cut.lengths

@@ -44,7 +44,7 @@ def stacked_sets(name: str, given: Any, ids: np.ndarray, kind: str | None) -> tu
     if not isinstance(given, list | tuple) and not (isinstance(given, np.ndarray) and given.dtype == object):
         return given, kind, 0
     several = [entry if isinstance(entry, list | tuple) and len(entry) else None for entry in given]
-    first = next((entry[0] for entry in several if entry is not None), None)
+    first: Any = next((entry[0] for entry in several if entry is not None), None)
     if isinstance(first, str) or kind == TextSet.name:
         return _joined(name, given, ids)
     if hasattr(first, "shape") and len(first.shape) >= 1 and (len(first.shape) > 1 or kind is not None):

@@ -69,7 +69,7 @@ def glow(width: int, *, steps: int, hidden: int, literal: bool = False) -> Any:
             self.meta, self.idx_a, self.idx_b = meta, slice(None, half), slice(half, None)
 
     class HalfCoupling(GeneralCouplingTransform):
-        def forward(self, c: Tensor | None = None) -> Any:
+        def forward(self, c: Any = None) -> Any:
             return Halves(partial(self.meta, c))
 
     parts = []

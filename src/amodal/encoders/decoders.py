@@ -183,7 +183,7 @@ class SetDecoder(Decoder):
         kind = self.modality.traits
         assert isinstance(kind, SetKind)
         rows, _, *inputs = kind.members(values, measured, lengths)
-        each = self.one.log_likelihood(z[:, rows], *inputs)  # (K, T)
+        each = self.one.log_likelihood(z[:, rows], *inputs)  # type: ignore[arg-type]  # (K, T)
         counts = torch.bincount(rows, minlength=len(values)).clamp(min=1)
         return each.new_zeros(z.shape[:2]).index_add(1, rows, each) / counts
 

@@ -45,7 +45,7 @@ class SetEncoder(Encoder):
         super().__init__(modality, width=inner.width)
         self.inner = inner
         self.can_hide = inner.can_hide
-        self.references = (*inner.references, "ilse2018attention")
+        self.references = (*inner.references, "ilse2018attention")  # type: ignore[misc]
         self.value, self.gate = nn.Linear(self.width, self.width), nn.Linear(self.width, self.width)
         self.score = nn.Linear(self.width, 1, bias=False)
         nn.init.zeros_(self.score.weight)

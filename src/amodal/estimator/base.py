@@ -202,6 +202,7 @@ class MissingModalityEstimator(BaseEstimator, ABC):
         frame = None if given is None else named_columns(given)
         if frame is None or not all(isinstance(label, str) for label in frame.columns):
             return self._divide_array(X if frame is None else frame, frame, reset)
+        assert given is not None
         return self._divide_frame(frame, reset, list(given.columns))
 
     def _divide_array(self, X: Any, frame: Any, reset: bool) -> Cases:

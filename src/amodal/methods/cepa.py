@@ -418,8 +418,8 @@ class CEPA(SamplingMethod, TaughtMethod):
         revealed = torch.where(presence[rows, :, None], own, drawn[0].detach())
         with held_fixed(self.fusion, self.head):
             slots = torch.stack([revealed, *torch.where(shown, own, drawn)]).flatten(0, 1) + self.slot.detach()
-            whole = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
-            outputs = self.head(self.fusion.at(slots, whole, whole).view(len(slots), -1))
+            everything = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
+            outputs = self.head(self.fusion.at(slots, everything, everything).view(len(slots), -1))
         kind = self.schema.task.traits
         seen = outputs.float() if kind.one_value else self.to_predictions(outputs)
         seen = seen.view(3, len(rows), 1, -1)

@@ -77,6 +77,9 @@ class CMMD(OneLatent):
     draws_mean = "one latent"
     couples_rows = True
 
+    _always: Tensor
+    _others: Tensor
+
     def __init__(
         self,
         schema: Schema,

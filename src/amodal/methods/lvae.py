@@ -87,6 +87,9 @@ class LVAE(LatentMethod):
     references = ("ramchandran2024lvae", "madaan2026primo")
     accepts_empty = True
 
+    _always: Tensor
+    _maskable: Tensor
+
     def __init__(
         self,
         schema: Schema,

@@ -54,6 +54,8 @@ class MedFuse(NetworkMethod):
     couples_rows = True
     PRESETS: ClassVar = {"paper": {"hidden": 512, "dropout": 0.3, "pretrain": 0.5}}
 
+    places: Tensor
+
     def __init__(
         self,
         schema: Schema,

@@ -136,6 +136,9 @@ class PRIMO(LatentMethod):
         },
     }
 
+    _always: Tensor
+    _maskable: Tensor
+
     def __init__(
         self,
         schema: Schema,

@@ -165,13 +165,15 @@ def _of_each(
     if len(problems) == 1 or any(counts is None or counts.ndim == 1 for counts in weights):
         return [area(*problem) for problem in problems]
     rarity = [min(int(yes.sum()), int((~yes).sum())) for _, yes, _ in problems]
-    values = [np.full(len(counts), np.nan) for counts in weights]
-    defined = np.arange(len(weights[0]))
+    resamples = [counts for counts in weights if counts is not None]
+    values = [np.full(len(counts), np.nan) for counts in resamples]
+    defined = np.arange(len(resamples[0]))
     for place in np.argsort(rarity, kind="stable"):
         if not len(defined):
             break
         scores, yes, _ = problems[place]
-        counts = weights[place] if len(defined) == len(weights[place]) else weights[place][defined]
+        counts = resamples[place]
+        counts = counts if len(defined) == len(counts) else counts[defined]
         values[place][defined] = area(scores, yes, counts)
         defined = defined[~np.isnan(values[place][defined])]
     return values

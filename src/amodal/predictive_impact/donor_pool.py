@@ -72,7 +72,8 @@ class DonorPool:
         ]
         self.presence = np.stack(columns, axis=1)  # (N, M)
         parts = (self.presence[start : start + 2**16].astype(np.float64) for start in range(0, len(train), 2**16))
-        self.together = sum(part.T @ part for part in parts)  # numbers of rows with both of two modalities, (M, M)
+        # Numbers of rows with both of two modalities, (M, M).
+        self.together = np.sum([part.T @ part for part in parts], axis=0)
         self.device = model.device
         self._order = np.random.default_rng(seed).permutation(len(train)) if len(train) > most else None
         self._place = np.full(len(train), -1, dtype=np.int64)  # where a row's summaries are stored
@@ -100,7 +101,7 @@ class DonorPool:
         """Rows (n,) of the training cases that have some modalities, in rising order; at most so many."""
         key = tuple(columns)
         if key not in self._candidates:
-            able = self.presence[:, list(columns)].all(1)
+            able = np.asarray(self.presence[:, list(columns)].all(axis=1))
             rows = np.flatnonzero(able)
             if len(rows) > self.most:
                 assert self._order is not None

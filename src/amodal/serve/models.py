@@ -74,10 +74,10 @@ def answer_model(task: Task) -> type[BaseModel]:
     if task.is_classification:
         parts["predicted"] = Literal[tuple(labels)], ...  # type: ignore[valid-type]
     parts["base"] = base, Field(description="The training cases' average: what is said of a case nothing is known of")
-    still = create_model(
+    still: Any = create_model(
         "StillOpen",
         variability=(float, Field(description="Expected change if everything that is absent is looked at")),
-        range=(
+        range=(  # type: ignore[arg-type]
             ends | None,
             Field(description="Middle nine tenths of what may be predicted when all has been looked at"),
         ),
@@ -90,7 +90,7 @@ def answer_model(task: Task) -> type[BaseModel]:
         prediction=(create_model("Prediction", **parts), ...),
         observed=(list[str], ...),
         absent=(list[str], ...),
-        still_open=(
+        still_open=(  # type: ignore[arg-type]
             still | None,
             Field(description="What the absent modalities could still change; null if not known"),
         ),
