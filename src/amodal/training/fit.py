@@ -23,7 +23,6 @@ from amodal.files import clear_leftovers, plain_json, write_json
 from amodal.method import Method
 from amodal.methods import method_options
 from amodal.missingness import BalancedCounts, Mechanism, Natural
-from amodal.schema import Schema
 from amodal.seal import naming_the_folder
 from amodal.seeds import forked_rng, mix_seed
 from amodal.settings import settings_from
@@ -107,7 +106,7 @@ def fit(
         follow()  # and end: only the first of several processes runs the user's program
     settings_ = settings_from(settings)
     seed = _check_seed(seed)
-    spec = _spec(method, options, train.schema, width, encoders)
+    spec = _spec(method, options, train, width, encoders)
     if settings_.best_by == "error" and not train.schema.task.traits.has_errors:
         raise ConfigurationError("a regression has no share of wrong predictions", hint="Use best_by='loss'.")
     device = resolve_device(settings_.device)
@@ -156,14 +155,14 @@ def fit(
 
 
 def _spec(
-    method: str, options: Mapping[str, Any] | None, schema: Schema, width: int, encoders: Mapping[str, Any] | None
+    method: str, options: Mapping[str, Any] | None, train: Cohort, width: int, encoders: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What a run builds its method from."""
     return {
         "method": method,
         "options": dict(options or {}),
         "resolved": method_options(method, options),  # a later change of a default does not change this run
-        "encoders": {"width": width, "choices": encoder_choices(method, schema, encoders or {})},
+        "encoders": {"width": width, "choices": encoder_choices(method, train.schema, encoders or {})},
     }
 
 
