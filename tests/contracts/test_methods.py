@@ -206,6 +206,18 @@ def test_one_modality(name):
     assert_finite(method, batch)
 
 
+@every_method
+def test_series_that_are_longer_than_those_of_training(name):
+    method = cases.make_method(name)
+    longer = [
+        dataclasses.replace(one, shape=(one.shape[0] + 5, *one.shape[1:])) if one.kind == "series" else one
+        for one in method.schema.modalities
+    ]
+    assert longer != list(method.schema.modalities)
+    schema = cases.Schema(tuple(longer), method.schema.task)
+    assert torch.isfinite(method.predict(cases.make_batch(schema, cases.mixed_presence(schema)))).all()
+
+
 # Rows ----------------------------------------------------------------------------------------------------------------
 
 
@@ -654,6 +666,15 @@ def test_no_draws_is_an_error(name):
     batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
     with pytest.raises(AmodalError, match=r"number of draws.*1 or more, got 0"):
         method.draw(batch, 0, torch.Generator())
+
+
+@pytest.mark.parametrize("name", cases.SAMPLING)
+def test_a_prediction_is_also_made_with_fewer_draws(name):
+    method = cases.make_method(name)
+    batch = cases.make_batch(method.schema, cases.mixed_presence(method.schema))
+    few = method.predict_by(batch, seed=0, draws=2)
+    assert few.shape == method.predict(batch).shape
+    assert torch.isfinite(few).all()
 
 
 # Papers --------------------------------------------------------------------------------------------------------------

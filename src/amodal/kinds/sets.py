@@ -59,8 +59,8 @@ class SetKind(ModalityKind):
         return shape[1:]
 
     def fits(self, expected: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-        """Whether the members are alike, and no set can have more of them than the network knows."""
-        return shape[1:] == expected[1:] and shape[0] <= expected[0]
+        """Whether the members are alike; their number may differ."""
+        return shape[1:] == expected[1:]
 
     def summary(self, present: Present, shape: tuple[int, ...], *, size: int = 256) -> Tensor:
         """The mean of the members' summaries, NaN where no member was measured, and the log of one plus their number.

@@ -146,7 +146,7 @@ class CMMD(OneLatent):
         terms["mmd"] = share * maximum_mean_discrepancy(z_p, z_q)
         return LossTerms(terms, self.weights)
 
-    def predict_by(self, batch: Batch, *, seed: int) -> Tensor:
+    def predict_by(self, batch: Batch, *, seed: int, draws: int | None = None) -> Tensor:
         """Prediction of the classifier from the prior's mean, by no draws; see `SamplingMethod`."""
         return self.to_predictions(self.head(self._prior(batch).mean))
 

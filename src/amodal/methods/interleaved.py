@@ -12,6 +12,7 @@ from amodal.batch import Batch
 from amodal.encoders import PerModality, encoders_for, width_of
 from amodal.encoders.encoder import Tokens, encode_tokens, token_counts
 from amodal.encoders.series import last_valid
+from amodal.kinds import SetKind
 from amodal.method import NetworkMethod
 from amodal.options import Share, Size
 from amodal.schema import Schema
@@ -78,12 +79,17 @@ class Interleaved(NetworkMethod):
         """The streams after all layers."""
         scale = math.sqrt(self.positions.shape[1])
         streams = {
-            name: Tokens(self.drop(scale * tokens + self.positions[: tokens.shape[1]]), valid)
+            name: Tokens(self.drop(scale * tokens + self._places(name, tokens.shape[1])), valid)
             for name, (tokens, valid) in encode_tokens(self.encoders, batch).items()
         }
         for layer in self.layers:
             streams = layer(streams)
         return {name: Tokens(self.norms[name](tokens), valid) for name, (tokens, valid) in streams.items()}
+
+    def _places(self, name: str, length: int) -> Tensor:
+        """Positions of the tokens (L, D): beyond those of training the last one, and one for all members of a set."""
+        last = 0 if isinstance(self.schema[name].traits, SetKind) else len(self.positions) - 1
+        return self.positions[torch.arange(length, device=self.positions.device).clamp(max=last)]
 
     def outputs(self, batch: Batch) -> Tensor:
         """Outputs (B, C)."""

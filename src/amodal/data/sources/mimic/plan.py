@@ -1,4 +1,4 @@
-"""What a MIMIC cohort is to hold: presets, what is left open filled in, and the tables that it needs."""
+"""The plan of a MIMIC cohort: its presets, what is left open filled in, and the tables that it needs."""
 
 from __future__ import annotations
 
