@@ -11,11 +11,10 @@ import pytest
 from sklearn.metrics import accuracy_score, mean_absolute_error, roc_auc_score
 
 import amodal
-from amodal import evaluation
 from amodal.checkpoint import TrainedModel
 from amodal.data.cohort import Cohort
 from amodal.errors import ConfigurationError, DataError, RunError, SchemaError, UnknownNameError
-from amodal.evaluation import compare, degradation, evaluate, evaluate_patterns
+from amodal.evaluation import compare, degradation, evaluate, evaluate_patterns, intervals
 from amodal.metrics import resample_counts
 from amodal.missingness import MCAR, FixedCount, Pattern, Presence
 from amodal.schema import Task
@@ -135,7 +134,7 @@ def test_resamples_drawn_some_at_a_time_change_nothing(
     model: TrainedModel, test_rows: Cohort, monkeypatch: pytest.MonkeyPatch
 ):
     whole = evaluate(model, test_rows, MCAR(0.4), seed=1, resamples=50).table()
-    monkeypatch.setattr(evaluation, "CELLS", 5000)
+    monkeypatch.setattr(intervals, "CELLS", 5000)
     pd.testing.assert_frame_equal(evaluate(model, test_rows, MCAR(0.4), seed=1, resamples=50).table(), whole)
 
 

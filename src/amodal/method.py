@@ -408,9 +408,11 @@ class SamplingMethod(Method):
         draws_mean: What the draws are: "completions" of modalities, each of which can vary by itself, the width of
             "one latent" for all modalities, which says nothing about a modality by itself, or "nothing": the options
             are such that none can be drawn. Asked of the instance.
+        averages_draws: Whether a prediction is a mean over draws, and so leaves something open by their number.
     """
 
     prediction_draws: int = 64
+    averages_draws: ClassVar[bool] = True
     draws_mean: Literal["completions", "one latent", "nothing"] = "completions"
 
     @abstractmethod

@@ -675,6 +675,7 @@ def test_a_prediction_is_also_made_with_fewer_draws(name):
     few = method.predict_by(batch, seed=0, draws=2)
     assert few.shape == method.predict(batch).shape
     assert torch.isfinite(few).all()
+    assert torch.equal(few, method.predict_by(batch, seed=1, draws=2)) == (not method.averages_draws)
 
 
 # Papers --------------------------------------------------------------------------------------------------------------

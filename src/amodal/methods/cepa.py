@@ -132,6 +132,7 @@ class CEPA(SamplingMethod, TaughtMethod):
     summary = "latent prediction of absent modalities, aligned given the context"
     references = ("choi2025cepa", "assran2023ijepa")
     couples_rows = True
+    averages_draws = False
 
     PRESETS: ClassVar = {
         "one_pattern": {"patterns": 1},

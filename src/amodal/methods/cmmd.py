@@ -75,6 +75,7 @@ class CMMD(OneLatent):
     summary = "a classifier of the modalities that are always observed, trained with the help of the others"
     references = ("mancisidor2024cmmd",)
     draws_mean = "one latent"
+    averages_draws = False
     couples_rows = True
 
     _always: Tensor
