@@ -180,7 +180,8 @@ def _on_resamples(
     """A metric, its values (R,) on resamples, and its interval; `few` says why there is none."""
     drawn = np.atleast_1d(resampled(metric, predicted, target, counts))
     kept = drawn if few is None else np.full(len(drawn), np.nan)
-    return (metric(predicted, target), drawn), interval_of(metric, predicted, target, kept, reason=few)
+    value = float(metric(predicted, target))
+    return (value, drawn), interval_of(metric, predicted, target, kept, reason=few)
 
 
 def _check_patterns(patterns: NDArray[np.bool_], cohort: Cohort) -> None:
