@@ -175,7 +175,7 @@ def _with_known_columns(table: Table, rules: TableSchema, found: Checked) -> Tab
     kept = []
     for source in rules.sources:
         if isinstance(source, Tabular) and not source.file:
-            fields = tuple(f for f in source.fields if not {f.name, f.since or f.name} & lacking)
+            fields = tuple(f for f in source.fields if not {f.name, *f.since} & lacking)
             source = replace(source, fields=fields)
             if fields:
                 kept.append(source)

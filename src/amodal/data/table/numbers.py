@@ -106,6 +106,7 @@ class Numbers(NamedTuple):
         limits: -1 for a number below a limit, 1 above one, 0 otherwise, int8 (n,).
         mixed: Cells with the other decimal mark than the column's, where it can only be one, bool (n,).
         units: Units that stand in the cells, object (n,); None if none do.
+        truth: Whether some cells are truth values, as spreadsheets write them.
     """
 
     values: np.ndarray
@@ -115,6 +116,7 @@ class Numbers(NamedTuple):
     limits: np.ndarray
     mixed: np.ndarray
     units: np.ndarray | None
+    truth: bool = False
 
 
 def numbers(column: Any, missing: frozenset[str], rule: NumberRule = PLAIN) -> Numbers:
@@ -186,6 +188,7 @@ def _with_hard(column: Any, rule: NumberRule, values: np.ndarray, empty: np.ndar
 
     coded = column.take(pa.array(hard, pa.int64())).dictionary_encode()
     read = [_read(word, rule) for word in coded.dictionary.to_pylist()]
+    truth = any(word.strip().casefold() in _TRUTH for word in coded.dictionary.to_pylist())
     codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     values = values.copy()
     bad, ambiguous = np.zeros(len(values), bool), np.zeros(len(values), bool)
@@ -198,7 +201,7 @@ def _with_hard(column: Any, rule: NumberRule, values: np.ndarray, empty: np.ndar
     if any(r.units for r in read):
         units = np.full(len(values), None, dtype=object)
         units[hard] = np.array([*(r.units or None for r in read), None], dtype=object)[:-1][codes]
-    return Numbers(values, empty, bad, ambiguous, limits, mixed, units)
+    return Numbers(values, empty, bad, ambiguous, limits, mixed, units, truth)
 
 
 class _Cell(NamedTuple):
@@ -222,7 +225,9 @@ def _read(cell: str, rule: NumberRule) -> _Cell:
         return _Cell(math.nan, "bad")
     beyond, sign, digits, exponent, rest = found.groups()
     rest = units if power and not rest else rest
-    if rest and not power and (rest[0].isdigit() or rest[0] in "-+*/.,:<>=~±_⁄"):
+    if "\n" in cell.strip() or "\r" in cell.strip():
+        return _Cell(math.nan, "bad")
+    if rest and not power and (rest[0].isdigit() or rest[0] in "-+*.,:<>=~±_⁄" or re.match("/[^a-zµμA-Z]|/$", rest)):
         return _Cell(math.nan, "bad")
     plain, ambiguous = _plain_digits(digits, rule)
     if plain is None:

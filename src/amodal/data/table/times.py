@@ -147,7 +147,8 @@ def _counted(words: np.ndarray, form: str) -> np.ndarray:
     import pandas as pd
 
     start, unit = COUNTS[form]
-    return start + unit * np.asarray(pd.to_numeric(pd.Series(words), errors="coerce"), dtype=np.float64)
+    plain = pd.Series(words, dtype=object).str.replace(",", ".", regex=False)
+    return start + unit * np.asarray(pd.to_numeric(plain, errors="coerce"), dtype=np.float64)
 
 
 def _english(words: np.ndarray) -> np.ndarray:

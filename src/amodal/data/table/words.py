@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NO", "YES", "alike", "near_pairs", "replaced", "say_pairs", "spelled", "spelled_column"]
+__all__ = ["NO", "YES", "alike", "broken_letters", "near_pairs", "replaced", "say_pairs", "spelled", "spelled_column"]
 
 YES = frozenset({"1", "true", "yes", "y", "ja", "j", "wahr", "oui", "sí", "si"})
 """What says yes, whatever the case."""
@@ -63,6 +63,22 @@ def spelled_column(column: Any, *, ignore_case: bool = False) -> Any:
 
         column = pa.array([None if word is None else word.casefold() for word in words], pa.string())
     return column
+
+
+_BROKEN = re.compile(
+    "\ufffd|[\u00c2\u00c3][\u0080-\u00bf\u0152\u0153\u0160\u0178\u017d\u0192\u02c6\u02dc\u2013-\u2122]|\u00e2\u20ac"
+)
+
+
+def broken_letters(text: str) -> str:
+    """Letters that a conversion between encodings has broken, where a text has some; "" if it has none.
+
+    Example:
+        >>> broken_letters("M\u00c3\u00bcde"), broken_letters("M\ufffdde"), broken_letters("Ängstlich müde")
+        ('Ã¼', '\ufffd', '')
+    """
+    found = None if text.isascii() else _BROKEN.search(text)
+    return found[0] if found else ""
 
 
 def alike(word: str) -> str:
