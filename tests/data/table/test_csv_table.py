@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from amodal.data.table import Prepared, prepare
+from amodal.data.table.check import check
 from amodal.errors import AmodalError
 
 N = 12
@@ -71,6 +72,7 @@ REFUSED = [
     Case("a quote before a number", ROWS.replace("p3,b,3", 'p3,b,"3').replace("p6,a,6", 'p6,a,6"'),
          ("not a number: '3\\np4,a,4", "a quote before it not closed")),
     Case("a quote after a number", ROWS.replace("p5,b,5", 'p5,b,5"'), ("A quote that stands alone",)),
+    Case("ids that are words for an empty cell", ROWS.replace("p3,", "n/a,"), ("a word for an empty cell, in 1 rows",)),
     Case("no rows", "id,y,x\n", ("m.csv has no rows",)),
     Case("nothing", " \n\n", ("is empty", "the names of the columns")),
     Case("truncated", gzip.compress(ROWS.encode())[:50], ("cannot be read", "truncated"), {}, "m.csv.gz"),
@@ -111,3 +113,39 @@ def test_notes_of_any_length_beside_a_separator_at_the_end_of_every_line(tmp_pat
     text = "id,y,x,n,\n" + "".join(f"p{i},{'ab'[i % 2]},{i},{long if i == 1 else 'w'},\n" for i in range(N))
     prepared = made(tmp_path, text, modalities={**PLAIN, "n": {"kind": "text", "column": "n", "longest": 300_000}})
     assert len(bytes(prepared.cohort.batch(np.arange(2)).values["n"][1].tolist())) == len(long.strip())
+
+
+LABS = {**PLAIN, "l": {"kind": "tabular", "file": "l.csv", "id": "id", "columns": ["k"]}}
+SECOND = [
+    ("no rows", "id,k\n", ("modalities.l: not one measured cell in 'k'", "may_be_empty: true")),
+    ("nothing", "", ("l.csv is empty",)),
+    ("a title", "Laboratory\n" + ROWS.replace("x", "k"), ("'k', which l.csv does not have", "a title above the names")),
+    ("shortened ids", "id,k\n" + "1.23457E+11,5\n" * N, ("no id of l.csv", "as spreadsheets shorten it")),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), SECOND, ids=[case[0] for case in SECOND])
+def test_second_tables_that_are_refused(name: str, content: str, words: tuple[str, ...], tmp_path: Path):
+    (tmp_path / "l.csv").write_text(content)
+    with pytest.raises(AmodalError) as caught:
+        made(tmp_path, ROWS, modalities=LABS)
+    for word in words:
+        assert word in str(caught.value), f"{word!r} is not in: {caught.value}"
+
+
+def test_a_check_says_what_differs_and_what_is_above_the_names(tmp_path: Path):
+    schema = {"id": "id", "task": {"kind": "binary", "column": "y", "classes": ["a", "b"]}, "modalities": PLAIN}
+    (tmp_path / "m.csv").write_text(ROWS + "p3,b,4\n")
+    assert "'3' and '4' in 'x' of p3" in check(tmp_path / "m.csv", schema).describe()
+    (tmp_path / "m.csv").write_text("Export\n" + ROWS)
+    with pytest.raises(AmodalError, match="a title above the names must go"):
+        check(tmp_path / "m.csv", schema)
+
+
+def test_variables_that_are_nearly_the_same_are_said(tmp_path: Path):
+    rows = "".join(f"p{i},1,{'HR' if i % 2 else 'HR [bpm]'},{60 + i}\n" for i in range(N))
+    (tmp_path / "e.csv").write_text("id,t,v,x\n" + rows)
+    events = {"kind": "events", "file": "e.csv", "id": "id", "time": "t", "variable": "v", "value": "x", "stop": 4,
+              "step": 1}  # fmt: skip
+    taken = "\n".join(made(tmp_path, ROWS, modalities={"s": events}).problems.taken)
+    assert "e.csv: 'HR' and 'HR [bpm]' are taken as two variables" in taken

@@ -163,7 +163,8 @@ class CsvTable(Table):
                 f"{self.path} has a row with another number of cells, in line {line}",
                 expected=f"{len(self.raw)} cells, as in the first line",
                 got=cells,
-                hint="A text with commas or line breaks must stand in double quotes.",
+                hint="A text with commas or line breaks must stand in double quotes."
+                + (f" {self.note}." if self.note else ""),
             )
         if "straddling" in said:
             return DataError(

@@ -225,8 +225,7 @@ class Events(Source):
         counts = problems.cells
         return [
             v.name for v in self.variables
-            if not v.may_be_empty and f"{self.name}: rows of {self.file}" in counts
-            and not counts.get(f"{self.name}.{v.name}", {}).get("measured")
+            if not v.may_be_empty and not counts.get(f"{self.name}.{v.name}", {}).get("measured")
         ]  # fmt: skip
 
     def reader(self, place: Place) -> Reader:

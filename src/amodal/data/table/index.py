@@ -16,13 +16,12 @@ from amodal.data.table.manifest import Table
 from amodal.data.table.numbers import numbers
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import TableSchema
-from amodal.data.table.words import alike, spelled
+from amodal.data.table.words import alike, is_shortened, spelled
 from amodal.errors import DataError
 
-__all__ = ["Index", "read_ids", "read_index"]
+__all__ = ["Index", "check_rows", "read_ids", "read_index"]
 
 _CHUNK = 65536
-_SHORTENED = re.compile(r"^[0-9](?:[.,][0-9]+)?[eE]\+[0-9]+$")
 _FEWEST = 4  # columns of a table whose rows can be told within a text
 
 
@@ -65,7 +64,7 @@ def _ids(manifest: Table, schema: TableSchema, lenient: bool) -> np.ndarray:
     parts, n = [], 0
     for chunk in manifest.chunks([column], _CHUNK):
         cells = chunk[column]
-        plain = words(cells, frozenset({""}), ignore_case=schema.ignore_case) if has else None
+        plain = words(cells, frozenset(schema.missing), ignore_case=schema.ignore_case) if has else None
         parts.append(np.arange(n, n + len(cells)).astype(str).astype(object) if plain is None else plain)
         n += len(cells)
     if not n:
@@ -74,8 +73,8 @@ def _ids(manifest: Table, schema: TableSchema, lenient: bool) -> np.ndarray:
     empty = np.array([row is None for row in ids], dtype=bool)
     if empty.any():
         raise DataError(
-            f"the id column {column!r} of {manifest.path.name} is empty in {int(empty.sum())} rows, first in row "
-            f"{int(empty.argmax()) + 2}",
+            f"the id column {column!r} of {manifest.path.name} is empty, or holds a word for an empty cell, in "
+            f"{int(empty.sum())} rows, first in row {int(empty.argmax()) + 2}",
             expected="an id for every case",
             hint="A line of units beneath the names, or of sums at the end, is no case: delete it.",
         )
@@ -145,6 +144,11 @@ def _repeated(manifest: Table, ids: np.ndarray, rule: str, ignore_case: bool) ->
             hint="Write `duplicates: drop` at the top of the schema to take the first of them.",
         )
     return again
+
+
+def check_rows(manifest: Table, schema: TableSchema) -> None:
+    """Raises DataError if rows of one id differ, with what differs, or are the same where the schema refuses that."""
+    _repeated(manifest, _ids(manifest, schema, False), schema.duplicates, schema.ignore_case)
 
 
 def _differing(
@@ -313,7 +317,7 @@ def _nearly(names: np.ndarray) -> list[str]:
 def _tell_shortened(names: np.ndarray, column: str, problems: Problems) -> None:
     """Says ids of which a spreadsheet has kept the first digits only."""
     for name in names if column else ():
-        if _SHORTENED.match(name):
+        if is_shortened(str(name)):
             problems.say(
                 f"column {column!r}: {str(name)!r} is a number as spreadsheets shorten it, and its last digits are "
                 "lost: export the column again, as text"

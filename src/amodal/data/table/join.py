@@ -12,7 +12,7 @@ from amodal.data.table.files import within
 from amodal.data.table.manifest import Table, check_columns, check_renamed, open_table, tell_lacking
 from amodal.data.table.problems import Problems
 from amodal.data.table.source import Place, Rows
-from amodal.data.table.words import near_pairs, say_pairs
+from amodal.data.table.words import is_shortened, near_pairs, say_pairs
 from amodal.errors import DataError
 
 __all__ = ["Joined", "positions", "second_table"]
@@ -104,9 +104,12 @@ class Joined:
         for remark in self.table.remarks():
             problems.say(remark)
         near = say_pairs(near_pairs(sorted(strangers), self.place.ids[~seen]))
+        short = next((word for word in sorted(strangers) if is_shortened(word)), "")
+        if short:
+            near = f"{short!r} is a number as spreadsheets shorten it: export the table again, with its ids as text."
         self._check(strangers, near, n_rows, n_matched)
         if near:
-            problems.say(f"{self.file}: ids that match nobody, though {near}")
+            problems.say(f"{self.file}: ids that match nobody{':' if short else ', though'} {near}")
         if not problems.by_row:
             problems.add(f"{self.file}: no row for this id", self.place.ids[~seen].tolist())
 

@@ -15,9 +15,9 @@ from amodal.data.table.section import nearest
 from amodal.data.table.words import alike
 from amodal.errors import ConfigurationError, DataError, SchemaError
 
-__all__ = ["MemoryTable", "Table", "check_columns", "check_renamed", "open_table", "tell_lacking"]
+__all__ = ["BRACKETS", "MemoryTable", "Table", "check_columns", "check_renamed", "open_table", "tell_lacking"]
 
-_BRACKETS = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
+BRACKETS = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
 """Units in brackets at the end of a name."""
 
 
@@ -80,11 +80,11 @@ def check_renamed(table: Table, known: Iterable[str]) -> None:
         DataError: If there is one, with the pair.
     """
     known = list(known)
-    strange = {alike(_BRACKETS.sub("", name)): name for name in table.names if name not in known}
+    strange = {alike(BRACKETS.sub("", name)): name for name in table.names if name not in known}
     for name in known:
-        near = strange.get(alike(_BRACKETS.sub("", name)))
+        near = strange.get(alike(BRACKETS.sub("", name)))
         if name not in table.names and near is not None and alike(name):
-            units = _BRACKETS.findall(name) != _BRACKETS.findall(near) and bool(_BRACKETS.search(near))
+            units = BRACKETS.findall(name) != BRACKETS.findall(near) and bool(BRACKETS.search(near))
             table_name = table.path.name or "the table"
             raise DataError(
                 f"{table_name} has the column {near!r}, which is nearly {name!r} of the training data",

@@ -167,7 +167,7 @@ class Tabular(Source):
     def unmeasured(self, problems: Problems) -> list[str]:
         """Columns without one measured cell that the schema does not accept."""
         counts = {f.name: problems.cells.get(f"{self.name}.{f.name}") for f in self.fields if not f.may_be_empty}
-        return [name for name, count in counts.items() if count and count["in"] and not count["measured"]]
+        return [name for name, count in counts.items() if not count or not count["measured"]]
 
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""

@@ -232,6 +232,8 @@ class DateShapes:
         mark, between, clock = parts[2], parts[4], _TIMES.get(parts[5])
         if parts[5].endswith(" A") and cell.endswith(" Uhr"):
             clock = f"{_TIMES[parts[5].removesuffix(' A')]} Uhr"
+        if clock is not None and "%p" in clock and not re.search(r"(?i)[ap]m$", cell):
+            clock = None
         years = re.match(r"^([0-9]+)[./-]([0-9]+)[./-]([0-9]+)", cell)
         if clock is None or years is None:
             return [], True

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from amodal.data.table.cells import texts, words
-from amodal.data.table.manifest import Table
+from amodal.data.table.manifest import BRACKETS, Table
 from amodal.data.table.numbers import read_other_units, units_key, write_other_units
 from amodal.data.table.section import Section
 from amodal.data.table.source import Place
-from amodal.data.table.words import spelled
+from amodal.data.table.words import alike, spelled
 from amodal.errors import DataError, SchemaError
 
 __all__ = ["AGGREGATES", "RECORD", "Variable", "aggregate", "met_variables", "with_units"]
@@ -94,6 +94,14 @@ def met_variables(table: Table, column: str, place: Place, where: str) -> tuple[
             expected=f"1 to {_MOST}",
             hint="List the ones that matter under `variables`.",
         )
+    seen: dict[str, str] = {}
+    for word in sorted(met):
+        loose = alike(BRACKETS.sub("", word)) or word
+        if seen.setdefault(loose, word) != word:
+            place.problems.say(
+                f"{table.path.name}: {seen[loose]!r} and {word!r} are taken as two variables; list those that are "
+                "meant under `variables`, or write one name for both (`ignore_case: true` joins them if case differs)"
+            )
     return tuple(Variable(word) for word in sorted(met))
 
 

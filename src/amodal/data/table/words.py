@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NO", "YES", "alike", "broken_letters", "near_pairs", "replaced", "say_pairs", "spelled", "spelled_column"]
+__all__ = [
+    "NO",
+    "YES",
+    "alike",
+    "broken_letters",
+    "is_shortened",
+    "near_pairs",
+    "replaced",
+    "say_pairs",
+    "spelled",
+    "spelled_column",
+]
 
 YES = frozenset({"1", "true", "yes", "y", "ja", "j", "wahr", "oui", "sí", "si"})
 """What says yes, whatever the case."""
@@ -79,6 +90,16 @@ def broken_letters(text: str) -> str:
     """
     found = None if text.isascii() else _BROKEN.search(text)
     return found[0] if found else ""
+
+
+def is_shortened(word: str) -> bool:
+    """Whether an id is a long number of which a spreadsheet has kept the first digits only.
+
+    Example:
+        >>> is_shortened("1.23457E+11"), is_shortened("1E05")
+        (True, False)
+    """
+    return re.match(r"[0-9](?:[.,][0-9]+)?[eE]\+[0-9]+$", word) is not None
 
 
 def alike(word: str) -> str:
