@@ -3,8 +3,8 @@
 Command:  OMP_NUM_THREADS=1 python benchmarks/distance_to_bayes.py [METHOD …] [--rows 4000] [--seeds 0]
 Time:     ten to sixty seconds a method
 
-Four classes, three tables of four features with one covariance (`GaussianModalities`), so that what is absent is foretold
-by what is there. Each method trains with its defaults on complete rows and is asked about test rows under every pattern
+Four classes, three tables of four features with one covariance (`GaussianModalities`), so that what is there foretells
+what is absent. Each method trains with its defaults on complete rows and is asked about test rows under every pattern
 of presence. Printed: mean log-likelihood of the true class less that of the optimal prediction from the same modalities
 (nats; 0 is the best there is), by number of modalities present, the error rate less the optimal one over all patterns,
 and processor seconds of the fit. "prior" is a prediction that knows the shares of the classes only.
