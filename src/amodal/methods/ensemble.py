@@ -91,10 +91,9 @@ class Ensemble(Method):
                 )
         self.members = nn.ModuleList(built)
         self.uses_unlabelled = any(method.uses_unlabelled for method in built)
-        estimated = torch.tensor([isinstance(method, EstimatedMethod) for method in built])
-        used = estimated if bool(estimated.all()) else ~estimated
-        start = used.float() / used.sum()
-        self.register_buffer("weights", start.repeat(len(schema.names) + 1, 1))  # (M + 1, J)
+        networks = [not isinstance(method, EstimatedMethod) for method in built]
+        start = torch.tensor([float(network or not any(networks)) for network in networks])
+        self.register_buffer("weights", (start / start.sum()).repeat(len(schema.names) + 1, 1))  # (M + 1, J)
 
     @property
     def methods(self) -> tuple[Method, ...]:
