@@ -52,6 +52,9 @@ BENCHMARKS = {
     "copula_draws": Small("draws of Frank, M = 3, to the Gaussian", r"^frank +3 +(\S+)", "--rounds 2 --points 1000"),
     "copula_loss": Small("loss by coordinates, Gaussian, M = 2", r"^gaussian +2 +\S+ +(\S+)", "--rounds 2"),
     "dates": Small("datetime a cell, to a column at a time", r"([\d.]+) times as long", "--rows 20000"),
+    "distance_to_bayes": Small(
+        "nats behind the best there is, 1 of 3 there", r"^fusion +\d+ +(\S+)", "fusion --rows 1000"
+    ),
     "drop_out": Small("torch's dropout, to ours", r"^ *65536 +\S+ +\S+ +(\S+)", "--sizes 65536 --rounds 5"),
     "gpu": Small("share of the device's peak", r"(\d+) checks", "--out runs/bench/gpu.json"),
     "hidden_tokens": Small("R² of a hidden token by visible ones", r"^convnet +\d+ +(\S+)"),
@@ -76,6 +79,7 @@ BENCHMARKS = {
     ),
     "prepare_table": Small("to reading the files with pandas", r"([\d.]+) times as long", "--rows 20000"),
     "recalibration": Small("", r"(?!)"),
+    "set_pooling": Small("AUROC by attention, 50 bags", r"^ +50 +\d+ +(\S+)", "--bags 50 --seeds 0"),
     "scale": Small("fit with 32 modalities, to 2", r"^ +4000 +32 .*?fit \S+ \((\S+)\)", "--only modalities"),
 }
 

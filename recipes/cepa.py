@@ -57,6 +57,7 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "cepa, obs": ("cepa", {"preset": "one_pattern", "cross_weight": 0.0, "cf_weight": 0.0}),
     "cepa, obs + cross": ("cepa", {"preset": "one_pattern", "cf_weight": 0.0}),
     "cepa, obs + CF": ("cepa", {"preset": "one_pattern", "cross_weight": 0.0}),
+    "cepa, EP": ("cepa", {"preset": "one_pattern", "alignment": "marginal"}),
     "cepa, task only": (
         "cepa",
         {"preset": "one_pattern", "observed_weight": 0.0, "cross_weight": 0.0, "cf_weight": 0.0},

@@ -26,11 +26,16 @@ from amodal.metrics import METRICS, paired_difference, resample_counts
 from amodal.schema import Schema
 
 _SMOOTH = {"options": {"dropout": 0.3}, "settings": {"learning_rate": 1e-3}}
+_BY_SUMMARY = {"name": "modality_dropout", "encoders": {"series": "summary"}}
+_THREE = ("modality_dropout", _BY_SUMMARY, _BY_SUMMARY)
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "boosting": {"method": "boosting"},
     "modality_dropout": {"method": "modality_dropout"},
     "late_fusion": {"method": "late_fusion"},
     "ensemble": {"method": "ensemble"},
+    "two alike": {"method": "ensemble", "options": {"members": ("modality_dropout", "modality_dropout", "boosting")}},
+    "a summary": {"method": "ensemble", "options": {"members": ("modality_dropout", _BY_SUMMARY, "boosting")}},
+    "two summaries": {"method": "ensemble", "options": {"members": (*_THREE, "boosting")}},
     "fusion": {"method": "fusion"},
     "average": {"method": "late_fusion", "options": {"join": "average"}},
     "one pattern": {"method": "modality_dropout", "options": {"patterns": 1}},

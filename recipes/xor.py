@@ -76,10 +76,10 @@ MODELS: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
 }
 BASELINES: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
     "i2m2": ("i2m2", {"dropout": 0.0}, False, {}),
-    "mvae": ("mvae", {"latent": 2, "prediction_draws": 200}, False, {}),
+    "mvae": ("mvae", {"latent": 2, "annealing": 0.0, "prediction_draws": 200}, False, {}),
     "mmvae": ("mmvae", {"latent": 2, "prediction_draws": 200}, False, {}),
     "cmmd": ("cmmd", {"always_observed": ["x_o"], "latent": 2}, False, {}),
-    "lvae": ("lvae", {"always_observed": ["x_o"], "latent": 2, "prediction_draws": 200}, False, {}),
+    "lvae": ("lvae", {"always_observed": ["x_o"], "latent": 2, "annealing": 0.0, "prediction_draws": 200}, False, {}),
 }
 ALL = {**MODELS, **BASELINES}
 NOT_APPLICABLE = (("unimodal", "complete"), ("multimodal", "missing"), ("cmmd", "complete"))

@@ -175,3 +175,22 @@ def test_a_time_limit_ends_training(digits):
 def test_wrong_members_are_told(members, kind, words):
     with pytest.raises(kind, match=words):
         Ensemble(cases.make_schema(), **method_options("ensemble", {"members": members}))
+
+
+def test_encoders_by_kind_replace_the_kinds_default_and_no_other():
+    cohort = amodal.load_cohort("synthetic", n=60)
+    rng = np.random.default_rng(0)
+    values = {"table": rng.normal(size=(60, 3)), "curve": rng.normal(size=(60, 5, 2))}
+    cohort = amodal.Cohort.from_arrays(values, task=cohort.schema.task, target=cohort.target)
+    by_summary = {"name": "modality_dropout", "encoders": {"series": "summary"}}
+    options = {"members": ["modality_dropout", by_summary, "boosting"]}
+    kinds = {}
+    for name in ("gru", "lstm"):
+        model = amodal.fit("ensemble", cohort, options=options, encoders={"curve": name}, **SETTINGS | {"epochs": 1})
+        kinds[name] = [type(member.encoders["curve"]).__name__ for member in model.method.networks.values()]
+    assert kinds == {"gru": ["GRUEncoder", "SeriesSummary"], "lstm": ["LSTMEncoder", "LSTMEncoder"]}
+
+
+def test_encoders_of_a_member_are_checked():
+    with pytest.raises(UnknownNameError, match="kind of modality 'serie'"):
+        method_options("ensemble", {"members": [{"name": "fusion", "encoders": {"serie": "summary"}}]})

@@ -8,6 +8,7 @@ from torch.distributions import Categorical, Normal, kl_divergence
 from amodal.distributions.quasirandom import spread_normal
 from amodal.encoders.decoders import target_features
 from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.method import Clock
 from amodal.methods.mvae import MVAE
 
 
@@ -60,7 +61,16 @@ def test_objective_of_two_modalities():
             for key, value in bound(method, batch, i, there, noise[i]).items():
                 expected[key] += value.item() / n
     assert {key: value.item() for key, value in found.terms.items()} == pytest.approx(expected, rel=1e-5)
-    assert found.weights == {"task": 10.0, "reconstruction": 1.0, "kl": 1.0}
+    assert found.weights == {"task": 10.0, "reconstruction": 1.0, "kl": 0.0}  # at the start
+
+
+def test_the_weight_of_the_divergence_rises_over_two_fifths_of_the_training():
+    method, batch = case(n=2)
+    found = []
+    for step in (0, 10, 40, 100):
+        method.clock = Clock(step=step, steps=100)
+        found.append(method.objective(batch, torch.Generator().manual_seed(3)).weights["kl"])
+    assert found == [0.0, 0.25, 1.0, 1.0]
 
 
 def test_random_sets_are_of_rows_that_have_three_modalities():

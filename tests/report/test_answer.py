@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from amodal.report.answer import _evidence, answer, answer_sentence, compared_pair, share_in_words
+from amodal.report.answer import _evidence, answer, answer_sentence, compared_pair
+from amodal.report.words import share_in_words
 
 DIGITS = "With {absent} of the picture gone, {best} are read; a network without gaps reads {other}."
 

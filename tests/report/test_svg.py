@@ -70,6 +70,13 @@ def test_names_are_drawn_as_they_are():
         assert short(name) in texts
 
 
+def test_modalities_have_the_names_that_people_write():
+    svg = figures.draw_presence(PATTERNS, [5, 3, 2], ["top_left", "lab_values"], key="p")
+    assert "top left" in svg
+    assert "lab values" in svg
+    assert "top_left" not in svg
+
+
 def test_colours_and_fonts_are_the_pages():
     svg = figures.draw_forest(series(1, ["one", "two"]), "x", key="f", alt="alt")
     assert "var(--c0)" in svg

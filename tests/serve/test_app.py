@@ -483,3 +483,70 @@ def test_slow_and_many_bodies_are_refused():
     assert status([(0, 500), (0, 501)]) == 413
     assert status([(0, 1), (60, 1)]) == 408
     assert status([(0, 500)], held=7900) == 503
+
+
+def test_a_number_too_large_for_the_model_names_its_field(client: TestClient):
+    for value in (1e300, "1e300"):
+        answer = client.post("/predict", json={"vitals": [{"time": 0, "variable": "HR", "value": value}]})
+        assert answer.status_code == 422
+        assert answer.json()["error"]["field"] == "vitals.0.value"
+        assert "below 3.4e+38" in answer.json()["error"]["problem"]
+
+
+@pytest.mark.parametrize("header", ["[" * 118, "{" * 118, "\0" * 118, "(" * 50 + "'" * 68])
+def test_an_array_whose_header_is_nonsense_is_refused(client: TestClient, header: str):
+    content = b"\x93NUMPY\x01\x00v\x00" + header.encode()
+    answer = client.post("/predict", json={"vector": base64.b64encode(content).decode()})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == "vector"
+    assert "no array that can be read" in answer.json()["error"]["problem"]
+
+
+def test_errors_do_not_tell_where_the_service_keeps_its_files(client: TestClient):
+    answer = client.post("/predict", json={"voice": base64.b64encode(b"OggS" + b"\0" * 100).decode()})
+    assert answer.status_code == 422
+    assert "cannot be decoded" in answer.json()["error"]["problem"]
+    assert "/tmp" not in answer.text
+    assert "amodal-serve" not in answer.text
+
+
+def test_an_uploaded_table_with_a_column_twice_is_refused(client: TestClient):
+    content = b"time,variable,value,Value\n1,HR,70,80"
+    answer = client.post("/predict", files={"vitals": ("events.csv", content)})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == {"field": "vitals", "problem": "expected every column once, got 'value' twice"}
+
+
+def test_a_load_balancer_may_ask_with_head(client: TestClient):
+    for path in ("/health", "/"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    refused = client.options("/predict")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+
+
+def test_a_case_in_the_url_is_not_overlooked(client: TestClient):
+    answer = client.post("/predict?note=a", json={})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == {
+        "field": "note",
+        "problem": "expected the case in the body of the request, not in its URL",
+    }
+
+
+def test_an_empty_file_is_no_absent_modality(client: TestClient):
+    answer = client.post("/predict", files={"scan": ("a.png", b"")})
+    assert (answer.status_code, answer.json()["error"]) == (422, {"field": "scan", "problem": "the file is empty"})
+    nothing_chosen = b'--b\r\nContent-Disposition: form-data; name="scan"; filename=""\r\n\r\n\r\n--b--\r\n'
+    answer = client.post(
+        "/predict", content=nothing_chosen, headers={"content-type": "multipart/form-data; boundary=b"}
+    )
+    assert answer.status_code == 200
+    assert "scan" in answer.json()["absent"]
+
+
+@pytest.mark.parametrize("name", ["Ünïcödé 日本語.png", 'a"b.png', "😀" * 300 + ".png", "../../x.png", "\u202egnp.exe"])
+def test_the_name_of_an_uploaded_file_does_not_matter(client: TestClient, name: str):
+    scan = png(np.zeros((8, 8), np.uint8))
+    expected = client.post("/predict", json={"scan": base64.b64encode(scan).decode()}).json()
+    assert client.post("/predict", files={"scan": (name, scan)}).json() == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -233,27 +233,51 @@ class _Imposed:
 
 def _conditions(model: TrainedModel, test: Cohort, experiment: Experiment) -> _Imposed:
     """Predicts the test rows under each rate, and the complete ones under each pattern (the others are NaN)."""
-    made = _Imposed()
+    made, imposed = _Imposed(), _imposed_patterns(model, test, experiment)
     for rate in experiment.rates:
         removed = (
             test if not rate else test.with_observed(draw_presence(MCAR(rate), test, (experiment.seed, 2)).observed)
         )
-        predicted = model.predict(removed, on_empty="silent")
+        predicted = _predict(model, removed, imposed)
         kind, common = ("rate", rate) if isinstance(rate, float) else ("rates", float("nan"))
         made.add(f"{kind} {describe_rate(rate)}", kind, common, removed.observed, predicted)
+    for label, (observed, predicted) in imposed.items():
+        made.add(label, "pattern", float("nan"), observed, predicted)
+    return made
+
+
+def _imposed_patterns(
+    model: TrainedModel, test: Cohort, experiment: Experiment
+) -> dict[str, tuple[NDArray[np.bool_], NDArray]]:
+    """Presence and predictions of the test rows under each pattern, by its name; NaN for rows that are not complete."""
     n_modalities = len(test.schema.names)
     complete = test.observed.all(axis=1)
     if experiment.patterns == "met" or n_modalities > _LARGEST_M or not complete.any():
-        return made
-    rows = np.flatnonzero(complete)
+        return {}
+    rows, found = np.flatnonzero(complete), {}
     for pattern in all_patterns(n_modalities)[::-1]:
         observed = test.observed & pattern
         part = model.predict(test.take(rows).with_observed(observed[rows]))
         predicted = np.full((len(test), *part.shape[1:]), np.nan)
         predicted[rows] = part
-        label = pattern_label(int(pattern_codes(pattern[None])[0]), test.schema.names)
-        made.add(label, "pattern", float("nan"), observed, predicted)
-    return made
+        found[pattern_label(int(pattern_codes(pattern[None])[0]), test.schema.names)] = observed, predicted
+    return found
+
+
+def _predict(
+    model: TrainedModel, removed: Cohort, imposed: Mapping[str, tuple[NDArray[np.bool_], NDArray]]
+) -> NDArray[np.float64]:
+    """Predictions of rows: those under a pattern that was imposed are there already, as each is of its row alone."""
+    if not imposed:
+        return model.predict(removed, on_empty="silent")
+    predicted = np.full_like(next(iter(imposed.values()))[1], np.nan)
+    for observed, values in imposed.values():
+        same = (observed == removed.observed).all(axis=1)
+        predicted[same] = values[same]
+    rest = np.flatnonzero(np.isnan(predicted).reshape(len(predicted), -1).any(axis=1))
+    if len(rest):
+        predicted[rest] = model.predict(removed.take(rest), on_empty="silent")
+    return predicted
 
 
 def _write(folder: Path, result: Evaluation, made: _Imposed) -> dict[str, Path]:

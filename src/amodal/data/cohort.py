@@ -148,16 +148,10 @@ class Cohort:
         row_ids = read_names("ids", np.arange(n) if ids is None else ids, n)
         check_distinct(row_ids)
         presence = read_presence(observed, names, n)
+        by_name = {"measured": measured, "lengths": lengths, "times": times, "kinds": kinds}
+        by_name |= {"features": features, "units": units}
         measured, lengths, times, kinds, features, units = (
-            check_mapping(what, given, names)
-            for what, given in {
-                "measured": measured,
-                "lengths": lengths,
-                "times": times,
-                "kinds": kinds,
-                "features": features,
-                "units": units,
-            }.items()
+            check_mapping(what, given, names) for what, given in by_name.items()
         )
         taken = {
             key: read_modality(

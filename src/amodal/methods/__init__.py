@@ -105,6 +105,6 @@ def method_options(name: str, options: Mapping[str, Any] | None = None) -> dict[
         raise UnknownNameError("method", name, METHODS)
     resolved = resolve_options(METHODS[name], options or {}, owner=name, outside=("schema", "encoders"))
     if METHODS[name] is Ensemble:  # its members' options too, so that a later change of a default does not change a run
-        pairs = (member_options(METHODS, member) for member in resolved["members"])
-        resolved["members"] = [{"name": member, **options} for member, options in pairs]
+        found = (member_options(METHODS, member) for member in resolved["members"])
+        resolved["members"] = [{"name": member, "encoders": kinds, **options} for member, kinds, options in found]
     return resolved

@@ -300,14 +300,17 @@ class CM2(SamplingMethod):
         """
         self.schema.check_names(list(vary or ()))
         z, observed = self.vectors(batch)
-        if self.law is None or self.completion == "none":
-            return self._outputs(z, observed, None).expand(draws, -1, -1)
+        outputs = self._outputs(z, observed, None).expand(draws, -1, -1)
+        lacking = (~observed.all(1)).nonzero().squeeze(1)  # rows that lack nothing have one prediction under all draws
+        if self.law is None or self.completion == "none" or not len(lacking):
+            return outputs
+        z, observed = z[lacking], observed[lacking]
         noise = self.law.noise(draws, 1, generator, z)
         if vary is not None:
             noise = noise.keeping([m for m, name in enumerate(self.schema.names) if name not in vary])
         step = max(1, CHUNK // (draws * z.shape[1] * z.shape[2]))
         parts = [self._outputs(z[i : i + step], observed[i : i + step], noise) for i in range(0, len(z), step)]
-        return torch.cat(parts, dim=1) if parts else z.new_zeros(draws, 0, self.schema.task.n_outputs)
+        return outputs.index_copy(1, lacking, torch.cat(parts, dim=1))
 
     def vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latent vectors (B, M, D), zero where absent, and presence (B, M)."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from amodal.batch import Batch
-from amodal.encoders import PerModality, encoders_for
+from amodal.encoders import ENCODERS, PerModality, build_encoders, encoders_for, width_of
 from amodal.encoders.pretrained import PretrainedEncoder
 from amodal.errors import ConfigurationError, UnknownNameError
 from amodal.fusion.selection import select, weighted_mean
+from amodal.kinds import MODALITY_KINDS
 from amodal.losses.task import prediction_loss
 from amodal.method import EstimatedMethod, LossTerms, Method
 from amodal.options import Size, resolve_options
@@ -41,7 +42,8 @@ class Ensemble(Method):
     Args:
         schema: The modalities and the task.
         encoders: An encoder for each modality, of the first network; the others begin with fresh weights.
-        members: Names of methods, or {"name": …, option: …}; a name may come several times.
+        members: Names of methods, or {"name": …, "encoders": {kind: encoder}, option: …}; a name may come several
+            times. Encoders by kind replace those that are the kind's default.
         picks: Picks of the greedy selection.
         bags: Random halves of the validation cases that the selection is averaged over.
 
@@ -77,8 +79,8 @@ class Ensemble(Method):
         self.picks, self.bags = picks, bags
         encoders, built = encoders_for(schema, encoders), []
         for member in members:
-            name, options = member_options(self.known, member)
-            own = fresh_copy(encoders) if built else encoders
+            name, by_kind, options = member_options(self.known, member)
+            own = replaced(fresh_copy(encoders) if built else encoders, schema, by_kind)
             built.append(cast(Callable[..., Method], self.known[name])(schema, own, **options))
         if not built:
             raise ConfigurationError("an ensemble has no members", expected="names of methods", got=repr(members))
@@ -89,10 +91,9 @@ class Ensemble(Method):
                 )
         self.members = nn.ModuleList(built)
         self.uses_unlabelled = any(method.uses_unlabelled for method in built)
-        estimated = torch.tensor([isinstance(method, EstimatedMethod) for method in built])
-        used = estimated if bool(estimated.all()) else ~estimated
-        start = used.float() / used.sum()
-        self.register_buffer("weights", start.repeat(len(schema.names) + 1, 1))  # (M + 1, J)
+        networks = [not isinstance(method, EstimatedMethod) for method in built]
+        start = torch.tensor([float(network or not any(networks)) for network in networks])
+        self.register_buffer("weights", (start / start.sum()).repeat(len(schema.names) + 1, 1))  # (M + 1, J)
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -204,21 +205,40 @@ class Ensemble(Method):
         return weighted_mean(self.weights, [member.predict for member in self.methods], batch)
 
 
-def member_options(known: Mapping[str, type[Method]], member: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name of a member and all its options, checked.
+def member_options(
+    known: Mapping[str, type[Method]], member: str | Mapping[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The name of a member, its encoders by kind of modality, and all its options, checked.
 
     Args:
         known: Methods by name.
-        member: A name, or {"name": …, option: …}.
+        member: A name, or {"name": …, "encoders": {kind: encoder}, option: …}.
 
     Raises:
-        UnknownNameError: If it is no method, the ensemble itself, or has no such option.
+        UnknownNameError: If it is no method, the ensemble itself, or has no such option; if a kind is not known.
     """
-    options = {"name": member} if isinstance(member, str) else dict(member)
+    options: dict[str, Any] = {"name": member} if isinstance(member, str) else dict(member)
     name = str(options.pop("name", ""))
     if name not in known or known[name] is Ensemble:
         raise UnknownNameError("member of an ensemble", name, [n for n in known if known[n] is not Ensemble])
-    return name, resolve_options(known[name], options, owner=name, outside=("schema", "encoders"))
+    by_kind: dict[str, Any] = dict(options.pop("encoders", {}))
+    for kind in by_kind:
+        if kind not in MODALITY_KINDS:
+            raise UnknownNameError("kind of modality", str(kind), MODALITY_KINDS)
+    return name, by_kind, resolve_options(known[name], options, owner=name, outside=("schema", "encoders"))
+
+
+def replaced(encoders: PerModality, schema: Schema, by_kind: Mapping[str, Any]) -> PerModality:
+    """The encoders, those that are the default of a kind replaced by the one that `by_kind` names."""
+    choices = {
+        m.name: by_kind[m.kind]
+        for m in schema.modalities
+        if m.kind in by_kind and type(encoders[m.name]) is ENCODERS[m.traits.encoder]
+    }
+    if not choices:
+        return encoders
+    others = build_encoders(schema, width=width_of(encoders), choices=choices)
+    return PerModality({name: others[name] if name in choices else encoder for name, encoder in encoders.items()})
 
 
 def fresh_copy(encoders: PerModality) -> PerModality:

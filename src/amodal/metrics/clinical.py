@@ -175,16 +175,20 @@ def calibration_fit(risk: ArrayLike, target: ArrayLike, *, weight: ArrayLike | N
 
 def _logistic(x: NDArray, offset: NDArray, y: NDArray, weight: NDArray) -> NDArray[np.float64]:
     """Coefficients (r, k) of logistic regressions with an offset, one for each row of the weights (r, N)."""
-    beta = np.zeros((len(weight), x.shape[1]))
+    beta, step = np.zeros((2, len(weight), x.shape[1]))
     total = np.maximum(weight.sum(1), 1)[:, None]
+    squares = (x[:, :, None] * x[:, None]).reshape(len(x), -1)  # (N, k * k)
+    going = np.arange(len(weight))  # rows that have not converged
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(_STEPS):
-            p = 1 / (1 + np.exp(-(beta @ x.T + offset)))  # (r, N)
-            gradient = (weight * (y - p)) @ x / total
-            hessian = np.einsum("rn,ni,nj->rij", weight * p * (1 - p), x, x) / total[..., None]
-            step = np.linalg.solve(hessian + 1e-12 * np.eye(x.shape[1]), gradient[..., None])[..., 0]
-            beta = beta + np.clip(step, -5, 5)
-            if np.abs(step).max(initial=0) < 1e-9:
+            w = weight[going]
+            p = 1 / (1 + np.exp(-(beta[going] @ x.T + offset)))  # (r, N)
+            gradient = (w * (y - p)) @ x / total[going]
+            hessian = ((w * p * (1 - p)) @ squares / total[going]).reshape(len(going), *x.shape[1:] * 2)
+            step[going] = np.linalg.solve(hessian + 1e-12 * np.eye(x.shape[1]), gradient[..., None])[..., 0]
+            beta[going] += np.clip(step[going], -5, 5)
+            going = going[~(np.abs(step[going]) < 1e-9).all(1)]
+            if not len(going):
                 break
     return np.where(np.abs(step) < 1e-4, beta, np.nan)
 

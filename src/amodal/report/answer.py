@@ -13,12 +13,11 @@ from amodal.report.parts import Drawing, Section, section
 from amodal.report.pictures import Exhibit, exhibit_case
 from amodal.report.subject import Subject
 from amodal.report.svg import legend_key
-from amodal.report.words import format_interval, format_value, percent
+from amodal.report.words import format_interval, format_value, percent, plural, share_in_words
 from amodal.schema import Task
 
-__all__ = ["answer", "answer_sentence", "share_in_words"]
+__all__ = ["answer", "answer_sentence"]
 
-_SHARES = {1 / 4: "a quarter", 1 / 3: "a third", 1 / 2: "half", 2 / 3: "two thirds", 3 / 4: "three quarters"}
 _EXAMPLES = 8
 
 
@@ -53,20 +52,9 @@ def answer_sentence(subject: Subject) -> str:
         return subject.answer.format(**named)
     template = _GENERAL.get(metric.name, "the best method ({best_name}) reaches " + metric.label + " {best}")
     whole = subject.first.test.observed.all()
-    opening = "With everything there, " if whole else "With {absent} of the modalities gone, "
+    opening = "With everything there, " if whole else f"With {{absent}} of the {plural(subject.part)} gone, "
     rest = "; {other_name}: {other}." if other else "."
     return (opening + template + rest).format(**named, **_outcomes(results.task))
-
-
-def share_in_words(share: float) -> str:
-    """A share as people say it.
-
-    Example:
-        >>> share_in_words(0.49), share_in_words(0.1)
-        ('half', '10\u202f%')
-    """
-    nearest = min(_SHARES, key=lambda known: abs(known - share))
-    return _SHARES[nearest] if abs(nearest - share) < 0.03 else percent(share, 0)
 
 
 def compared_pair(subject: Subject) -> tuple[str, str, bool]:
@@ -146,10 +134,10 @@ def _picture(subject: Subject) -> tuple[Drawing, list[object]]:
     svg = figures.draw_curves(
         absent,
         series,
-        "share of modalities absent",
+        f"share of {plural(subject.part)} absent",
         metric.label,
         key="answer-curves",
-        alt=f"{metric.label} of {' and '.join(chosen)} as more and more modalities are removed.",
+        alt=f"{metric.label} of {' and '.join(chosen)} as more and more {plural(subject.part)} are removed.",
     )
     table = series_table("share absent", [percent(share) for share in absent], series, metric)
     caption = f"{metric.label} of the two as more and more is taken away, with 95 % bands."

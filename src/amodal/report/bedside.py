@@ -8,7 +8,7 @@ import numpy as np
 
 from amodal.predictive_impact import Advice, Impact
 from amodal.report.pictures import Exhibit
-from amodal.report.words import format_value, join_words
+from amodal.report.words import format_value, join_words, plain_name
 
 __all__ = ["Bedside", "Look", "describe_case"]
 
@@ -77,7 +77,7 @@ def describe_case(result: Impact, advice: Advice, i: int, exhibits: list[Exhibit
         i: Position of the case.
         exhibits: What there is to see of it.
     """
-    names = [name.replace("_", " ") for name in result.names]
+    names = [plain_name(name) for name in result.names]
     known = [name for name, seen in zip(names, result.observed[i]) if seen]
     chosen = advice.next()[0][i]
     order = [result.names.index(name) for name in advice.ranking()[i]]

@@ -84,6 +84,7 @@ def choose_cases(
     natural: NDArray[np.bool_],
     *,
     each: int = 3,
+    part: str = "modality",
 ) -> list[CaseGroup]:
     """Chooses cases by rules; ties go to the earlier row.
 
@@ -95,6 +96,7 @@ def choose_cases(
         observed: What the model saw, bool (N, M).
         natural: What there is, bool (N, M).
         each: Cases of each group, at most.
+        part: What people call one of the modalities.
 
     Returns:
         The groups that have a case.
@@ -108,7 +110,7 @@ def choose_cases(
     """
     hidden = np.asarray((natural & ~observed).any(axis=1))
     if task.is_classification:
-        return _of_classes(seen, whole, target, observed, hidden, each)
+        return _of_classes(seen, whole, target, observed, hidden, each, part)
     difference = whole - seen if task.traits.one_value else np.abs(whole - seen).max(axis=1)
     if task.traits.many_labels:
         known = np.where(np.isnan(target), seen, target)
@@ -132,7 +134,7 @@ def choose_cases(
             ),
             (
                 "Right on little",
-                "The smallest error of all cases with a single modality seen.",
+                f"The smallest error of all cases with a single {part} seen.",
                 observed.sum(1) == 1,
                 errors,
             ),
@@ -148,7 +150,7 @@ def choose_cases(
 
 
 def _of_classes(
-    seen: NDArray, whole: NDArray, target: NDArray, observed: NDArray, hidden: NDArray, each: int
+    seen: NDArray, whole: NDArray, target: NDArray, observed: NDArray, hidden: NDArray, each: int, part: str
 ) -> list[CaseGroup]:
     rows = np.arange(len(target))
     right, right_whole = seen.argmax(1) == target, whole.argmax(1) == target
@@ -164,7 +166,7 @@ def _of_classes(
             ),
             (
                 "Right on little",
-                "A single modality was seen and the answer is right: the highest probability of the truth comes first.",
+                f"A single {part} was seen and the answer is right: the highest probability of the truth comes first.",
                 hidden & single & right,
                 -of_truth,
             ),

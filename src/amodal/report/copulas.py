@@ -103,7 +103,7 @@ def draw_dependence(histories: Mapping[str, pd.DataFrame], *, key: str) -> Marku
         for colour, (name, history) in zip(COLOURS * len(shown), shown.items()):
             for axes, column in ((left, "tau"), (right, "latent_correlation")):
                 values = history[["epoch", column]].dropna()
-                axes.plot(values["epoch"], values[column], color=colour, label=short(name))
+                axes.plot(values["epoch"] + 1, values[column], color=colour, label=short(name))
         for axes, title in ((left, "Kendall's tau of the copula"), (right, "correlation of the vectors")):
             axes.axhline(0, color=RULE, linewidth=0.8)
             axes.grid(axis="y")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,9 +27,12 @@ from amodal.report.subject import Subject
 from amodal.report.svg import MUTED, LegendKey, Mark, legend_key
 from amodal.report.words import format_value, interval_cell, percent
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["decisions", "groups"]
 
-_MOST_LABELS = 6  # that have figures
+_MOST_LABELS = 3  # that have figures
 _CURVE = np.linspace(0.02, 0.9, 45)
 _RATES = ("sensitivity", "specificity", "positive_predictive_value", "negative_predictive_value")
 
@@ -62,7 +65,8 @@ def decisions(subject: Subject) -> Section | None:
     drawings = [
         _risks(label, risk, true, i) for i, (label, (risk, true, _)) in enumerate(list(outcomes.items())[:_MOST_LABELS])
     ]
-    drawings += [_curves(subject, label, i) for i, label in enumerate(list(outcomes)[:_MOST_LABELS])]
+    curves = _decision_curves(subject)
+    drawings += [_curves(subject, curves, label, i) for i, label in enumerate(list(outcomes)[:_MOST_LABELS])]
     fit = calibration_table(predicted).to_dict("records")
     thresholds = _thresholds(predicted, best)
     calibration = Table(
@@ -80,6 +84,8 @@ def decisions(subject: Subject) -> Section | None:
         folded=len(outcomes) > 1,
         method=best,
         drawings=drawings,
+        n_outcomes=len(outcomes),
+        n_shown=min(len(outcomes), _MOST_LABELS),
         legend=[*subject.legend, _treat_all()],
         labels=labels,
         thresholds=thresholds,
@@ -186,11 +192,19 @@ def _risks(label: str, risk: np.ndarray, true: np.ndarray, i: int) -> Drawing:
     return Drawing(f"risks-{i}", svg, caption, numbers)
 
 
-def _curves(subject: Subject, label: str, i: int) -> Drawing:
-    series, everyone = [], None
+def _decision_curves(subject: Subject) -> dict[str, pd.DataFrame]:
+    """Net benefit of every label by each method."""
+    curves = {}
     for name in subject.ranked:
         predicted = predicted_by(subject.results.runs_of(name)[0])._replace(resamples=200)
-        table = decision_curve(predicted, _CURVE.tolist())
+        curves[name] = decision_curve(predicted, _CURVE.tolist())
+    return curves
+
+
+def _curves(subject: Subject, curves: Mapping[str, pd.DataFrame], label: str, i: int) -> Drawing:
+    series, everyone = [], None
+    for name in sorted(curves, key=lambda name: name != subject.best):  # that one first
+        table = curves[name]
         rows = table[table["label"] == label]
         columns = [np.asarray(rows[c]) for c in ("model", "model_low", "model_high")]
         series.append(Series(name, subject.marks[name], [Interval(a, b, c, 200, 0) for a, b, c in zip(*columns)]))
@@ -215,7 +229,8 @@ def _curves(subject: Subject, label: str, i: int) -> Drawing:
     )
     caption = (
         f"Net benefit of acting on “{label}” from a risk on (decision curve), in true positives a case. Dashed: acting "
-        "on everyone; zero: on nobody. A method helps where its line is above both."
+        "on everyone; zero: on nobody. A method helps where its line is above both. Band: the 95 % interval of "
+        f"{subject.best}."
     )
     return Drawing(f"benefit-{i}", svg, caption, numbers)
 

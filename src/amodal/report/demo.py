@@ -127,6 +127,7 @@ def _subject(results: Results, experiments: list[Experiment], *, seed: int, quic
         titles={name: _title(name) for name in results.names},
         answer="With {absent} of the picture gone, {best} digits are still read; a network that never met gaps reads "
         "{other}.",
+        part="quadrant",
         cohort=load_cohort(experiments[0].cohort),
         commands=[f"amodal demo --seed {seed}" + (" --quick" if quick else "")],
     )
@@ -137,7 +138,7 @@ def _title(name: str) -> str:
     quadrant = re.fullmatch(r"unimodal \((\w+)\)", name)
     if quadrant:
         return f"Only {quadrant[1].replace('_', ' ')}"
-    return "Trained without gaps" if name == "fusion" else ""
+    return {"fusion": "Trained without gaps", "late_fusion": "Predictor per quadrant"}.get(name, "")
 
 
 @contextmanager

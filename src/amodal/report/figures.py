@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from amodal.metrics import Interval, Metric
 from amodal.report.svg import COLOURS, INK, MARKERS, MUTED, PAPER, RULE, Mark, clean, drawing, inline_svg, short
-from amodal.report.words import format_value, percent
+from amodal.report.words import format_value, percent, plain_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -357,7 +357,7 @@ def draw_decision_curves(
 
     Args:
         thresholds: Of shape (T,).
-        series: One for each method, with an interval for each threshold.
+        series: One for each method, with an interval for each threshold; the first has its band drawn.
         everyone: Net benefit of acting on everyone, (T,).
         top: Largest net benefit to show.
         key: Begins the ids.
@@ -374,7 +374,8 @@ def draw_decision_curves(
         for one in series:
             middle, low, high = (one.column(part) for part in ("estimate", "low", "high"))
             axes.plot(thresholds, middle, color=one.mark.colour, linestyle=one.mark.line, gid=mark_id(one.name))
-            axes.fill_between(thresholds, low, high, color=one.mark.colour, alpha=0.08, linewidth=0)
+            if one is series[0]:
+                axes.fill_between(thresholds, low, high, color=one.mark.colour, alpha=0.12, linewidth=0)
         axes.set_ylim(-0.2 * top, 1.15 * top)
         axes.set_xlabel("act from this risk on")
         axes.set_ylabel("net benefit")
@@ -424,7 +425,7 @@ def _dots(axes: Axes, patterns: NDArray[np.bool_], names: Sequence[str]) -> None
     x, y = np.meshgrid(np.arange(n_names), np.arange(n_patterns))
     axes.scatter(x[~patterns], y[~patterns], s=34, facecolor=PAPER, edgecolor=MUTED, linewidth=0.8)
     axes.scatter(x[patterns], y[patterns], s=34, color=INK)
-    axes.set_xticks(range(n_names), [short(name) for name in names])
+    axes.set_xticks(range(n_names), [short(plain_name(name)) for name in names])
     axes.set_yticks([])
     axes.set_xlim(-0.6, n_names - 0.4)
     axes.set_ylim(n_patterns - 0.4, -0.6)
@@ -496,4 +497,4 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _words(names: Sequence[str], pattern: NDArray[np.bool_]) -> str:
-    return " and ".join(str(name) for name, present in zip(names, pattern) if present) or "nothing"
+    return " and ".join(plain_name(name) for name, present in zip(names, pattern) if present) or "nothing"

@@ -30,7 +30,7 @@ from amodal.report.words import format_interval, format_value
 
 __all__ = ["impact"]
 
-_MOST = 120  # cases looked at: a method that draws predicts each of their completions with draws of its own
+_MOST = 80  # cases looked at: a method that draws predicts each of their completions with draws of its own
 _DRAWS, _ADVICE_DRAWS = 200, 50
 _FEWEST = 30  # cases that make a curve
 _EACH = 2  # cases of each rule
@@ -104,7 +104,7 @@ def impact(subject: Subject) -> Section | None:
         method=run.name,
         n_cases=len(looks.rows),
         n_hidden=int((test.observed & ~run.test.observed).any(axis=1).sum()),
-        draws=_DRAWS,
+        part=subject.part,
         how=looks.advice.how,
         task=run.task,
         looking=_looking_table(looks, run),
@@ -117,7 +117,7 @@ def impact(subject: Subject) -> Section | None:
         correlation=_correlation(looks, run),
         groups=[
             (title, rule, [_case(run, test, looks, int(i)) for i in chosen], found)
-            for title, rule, chosen, found in _choose(looks)
+            for title, rule, chosen, found in _choose(looks, subject.part)
         ],
     )
 
@@ -153,7 +153,7 @@ def _look(run: FinishedRun, model: TrainedModel, test: Cohort, train: Cohort | N
         rows,
         seen,
         can,
-        impact_of(model, withheld, draws=_DRAWS, seed=run.seed, train=train),
+        impact_of(model, withheld, draws=_DRAWS, seed=run.seed, vary=(), train=train),
         advise(model, withheld, draws=_ADVICE_DRAWS, seed=run.seed, train=train),
         one,
         model.predict(cases, on_empty="silent"),
@@ -233,7 +233,7 @@ def _curve(looks: _Looks) -> list[Drawing]:
         curve = change_curve(predicted, realised, bins=8)
         curves[name] = mark, (curve["predicted"].to_numpy(), curve["realised"].to_numpy())
         rows += [
-            [name, f"{n:,}", format_value(a), format_value(b)] for n, a, b in curve.iloc[:, :3].to_numpy().tolist()
+            [name, f"{n:,.0f}", format_value(a), format_value(b)] for n, a, b in curve.iloc[:, :3].to_numpy().tolist()
         ]
     svg = figures.draw_reliability(
         curves,
@@ -264,22 +264,22 @@ def _correlation(looks: _Looks, run: FinishedRun) -> list[tuple[str, str]]:
 _Rule = tuple[str, str, NDArray[np.int64], int]
 
 
-def _choose(looks: _Looks) -> list[_Rule]:
+def _choose(looks: _Looks, part: str) -> list[_Rule]:
     """Cases by rules: title, rule, positions, and how many there are to choose from."""
     value, moved = looks.result.variability, looks.moved[np.arange(len(looks.rows)), looks.advised]
     answer, after = looks.result.prediction.argmax(1), looks.after(looks.advised).argmax(1)
     every = np.ones(len(value), dtype=bool)
     rules: list[tuple[str, str, NDArray[np.bool_], NDArray[np.float64]]] = [
-        ("Most is open", "The largest V.", every, -value),
         (
             "The look changed the answer",
             "Another class is the most probable after the look advised: the largest movement comes first.",
             answer != after,
             -moved,
         ),
+        ("Most is open", "The largest V: all that is absent is expected to move the prediction most.", every, -value),
         (
             "Little was seen, little is open",
-            "A single modality was seen: the smallest V comes first.",
+            f"A single {part} was seen: the smallest V comes first.",
             looks.seen.sum(1) == 1,
             value,
         ),

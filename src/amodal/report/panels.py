@@ -9,9 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 from amodal.benchmark import Comparison, FinishedRun
-from amodal.benchmark.experiment import describe_mechanism
 from amodal.metrics import Interval, Metric
-from amodal.missingness import Mechanism, Natural, mechanism_from_json
+from amodal.missingness import Natural, mechanism_from_json
 from amodal.report import figures
 from amodal.report.figures import Series
 from amodal.report.parts import Drawing, Table
@@ -24,6 +23,8 @@ from amodal.report.words import (
     interval_cell,
     join_words,
     percent,
+    plain_name,
+    removal_in_words,
 )
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "difference_forest",
     "findings",
     "label",
-    "lacking",
     "method_forest",
     "metric_series",
     "removal",
@@ -81,14 +81,13 @@ def method_forest(subject: Subject, metric: Metric, key: str = "forest") -> Draw
 
 def difference_forest(subject: Subject, metric: Metric) -> Drawing:
     """Paired differences to each reference."""
-    rows, cells = [], []
+    rows = []
     for name in subject.ranked:
         found = [
             None if name == reference else subject.results.difference(name, reference, metric.name)
             for reference in subject.references
         ]
         rows.append(Series(name, subject.marks[name], [_as_interval(one) for one in found]))
-        cells.append([name, *("–" if one is None else difference_cell(one.difference, metric) for one in found)])
     titles = [f"against {name}" for name in subject.references]
     better = "right" if metric.higher_is_better else "left"
     svg = figures.draw_forest(
@@ -100,7 +99,7 @@ def difference_forest(subject: Subject, metric: Metric) -> Drawing:
         alt=f"Paired differences in {metric.label} to {join_words(subject.references)}; the table has the numbers.",
     )
     caption = f"Paired differences on the same resamples; {better} of zero is better."
-    return Drawing("differences", svg, caption, Table(["method", *titles], cells))
+    return Drawing("differences", svg, caption)
 
 
 def _as_interval(comparison: Comparison | None) -> Interval:
@@ -129,8 +128,12 @@ def findings(subject: Subject) -> list[Markup]:
     results, metric, best, top = subject.results, subject.results.headline, subject.best, subject.ranked[0]
     value = format_interval(results.summary(top, metric.name).interval, metric)
     said = [
-        Markup("<b>{}</b> reaches {} {} on {:,} test cases {}.").format(
-            top, label(metric), value, len(subject.first.ids), lacking(subject.first.experiment.test_missingness)
+        Markup("<b>{}</b> reaches {} {} on {:,} test cases with {}.").format(
+            top,
+            label(metric),
+            value,
+            len(subject.first.ids),
+            removal_in_words(subject.first.experiment.test_missingness, subject.part),
         )
     ]
     if top in subject.references and top != best:
@@ -219,7 +222,7 @@ def count_wins(subject: Subject, name: str, metric: Metric) -> Win:
     sign = 1 if metric.higher_is_better else -1
     gains = np.array([sign * one.difference.estimate for one in found])
     clear = np.array([one.verdict != "unclear" for one in found])
-    lost = tuple(c.removeprefix("met:") for c, gain in zip(conditions, gains) if not gain > 0)
+    lost = tuple(plain_name(c.removeprefix("met:")) for c, gain in zip(conditions, gains) if not gain > 0)
     return Win(
         name,
         int((gains > 0).sum()),
@@ -230,17 +233,10 @@ def count_wins(subject: Subject, name: str, metric: Metric) -> Win:
     )
 
 
-def removal(run: FinishedRun) -> str:
+def removal(run: FinishedRun, part: str) -> str:
     """The further removal during a method's training, from the run's record."""
     record = run.record["missingness"]
     if record.get("by_objective"):
-        return "nothing further: its objective meets every pattern by itself"
+        return "nothing further: its training covers every pattern by itself"
     mechanism = mechanism_from_json(record["train"])
-    return "nothing" if isinstance(mechanism, Natural) else describe_mechanism(mechanism)
-
-
-def lacking(mechanism: Mechanism) -> str:
-    """The absence beyond natural absence, as the end of a sentence."""
-    return (
-        f"with {'nothing removed' if isinstance(mechanism, Natural) else f'removal by {describe_mechanism(mechanism)}'}"
-    )
+    return "nothing" if isinstance(mechanism, Natural) else removal_in_words(mechanism, part)

@@ -105,5 +105,7 @@ def _environment() -> Environment:
         "difference": words.format_difference,
         "joined": words.join_words,
         "duration": words.duration,
+        "name": words.plain_name,
+        "plural": words.plural,
     }
     return environment

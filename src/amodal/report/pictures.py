@@ -15,7 +15,7 @@ from amodal.batch import Batch
 from amodal.data.sources.digits import QUADRANTS
 from amodal.kinds.sets import BETWEEN_TEXTS
 from amodal.report.svg import clean
-from amodal.report.words import join_words
+from amodal.report.words import join_words, plain_name
 from amodal.schema import Modality, Schema
 
 __all__ = ["PICTURES", "Curve", "Exhibit", "exhibit_case"]
@@ -85,7 +85,7 @@ def exhibit_case(schema: Schema, batch: Batch, row: int, seen: NDArray[np.bool_]
     exhibits = []
     for modality, visible in zip(schema.modalities, seen):
         if not bool(batch.observed[modality.name][row]):
-            exhibits.append(Exhibit("nothing", modality.name, "absent"))
+            exhibits.append(Exhibit("nothing", plain_name(modality.name), "absent"))
         else:
             exhibits.append(PICTURES[modality.traits.picture](modality, batch, row, bool(visible)))
     return exhibits
@@ -98,21 +98,23 @@ def _quadrants(schema: Schema, batch: Batch, row: int, seen: NDArray[np.bool_]) 
         rows, columns = QUADRANTS[name]
         scan[rows, columns] = batch.values[name][row, 0].numpy()
         visible[rows, columns] = bool(present)
-    hidden = [name.replace("_", " ") for name, present in zip(schema.names, seen) if not present]
+    hidden = [plain_name(name) for name, present in zip(schema.names, seen) if not present]
     alt = "A scanned digit" + (f"; greyed out, because it was absent: {join_words(hidden)}" if hidden else "")
     state = "seen" if not hidden else "part"
     return Exhibit("picture", "", state, picture=_png(scan / 16, visible), alt=f"{alt}.", size=(88, 88))
 
 
 def _image(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
-    return _picture(modality, batch.values[modality.name][row].numpy(), visible, modality.name)
+    return _picture(modality, batch.values[modality.name][row].numpy(), visible, plain_name(modality.name))
 
 
 def _images(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
     """The first images of a set, side by side."""
     n = int(batch.lengths[modality.name][row]) if modality.name in batch.lengths else modality.shape[0]
     values = batch.values[modality.name][row][: min(n, _IMAGES)].numpy()  # (K, C, H, W)
-    shown = f"{modality.name}, {n} image{'s' if n != 1 else ''}" + (f", of which {_IMAGES}" if n > _IMAGES else "")
+    shown = f"{plain_name(modality.name)}, {n} image{'s' if n != 1 else ''}" + (
+        f", of which {_IMAGES}" if n > _IMAGES else ""
+    )
     return _picture(modality, np.concatenate(list(values), axis=2), visible, shown)
 
 
@@ -126,7 +128,7 @@ def _picture(modality: Modality, values: NDArray, visible: bool, shown: str) -> 
     height, width = scaled.shape[:2]
     size = (round(_SIDE * width / max(height, width)), round(_SIDE * height / max(height, width)))
     alt = f"{shown}, {height} by {width} pixels" + ("" if visible else "; greyed out, because it was absent")
-    return Exhibit("picture", modality.name, _state(visible), picture=picture, alt=alt, size=size)
+    return Exhibit("picture", plain_name(modality.name), _state(visible), picture=picture, alt=alt, size=size)
 
 
 def _series(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
@@ -147,7 +149,7 @@ def _series(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibi
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))
         name, unit = _feature(modality, int(d))
         curves.append(Curve(name, points, f"{heights[-1]:.4g} {unit}".strip()))
-    return Exhibit("curves", modality.name, _state(visible), curves=curves)
+    return Exhibit("curves", plain_name(modality.name), _state(visible), curves=curves)
 
 
 def _tabular(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
@@ -163,7 +165,7 @@ def _tabular(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhib
         values.append((name, f"{value:.4g} {unit}".strip() if measured[d] else "not measured"))
     if len(cells) > _SHOWN:
         values.append(("…", f"{len(cells) - _SHOWN} more"))
-    return Exhibit("values", modality.name, _state(visible), values=values)
+    return Exhibit("values", plain_name(modality.name), _state(visible), values=values)
 
 
 def _text(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
@@ -171,7 +173,7 @@ def _text(modality: Modality, batch: Batch, row: int, visible: bool) -> Exhibit:
     length = int(batch.lengths[modality.name][row]) if modality.name in batch.lengths else len(raw)
     plain = raw[:length].tobytes().replace(bytes([BETWEEN_TEXTS]), b"\n\n")
     text = clean(plain.decode("utf-8", errors="replace"), _LETTERS)
-    return Exhibit("text", modality.name, _state(visible), text=text)
+    return Exhibit("text", plain_name(modality.name), _state(visible), text=text)
 
 
 PICTURES: dict[str, Callable[[Modality, Batch, int, bool], Exhibit]] = {

@@ -22,7 +22,6 @@ from amodal.report.panels import (
     compared,
     count_wins,
     difference_forest,
-    lacking,
     method_forest,
     metric_series,
     removal,
@@ -34,7 +33,18 @@ from amodal.report.references import read_bibtex
 from amodal.report.reliability import calibration
 from amodal.report.representations import collapse_warnings, representation_table
 from amodal.report.subject import Subject
-from amodal.report.words import duration, format_value, interval_cell, percent, plain_text, sort_verdicts
+from amodal.report.svg import legend_key
+from amodal.report.words import (
+    duration,
+    format_value,
+    interval_cell,
+    percent,
+    plain_name,
+    plain_text,
+    plural,
+    removal_in_words,
+    sort_verdicts,
+)
 
 __all__ = ["SECTIONS", "Builder"]
 
@@ -47,7 +57,7 @@ def question(subject: Subject) -> Section:
     modalities = Table(
         ["modality", "kind", "shape of a sample", "absent in test"],
         [
-            [m.name, m.kind, " × ".join(map(str, m.shape)) or "text", percent(share)]
+            [plain_name(m.name), m.kind, " × ".join(map(str, m.shape)) or "text", percent(share)]
             for m, share in zip(run.schema.modalities, (~run.test.observed).mean(0))
         ],
     )
@@ -68,7 +78,7 @@ def question(subject: Subject) -> Section:
 
 def presence(subject: Subject) -> Section:
     """Presence: patterns and rates, in training and in testing."""
-    run, names = subject.first, subject.first.schema.names
+    run, names = subject.first, [plain_name(name) for name in subject.first.schema.names]
     trained = run.train_presence.natural if run.train_presence is not None else None
     parts = [] if trained is None else [("training", trained, run.experiment.train_missingness)]
     parts.append(("test", run.test.observed, run.experiment.test_missingness))
@@ -78,14 +88,15 @@ def presence(subject: Subject) -> Section:
         if len(patterns) == 1:
             same.append((place, len(observed), [name for name, here in zip(names, patterns[0]) if here]))
             continue
-        drawings.append(_who_has_what(place, patterns, counts, names, lacking(mechanism)))
+        how = f"with {removal_in_words(mechanism, subject.part)}"
+        drawings.append(_who_has_what(place, patterns, counts, names, how))
     rates = Table(
         ["modality", *(f"absent in {place}" for place, _, _ in parts)],
         [[name, *(percent((~observed[:, m]).mean()) for _, observed, _ in parts)] for m, name in enumerate(names)],
     )
     further = Table(
         ["method", "removed further while training"],
-        [[name, removal(subject.results.runs_of(name)[0])] for name in subject.results.names],
+        [[name, removal(subject.results.runs_of(name)[0], subject.part)] for name in subject.results.names],
     )
     hashes = [(run.seed, run.metrics["presence_hash"]) for run in subject.results.runs_of(run.name)]
     return section(
@@ -106,7 +117,7 @@ def _who_has_what(place: str, patterns: np.ndarray, counts: np.ndarray, names: S
     order, total = np.lexsort((-patterns.sum(1), -counts))[:24], int(counts.sum())
     rest = total - int(counts[order].sum())
     rows = [
-        [pattern_label(int(pattern_codes(pattern[None])[0]), names), f"{n:,}", percent(n / total)]
+        [plain_name(pattern_label(int(pattern_codes(pattern[None])[0]), names)), f"{n:,}", percent(n / total)]
         for pattern, n in zip(patterns[order], counts[order])
     ]
     return Drawing(
@@ -133,6 +144,7 @@ def comparison(subject: Subject) -> Section:
             ]
             for name in ranked
         ],
+        f"{len(ranked)} methods by every metric, with 95 % intervals" if len(ranked) > 1 else "",
         strong=[0],
     )
     drawings = [method_forest(subject, metric)] if len(results.conditions("rate")) > 1 else []  # else it stands above
@@ -170,10 +182,10 @@ def patterns(subject: Subject) -> Section | None:
     by_pattern = Drawing(
         "patterns",
         figures.draw_heat(subject.patterns, names, series, metric, key="patterns", alt=alt),
-        f"{metric.label} under each pattern. Filled dots are the modalities that were there; darker is better, "
-        "and the best of a row is bold."
+        f"{metric.label} under each pattern. Filled dots are the {plural(subject.part)} that were there; darker is "
+        "better, and the best of a row is bold."
         + (f" {rare} rarer patterns are left out." if (rare := subject.patterns_left_out) else ""),
-        series_table("pattern", [c.removeprefix("met:") for c in conditions], series, metric),
+        series_table("pattern", [plain_name(c.removeprefix("met:")) for c in conditions], series, metric),
         size="wide",
     )
     by_number = Drawing(
@@ -181,21 +193,24 @@ def patterns(subject: Subject) -> Section | None:
         figures.draw_curves(
             [float(k) for k, _ in by_count],
             counted,
-            "modalities present",
+            f"{plural(subject.part)} present",
             metric.label,
             key="by-count",
-            alt=f"{metric.label} by the number of modalities present.",
+            alt=f"{metric.label} by the number of {plural(subject.part)} present.",
             whole=True,
             width=410,
         ),
-        f"{metric.label} by how many modalities were there: the mean over the patterns with as many.",
-        series_table("modalities", [str(k) for k, _ in by_count], counted, metric),
+        f"{metric.label} by how many {plural(subject.part)} were there: the mean over the patterns with as many.",
+        series_table(plural(subject.part), [str(k) for k, _ in by_count], counted, metric),
     )
     shares = {name: results.ratio(subject.best, name, metric.name, conditions) for name in subject.references}
     return section(
         "patterns",
         "Pattern by pattern",
-        drawings=[by_pattern, by_number],
+        drawings=[by_pattern],
+        by_number=by_number,
+        beside=len(results.conditions("rate")) > 1,  # nearly the same is told by the curve over rates
+        part=subject.part,
         legend=subject.legend,
         imposed=subject.imposes_patterns,
         metric=metric,
@@ -220,13 +235,13 @@ def degradation(subject: Subject) -> Section | None:
         figures.draw_curves(
             realised,
             series,
-            "share of modalities absent",
+            f"share of {plural(subject.part)} absent",
             metric.label,
             key="degradation",
-            alt=f"{metric.label} of each method as modalities are removed completely at random.",
+            alt=f"{metric.label} of each method as {plural(subject.part)} are removed completely at random.",
         ),
-        f"{metric.label} on the same test cases as modalities are removed completely at random (MCAR), with 95 % "
-        f"bands. The horizontal axis is the share that was realised.",
+        f"{metric.label} on the same test cases as {plural(subject.part)} are removed completely at random, with "
+        "95 % bands.",
         series_table("share absent", [percent(share) for share in realised], series, metric),
     )
     order = sorted(series, key=lambda one: subject.ranked.index(one.name))
@@ -234,7 +249,7 @@ def degradation(subject: Subject) -> Section | None:
         ["method", *(f"{percent(realised[i], 0)} absent" for i in (0, -1)), "change"],
         [
             [
-                one.name,
+                legend_key(one.name, one.mark).svg + one.name,
                 *(format_value(one.intervals[i].estimate, metric) for i in (0, -1)),
                 format_value(one.intervals[-1].estimate - one.intervals[0].estimate, metric, signed=True),
             ]
@@ -245,8 +260,6 @@ def degradation(subject: Subject) -> Section | None:
         "degradation",
         "As more goes missing",
         drawings=[drawing],
-        legend=subject.legend,
-        metric=metric,
         falls=falls,
     )
 
@@ -305,7 +318,9 @@ def cases(subject: Subject) -> Section | None:
         return None
     whole = next((c for c in run.conditions if c.kind == "rate" and c.rate == 0), None)
     predicted = TrainedModel.load(run.folder).predict(test, on_empty="silent") if whole is None else whole.predictions
-    chosen = choose_cases(run.task, run.test.predictions, predicted, run.target, run.test.observed, test.observed)
+    chosen = choose_cases(
+        run.task, run.test.predictions, predicted, run.target, run.test.observed, test.observed, part=subject.part
+    )
     groups = [(group, show_cases(run, test, predicted, group.rows)) for group in chosen]
     return section(
         "cases", "Cases", groups=groups, method=subject.best, task=run.task, seed=run.seed, n_cases=len(run.ids)

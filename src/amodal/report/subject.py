@@ -48,6 +48,7 @@ class Subject:
         titles: Names for people, by name in the results; they go before those of the methods.
         answer: The answer in a sentence, with {absent}, {best}, {best_name}, {other} and {other_name} to be filled in
             from the results; "" takes one that suits any data. See `amodal.report.answer`.
+        part: What people call one of the modalities.
 
     Attributes:
         codes: The names that runs and tables have, by the names for people.
@@ -67,6 +68,7 @@ class Subject:
     by: Sequence[str] = ()
     titles: Mapping[str, str] = field(default_factory=dict)
     answer: str = ""
+    part: str = "modality"
     codes: Mapping[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -88,6 +88,16 @@ class LegendKey:
     shape: str
     dashed: bool
 
+    @property
+    def svg(self) -> Markup:
+        """Its mark on a piece of its line."""
+        line = Markup('<path d="M-12 0H12" style="stroke:{}"{}/>').format(
+            self.colour, Markup(' stroke-dasharray="4 3"') if self.dashed else ""
+        )
+        fill = "var(--paper)" if self.dashed else self.colour
+        mark = Markup('<path d="{}" style="stroke:{};fill:{}"/>').format(self.shape, self.colour, fill)
+        return Markup('<svg class="key" viewBox="-12 -6 24 12" aria-hidden="true">{}{}</svg>').format(line, mark)
+
 
 def legend_key(label: object, mark: Mark) -> LegendKey:
     """The legend's entry of a mark."""

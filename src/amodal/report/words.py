@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from amodal.benchmark import Comparison
+from amodal.benchmark.experiment import describe_mechanism
 from amodal.metrics import Difference, Interval, Metric
+from amodal.missingness import MAR, MCAR, MNAR, BalancedCounts, FixedCount, Mechanism, Natural, Pattern
 
 __all__ = [
     "Verdicts",
@@ -21,11 +23,16 @@ __all__ = [
     "interval_cell",
     "join_words",
     "percent",
+    "plain_name",
     "plain_text",
+    "plural",
+    "removal_in_words",
+    "share_in_words",
     "sort_verdicts",
 ]
 
 NOTHING = "–"
+_SHARES = {1 / 4: "a quarter", 1 / 3: "a third", 1 / 2: "half", 2 / 3: "two thirds", 3 / 4: "three quarters"}
 
 
 def counted(number: int, noun: str) -> str:
@@ -35,9 +42,17 @@ def counted(number: int, noun: str) -> str:
         >>> counted(1, "method"), counted(1200, "case"), counted(2, "modality")
         ('1 method', '1,200 cases', '2 modalities')
     """
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number:,} {noun[:-1]}ies" if noun.endswith("y") else f"{number:,} {noun}s"
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Several of a thing.
+
+    Example:
+        >>> plural("case"), plural("modality")
+        ('cases', 'modalities')
+    """
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 def format_value(value: float, metric: Metric | None = None, *, signed: bool = False) -> str:
@@ -107,6 +122,60 @@ def percent(share: float, digits: int = 1) -> str:
         '50.0\u202f%'
     """
     return NOTHING if math.isnan(share) else f"{share:.{digits}%}".replace("%", "\u202f%")
+
+
+def share_in_words(share: float) -> str:
+    """A share as people say it.
+
+    Example:
+        >>> share_in_words(0.49), share_in_words(0.1)
+        ('half', '10\u202f%')
+    """
+    nearest = min(_SHARES, key=lambda known: abs(known - share))
+    return _SHARES[nearest] if abs(nearest - share) < 0.03 else percent(share, 0)
+
+
+def plain_name(name: object) -> str:
+    """A modality's name, or a pattern of several, as people write it.
+
+    Example:
+        >>> plain_name("top_left"), plain_name("top_left+lab_values")
+        ('top left', 'top left + lab values')
+    """
+    return str(name).replace("_", " ").replace("+", " + ")
+
+
+def removal_in_words(mechanism: Mechanism, part: str = "modality") -> str:
+    """What a mechanism removes, in words.
+
+    Args:
+        mechanism: The mechanism.
+        part: What the modalities are called, one of them.
+
+    Example:
+        >>> removal_in_words(MCAR(0.5), "quadrant"), removal_in_words(Natural()), removal_in_words(FixedCount(2))
+        ('half of the quadrants removed at random', 'nothing removed', '2 modalities removed from every case')
+    """
+    if isinstance(mechanism, Natural):
+        return "nothing removed"
+    if isinstance(mechanism, FixedCount):
+        return f"{counted(mechanism.removed, part)} removed from every case"
+    if isinstance(mechanism, BalancedCounts):
+        least = f", at least {mechanism.least}" if mechanism.least else ""
+        return f"{plural(part)} removed from every case, each number of them equally often{least}"
+    if isinstance(mechanism, Pattern):
+        return f"nothing but {join_words(sorted(map(plain_name, mechanism.kept)))} left"
+    how = {MCAR: "at random", MAR: "depending on what is left", MNAR: "depending on their own values"}
+    if type(mechanism) not in how or not isinstance(mechanism, MCAR | MAR | MNAR):
+        return f"removal by {describe_mechanism(mechanism)}"
+    rate = mechanism.rate
+    if isinstance(rate, Mapping):
+        shares = [f"{share_in_words(value)} of {plain_name(name)}" for name, value in rate.items() if value]
+        what = join_words(shares) if shares else "nothing"
+    else:
+        what = f"{share_in_words(rate)} of the {plural(part)}"
+    repair = ", but for the last of a case" if isinstance(mechanism, MCAR) and mechanism.before_repair else ""
+    return f"{what} removed {how[type(mechanism)]}{repair}"
 
 
 def plain_text(text: str) -> str:

@@ -62,6 +62,7 @@ def make_app(
     }
     answer = {"model": answer_model(service.model.schema.task), "description": "The prediction."}
 
+    @app.head("/health", include_in_schema=False)  # what a load balancer may ask with
     @app.get("/health", summary="Whether the service is up", responses={200: {"description": "It is."}})
     def health() -> dict[str, str]:
         return {"status": "ok", "run": service.name, "method": str(service.model.experiment["spec"]["method"])}
@@ -85,6 +86,7 @@ def make_app(
         response_model=None,
     )
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def form() -> HTMLResponse:
         return HTMLResponse(_page(service), headers={"Content-Security-Policy": _POLICY})
@@ -177,17 +179,27 @@ def _add_handlers(app: FastAPI) -> None:
 
 async def _received(request: Request, rules: TableSchema) -> Callable[[], dict[str, Any]]:
     """The body of a request, which gives the case by modality once it is called: one at a time is unfolded."""
+    if request.query_params:
+        raise BadField(next(iter(request.query_params)), "expected the case in the body of the request, not in its URL")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return partial(_from_json, await request.body())
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         async with request.form(max_files=100, max_fields=_MOST_FIELDS, max_part_size=2**20) as form:
             items = [
-                (name, await value.read() if isinstance(value, UploadFile) else value)
+                (name, await _uploaded(name, value) if isinstance(value, UploadFile) else value)
                 for name, value in form.multi_items()
             ]
             return partial(_from_form, items, rules)
     raise HTTPException(415, "expected application/json or multipart/form-data")
+
+
+async def _uploaded(name: str, file: UploadFile) -> bytes:
+    """A file's bytes; none where no file was chosen, which a browser sends without a file's name."""
+    content = await file.read()
+    if file.filename and not content:
+        raise BadField(name, "the file is empty")
+    return content
 
 
 def _from_json(body: bytes) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from amodal.kinds.sets import BETWEEN_TEXTS
 __all__ = ["BadField", "case_table", "describe_fields", "read_events", "serving_rules", "written"]
 
 _MOST_EVENTS = 100_000
+_LARGEST = float(np.finfo(np.float32).max)
 _BETWEEN = chr(BETWEEN_TEXTS)
 
 
@@ -209,9 +210,13 @@ def read_events(field: str, content: bytes) -> list[dict[str, str]]:
     first = text.partition("\n")[0]
     rows = csv.DictReader(text.splitlines(), delimiter=";" if ";" in first else ",")
     try:
-        names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+        columns = [(name or "").strip().lower() for name in rows.fieldnames or ()]
     except csv.Error as error:
         raise BadField(field, f"expected a CSV file: {error}") from None
+    names = dict(zip(columns, rows.fieldnames or ()))
+    twice = [name for name in ("time", "variable", "value", "units") if columns.count(name) > 1]
+    if twice:
+        raise BadField(field, f"expected every column once, got {twice[0]!r} twice")
     if not {"time", "variable", "value"} <= set(names):
         raise BadField(field, f"expected a CSV file with columns time, variable and value, got {first[:100]!r}")
     wanted = [name for name in ("time", "variable", "value", "units") if name in names]
@@ -278,6 +283,8 @@ def _number(field: str, given: Any, rule: NumberRule = PLAIN) -> str:
         read = numbers(pa.array([written(given)], pa.string()), frozenset(), rule)
         if len(given) > 100 or bool(read.bad[0]):
             raise BadField(field, f"expected a number, got {shown}")
+        if abs(float(read.values[0])) > _LARGEST:
+            raise BadField(field, f"expected a number below {_LARGEST:.1e}, got {shown}")
         return given
     try:
         number = float(given)
@@ -285,6 +292,8 @@ def _number(field: str, given: Any, rule: NumberRule = PLAIN) -> str:
         raise BadField(field, f"expected a number, got {shown}") from None
     if isinstance(given, bool) or not math.isfinite(number):
         raise BadField(field, f"expected a finite number, got {shown}")
+    if abs(number) > _LARGEST:
+        raise BadField(field, f"expected a number below {_LARGEST:.1e}, got {shown}")
     return repr(number).replace(".", rule.decimal or ".")
 
 
@@ -342,7 +351,7 @@ def _checked(source: Any, path: Path, decode: Callable[[Path], object]) -> str:
     try:
         decode(path)
     except AmodalError as error:
-        raise BadField(source.name, str(error)) from error
+        raise BadField(source.name, str(error).replace(f"{path.parent}/", "")) from error
     return path.name
 
 

@@ -8,6 +8,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ __all__ = ["FileRule", "load_array", "open_bank", "read_files", "within"]
 
 _STEP = 2**22
 _MOST_NAMES = 100_000
+_BROKEN = (ValueError, EOFError, SyntaxError, RecursionError, MemoryError, TokenError)
+"""What numpy raises where the head of an array is nonsense: it reads it as Python's literals."""
 
 
 class FileRule(NamedTuple):
@@ -286,7 +289,7 @@ def open_bank(path: Path, key: str | None, work: Path) -> np.ndarray:
         path = unpacked
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (OSError, *_BROKEN) as error:
         raise DataError(f"{path} is no array that can be read: {error}") from error
     return _checked(array, path)
 
@@ -325,7 +328,7 @@ def _load(file: Any, path: Path, size: int) -> np.ndarray:
         if len(content) < needed:
             raise DataError(f"{path.name} is smaller than its header says", expected=needed, got=len(content))
         array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (zipfile.BadZipFile, *_BROKEN) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path.name} is no array that can be read: {error}", hint="Is it truncated?") from error

@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from amodal.data.checks import check_distinct, check_groups, name_rows
 from amodal.data.cohort import WEIGHT
@@ -18,6 +19,7 @@ from amodal.data.table.problems import Problems
 from amodal.data.table.schema import TableSchema
 from amodal.data.table.words import alike, is_shortened, spelled
 from amodal.errors import DataError
+from amodal.schema import Task
 
 __all__ = ["Index", "check_rows", "read_ids", "read_index"]
 
@@ -210,17 +212,7 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         )
     check_groups(groups, splits)
     _tell_alike(schema, groups, splits, problems)
-    for place, label in enumerate(task.classes):
-        met = (answers == place) if task.is_classification else (answers[:, place] == 1)
-        if not met.any():
-            problems.say(f"there is no case of {label!r}")
-    if task.traits.one_value:
-        values = np.unique(answers[~np.isnan(answers)])
-        if len(values) == 1:
-            problems.say(f"the target {task.name!r} is {values[0]:g} in every row: there is nothing to predict")
-        elif len(values) == 2:
-            two = f"{values[0]:g} and {values[1]:g}"
-            problems.say(f"the target {task.name!r} has two values, {two}: is it a class (`kind: binary`)?")
+    _tell_constant(task, answers, problems)
     extras = {name: np.array(["" if c is None else c for c in found[name]], dtype=str) for name in schema.extras}
     if weights is not None:
         extras[WEIGHT] = weights[kept]
@@ -343,6 +335,21 @@ def _groups(column: np.ndarray, name: str, ids: np.ndarray) -> np.ndarray:
             hint="Fill it in: cases of one patient in two splits would make every result too good.",
         )
     return column.astype(str)
+
+
+def _tell_constant(task: Task, answers: NDArray, problems: Problems) -> None:
+    """Notes a class without a case, and a value that is the same, or one of two, in every row."""
+    for place, label in enumerate(task.classes):
+        met = (answers == place) if task.is_classification else (answers[:, place] == 1)
+        if not met.any():
+            problems.say(f"there is no case of {label!r}")
+    if task.traits.one_value:
+        values = np.unique(answers[~np.isnan(answers)])
+        if len(values) == 1:
+            problems.say(f"the target {task.name!r} is {values[0]:g} in every row: there is nothing to predict")
+        elif len(values) == 2:
+            two = f"{values[0]:g} and {values[1]:g}"
+            problems.say(f"the target {task.name!r} has two values, {two}: is it a class (`kind: binary`)?")
 
 
 def _tell_unknown(schema: TableSchema, ids: np.ndarray, unknown: np.ndarray, problems: Problems, rows_of: str) -> None:
