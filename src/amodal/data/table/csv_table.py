@@ -73,11 +73,11 @@ class CsvTable(Table):
                 self.names = self.names[:-1]
         self.first_line = header.strip().encode("utf-8")
         self.note = _title(path.name, text, header, sum(map(bool, self.names)))
-        self.escapes = any(_ESCAPED.search(block) for block in self._blocks())
+        self.has_quotes = any(b'"' in block for block in self._blocks())
+        self.escapes = self.has_quotes and any(b'\\"' in block and _ESCAPED.search(block) for block in self._blocks())
         if self.escapes:
             said = f"quotes within texts are written as {chr(92)}{chr(34)}, and read so"
             self.note = f"{self.note}; {said}" if self.note else f"{path.name}: {said}"
-        self.has_quotes = any(b'"' in block for block in self._blocks())
         self.has_blank = self.encoding != "utf-8" or self._may_have_blank()
 
     def _head(self) -> bytes:

@@ -38,6 +38,7 @@ class ExcelTable(Table):
         self.names = tuple("" if cell is None else spelled(str(cell)) for cell in first)
         while self.names and not self.names[-1]:
             self.names = self.names[:-1]
+        self.raw = tuple(first[: len(self.names)])
         filled = Counter(sum(cell is not None for cell in cells) for cells in others).most_common(1)
         n = sum(map(bool, self.names))
         if filled and filled[0][0] > n:
@@ -155,7 +156,7 @@ class ExcelTable(Table):
             if self.skips_blank and all(cell is None or not str(cell).strip() for cell in cells):
                 blank += 1
                 continue
-            if self.skips_blank and tuple(spelled(str(cell)) for cell in cells[: len(self.names)]) == self.names:
+            if self.skips_blank and tuple(cells[: len(self.names)]) == self.raw:
                 header += 1
                 continue
             held.append([_excel_text(cells[place] if place < len(cells) else None) for place in places])

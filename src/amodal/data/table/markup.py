@@ -29,7 +29,9 @@ def has_html(text: str) -> bool:
         >>> has_html("<p>CRP &lt; 5</p>"), has_html("CRP <5, K<Na, a<b>c")
         (True, False)
     """
-    return bool(_SURE.search(text) or _ENTITY.search(text) or _UNSEEN.search(text))
+    return bool(
+        ("<" in text and (_SURE.search(text) or _UNSEEN.search(text))) or ("&" in text and _ENTITY.search(text))
+    )
 
 
 def without_html(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.table.section import Section
+from amodal.data.table.words import INVISIBLE
 from amodal.errors import SchemaError
 
 __all__ = [
@@ -42,6 +43,8 @@ _CELL = re.compile(_SIGN + _BODY + r"\s*(.*)$", re.S)
 _MINUS = str.maketrans({"−": "-", "–": "-", "‒": "-", "﹣": "-", "－": "-", "‐": "-", "‑": "-", "＋": "+"})
 _POWER = re.compile(r"(?<=[0-9])\s*(?:(?<=\s)|[x*×]\s*)10[\^*eE][0-9]+\s*/.*$")
 """Units such as 10^9/l, which begin with digits."""
+_BRACKETED = re.compile(r"^[\[(]\s*([^\W\d][^\])]*|[%/][^\])]*?)\s*[\])]$")
+"""Units in brackets, as behind a column's name."""
 _TRUTH = {"true": 1.0, "false": 0.0, "wahr": 1.0, "falsch": 0.0}
 
 
@@ -214,7 +217,7 @@ class _Cell(NamedTuple):
 
 def _read(cell: str, rule: NumberRule) -> _Cell:
     """One cell as a number, or what is wrong with it."""
-    word = unicodedata.normalize("NFKC", cell).translate(_MINUS).strip()
+    word = unicodedata.normalize("NFKC", INVISIBLE.sub("", cell)).translate(_MINUS).strip()
     word = _without_flags(word, rule.flags)
     power = _POWER.search(word)
     word, units = (word[: power.start()], power[0].strip()) if power else (word, "")
@@ -224,7 +227,7 @@ def _read(cell: str, rule: NumberRule) -> _Cell:
     if found is None or word.casefold() in ("inf", "nan"):
         return _Cell(math.nan, "bad")
     beyond, sign, digits, exponent, rest = found.groups()
-    rest = units if power and not rest else rest
+    rest = units if power and not rest else _BRACKETED.sub(r"\1", rest)
     if "\n" in cell.strip() or "\r" in cell.strip():
         return _Cell(math.nan, "bad")
     if rest and not power and (rest[0].isdigit() or rest[0] in "-+*.,:<>=~±_⁄" or re.match("/[^a-zµμA-Z]|/$", rest)):

@@ -70,7 +70,7 @@ def survey(
         wanted = dict.fromkeys([*numeric, *(name for names in dated for name in names)])
         for chunk in table.chunks(list(wanted), _CHUNK):
             for column in numeric:
-                _look(column, chunk[column], marks[column], extent, reading, given[column])
+                _look(column, chunk[column], marks[column], extent, reading, given[column], problems)
             for names in dated:
                 shapes[names].add(moment_texts(chunk, names, reading.missing)[0])
     decided = {c: _decided(c, given[c], marks, table, problems, where[c]) for c in numeric}
@@ -81,14 +81,19 @@ def survey(
 
 
 def _look(
-    column: str, cells: Any, marks: Marks, extent: dict[str, tuple[float, float]], reading: Reading, rule: NumberRule
-) -> None:
+    column: str, cells: Any, marks: Marks, extent: dict[str, tuple[float, float]], reading: Reading, rule: NumberRule,
+    problems: Problems,
+) -> None:  # fmt: skip
     import pyarrow as pa
     from pyarrow import compute
 
     pc: Any = compute
     if pa.types.is_string(cells.type):
         marks.add(cells)
+        coded = pc.match_substring_regex(cells, "^0+[1-9][0-9]*$")
+        if pc.any(coded).as_py():
+            cell = cells.filter(pc.fill_null(coded, False))[0].as_py()
+            problems.say(f"column {column!r}: zeros before numbers ({cell!r}); if it is a code, write `type: category`")
         if not pc.any(pc.match_substring_regex(cells, "[0-9][0-9.,]{7}")).as_py():
             return
         values = numbers(cells, reading.missing, rule).values

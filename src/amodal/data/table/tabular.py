@@ -217,7 +217,7 @@ def _tell_words(column: str, met: Mapping[str, int], problems: Problems) -> None
     """Says which words of a category are nearly the same, and which may mean that nothing is known."""
     seen: dict[str, str] = {}
     for word in met:
-        loose = re.sub(r"[\s_.-]", "", word.casefold()) or word
+        loose = re.sub(r"(?<![0-9])0+(?=[0-9])", "", re.sub(r"[\s_.-]", "", word.casefold())) or word
         if seen.setdefault(loose, word) != word:
             problems.say(
                 f"column {column!r}: {seen[loose]!r} and {word!r} are taken as two categories (`ignore_case: true` or "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "INVISIBLE",
     "NO",
     "YES",
     "alike",
@@ -29,7 +30,9 @@ NO = frozenset({"0", "false", "no", "n", "nein", "falsch", "non"})
 """What says no, whatever the case."""
 
 _BLANKS = re.compile(r"[\s\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
-_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
+_UNSEEN = "[\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\u00ad]"
+INVISIBLE = re.compile(_UNSEEN)
+"""Letters that no reader sees: of no width, marks of direction, soft hyphens."""
 _WHOLE = re.compile(r"^([+-]?(?:0|[1-9][0-9]*))\.0+$")
 
 
@@ -48,7 +51,7 @@ def spelled(word: str, *, ignore_case: bool = False) -> str:
         ('30000005', '007', True)
     """
     if not word.isascii():
-        word = _INVISIBLE.sub("", unicodedata.normalize("NFC", word))
+        word = INVISIBLE.sub("", unicodedata.normalize("NFC", word))
     word = _BLANKS.sub(" ", word).strip()
     word = _WHOLE.sub(r"\1", word)
     return word.casefold() if ignore_case else word
@@ -61,7 +64,7 @@ def spelled_column(column: Any, *, ignore_case: bool = False) -> Any:
     pc: Any = compute
     if not pc.all(pc.string_is_ascii(column)).as_py():
         column = pc.utf8_normalize(column, form="NFC")
-        column = pc.replace_substring_regex(column, "[\u200b\u2060\ufeff\u00ad]", "")
+        column = pc.replace_substring_regex(column, _UNSEEN, "")
         column = pc.replace_substring_regex(column, r"[\p{Z}\s]+", " ")
     elif pc.any(pc.match_substring_regex(column, r"\s\s|[\t\n\r\f\v]")).as_py():
         column = pc.replace_substring_regex(column, r"\s+", " ")
