@@ -137,6 +137,8 @@ def test_a_check_says_what_differs_and_what_is_above_the_names(tmp_path: Path):
     schema = {"id": "id", "task": {"kind": "binary", "column": "y", "classes": ["a", "b"]}, "modalities": PLAIN}
     (tmp_path / "m.csv").write_text(ROWS + "p3,b,4\n")
     assert "'3' and '4' in 'x' of p3" in check(tmp_path / "m.csv", schema).describe()
+    (tmp_path / "l.csv").write_text(ROWS.replace("x", "k"))
+    assert len(check(tmp_path / "m.csv", {**schema, "modalities": LABS}).findings) == 1, "the join is no other problem"
     (tmp_path / "m.csv").write_text("Export\n" + ROWS)
     with pytest.raises(AmodalError, match="a title above the names must go"):
         check(tmp_path / "m.csv", schema)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.table.build import cases, chunk_rows, places
-from amodal.data.table.index import check_rows, read_ids, read_index
+from amodal.data.table.cells import words
+from amodal.data.table.index import check_rows, read_index
 from amodal.data.table.manifest import Table, check_columns, open_table
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import SOURCES, TableSchema
@@ -189,11 +191,12 @@ def _with_known_columns(table: Table, rules: TableSchema, found: Checked) -> Tab
 
 def _index(table: Table, rules: TableSchema, found: Checked) -> tuple[np.ndarray, np.ndarray | None, TableSchema]:
     """Ids and which rows are cases, as far as they can be read."""
-    problems = _Collecting()
+    problems, own = _Collecting(), None
     try:
         check_rows(table, rules)
     except AmodalError as error:
         found.add("id", error)
+        own = _told_apart(table, rules) if "more than once" in str(error) else None
         rules = replace(rules, id="")
     try:
         rules = rules.with_task(rules.task.surveyed(table, rules.reading, problems))
@@ -204,15 +207,26 @@ def _index(table: Table, rules: TableSchema, found: Checked) -> tuple[np.ndarray
             str
         )
         if rules.id:
-            ids = read_ids(table, replace(rules, id="") if rules.duplicates == "drop" else rules)
-        result = ids, None, rules
+            ids = _told_apart(table, rules)
+        result = ids if own is None else own, None, rules
     else:
-        result = index.ids, index.kept, rules
+        result = index.ids if own is None else own[index.kept], index.kept, rules
     for error in problems.errors:
         found.add("task", error)
     found.odd.counts.update(problems.counts)
     found.odd.examples.update(problems.examples)
     return result
+
+
+def _told_apart(table: Table, rules: TableSchema) -> np.ndarray:
+    """Ids of which some come more than once, with a number behind those, so that other tables can still be joined."""
+    seen: Counter[str] = Counter()
+    told = []
+    for chunk in table.chunks([rules.id], 65536):
+        for row in words(chunk[rules.id], frozenset(rules.missing), ignore_case=rules.ignore_case):
+            seen[row] += 1
+            told.append(row if seen[row] == 1 else f"{row} ({seen[row]})")
+    return np.array(told, dtype=str)
 
 
 def _parts(source: Source) -> Iterator[Source]:
