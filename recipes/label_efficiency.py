@@ -15,7 +15,6 @@ learn from labelled rows alone get as many steps, unless 60 epochs in a row are 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ import pandas as pd
 import amodal
 from amodal.benchmark import Cell, fit_cell, fit_values
 from amodal.benchmark.recipe import mean_and_spread, recipe_parser, run_cells
+from amodal.data.loader import RowBatches
 from amodal.data.sources.cinc2012.cohort import prepare as prepare_cinc2012
 from amodal.data.table import prepare as prepare_table
 from amodal.files import replace_file
@@ -123,7 +123,8 @@ def _cell(cohort: str, rows: int, n: int, seed: int, name: str, steps: int, shar
     method, options = METHODS[name]
     alone = name in LABELS_ONLY
     batch = min(BATCH, max(8, n // 2)) if alone else BATCH
-    per_epoch = math.ceil(n / batch) if alone or n == rows else math.ceil(max(rows, (rows - n) / (1 - share)) / batch)
+    labelled = np.arange(n if alone else rows) < n
+    per_epoch = len(RowBatches(len(labelled), batch, shuffle=True, labelled=labelled, labelled_share=share))
     settings = {"epochs": max(1, round(steps / per_epoch)), "batch_size": batch, "patience": 60 if alone else 12}
     settings["labelled_share"] = share
     values = fit_values(method, options=options, seed=seed, **settings)
@@ -188,8 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
     parser.add_argument("--data", type=Path, default=Path("shared/data"), help="folder with support2/ and cinc2012/")
     parser.add_argument("--cohorts", nargs="+", choices=COHORTS, default=["digits"])
     parser.add_argument("--labels", type=int, nargs="+", default=list(LABELS), help="rows with a label; 0: all")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--share", type=float, default=0.5, help="of labelled rows in a batch; amodal.fit has 0.25")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--share", type=float, default=0.25, help="of labelled rows in a batch")
     given = parser.parse_args(arguments)
     cohorts = open_cohorts(given.cohorts, given.data, given.out)
     made = cells(cohorts, given.methods, given.labels, given.seeds, given.steps, given.share)

@@ -79,7 +79,7 @@ BASELINES: dict[str, tuple[str, dict[str, Any], bool, dict[str, Any]]] = {
     "mvae": ("mvae", {"latent": 2, "annealing": 0.0, "prediction_draws": 200}, False, {}),
     "mmvae": ("mmvae", {"latent": 2, "prediction_draws": 200}, False, {}),
     "cmmd": ("cmmd", {"always_observed": ["x_o"], "latent": 2}, False, {}),
-    "lvae": ("lvae", {"always_observed": ["x_o"], "latent": 2, "prediction_draws": 200}, False, {}),
+    "lvae": ("lvae", {"always_observed": ["x_o"], "latent": 2, "annealing": 0.0, "prediction_draws": 200}, False, {}),
 }
 ALL = {**MODELS, **BASELINES}
 NOT_APPLICABLE = (("unimodal", "complete"), ("multimodal", "missing"), ("cmmd", "complete"))

@@ -77,9 +77,23 @@ def test_any_subset_of_columns_and_every_oddity_by_row(run: Path, tmp_path: Path
     model = amodal.load(run)
     np.testing.assert_allclose(frame.loc[3, ["p_no", "p_yes"]].to_numpy(float), model.prior, atol=1e-6)
     assert "lab.k beyond the training data's" in frame["notes"][4]
-    assert "column 'na': not a number: 'a lot'" in frame["notes"][5]
+    assert "column 'na': not a number: 'a lot', left out" in frame["notes"][5]
     assert np.isfinite(frame[["p_no", "p_yes"]].to_numpy()).all()
-    assert "5 of 6 rows have notes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "5 of 6 rows have notes" in printed
+    assert "read: new.csv: no column 'note' of modalities.note, taken as not measured" in printed
+
+
+def test_what_holds_for_all_rows_is_told_once(run: Path, tmp_path: Path):
+    (tmp_path / "new.csv").write_text("id,na,sex\nid,na,sex\nq1,140,F\n,,\n")
+    frame = predict_table(amodal.load(run), open_table(tmp_path / "new.csv"), root=tmp_path)
+    assert frame["notes"].tolist() == [""]
+    assert frame.attrs["taken"] == [
+        "new.csv: no column 'k' of modalities.lab, taken as not measured",
+        "new.csv: no column 'note' of modalities.note, taken as not measured",
+        "new.csv: 1 rows are empty throughout, and left out",
+        "new.csv: 1 rows are the names of the columns again, and left out",
+    ]
 
 
 def test_tables_that_cannot_be_predicted(run: Path, tmp_path: Path):

@@ -30,6 +30,7 @@ class Predictions(NamedTuple):
         observed: Presence, bool (N, M).
         notes: What each case should be told.
         further: What was asked of the cases besides.
+        taken: What holds for all cases: columns that are not there, rows that are none.
     """
 
     ids: np.ndarray
@@ -37,6 +38,7 @@ class Predictions(NamedTuple):
     observed: np.ndarray
     notes: list[list[str]]
     further: Any = None
+    taken: tuple[str, ...] = ()
 
 
 def predict_cases(
@@ -73,7 +75,7 @@ def predict_cases(
         notes = row_notes(model, cohort, (source or {}).get("ranges", {}))
         notes_of_rows = [[*problems.rows.get(str(row), []), *notes.get(str(row), [])] for row in cohort.ids]
         asked = None if further is None else further(cohort)
-        return Predictions(cohort.ids, values, cohort.observed, notes_of_rows, asked)
+        return Predictions(cohort.ids, values, cohort.observed, notes_of_rows, asked, tuple(problems.taken))
 
 
 def predict_table(
@@ -91,7 +93,8 @@ def predict_table(
     Returns:
         A row a case: id, the predictions, for classes the most probable one, `observed` (what was there) and `notes`:
         unknown categories, cells that are no numbers, files that are not there, values out of range or beyond those of
-        training, a pattern that training never met, nothing observed at all; "" if there is nothing to tell.
+        training, a pattern that training never met, nothing observed at all; "" if there is nothing to tell. What holds
+        for all rows is in `attrs["taken"]`.
 
     Raises:
         RunError: If the model was not trained on a table.
@@ -108,6 +111,7 @@ def predict_table(
     codes = pattern_codes(found.observed)
     frame["observed"] = [pattern_label(int(code), model.schema.names) if code else "" for code in codes]
     frame["notes"] = ["; ".join(notes) for notes in found.notes]
+    frame.attrs["taken"] = list(found.taken)
     return frame
 
 

@@ -74,6 +74,8 @@ def _predicted_table(model: Any, manifest: Path, root: Path | None, batch_size: 
     rules = (table_source(model.experiment) or {}).get("table", {})
     table = open_table(manifest, rules.get("encoding", ""), rules.get("sheet", ""))
     frame = predict_table(model, table, root=root or manifest.parent, batch_size=batch_size)
+    for line in frame.attrs["taken"]:
+        print(f"read: {line}")
     told = frame[frame["notes"] != ""]
     for row, notes in list(zip(told["id"], told["notes"]))[:10]:
         print(f"  {row}: {notes}")

@@ -39,8 +39,8 @@ class TrainingSettings:
         devices: Number of processes on each node.
         nodes: Number of nodes.
         workers: Worker processes of each loader.
-        labelled_share: Least share of rows with a label in each batch, for a method that learns from others, too: they
-            come so often that they make it up, while an epoch is every row without a label once.
+        labelled_share: Least share of rows with a label in each batch, for a method that learns from others, too. Where
+            fewer have one, an epoch is as long as it takes to see each of them once, and at least 25 steps.
         redraw: Whether the removal of training modalities is drawn anew every epoch, or once.
         weight_average: Share that a moving average of the weights keeps in each step, from 0 (none) to below 1; the
             average is validated, kept and predicted with. None: as the method has it.

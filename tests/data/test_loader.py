@@ -117,6 +117,24 @@ def test_batches_have_their_share_of_rows_with_a_label():
     assert not np.array_equal(np.concatenate(list(batches)), drawn)
 
 
+def test_few_labels_make_short_epochs_in_which_the_other_rows_come_in_turn():
+    """30 of 3,000: learnt by heart before all others have come once; so the weights are judged every 25 batches."""
+    labelled = np.arange(3000) < 30
+    batches = RowBatches(3000, 16, shuffle=True, seed=0, labelled=labelled, labelled_share=0.25)
+    assert len(batches) == 25
+    others = []
+    for epoch in range(11):
+        batches.set_epoch(epoch)
+        rows = list(batches)
+        assert [int(labelled[some].sum()) for some in rows] == [4] * 25
+        seen = np.concatenate(rows)
+        assert set(np.bincount(seen, minlength=30)[:30]) == {3, 4}
+        others.append(seen[~labelled[seen]])
+    assert len(np.unique(np.concatenate(others[:9]))) == 9 * 300  # none again before all have come
+    assert len(np.unique(np.concatenate(others))) == 2970
+    assert not np.array_equal(others[0], others[1])
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_many_labels_come_once_each(share: float):
     labelled = np.arange(90) % 3 > 0

@@ -218,7 +218,7 @@ CASES = [
     Case("nothing at all", write("cohort.csv", b""), ("cohort.csv is empty",)),
     Case("Latin-1", write("cohort.csv", ROWS.replace("note 3", "Müdigkeit").encode("latin-1")),
          ("no UTF-8 text", "Save it as CSV UTF-8")),
-    Case("no text", write("cohort.csv", ROWS.encode("utf-16-le")), ("no UTF-8 text",)),
+    Case("no text", write("cohort.csv", ROWS.encode("utf-16-le")), ("UTF-16 without its mark", "CSV UTF-8",)),
     Case("row with too many cells", cells("note 3", "note 3, with a comma"),
          ("another number of cells, in line 5", "expected 10 cells", "got 11", "double quotes")),
     Case("a column twice", cells(",note,", ",age,"), ("has the column 'age' twice",)),

@@ -8,6 +8,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from amodal.distributions.quasirandom import spread_uniform
 from amodal.encoders.decoders import target_features
 from amodal.errors import ConfigurationError, UnknownNameError
+from amodal.method import Clock
 from amodal.methods import lvae
 from amodal.methods.lvae import LVAE
 
@@ -30,6 +31,16 @@ def normal(gaussian):
 def fused(method, a, b, seen):
     ones = torch.ones(len(a), 1)
     return torch.cat([a, ones, b, ones * seen], dim=1)
+
+
+def test_the_weight_of_the_divergences_rises_over_two_fifths_of_the_training():
+    method, batch = case([[1, 1]] * 4)
+    found = []
+    for step in (0, 10, 40, 100):
+        method.clock = Clock(step=step, steps=100)
+        weights = method.objective(batch, torch.Generator().manual_seed(3)).weights
+        found.append((weights["kl"], weights["imputed_kl"], weights["imputation"]))
+    assert found == [(0.0, 0.0, 1.0), (0.25, 0.25, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)]
 
 
 @pytest.mark.parametrize("seen", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,10 @@ from amodal.data.scale import Scaling
 from amodal.errors import ConfigurationError
 
 __all__ = ["CohortDataset", "RowBatches", "make_loader"]
+
+
+FEWEST_STEPS = 25
+"""Batches of an epoch where labels are few."""
 
 
 class CohortDataset(Dataset):
@@ -40,8 +45,9 @@ class RowBatches(Sampler):
     """Index arrays of batches; the same for the same seed and epoch, whatever came before.
 
     Where some rows have a label and others none, both are spread evenly over the batches. If fewer than
-    `labelled_share` of all rows have one, an epoch is every row without a label once, and the labelled ones so often
-    that they make up this share of each batch.
+    `labelled_share` of all rows have one, they make up this share of each batch, and an epoch is as long as it takes to
+    see each of them once, but at least 25 batches or every row without a label; these come in turn, over as many
+    epochs as it takes. An epoch of all rows would be too long: a network learns few labels by heart before it ends.
 
     Args:
         n: Number of rows.
@@ -61,6 +67,9 @@ class RowBatches(Sampler):
         >>> batches = list(RowBatches(60, 16, shuffle=True, seed=0, labelled=few, labelled_share=0.25))
         >>> [int(few[rows].sum()) for rows in batches]
         [4, 4, 4, 4, 3]
+        >>> few = np.arange(60_000) < 300
+        >>> len(RowBatches(60_000, 16, shuffle=True, seed=0, labelled=few, labelled_share=0.25))
+        75
     """
 
     def __init__(
@@ -83,8 +92,17 @@ class RowBatches(Sampler):
         self.parts: tuple[np.ndarray, ...] = ()  # positions of rows with a label, and of those without
         if shuffle and labelled is not None and labelled.any() and not labelled.all():
             self.parts = np.flatnonzero(labelled), np.flatnonzero(~labelled)
-            wanted = round(labelled_share / (1 - labelled_share) * len(self.parts[1]))
-            self.n = max(len(self.parts[0]), wanted) + len(self.parts[1])
+            self.of_each = self._of_each(labelled_share)
+            self.n = sum(self.of_each)
+
+    def _of_each(self, share: float) -> tuple[int, int]:
+        """How many rows with a label, and how many without, an epoch has."""
+        few, others = map(len, self.parts)
+        wanted = round(share / (1 - share) * others)  # of labelled rows, beside all others
+        if few >= wanted:
+            return few, others
+        rows = max(math.ceil(few / share), FEWEST_STEPS * self.batch_size)
+        return (wanted, others) if rows >= wanted + others else (round(share * rows), rows - round(share * rows))
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose order comes next."""
@@ -105,11 +123,21 @@ class RowBatches(Sampler):
     def _spread(self, generator: np.random.Generator) -> np.ndarray:
         """An order in which the rows with a label, perhaps several times each, and those without are spread evenly."""
         labelled, others = self.parts
-        n = self.n - len(others)
+        n, n_others = self.of_each
         again = [generator.permutation(labelled) for _ in range(-(-n // len(labelled)))]
-        rows = np.concatenate([np.concatenate(again)[:n], generator.permutation(others)])
-        places = [(np.arange(size) + 0.5) / size for size in (n, len(others))]
+        rows = np.concatenate([np.concatenate(again)[:n], self._in_turn(others, n_others, generator)])
+        places = [(np.arange(size) + 0.5) / size for size in self.of_each]
         return rows[np.concatenate(places).argsort(kind="stable")]
+
+    def _in_turn(self, rows: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
+        """The n rows whose turn it is in this epoch: all of them come once before one comes again."""
+        if n >= len(rows):
+            return generator.permutation(rows)
+        start = self.epoch * n
+        rounds = range(start // len(rows), (start + n - 1) // len(rows) + 1)
+        orders = [np.random.default_rng([self.seed, 1, turn]).permutation(rows) for turn in rounds]
+        first = start - rounds[0] * len(rows)
+        return np.concatenate(orders)[first : first + n]
 
 
 def make_loader(

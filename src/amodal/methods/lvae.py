@@ -69,6 +69,8 @@ class LVAE(LatentMethod):
         dropout: Dropout of the hidden layers.
         imputer_components: Gaussians in the imputer of each modality.
         imputation: Weight :math:`w` of the imputer's log-likelihood, an average over features.
+        annealing: Share of the training over which the divergences' weight rises from zero to one; without it the
+            posterior may fall on a prior that has learnt nothing, and stay there.
         prediction_draws: Draws that a prediction averages over.
 
     Raises:
@@ -101,6 +103,7 @@ class LVAE(LatentMethod):
         dropout: Share = 0.0,
         imputer_components: Size = 1,
         imputation: Weight = 1.0,
+        annealing: Share = 0.4,
         prediction_draws: Size = 128,
     ):
         super().__init__(schema)
@@ -110,6 +113,7 @@ class LVAE(LatentMethod):
         self.register_columns("_maskable", maskable)
         self.register_columns("_always", self.roles.always_columns)
         self.latent, self.imputation, self.prediction_draws = latent, imputation, prediction_draws
+        self.annealing = annealing
         self.encoders = encoders_for(schema, encoders)
         self.width = width_of(self.encoders)
         n, task = len(schema.names), schema.task
@@ -158,7 +162,11 @@ class LVAE(LatentMethod):
             "imputation": -torch.where(removed, likelihood, 0.0).sum(1),
         }
         reduced = {name: mean_over_labelled(term, batch.labelled) for name, term in terms.items()}
-        return LossTerms(reduced | {"imputation": mean_over_rows(terms["imputation"])}, {"imputation": self.imputation})
+        weights = {"imputation": self.imputation}
+        if self.annealing:
+            risen = min(1.0, self.clock.progress / self.annealing)
+            weights |= {"kl": risen, "imputed_kl": risen}
+        return LossTerms(reduced | {"imputation": mean_over_rows(terms["imputation"])}, weights)
 
     def draw_outputs(
         self, batch: Batch, draws: int, generator: torch.Generator, *, vary: Sequence[str] | None = None

@@ -60,8 +60,8 @@ def serving_rules(rules: TableSchema) -> TableSchema:
             return replace(source, file=file, id="id")
         if isinstance(source, Events):
             return replace(
-                source, file=file, id="id", time="time", variable="variable", value="value", units_column="units",
-                since="", format=(),
+                source, file=file, id="id", time=("time",), variable="variable", value="value", units_column="units",
+                since=(), format=(),
             )  # fmt: skip
         if isinstance(source, Text):
             own = replace(source.several, separator=_BETWEEN) if source.several else ONE
@@ -231,7 +231,7 @@ def _write_table(source: Tabular, value: Any, folder: Path, case_id: str) -> Non
     given = value if isinstance(value, list) and source.most else [value]
     if source.most and len(given) > source.most:
         raise BadField(source.name, f"expected {source.most} or fewer, got {len(given)}")
-    since = [c.since for c in source.fields if c.since and c.since not in columns]
+    since = [name for c in source.fields for name in c.since if name not in columns]
     header = ["id", *columns, *dict.fromkeys(since)]
     rows = [[case_id, *(cells.get(name, "") for name in header[1:])]
             for cells in (_row_cells(source, columns, row) for row in given)]  # fmt: skip

@@ -20,11 +20,11 @@ from amodal.errors import DataError
 N = 12
 TASK = {"kind": "binary", "column": "y", "classes": ["a", "b"]}
 SPLIT = {"fractions": {"train": 0.5, "test": 0.5}, "stratify": False}
-EVERYTHING = {"unmatched": 1, "outside_window": 1, "no_origin": 1, "out_of_range": 1}
+EVERYTHING = {"unmatched": 1, "outside_window": 1, "no_origin": 1, "half_time": 1, "out_of_range": 1}
 SCHEMA = {
     "id": "id", "task": TASK, "split": SPLIT, "missing": ["", "-"], "censored": "missing",
     "modalities": {
-        "t": {"kind": "tabular", "columns": {
+        "t": {"kind": "tabular", "accept": EVERYTHING, "columns": {
             "x": {"min": 0, "max": 90, "may_be_empty": True},
             "c": {"type": "category", "categories": ["u", "v"], "may_be_empty": True},
             "d": {"type": "date", "format": ["%d.%m.%Y"], "since": "came", "since_format": ["%d.%m.%Y"],
@@ -33,26 +33,30 @@ SCHEMA = {
         }},
         "l": {"kind": "tabular", "file": "l.csv", "id": "id", "accept": EVERYTHING,
               "columns": {"k": {"may_be_empty": True}}},
-        "e": {"kind": "events", "file": "e.csv", "id": "id", "time": "t", "variable": "v", "value": "x", "stop": 4,
-              "step": 1, "since": "came", "format": ["%d.%m.%Y"], "since_format": ["%d.%m.%Y"], "units_column": "w",
+        "e": {"kind": "events", "file": "e.csv", "id": "id", "time": ["t", "h"], "variable": "v", "value": "x",
+              "stop": 4, "step": 1, "since": "came", "format": ["%d.%m.%Y %H:%M"], "since_format": ["%d.%m.%Y"],
+              "units_column": "w",
               "accept": EVERYTHING, "decimal": ".",
               "variables": {"A": {"units": "m", "min": 0, "max": 90, "may_be_empty": True},
                             "B": {"may_be_empty": True, "aggregate": "sum"}}},
         "i": {"kind": "image", "column": "f", "size": 4, "missing_file": "absent", "unreadable_file": "absent"},
-        "n": {"kind": "text", "column": "n"},
+        "n": {"kind": "text", "column": "n", "markup": "html"},
     },
 }  # fmt: skip
 # Cells that a preparation takes, and cells that it refuses but a prediction takes note of.
 TAKEN = {
     "x": ["1", "2.5", "", "-", "<5", ">70", "99", "80"], "c": ["u", "v ", "", "-"],
     "f": ["0.png", "", "no.png", "bad.png"],
-    "d": ["2026-01-05", "04.01.2026", "", "-"], "came": ["2026-01-01", "02.01.2026", ""], "n": ["note", "", "-"],
+    "d": ["2026-01-05", "04.01.2026", "", "-"], "came": ["2026-01-01", "02.01.2026", ""],
+    "n": ["note", "", "-", "<p></p>", "<p>a</p>"],
     "s": ["3 h", "2 d", "", "5"], "k": ["1", "", "<3"], "id": [*(f"p{i}" for i in range(N)), "p1 ", "q1", "", "p2.0"],
-    "t": ["2026-01-01 01:00", "01.01.2026", "", "2027-01-01"], "v": ["A", "B", "C", ""], "w": ["m", "", "M"],
+    "t": ["2026-01-01", "01.01.2026", "", "2027-01-01"], "h": ["01:00", "02:30", ""],
+    "v": ["A", "B", "C", ""], "w": ["m", "", "M"],
 }  # fmt: skip
 REFUSED = {
     "x": ["old", "1-2", "5 mg", "1,234", "inf"], "c": ["w", "U"], "d": ["soon", "13.13.2026", "2026-01-05T00:00Z"],
-    "s": ["5 m", "x"], "k": ["y"], "t": ["soon"], "w": ["kg"], "f": ["../../x.png"], "came": ["soon"], "n": [],
+    "s": ["5 m", "x"], "k": ["y"], "t": ["soon"], "w": ["kg"], "f": ["../../x.png"], "came": ["soon"],
+    "n": ["{\\rtf1 a}"], "h": [],
     "v": [], "id": [],
 }  # fmt: skip
 
@@ -84,14 +88,15 @@ def tables(kinds: dict[str, list[str]]) -> st.SearchStrategy[tuple[dict, dict, d
     return st.tuples(
         cells(["x", "c", "d", "came", "s", "f", "n"], N, kinds),
         cells(["k"], 6, kinds),
-        cells(["id", "t", "v", "x", "w"], 20, kinds),
+        cells(["id", "t", "h", "v", "x", "w"], 20, kinds),
     )
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=tables(TAKEN))
 def test_nothing_is_lost_without_a_count_when_a_cohort_is_prepared(images: Path, made: tuple[dict, dict, dict]):
-    made[2]["id"][0], made[2]["t"][0], made[2]["v"][0], made[2]["x"][0] = "p0", "2026-01-01 01:00", "A", "1"
+    for name, cell in {"id": "p0", "t": "2026-01-01", "h": "01:00", "v": "A", "x": "1"}.items():
+        made[2][name][0] = cell
     made[0]["came"][0], made[0]["f"][0], made[0]["n"][0] = "2026-01-01", "0.png", "note"
     files(images, *made)
     prepared = prepare(images / "m.csv", SCHEMA, images / "out", overwrite=True)

@@ -106,6 +106,7 @@ SAID = [
     ("groups with other marks", rows(lambda i: ["MRN-1", "MRN 1"][i % 2], "g"), {"group": "g"}, "nearly the same"),
     ("splits of other names", rows(lambda i: ["train", "val"][i % 2], "g"), {"split": "g"}, "splits are called 'val'"),
     ("categories in two cases", rows(lambda i: ["m", "M"][i % 2], "g"), {}, "'m' and 'M' are taken as two categories"),
+    ("a category with broken letters", rows(lambda i: ["MÃ¼de", "wach"][i % 2], "g"), {}, "'MÃ¼de' has letters that"),
     ("a category for nothing", rows(lambda i: ["m", "?"][i % 2], "g"), {}, "'?' is taken as a category"),
 ]
 

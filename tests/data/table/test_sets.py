@@ -166,3 +166,12 @@ def test_new_cases_and_the_service_read_sets_as_training_did(prepared, folder: P
     too_many = client.post("/predict", json={"xray": case["xray"] * 2})
     assert too_many.json()["error"] == {"field": "xray", "problem": "expected 3 or fewer, got 6"}
     assert client.get("/").status_code == client.get("/openapi.json").status_code == 200
+
+
+def test_as_many_notes_are_read_as_the_fullest_cell_has_whether_they_differ_or_not(tmp_path: Path):
+    frame = pd.DataFrame({"id": [f"p{i}" for i in range(N)], "y": ["no", "yes"] * (N // 2), "note": "same|same|same"})
+    frame.to_csv(tmp_path / "m.csv", index=False)
+    schema = {**SCHEMA, "modalities": {"notes": MODALITIES["notes"]}}
+    cohort, problems = prepare(tmp_path / "m.csv", schema, tmp_path / "out")
+    assert cohort.schema["notes"].shape == (3,)
+    assert not problems.counts

@@ -12,6 +12,7 @@ from data.table.dicom_made import write_dicom
 from amodal.data.table import prepare
 from amodal.data.table.image import Image, decode_image
 from amodal.data.table.levels import Levels
+from amodal.data.table.volume import read_volume
 from amodal.errors import DataError
 
 D, H, W = 6, 8, 10
@@ -120,3 +121,34 @@ def test_volumes_in_a_table(tmp_path: Path):
     cohort = prepare(tmp_path / "m.csv", schema, tmp_path / "out").cohort
     assert cohort.schema["ct"].shape == (4, 8, 8)
     assert cohort.observed[:, 0].tolist() == [True, True, False]
+
+
+def test_volumes_without_a_number_are_refused_and_holes_are_noted(tmp_path: Path):
+    nibabel = pytest.importorskip("nibabel")
+    values = BODY.transpose(2, 1, 0).astype(np.float32)
+    for name, holes in {"some.nii": np.s_[0, 0], "all.nii": np.s_[:]}.items():
+        values[holes] = np.nan
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1.5, 2.5, 1.0])), tmp_path / name)
+    read = read_volume(tmp_path / "some.nii", (D, H, W), (), Levels((-1000, 1000)), 10**6)
+    assert read.notes == ("voxels that are no numbers, taken as black",)
+    with pytest.raises(DataError, match="not one voxel with a number"):
+        decode_image(tmp_path / "all.nii", source())
+
+
+def test_volumes_that_are_turned_are_noted(tmp_path: Path):
+    nibabel = pytest.importorskip("nibabel")
+    pytest.importorskip("pydicom")
+    note = ("a volume that is turned against the body's axes, read along its own",)
+    turn = np.cos(np.pi / 4)
+    affine = np.array([[turn, -turn, 0, 0], [turn, turn, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(BODY.transpose(2, 1, 0), affine), tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii", (D, H, W), (), Levels((-1000, 1000)), 10**6).notes == note
+    folder = series(tmp_path / "s", ImageOrientationPatient=[turn, turn, 0, -turn, turn, 0])
+    assert read_volume(folder, (D, H, W), (), Levels((-1000, 1000)), 10**6).notes == note
+
+
+def test_files_in_the_folder_of_a_series_are_named(tmp_path: Path):
+    pytest.importorskip("pydicom")
+    (series(tmp_path / "s") / "readme.txt").write_text("x")
+    with pytest.raises(DataError, match=r"readme.txt of the folder: it is no DICOM file.*Take it out"):
+        decode_image(tmp_path / "s", source())

@@ -23,7 +23,7 @@ from amodal.data.table.codes import tell_codes
 from amodal.data.table.events import Events
 from amodal.data.table.image import Image
 from amodal.data.table.index import read_ids, read_index
-from amodal.data.table.manifest import MemoryTable, Table, check_renamed, open_table
+from amodal.data.table.manifest import MemoryTable, Table, check_renamed, open_table, tell_lacking
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import SOURCES, TableSchema
 from amodal.data.table.tabular import Tabular
@@ -221,8 +221,12 @@ def open_cases(
             expected=f"some of {', '.join(sorted(known)[:12])}",
             got=", ".join(table.names[:12]),
         )
+    for part in rules.sources:
+        tell_lacking(table, part.columns(), f"modalities.{part.name}", problems)
     table.skips_blank = rules.id in table.names  # without ids, a row of nothing is a case of which nothing is known
     ids = read_ids(table, rules, lenient=True)
+    for remark in table.remarks():
+        problems.say(remark)
     with tempfile.TemporaryDirectory(prefix="amodal-") as work, places(
         table, rules, root, Path(work), ids, problems, lenient=True, workers=workers
     ) as place:  # fmt: skip

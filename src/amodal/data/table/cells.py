@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 from amodal.data.table.numbers import PLAIN, STORED, NumberRule
 from amodal.data.table.words import spelled, spelled_column
 
-__all__ = ["DATE_FORMATS", "MISSING_WORDS", "ODD_WORDS", "Reading", "date_formats", "texts", "words"]
+__all__ = ["DATE_FORMATS", "MISSING_WORDS", "ODD_WORDS", "Reading", "date_formats", "moment_texts", "texts", "words"]
 
 MISSING_WORDS = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL")
 """What stands for an empty cell, where a schema does not say otherwise."""
@@ -74,6 +76,37 @@ def texts(column: Any, missing: frozenset[str]) -> np.ndarray:
         Object array (n,) of str, None where empty. Whole numbers are written without a point.
     """
     return _cells(column, missing, lambda cells: cells)
+
+
+def moment_texts(
+    columns: Mapping[str, Any], names: Sequence[str], missing: frozenset[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points in time as texts: the cells of one column, or of a date's column and of that of its time of day.
+
+    Args:
+        columns: Arrow arrays by column.
+        names: One column, or two.
+        missing: Words that stand for an empty cell.
+
+    Returns:
+        Object array (n,) of str, None where there is none, and which have one of both cells only, bool (n,).
+    """
+    first = texts(columns[names[0]], missing)
+    if len(names) == 1:
+        return first, np.zeros(len(first), bool)
+    second = texts(columns[names[1]], missing)
+    joined = [
+        None if day is None or clock is None else f"{_MIDNIGHT.sub('', day)} {_NO_DATE.sub('', clock)}"
+        for day, clock in zip(first, second)
+    ]
+    half = np.array([(day is None) != (clock is None) for day, clock in zip(first, second)], dtype=bool)
+    return np.array([*joined, None], dtype=object)[:-1], half
+
+
+_MIDNIGHT = re.compile(r"[ T]0?0:00(:00([.,]0+)?)?$")  # behind dates, and the dates before times of day, as databases
+_NO_DATE = re.compile(
+    r"^(?:1899-12-3[01]|1900-01-0[01]|1970-01-01|30[.]12[.]1899|0?1[./]0?1[./]1900)[ T]"
+)  # export them
 
 
 def words(column: Any, missing: frozenset[str], *, ignore_case: bool = False) -> np.ndarray:

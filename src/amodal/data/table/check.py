@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.table.build import cases, chunk_rows, places
-from amodal.data.table.index import read_ids, read_index
+from amodal.data.table.index import check_rows, read_ids, read_index
 from amodal.data.table.manifest import Table, check_columns, open_table
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import SOURCES, TableSchema
@@ -175,7 +175,7 @@ def _with_known_columns(table: Table, rules: TableSchema, found: Checked) -> Tab
     kept = []
     for source in rules.sources:
         if isinstance(source, Tabular) and not source.file:
-            fields = tuple(f for f in source.fields if not {f.name, f.since or f.name} & lacking)
+            fields = tuple(f for f in source.fields if not {f.name, *f.since} & lacking)
             source = replace(source, fields=fields)
             if fields:
                 kept.append(source)
@@ -191,11 +191,10 @@ def _index(table: Table, rules: TableSchema, found: Checked) -> tuple[np.ndarray
     """Ids and which rows are cases, as far as they can be read."""
     problems = _Collecting()
     try:
-        read_ids(table, rules)
+        check_rows(table, rules)
     except AmodalError as error:
-        if rules.duplicates != "drop" or "more than once" not in str(error):
-            found.add("id", error)
-            rules = replace(rules, id="")
+        found.add("id", error)
+        rules = replace(rules, id="")
     try:
         rules = rules.with_task(rules.task.surveyed(table, rules.reading, problems))
         index = read_index(table, rules, problems)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BLOCK", "MemoryTable", "Table", "span_text", "without_blank"]
+__all__ = ["BLOCK", "MemoryTable", "Table", "span_text", "title_note", "without_blank"]
 
 BLOCK = 16 * 2**20
 """Bytes of a text file that are read at a time."""
@@ -25,6 +25,7 @@ class Table(ABC):
         note: What to know about the file; "" = nothing.
         has_quotes: Whether cells may stand in quotes, and hold line breaks.
         blank_rows: Rows that are empty throughout, and left out; known when all rows were read.
+        header_rows: Rows that say the names of the columns again, as joined exports have them, and are left out.
     """
 
     path: Path
@@ -33,11 +34,18 @@ class Table(ABC):
     skips_blank: bool = True
     note: str = ""
     blank_rows: int = 0
+    header_rows: int = 0
     has_quotes: bool = False
 
     @abstractmethod
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """Arrow record batches of some columns, of any length."""
+
+    def remarks(self) -> list[str]:
+        """What to know about the file, and which rows are left out because they are no cases, once it was read."""
+        left_out = {"are empty throughout": self.blank_rows, "are the names of the columns again": self.header_rows}
+        found = [f"{self.path.name}: {n:,} rows {what}, and left out" for what, n in left_out.items() if n]
+        return ([self.note] if self.note else []) + found
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[dict[str, Any]]:
         """Goes through some columns in chunks of equal size (the last may be shorter).
@@ -98,23 +106,34 @@ def _arrays(table: Any) -> dict[str, Any]:
     return arrays
 
 
-def without_blank(batch: Any) -> tuple[Any, int]:
-    """A record batch without the rows that are empty throughout, and how many these are."""
+def without_blank(batch: Any) -> tuple[Any, int, int]:
+    """A record batch without the rows that are no cases, how many are empty throughout and how many are headers."""
     import pyarrow as pa
     from pyarrow import compute
 
     pc: Any = compute
-    blank = pa.array([True] * len(batch))
-    for column in batch.columns:
+    blank, header = (pa.array([True] * len(batch)) for _ in range(2))
+    for name, column in zip(batch.schema.names, batch.columns):
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        empty = pc.is_null(column)
+        empty, named = pc.is_null(column), pa.array([False] * len(batch))
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            empty = pc.or_(empty, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True))
-        blank = pc.and_(blank, empty)
-        if not pc.any(blank).as_py():
-            return batch, 0
-    return batch.filter(pc.invert(blank)), int(pc.sum(blank).as_py())
+            plain = pc.utf8_trim_whitespace(column)
+            empty = pc.or_(empty, pc.fill_null(pc.equal(plain, ""), True))
+            named = pc.fill_null(pc.equal(plain, name.strip()), False)
+        blank, header = pc.and_(blank, empty), pc.and_(header, named)
+        if not pc.any(pc.or_(blank, header)).as_py():
+            return batch, 0, 0
+    n_blank = int(pc.sum(blank).as_py())
+    return batch.filter(pc.invert(pc.or_(blank, header))), n_blank, int(pc.sum(header).as_py())
+
+
+def title_note(name: str, n: int, filled: int) -> str:
+    """What to know about a table whose first line has n names, and most others so many filled cells."""
+    return (
+        f"{name}: the first line has {n} names of columns, most others have {filled} filled cells: a title above the "
+        "names must go, and a column without a name needs one"
+    )
 
 
 def span_text(span: timedelta) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.table.cells import Reading, texts, words
+from amodal.data.table.cells import Reading, moment_texts, texts, words
 from amodal.data.table.numbers import (
     PLAIN,
     NumberRule,
@@ -21,8 +21,16 @@ from amodal.data.table.numbers import (
     read_other_units,
     write_other_units,
 )
-from amodal.data.table.problems import Problems
-from amodal.data.table.reading import TURNED, check_clocks, like_month, read_moments, tell_limits, tell_numbers
+from amodal.data.table.problems import LIMITS, Problems
+from amodal.data.table.reading import (
+    TURNED,
+    check_clocks,
+    like_month,
+    read_moments,
+    tell_half,
+    tell_limits,
+    tell_numbers,
+)
 from amodal.data.table.section import Section
 from amodal.data.table.several import parted
 from amodal.data.table.source import Place, Rows
@@ -64,7 +72,8 @@ class Column:
         separator: What stands between several words of one cell; each is then 1 where it is named. "" = one
             word a cell.
         format: How dates are written beside ISO 8601, as for `datetime.strptime`; (): found in the data.
-        since: Column with the date from which days are counted; None: 1970-01-01.
+        since: Column with the date from which days are counted, or those of its date and of its time of day; ():
+            1970-01-01.
         since_format: How the dates of `since` are written beside ISO 8601; (): found in the data.
         may_be_empty: Whether it is no error if no cell is measured.
     """
@@ -86,7 +95,7 @@ class Column:
     other: bool = False
     separator: str = ""
     format: tuple[str, ...] = ()
-    since: str | None = None
+    since: tuple[str, ...] = ()
     since_format: tuple[str, ...] = ()
     may_be_empty: bool = False
 
@@ -114,7 +123,7 @@ class Column:
             column = replace(
                 column,
                 format=section.words("format", ()),
-                since=section.text("since", None),
+                since=section.moment("since", ()),
                 since_format=section.words("since_format", ()),
             )
         section.done()
@@ -160,14 +169,14 @@ class Column:
             "buckets",
             "other",
             "separator",
-            "since",
             "may_be_empty",
         )
         for key in keys:
             if getattr(self, key) != getattr(plain, key):
                 found[key] = getattr(self, key)
         found |= self.rule.to_json()
-        found |= {key: list(getattr(self, key)) for key in ("format", "since_format") if getattr(self, key)}
+        lists = ("format", "since", "since_format")
+        found |= {key: list(getattr(self, key)) for key in lists if getattr(self, key)}
         if self.categories is not None:
             found["categories"] = list(self.categories)
         if self.values is not None:
@@ -201,16 +210,17 @@ class Column:
             words = self.categories or ()
             shown = ", ".join(words[:5]) + (f", … ({len(words)})" if len(words) > 5 else "")
             return f"{self.name} one of {shown}{' or another' if self.other else ''}"
-        since = f" since {self.since}" if self.since else " since 1970" if self.type == "date" else ""
+        since = f" since {' '.join(self.since)}" if self.since else " since 1970" if self.type == "date" else ""
         return f"{self.name}{f' in {self.feature_units}' if self.feature_units else ''}{since}"
 
-    def numbers(self, rows: Rows, place: Place, where: str) -> np.ndarray:
+    def numbers(self, rows: Rows, place: Place, where: str, accept: Mapping[str, float] | None = None) -> np.ndarray:
         """Its cells as numbers, float64 (n, features), NaN where not measured; every cell is accounted for.
 
         Args:
             rows: The rows.
             place: Where the data lie.
             where: The modality, under whose name cells are counted.
+            accept: Shares of what may be lost, by the keys of `LIMITS`.
         """
         cells = rows.columns.get(self.name)
         if cells is None:
@@ -220,7 +230,7 @@ class Column:
             found = self._coded(cells, rows, place, spot)
         else:
             read = {"number": self._measured, "date": self._days, "duration": self._spans}[self.type]
-            found = self._in_range(read(cells, rows, place, spot), rows, place.problems, spot)[:, None]
+            found = self._in_range(read(cells, rows, place, spot), rows, place.problems, spot, accept or {})[:, None]
         place.problems.enter(spot, len(found), measured=int((~np.isnan(found[:, 0])).sum()))
         return found - self.centre if self.centre else found
 
@@ -261,6 +271,8 @@ class Column:
                     f"A power of ten is a factor or a unit: if every cell has it, write `units: {word!r}`, otherwise "
                     "correct the cells, or map them with `values`."
                 )
+            if '"' in word:
+                hint = 'A quote that stands alone: a text in quotes ends before it, or it must be written twice ("").'
             shown = cells.take(np.flatnonzero(at)).to_pylist()
             if any(like_month(str(cell)) for cell in shown[:5]):
                 hint = TURNED
@@ -305,39 +317,45 @@ class Column:
         words_ = texts(cells, place.missing)
         place.problems.enter(spot, 0, empty=int(sum(word is None for word in words_)))
         at = read_moments(words_, self.format, place, rows.ids, f"column {self.name!r}", "format", spot)
-        if self.since is None:
+        if not self.since:
             return at.seconds / _DAY
-        given = rows.columns.get(self.since)
-        if given is None:
+        since = " and ".join(map(repr, self.since))
+        if not set(self.since) <= set(rows.columns):
             place.problems.add(
-                f"column {self.name!r}: there is no {self.since!r} to count from", rows.ids[~np.isnan(at.seconds)],
+                f"column {self.name!r}: there is no {since} to count from", rows.ids[~np.isnan(at.seconds)],
                 lost=spot,
             )  # fmt: skip
             return np.full(len(words_), np.nan)
-        origin_words = texts(given, place.missing)
-        origin = read_moments(
-            origin_words, self.since_format, place, rows.ids, f"column {self.since!r}", "since_format", ""
-        )
-        check_clocks(at, origin, place, f"column {self.name!r} and {self.since!r}")
+        given, half = moment_texts(rows.columns, self.since, place.missing)
+        tell_half(place.problems, rows.ids[half], f"column {since}")
+        origin = read_moments(given, self.since_format, place, rows.ids, f"column {since}", "since_format", "")
+        check_clocks(at, origin, place, f"column {self.name!r} and {since}")
         lacking = np.isnan(origin.seconds) & ~np.isnan(at.seconds)
-        place.problems.add(f"column {self.name!r}: {self.since!r} is empty, no date to count from",
+        place.problems.add(f"column {self.name!r}: {since} is empty, no date to count from",
                            rows.ids[lacking], lost=spot)  # fmt: skip
         return (at.seconds - origin.seconds) / _DAY
 
-    def _in_range(self, found: np.ndarray, rows: Rows, problems: Problems, spot: str) -> np.ndarray:
+    def _in_range(
+        self, found: np.ndarray, rows: Rows, problems: Problems, spot: str, accept: Mapping[str, float]
+    ) -> np.ndarray:
         low = -np.inf if self.min is None else self.min
         high = np.inf if self.max is None else self.max
         out = (found < low) | (found > high)
         if not out.any():
             return found
         n_measured = int((~np.isnan(found)).sum())
-        if problems.strict and n_measured >= 10 and out.sum() > 0.5 * n_measured:
+        if (
+            problems.strict
+            and n_measured >= 10
+            and out.sum() > accept.get("out_of_range", LIMITS["out_of_range"]) * n_measured
+        ):
             middle = float(np.nanmedian(found))
             raise DataError(
                 f"column {self.name!r}: {out.sum() / n_measured:.0%} of {n_measured} cells are out of range",
                 expected=f"{between(low, high)}{f' {self.units}' if self.units else ''}",
                 got=f"a median of {middle:g}",
-                hint="Are they in other units? Convert with `scale` and `offset`, or correct `units`, min and max.",
+                hint="Are they in other units? Convert with `scale` and `offset`, or correct `units`, min and max; if "
+                f"it is right, `accept: {{out_of_range: 1}}` under modalities.{spot.partition('.')[0]}.",
             )
         problems.add(
             f"column {self.name!r}: out of range {between(low, high)}, taken as not measured",

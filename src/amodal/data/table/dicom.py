@@ -26,6 +26,7 @@ _REFUSED = {
     "PerFrameFunctionalGroupsSequence": "an enhanced object, whose values are rescaled frame by frame",
     "PresentationLUTSequence": "a presentation LUT of its own",
 }
+_X_RAYS = (None, "", "CR", "DX", "RG", "OT")  # films of one kind, whatever the machine
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 
@@ -155,7 +156,8 @@ def _grey(pixels: np.ndarray, data: Any, levels: Levels) -> tuple[np.ndarray, st
     places = (pixels.astype(np.int32) - low) & (2**bits - 1)  # unused bits (old overlays) are cleared
     padding = _padding(data, every)
     values, units, own = _in_units(every, data)
-    what = f"DICOM {data.get('Modality', '')} in {units}" if units else f"DICOM of {bits} bits"
+    modality = "" if data.get("Modality") in _X_RAYS else f" {data.get('Modality')}"
+    what = f"DICOM {data.get('Modality', '')} in {units}" if units else f"DICOM{modality} of {bits} bits"
     if levels.range is not None:
         shades = _ramp(values, *levels.range)
     elif levels.scaling == "own":

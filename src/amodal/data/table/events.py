@@ -11,23 +11,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from amodal.data.table.cells import texts, words
+from amodal.data.table.event_times import EventTimes, named
 from amodal.data.table.join import Joined, second_table
-from amodal.data.table.manifest import Table, check_columns
+from amodal.data.table.manifest import check_columns
 from amodal.data.table.numbers import (
     PLAIN,
     NumberRule,
     between,
     in_units,
     numbers,
-    units_key,
 )
 from amodal.data.table.problems import LIMITS, Problems
-from amodal.data.table.reading import check_clocks, read_moments, tell_numbers
+from amodal.data.table.reading import tell_numbers
 from amodal.data.table.section import Section, nearest
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.data.table.survey import survey
-from amodal.data.table.times import SECONDS, Moments, durations
-from amodal.data.table.variable import RECORD, Variable, aggregate
+from amodal.data.table.variable import RECORD, Variable, aggregate, met_variables, with_units
 from amodal.data.table.words import near_pairs, replaced, say_pairs, spelled
 from amodal.errors import DataError, SchemaError
 from amodal.schema import Modality
@@ -35,7 +34,6 @@ from amodal.schema import Modality
 __all__ = ["Events"]
 
 _TIME_UNITS = ("seconds", "minutes", "hours", "days")
-_MOST_VARIABLES = 500
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,8 @@ class Events(Source):
     Attributes:
         file: The long table, relative to the data folder.
         id: Its column with ids.
-        time: Its column with times: numbers in `time_units`, or dates if `since` is given.
+        time: Its column with times: numbers in `time_units`, or dates if `since` is given; a date and its time of day
+            may stand in two columns.
         variable: Its column with the variables' names.
         value: Its column with values.
         units_column: Its column with units; "" = none.
@@ -60,7 +59,8 @@ class Events(Source):
         step: Length of a step; 0 with `observations`.
         observations: Most times of a case, the last ones where it has more; 0: a grid of steps.
         time_units: Units of all times: seconds, minutes, hours or days.
-        since: The manifest's column with the date that times are counted from; "" = times are numbers or durations.
+        since: The manifest's column with the date that times are counted from, or those of its date and of its time of
+            day; () = times are numbers or durations.
         format: How dates are written beside ISO 8601; (): found in the data.
         since_format: How the dates of `since` are written beside ISO 8601; (): found in the data.
         rule: How values are written.
@@ -75,7 +75,7 @@ class Events(Source):
 
     file: str = ""
     id: str = ""
-    time: str = ""
+    time: tuple[str, ...] = ()
     variable: str = ""
     value: str = ""
     units_column: str = ""
@@ -86,7 +86,7 @@ class Events(Source):
     step: float = 1.0
     observations: int = 0
     time_units: str = "hours"
-    since: str = ""
+    since: tuple[str, ...] = ()
     format: tuple[str, ...] = ()
     since_format: tuple[str, ...] = ()
     rule: NumberRule = PLAIN
@@ -105,7 +105,11 @@ class Events(Source):
             variables = tuple(Variable.read(key, inner) for key, inner in section.sections("variables").items())
         source = cls(
             name,
-            *(section.text(key) for key in ("file", "id", "time", "variable", "value")),
+            section.text("file"),
+            section.text("id"),
+            section.moment("time"),
+            section.text("variable"),
+            section.text("value"),
             units_column=section.text("units_column", ""),
             sheet=section.text("sheet", ""),
             variables=variables,
@@ -114,7 +118,7 @@ class Events(Source):
             step=section.number("step", 0.0),
             observations=section.integer("observations", 0),
             time_units=section.choice("time_units", _TIME_UNITS, "hours"),
-            since=section.text("since", ""),
+            since=section.moment("since", ()),
             format=section.words("format", ()),
             since_format=section.words("since_format", ()),
             rule=NumberRule.read(section),
@@ -124,6 +128,11 @@ class Events(Source):
             description=section.text("description", ""),
         )
         section.done()
+        if len(source.time) > 1 and not source.since:
+            raise SchemaError(
+                f"{section.place('time')}: a date and its time of day are counted from another date",
+                expected="`since`: the manifest's column with it, or [column of dates, column of times of day]",
+            )
         if bool(source.step) == bool(source.observations):
             raise SchemaError(
                 f"{section.where} has no steps",
@@ -144,10 +153,10 @@ class Events(Source):
         """As plain JSON values that `read` takes."""
         record: dict[str, Any] = {"kind": self.kind}
         clock = "observations" if self.observations else "step"
-        keys = ("file", "id", "time", "variable", "value", "start", "stop", clock, "time_units")
+        keys = ("file", "id", "variable", "value", "start", "stop", clock, "time_units")
         record |= {key: getattr(self, key) for key in keys}
-        record |= {k: getattr(self, k) for k in ("units_column", "sheet", "since", "description") if getattr(self, k)}
-        record |= {k: list(getattr(self, k)) for k in ("format", "since_format") if getattr(self, k)}
+        record |= {k: getattr(self, k) for k in ("units_column", "sheet", "description") if getattr(self, k)}
+        record |= {k: list(getattr(self, k)) for k in ("time", "format", "since", "since_format") if getattr(self, k)}
         record |= self.rule.to_json() | ({"accept": dict(self.accept)} if self.accept else {})
         record |= {"values": dict(self.values)} if self.values else {}
         record |= {"duplicates": self.duplicates} if self.duplicates != "drop" else {}
@@ -160,7 +169,7 @@ class Events(Source):
 
     def columns(self) -> tuple[str, ...]:
         """The manifest's columns that it reads."""
-        return (self.since,) if self.since else ()
+        return self.since
 
     def tables(self) -> tuple[str, ...]:
         """The files with rows of all cases that it reads."""
@@ -169,7 +178,7 @@ class Events(Source):
     def surveyed(self, place: Place) -> Events:
         """Itself with the variables met in the data, and how values and times are written."""
         table, where = second_table(place, self.file, self.sheet), f"modalities.{self.name}"
-        wanted = [self.id, self.time, self.variable, self.value, self.units_column]
+        wanted = [self.id, *self.time, self.variable, self.value, self.units_column]
         check_columns(table, {column: where for column in wanted if column})
         dated = {self.time: self.format} if self.since else {}
         found = survey(
@@ -178,58 +187,20 @@ class Events(Source):
         learnt = replace(self, rule=found.rules[self.value])
         if self.since:
             origin = survey(
-                place.manifest, {}, {self.since: self.since_format}, place.reading, place.problems, {self.since: where}
+                place.manifest,
+                {},
+                {self.since: self.since_format},
+                place.reading,
+                place.problems,
+                {self.since[0]: where},
             )
             learnt = replace(
                 learnt, format=found.formats[self.time], since_format=origin.formats.get(self.since, self.since_format)
             )
-        learnt = learnt if self.variables else replace(learnt, variables=self._met(table, place))
-        return replace(learnt, variables=learnt._with_units(table, place)) if self.units_column else learnt
-
-    def _with_units(self, table: Table, place: Place) -> tuple[Variable, ...]:
-        """Its variables, with the units that stand beside all values of those for which the schema states none.
-
-        Raises:
-            DataError: If there are several: values in different units must not be averaged.
-        """
-        said: dict[str, dict[str, str]] = {}
-        case = place.reading.ignore_case
-        for chunk in table.chunks([self.variable, self.units_column], 65536) if self._lacks_units() else ():
-            names = words(chunk[self.variable], place.missing, ignore_case=case)
-            pairs = {pair for pair in zip(names, texts(chunk[self.units_column], place.missing)) if None not in pair}
-            for name, units in sorted(pairs):
-                said.setdefault(name, {}).setdefault(units_key(units), units)
-        variables = []
-        for variable in self.variables:
-            met = list(said.get(spelled(variable.name, ignore_case=case), {}).values())
-            if not variable.units and len(met) > 1 and place.problems.strict:
-                others = ", ".join(f"{units}: {{scale: …, offset: …}}" for units in met[1:])
-                raise DataError(
-                    f"{self.file}: {variable.name!r} stands there in {' and '.join(map(repr, met[:5]))}",
-                    expected="one unit, or how to convert the others",
-                    hint=f"Write `{variable.name}: {{units: {met[0]}, other_units: {{{others}}}}}` under "
-                    f"modalities.{self.name}.variables.",
-                )
-            variables.append(replace(variable, units=met[0]) if not variable.units and len(met) == 1 else variable)
-        return tuple(variables)
-
-    def _lacks_units(self) -> bool:
-        return any(not variable.units for variable in self.variables)
-
-    def _met(self, table: Table, place: Place) -> tuple[Variable, ...]:
-        met: set[str] = set()
-        for chunk in table.chunks([self.variable], 65536):
-            found = words(chunk[self.variable], place.missing, ignore_case=place.reading.ignore_case)
-            met |= {word for word in set(found) if word is not None}
-            if len(met) > _MOST_VARIABLES:
-                break
-        if not 1 <= len(met) <= _MOST_VARIABLES:
-            raise SchemaError(
-                f"modalities.{self.name}: {self.file} has {len(met):,} variables or more in {self.variable!r}",
-                expected=f"1 to {_MOST_VARIABLES}",
-                hint="List the ones that matter under `variables`.",
-            )
-        return tuple(Variable(word) for word in sorted(met))
+        variables = self.variables or met_variables(table, self.variable, place, where)
+        if self.units_column:
+            variables = with_units(variables, table, self.variable, self.units_column, place, where)
+        return replace(learnt, variables=variables)
 
     def modality(self) -> Modality:
         """Name, kind and shape."""
@@ -242,10 +213,11 @@ class Events(Source):
         """Description of the modality in one line."""
         shown = ", ".join(f"{v.name}{f' in {v.units}' if v.units else ''} ({v.aggregate})" for v in self.variables[:8])
         more = ", …" if len(self.variables) > 8 else ""
+        after = f" after {' '.join(self.since)}" if self.since else ""
         steps = f"up to {self.n_steps} times in" if self.observations else f"{self.n_steps} steps of {self.step:g}"
         return (
             f"series of {steps} {self.time_units} from {self.start:g}"
-            f"{f' after {self.since}' if self.since else ''}, of {len(self.variables)} variables: {shown}{more}"
+            f"{after}, of {len(self.variables)} variables: {shown}{more}"
         )
 
     def unmeasured(self, problems: Problems) -> list[str]:
@@ -253,8 +225,7 @@ class Events(Source):
         counts = problems.cells
         return [
             v.name for v in self.variables
-            if not v.may_be_empty and f"{self.name}: rows of {self.file}" in counts
-            and not counts.get(f"{self.name}.{v.name}", {}).get("measured")
+            if not v.may_be_empty and not counts.get(f"{self.name}.{v.name}", {}).get("measured")
         ]  # fmt: skip
 
     def reader(self, place: Place) -> Reader:
@@ -274,26 +245,31 @@ class _EventReader(Reader):
         self.folder.mkdir(exist_ok=True)
         for stale in self.folder.iterdir():
             stale.unlink()
-        self.origin = self._origins() if source.since else None
-        wanted = [source.time, source.variable, source.value]
+        self.tally: Counter[str] = Counter()
+        self.times = EventTimes(source, place, self.tally)
+        wanted = [*source.time, source.variable, source.value]
         columns = [*wanted, *([source.units_column] if source.units_column else [])]
         joined = Joined(place, source.file, source.id, source.name, columns, source.accept, source.sheet)
         self.rows_of = joined.rows_of
         if place.lenient and joined.table is not None:
             check_columns(joined.table, dict.fromkeys(wanted, f"modalities.{source.name}"))
-        self.tally: Counter[str] = Counter()
         self.middle = 0.0
         for at, rows in joined.rows():
             self.tally["matched"] += len(at)
             self._sort(at, rows)
         self._check_shares()
+        self.times.tell_days()
 
     def _check_shares(self) -> None:
         source, tally, where = self.source, self.tally, f"modalities.{self.source.name}"
         timed = tally["inside"] + tally["outside"]
         self.problems.check_share(
-            "no_origin", f"{source.file}: events of cases without {source.since!r} to count from", tally["no_origin"],
-            tally["matched"], source.accept, where, got="an empty cell",
+            "no_origin", f"{source.file}: events of cases without {named(source.since)} to count from",
+            tally["no_origin"], tally["matched"], source.accept, where, got="an empty cell",
+        )  # fmt: skip
+        self.problems.check_share(
+            "half_time", f"{source.file}: events with a date without a time of day, or the other way round",
+            tally["half"], tally["matched"], source.accept, where, got="one of two cells empty",
         )  # fmt: skip
         self.problems.check_share(
             "outside_window", f"{source.file}: events outside the window", tally["outside"], timed, source.accept,
@@ -304,18 +280,6 @@ class _EventReader(Reader):
     def _lose(self, what: str, ids: np.ndarray, got: Any = ()) -> None:
         self.problems.add(f"{self.source.file}: {what}", ids, got, lost=self.rows_of)
 
-    def _origins(self) -> Moments | None:
-        """The date from which each case's times are counted."""
-        since, manifest = self.source.since, self.place.manifest
-        if since not in manifest.names:
-            return None
-        parts = [texts(chunk[since], self.place.missing) for chunk in manifest.chunks([since], 65536)]
-        cells = np.concatenate(parts) if parts else np.zeros(0, object)
-        if self.place.kept is not None:
-            cells = cells[self.place.kept]
-        what = f"column {since!r}"
-        return read_moments(cells, self.source.since_format, self.place, self.place.ids, what, "since_format", "")
-
     def _sort(self, at: np.ndarray, rows: Rows) -> None:
         source, ignore_case = self.source, self.place.reading.ignore_case
         names = words(rows.columns[source.variable], self.place.missing, ignore_case=ignore_case)
@@ -325,7 +289,7 @@ class _EventReader(Reader):
         at, which, rows = self._some(which >= 0, at, which, rows)
         if not len(at):
             return
-        times = self._times(at, rows)
+        times = self.times.read(at, rows)
         at, which, rows, times = self._some(~np.isnan(times), at, which, rows, times)
         values = self._values(which, rows)
         steps = np.floor((times - source.start) / (source.step or 1.0) + 1e-9)
@@ -367,49 +331,6 @@ class _EventReader(Reader):
             return item[which]
 
         return (cut(at), *(cut(item) for item in more))
-
-    def _times(self, at: np.ndarray, rows: Rows) -> np.ndarray:
-        """Times in the source's units, NaN where there is none, which is counted."""
-        source = self.source
-        what = f"column {source.time!r} of {source.file}"
-        if not source.since:
-            return self._spans(rows, what)
-        cells = texts(rows.columns[source.time], self.place.missing)
-        self._lose(f"no time in {source.time!r}", rows.ids[[cell is None for cell in cells]])
-        found = read_moments(cells, source.format, self.place, rows.ids, what, "format", self.rows_of)
-        if self.origin is None:
-            self._lose(f"there is no {source.since!r} to count times from", rows.ids[~np.isnan(found.seconds)])
-            return np.full(len(cells), np.nan)
-        check_clocks(found, self.origin, self.place, f"{what} and {source.since!r}")
-        origin = self.origin.seconds[at]
-        lacking = np.isnan(origin) & ~np.isnan(found.seconds)
-        self._lose(f"{source.since!r} is empty, no date to count times from", rows.ids[lacking])
-        self.tally["no_origin"] += int(lacking.sum())
-        return (found.seconds - origin) / SECONDS[source.time_units]
-
-    def _spans(self, rows: Rows, what: str) -> np.ndarray:
-        """Times that are numbers in the source's units, or durations as people write them."""
-        import pyarrow as pa
-
-        cells = rows.columns[self.source.time]
-        if not pa.types.is_string(cells.type):
-            found = numbers(cells, self.place.missing)
-            times, bad, empty = found.values, found.bad, found.empty
-        else:
-            plain = numbers(cells, self.place.missing, NumberRule(decimal="."))
-            times, bad, empty = plain.values, plain.bad, plain.empty
-            if bad.any() or plain.units is not None:
-                times, bad = durations(texts(cells, self.place.missing), self.source.time_units)
-        self._lose(f"no time in {self.source.time!r}", rows.ids[empty])
-        self.problems.grave(
-            f"{what}: not a number",
-            rows.ids[bad].tolist(),
-            [str(cell) for cell in cells.take(np.flatnonzero(bad)).to_pylist()],
-            expected=f"{self.source.time_units} as numbers, or durations like 1 d 03:30",
-            hint="If they are dates, name the manifest's column with the date to count from by `since`.",
-            lost=self.rows_of,
-        )
-        return times
 
     def _values(self, which: np.ndarray, rows: Rows) -> np.ndarray:
         import pyarrow as pa

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from amodal.data.limits import LARGEST_SHEET
-from amodal.data.table.chunks import BLOCK, Table, span_text
+from amodal.data.table.chunks import BLOCK, Table, span_text, title_note
 from amodal.data.table.numbers import STORED
 from amodal.data.table.section import nearest
 from amodal.data.table.words import spelled
@@ -29,13 +32,22 @@ class ExcelTable(Table):
 
     def __init__(self, path: Path, sheet: str = ""):
         self.path, self.sheet, self._has_results = path, sheet, False
-        for cells in self._rows():
-            self.names = tuple("" if cell is None else spelled(str(cell)) for cell in cells)
-            break
-        else:
+        first, *others = [*islice(self._rows(), 20)] or [None]
+        if first is None:
             raise DataError(f"{path} is empty", expected="a row with the names of the columns, then rows")
+        self.names = tuple("" if cell is None else spelled(str(cell)) for cell in first)
         while self.names and not self.names[-1]:
             self.names = self.names[:-1]
+        self.raw = tuple(first[: len(self.names)])
+        filled = Counter(sum(cell is not None for cell in cells) for cells in others).most_common(1)
+        n = sum(map(bool, self.names))
+        if filled and filled[0][0] > n:
+            self._remark(title_note(path.name, n, filled[0][0]))
+
+    def _remark(self, what: str) -> None:
+        if what not in self.note:
+            what = what.removeprefix(f"{self.path.name}: ")
+            self.note = f"{self.note}; {what}" if self.note else f"{self.path.name}: {what}"
 
     def _book(self) -> Any:
         try:
@@ -55,8 +67,16 @@ class ExcelTable(Table):
                     hint="Save it as CSV or Parquet.",
                 )
             return load_workbook(self.path, read_only=True, data_only=True)
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise DataError(f"{self.path} cannot be read as an Excel workbook: {error}") from error
+        except DataError:
+            raise
+        except _BROKEN as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(
+            f"{self.path} cannot be read as an Excel workbook: {str(error)[:200]}",
+            hint="Is it damaged, or has it a password? Open it in Excel and save it anew, or save it as CSV.",
+        )
 
     def _chosen(self, book: Any) -> Any:
         """The sheet that is named, or the first."""
@@ -69,13 +89,15 @@ class ExcelTable(Table):
                 expected=f"one of {', '.join(map(repr, sheets))}",
                 hint=nearest(self.sheet, sheets),
             )
-        first = book.worksheets[0]
+        if not sheets:
+            raise DataError(f"{self.path} has no sheet with cells", expected="a sheet with a row for each case")
+        seen = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+        first = (seen or book.worksheets)[0]
         if self.sheet:
-            self.note = f"{self.path.name}: its one sheet is called {first.title!r}, not {self.sheet!r}"
+            self._remark(f"its one sheet is called {first.title!r}, not {self.sheet!r}")
         elif len(sheets) > 1:
-            self.note = (
-                f"{self.path.name}: the first of {len(sheets)} sheets, {first.title!r}, is read, no other "
-                "(`sheet: …` reads another)"
+            self._remark(
+                f"the first of {len(sheets)} sheets, {first.title!r}, is read, no other (`sheet: …` reads another)"
             )
         return first
 
@@ -84,18 +106,23 @@ class ExcelTable(Table):
         try:
             sheet = self._chosen(book)
             if not self._has_results:
-                self._refuse_formulas(sheet)
+                self._look_through(sheet)
                 self._has_results = True
             if not _shown_otherwise(book):
                 yield from sheet.iter_rows(values_only=True)
                 return
             for row in sheet.iter_rows():
                 yield [_as_shown(cell) for cell in row]
+        except DataError:
+            raise
+        except _BROKEN as error:
+            raise self._unreadable(error) from error
         finally:
             book.close()
 
-    def _refuse_formulas(self, sheet: Any) -> None:
-        """Refuses a sheet with formulas whose results are not stored, as programs write them: they would be empty."""
+    def _look_through(self, sheet: Any) -> None:
+        """Refuses formulas whose results are not stored, as programs write them; says merged cells and hidden rows."""
+        hidden, merged = 0, []
         with sheet._get_source() as file:
             tail = b""
             while block := file.read(BLOCK):
@@ -107,7 +134,14 @@ class ExcelTable(Table):
                         expected="values",
                         hint="Open it in Excel and save it, which stores the results, or save it as CSV.",
                     )
+                hidden += len(_HIDDEN.findall(block))
+                merged += [ref.decode() for ref in _MERGED.findall(tail[-64:] + block) if not _ONE_ROW.match(ref)]
                 tail = block[-4096:]
+        if hidden:
+            self._remark(f"{hidden:,} hidden rows, as a filter leaves them, are read like all others")
+        if merged:
+            shown = ", ".join(dict.fromkeys(merged[:3]))
+            self._remark(f"cells are merged over rows ({shown}): the first has the value, the others are empty")
 
     def batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """Arrow record batches of some columns."""
@@ -115,12 +149,15 @@ class ExcelTable(Table):
 
         places = [self.names.index(name) for name in columns]
         held: list[list[str]] = []
-        blank = 0
+        blank = header = 0
         for number, cells in enumerate(self._rows()):
             if number == 0:
                 continue
             if self.skips_blank and all(cell is None or not str(cell).strip() for cell in cells):
                 blank += 1
+                continue
+            if self.skips_blank and tuple(cells[: len(self.names)]) == self.raw:
+                header += 1
                 continue
             held.append([_excel_text(cells[place] if place < len(cells) else None) for place in places])
             if len(held) == 8192:
@@ -128,13 +165,29 @@ class ExcelTable(Table):
                 held = []
         if held:
             yield pa.RecordBatch.from_arrays([pa.array(c, pa.string()) for c in zip(*held)], list(columns))
-        self.blank_rows = blank
+        self.blank_rows, self.header_rows = blank, header
 
 
 _NO_RESULT = re.compile(
     rb'<c r="([A-Z]+[0-9]+)"(?![^>]* t="str")[^>]*>\s*<f[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>'
 )
 """A cell of a sheet's XML with a formula, and no value; a stored result that is an empty text has a type."""
+
+_HIDDEN = re.compile(rb'<row [^>]*hidden="(?:1|true)"')
+_MERGED = re.compile(rb'<mergeCell ref="([A-Z]+[0-9]+:[A-Z]+[0-9]+)"')
+_ONE_ROW = re.compile(rb"^[A-Z]+([0-9]+):[A-Z]+\1$")
+_BROKEN = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    SyntaxError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What a reader of workbooks raises for files that are damaged; malformed XML is a SyntaxError."""
 
 _ZEROS = re.compile(r"^0{2,}$")
 

@@ -88,7 +88,8 @@ def guess_schema(
     }
     beside = second_tables(table, looks, row_id, group, chosen, events, tables)
     left = {name: why for name, why in reasons(looks, chosen).items() if name not in who and name not in beside.since}
-    rest = [look for look in looks.values() if look.name not in who and look.name not in left]
+    origin = {name for name in beside.since if looks[name].kind != "date"}
+    rest = [look for look in looks.values() if look.name not in who | left.keys() | origin]
     odd = sorted({word for look in [*looks.values(), *beside.looks] for word in look.odd})
     limits: Counter[str] = Counter()
     for look in [*rest, *beside.looks]:

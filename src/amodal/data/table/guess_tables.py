@@ -21,6 +21,7 @@ _TIME = re.compile(r"(time|hour|minute|zeit|stunde|datum|date|offset|heure|hora|
 _VALUE = re.compile(r"(value|wert|result|ergebnis|messwert|valeur|valor|reading)", re.I)
 _VARIABLE = re.compile(r"(variable|name|item|param|test|label|merkmal|messgr|analyt|code|bezeichnung|measure)", re.I)
 _UNITS = re.compile(r"(unit|einheit|uom|unité|unidad)", re.I)
+_CLOCK = re.compile(r"[0-2]?[0-9]:[0-5][0-9](?::[0-5][0-9])?(?: ?[AaPp][Mm]| Uhr)?")
 _MOST_VARIABLES = 60
 
 
@@ -136,13 +137,14 @@ def _events(
     since = _origin(time, columns[column], looks) if time.kind == "date" else None
     lines = [
         f"  {name}:                # {line(note)}", "    kind: events", f"    file: {quoted(file)}",
-        f"    id: {quoted(column)}", f"    time: {quoted(time.name)}", f"    variable: {quoted(variable.name)}",
-        f"    value: {quoted(value.name)}",
+        f"    id: {quoted(column)}", f"    time: {_shown(_moment(time, columns))}",
+        f"    variable: {quoted(variable.name)}", f"    value: {quoted(value.name)}",
     ]  # fmt: skip
     lines += [f"    units_column: {quoted(units.name)}"] if units else []
     if since is not None:
-        lines.append(f"    since: {quoted(since.name)}           # the manifest's date that times are counted from")
-        found.since.add(since.name)
+        origin = _moment(since, looks)
+        lines.append(f"    since: {_shown(origin)}           # the manifest's date that times are counted from")
+        found.since |= set(origin)
     elif time.kind == "date":
         lines.append("    # since: COLUMN         # times are dates: which date of the manifest are they counted from?")
     else:
@@ -155,6 +157,23 @@ def _events(
     lines += ["    variables:", *_variables(variable, value, units)]
     found.lines += lines
     found.looks.append(value)
+
+
+def _moment(date: Look, columns: Mapping[str, Look]) -> list[str]:
+    """A column of dates, and that of its times of day if it has none itself and one is near."""
+    words = [word for word in date.words if word not in date.odd]
+    if date.kind != "date" or any(":" in word for word in words):
+        return [date.name]
+    names = list(columns)
+    near = sorted(columns.values(), key=lambda look: abs(names.index(look.name) - names.index(date.name)))
+    for look in near:
+        if look.words and all(_CLOCK.fullmatch(word) for word in look.words if word not in look.odd):
+            return [date.name, look.name]
+    return [date.name]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return quoted(names[0]) if len(names) == 1 else f"[{', '.join(map(quoted, names))}]"
 
 
 def _variables(variable: Look, value: Look, units: Look | None) -> list[str]:

@@ -318,7 +318,7 @@ def _of_dicom(path: Path, source: Image) -> Decoded:
     if abs(frames.aspect - 1) > 0.01 and source.fit != "stretch" and height >= 1:
         check_most("with square pixels the image has", height * image.width, source.most_pixels, "pixels")
         image = image.resize((image.width, height), Pillow.Resampling.BILINEAR)
-    return Decoded(_fitted(image, source), frames.what, frames.notes)
+    return Decoded(_fitted(image, source), frames.what, (*frames.notes, *_greyed(image, source)))
 
 
 def _fitted(image: Any, source: Image) -> np.ndarray:

@@ -12,16 +12,16 @@ from amodal.data.checks import check_distinct, check_groups, name_rows
 from amodal.data.cohort import WEIGHT
 from amodal.data.columns import read_target
 from amodal.data.split import split_groups
-from amodal.data.table.cells import texts, words
+from amodal.data.table.cells import words
 from amodal.data.table.manifest import Table
 from amodal.data.table.numbers import numbers
 from amodal.data.table.problems import Problems
 from amodal.data.table.schema import TableSchema
-from amodal.data.table.words import alike, spelled
+from amodal.data.table.words import alike, is_shortened, spelled
 from amodal.errors import DataError
 from amodal.schema import Task
 
-__all__ = ["Index", "read_ids", "read_index"]
+__all__ = ["Index", "check_rows", "read_ids", "read_index"]
 
 _CHUNK = 65536
 _FEWEST = 4  # columns of a table whose rows can be told within a text
@@ -66,7 +66,7 @@ def _ids(manifest: Table, schema: TableSchema, lenient: bool) -> np.ndarray:
     parts, n = [], 0
     for chunk in manifest.chunks([column], _CHUNK):
         cells = chunk[column]
-        plain = words(cells, frozenset({""}), ignore_case=schema.ignore_case) if has else None
+        plain = words(cells, frozenset(schema.missing), ignore_case=schema.ignore_case) if has else None
         parts.append(np.arange(n, n + len(cells)).astype(str).astype(object) if plain is None else plain)
         n += len(cells)
     if not n:
@@ -75,8 +75,8 @@ def _ids(manifest: Table, schema: TableSchema, lenient: bool) -> np.ndarray:
     empty = np.array([row is None for row in ids], dtype=bool)
     if empty.any():
         raise DataError(
-            f"the id column {column!r} of {manifest.path.name} is empty in {int(empty.sum())} rows, first in row "
-            f"{int(empty.argmax()) + 2}",
+            f"the id column {column!r} of {manifest.path.name} is empty, or holds a word for an empty cell, in "
+            f"{int(empty.sum())} rows, first in row {int(empty.argmax()) + 2}",
             expected="an id for every case",
             hint="A line of units beneath the names, or of sums at the end, is no case: delete it.",
         )
@@ -113,7 +113,7 @@ def _shape(word: str) -> str:
     return re.sub("[0-9]+", "9", word)
 
 
-def _repeated(manifest: Table, ids: np.ndarray, rule: str) -> np.ndarray:
+def _repeated(manifest: Table, ids: np.ndarray, rule: str, ignore_case: bool) -> np.ndarray:
     """Rows that are the same in every cell as one before, bool (R,), where the rule is to leave them out.
 
     Raises:
@@ -129,14 +129,15 @@ def _repeated(manifest: Table, ids: np.ndarray, rule: str) -> np.ndarray:
     for chunk in manifest.chunks(manifest.names, _CHUNK):
         n = len(next(iter(chunk.values())))
         chosen = np.flatnonzero(several[start : start + n])
-        cells = [texts(chunk[name].take(chosen), frozenset({""})) for name in manifest.names]
+        cells = [words(chunk[name].take(chosen), frozenset({""}), ignore_case=ignore_case) for name in manifest.names]
         rows += list(zip(*cells))
         start += n
     contents: dict[str, tuple[Any, ...]] = {}
     for place, row in zip(np.flatnonzero(several), rows):
         again[place] = ids[place] in contents
-        if contents.setdefault(str(ids[place]), row) != row:
-            check_distinct(ids)
+        before = contents.setdefault(str(ids[place]), row)
+        if before != row:
+            raise _differing(manifest, names[counts > 1], str(ids[place]), before, row)
     if rule == "error":
         count = int(again.sum())
         raise DataError(
@@ -145,6 +146,26 @@ def _repeated(manifest: Table, ids: np.ndarray, rule: str) -> np.ndarray:
             hint="Write `duplicates: drop` at the top of the schema to take the first of them.",
         )
     return again
+
+
+def check_rows(manifest: Table, schema: TableSchema) -> None:
+    """Raises DataError if rows of one id differ, with what differs, or are the same where the schema refuses that."""
+    _repeated(manifest, _ids(manifest, schema, False), schema.duplicates, schema.ignore_case)
+
+
+def _differing(
+    manifest: Table, twice: np.ndarray, row: str, before: tuple[Any, ...], after: tuple[Any, ...]
+) -> DataError:
+    """The error for two rows of one id that say different things."""
+    column, a, b = next((name, a, b) for name, a, b in zip(manifest.names, before, after) if a != b)
+    a, b = ("an empty cell" if cell is None else repr(cell[:60]) for cell in (a, b))
+    return DataError(
+        f"ids come more than once: {', '.join(twice[:5])}{', …' if len(twice) > 5 else ''}",
+        expected="distinct ids",
+        got=f"{a} and {b} in {column!r} of {row}",
+        hint="Delete the row that is wrong. If a patient has several rows, name a column as `id` that tells them apart "
+        "(or none), and the patient's as `group`; rows of one case belong into a second table.",
+    )
 
 
 def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Index:
@@ -156,14 +177,13 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
     """
     rows_of = f"rows of {manifest.path.name}"
     ids = _ids(manifest, schema, False)
-    again = _repeated(manifest, ids, schema.duplicates)
+    again = _repeated(manifest, ids, schema.duplicates, schema.ignore_case)
     target, found, weights = _columns(manifest, schema, ids)
     problems.enter(rows_of, len(ids))
+    _tell_shortened(ids, schema.id, problems)
     problems.add(f"{manifest.path.name}: the same row again, left out", ids[again], lost=rows_of)
-    if manifest.note:
-        problems.say(manifest.note)
-    if manifest.blank_rows:
-        problems.say(f"{manifest.path.name}: {manifest.blank_rows:,} rows are empty throughout, and left out")
+    for remark in manifest.remarks():
+        problems.say(remark)
     schema.task.check(target[~again], manifest.path.name)
     unknown = np.asarray(np.isnan(target).reshape(len(target), -1).all(1)) & ~again
     if unknown.any():
@@ -178,6 +198,7 @@ def read_index(manifest: Table, schema: TableSchema, problems: Problems) -> Inde
         raise DataError(f"no row of {manifest.path} has a target", hint="Are all its words under `unknown`?")
     found = {name: column[kept] for name, column in found.items()}
     groups = _groups(found[schema.group], schema.group, ids) if schema.group else ids
+    _tell_shortened(groups, schema.group, problems)
     task = schema.task.task
     column: Any = target
     if task.is_classification:
@@ -283,6 +304,17 @@ def _nearly(names: np.ndarray) -> list[str]:
         if seen.setdefault(alike(name), name) != name:
             return [seen[alike(name)], name]
     return []
+
+
+def _tell_shortened(names: np.ndarray, column: str, problems: Problems) -> None:
+    """Says ids of which a spreadsheet has kept the first digits only."""
+    for name in names if column else ():
+        if is_shortened(str(name)):
+            problems.say(
+                f"column {column!r}: {str(name)!r} is a number as spreadsheets shorten it, and its last digits are "
+                "lost: export the column again, as text"
+            )
+            return
 
 
 def _by_case(names: np.ndarray) -> list[str]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from amodal.data.table.cells import words
 from amodal.data.table.files import within
-from amodal.data.table.manifest import Table, check_columns, check_renamed, open_table
+from amodal.data.table.manifest import Table, check_columns, check_renamed, open_table, tell_lacking
 from amodal.data.table.problems import Problems
 from amodal.data.table.source import Place, Rows
-from amodal.data.table.words import near_pairs, say_pairs
+from amodal.data.table.words import is_shortened, near_pairs, say_pairs
 from amodal.errors import DataError
 
 __all__ = ["Joined", "positions", "second_table"]
@@ -72,6 +72,7 @@ class Joined:
         self.columns = [c for c in columns if c in self.table.names] if place.lenient else list(columns)
         if place.lenient:
             check_renamed(self.table, columns)
+            tell_lacking(self.table, columns, self.where, place.problems)
         wanted = dict.fromkeys([id_column] if place.lenient else [id_column, *columns], self.where)
         check_columns(self.table, wanted)
 
@@ -100,14 +101,15 @@ class Joined:
             if len(kept):
                 cells = {name: chunk[name].take(kept) for name in self.columns}
                 yield at[kept], Rows(0, ids[kept].astype(str), cells)
-        if self.table.note:
-            problems.say(self.table.note)
-        if self.table.blank_rows:
-            problems.say(f"{self.file}: {self.table.blank_rows:,} rows are empty throughout, and left out")
+        for remark in self.table.remarks():
+            problems.say(remark)
         near = say_pairs(near_pairs(sorted(strangers), self.place.ids[~seen]))
+        short = next((word for word in sorted(strangers) if is_shortened(word)), "")
+        if short:
+            near = f"{short!r} is a number as spreadsheets shorten it: export the table again, with its ids as text."
         self._check(strangers, near, n_rows, n_matched)
         if near:
-            problems.say(f"{self.file}: ids that match nobody, though {near}")
+            problems.say(f"{self.file}: ids that match nobody{':' if short else ', though'} {near}")
         if not problems.by_row:
             problems.add(f"{self.file}: no row for this id", self.place.ids[~seen].tolist())
 

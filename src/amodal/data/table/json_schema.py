@@ -96,6 +96,9 @@ class _Recorder(Section):
     def words(self, key: str, default: Any = REQUIRED) -> Any:
         return self._note(key, {"anyOf": [_TEXT, _TEXTS]}, default, ("x",))
 
+    def moment(self, key: str, default: Any = REQUIRED) -> Any:
+        return self._note(key, {"anyOf": [_TEXT, {**_TEXTS, "minItems": 1, "maxItems": 2}]}, default, ("x",))
+
     def numbers(self, key: str, default: Any = REQUIRED) -> Any:
         return self._note(key, {"type": "array", "items": {"type": "number"}}, default, (0.0, 1.0))
 

@@ -10,13 +10,14 @@ from amodal.data.table.chunks import MemoryTable, Table
 from amodal.data.table.csv_table import CsvTable
 from amodal.data.table.excel_table import ExcelTable
 from amodal.data.table.parquet_table import ParquetTable
+from amodal.data.table.problems import Problems
 from amodal.data.table.section import nearest
 from amodal.data.table.words import alike
 from amodal.errors import ConfigurationError, DataError, SchemaError
 
-__all__ = ["MemoryTable", "Table", "check_columns", "check_renamed", "open_table"]
+__all__ = ["BRACKETS", "MemoryTable", "Table", "check_columns", "check_renamed", "open_table", "tell_lacking"]
 
-_BRACKETS = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
+BRACKETS = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
 """Units in brackets at the end of a name."""
 
 
@@ -59,7 +60,10 @@ def open_table(path: Path, encoding: str = "", sheet: str = "") -> Table:
         table = ExcelTable(path, sheet) if kinds[ending] is ExcelTable else ParquetTable(path)
     empty = [i + 1 for i, name in enumerate(table.names) if not name.strip()]
     if empty:
-        raise DataError(f"{path} has a column without a name: column {empty[0]}", hint="Give it a name, or delete it.")
+        raise DataError(
+            f"{path} has a column without a name: column {empty[0]}",
+            hint=" ".join(filter(None, ("Give it a name, or delete it.", table.note and f"{table.note}."))),
+        )
     twice = sorted({name for name in table.names if table.names.count(name) > 1})
     if twice:
         raise DataError(f"{path} has the column {twice[0]!r} twice", hint="Rename one of them.")
@@ -76,11 +80,11 @@ def check_renamed(table: Table, known: Iterable[str]) -> None:
         DataError: If there is one, with the pair.
     """
     known = list(known)
-    strange = {alike(_BRACKETS.sub("", name)): name for name in table.names if name not in known}
+    strange = {alike(BRACKETS.sub("", name)): name for name in table.names if name not in known}
     for name in known:
-        near = strange.get(alike(_BRACKETS.sub("", name)))
+        near = strange.get(alike(BRACKETS.sub("", name)))
         if name not in table.names and near is not None and alike(name):
-            units = _BRACKETS.findall(name) != _BRACKETS.findall(near) and bool(_BRACKETS.search(near))
+            units = BRACKETS.findall(name) != BRACKETS.findall(near) and bool(BRACKETS.search(near))
             table_name = table.path.name or "the table"
             raise DataError(
                 f"{table_name} has the column {near!r}, which is nearly {name!r} of the training data",
@@ -90,6 +94,13 @@ def check_renamed(table: Table, known: Iterable[str]) -> None:
                 if units
                 else "Rename it, or delete it if it is something else.",
             )
+
+
+def tell_lacking(table: Table, known: Iterable[str], where: str, problems: Problems) -> None:
+    """Says which columns a file of new cases does not have."""
+    lacking = ", ".join(repr(name) for name in known if name not in table.names)
+    if lacking and table.path.name:
+        problems.say(f"{table.path.name}: no column {lacking} of {where}, taken as not measured")
 
 
 def check_columns(table: Table, wanted: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amodal.data.table.section import Section
+from amodal.data.table.words import INVISIBLE
 from amodal.errors import SchemaError
 
 __all__ = [
@@ -42,6 +43,8 @@ _CELL = re.compile(_SIGN + _BODY + r"\s*(.*)$", re.S)
 _MINUS = str.maketrans({"−": "-", "–": "-", "‒": "-", "﹣": "-", "－": "-", "‐": "-", "‑": "-", "＋": "+"})
 _POWER = re.compile(r"(?<=[0-9])\s*(?:(?<=\s)|[x*×]\s*)10[\^*eE][0-9]+\s*/.*$")
 """Units such as 10^9/l, which begin with digits."""
+_BRACKETED = re.compile(r"^[\[(]\s*([^\W\d][^\])]*|[%/][^\])]*?)\s*[\])]$")
+"""Units in brackets, as behind a column's name."""
 _TRUTH = {"true": 1.0, "false": 0.0, "wahr": 1.0, "falsch": 0.0}
 
 
@@ -106,6 +109,7 @@ class Numbers(NamedTuple):
         limits: -1 for a number below a limit, 1 above one, 0 otherwise, int8 (n,).
         mixed: Cells with the other decimal mark than the column's, where it can only be one, bool (n,).
         units: Units that stand in the cells, object (n,); None if none do.
+        truth: Whether some cells are truth values, as spreadsheets write them.
     """
 
     values: np.ndarray
@@ -115,6 +119,7 @@ class Numbers(NamedTuple):
     limits: np.ndarray
     mixed: np.ndarray
     units: np.ndarray | None
+    truth: bool = False
 
 
 def numbers(column: Any, missing: frozenset[str], rule: NumberRule = PLAIN) -> Numbers:
@@ -186,6 +191,7 @@ def _with_hard(column: Any, rule: NumberRule, values: np.ndarray, empty: np.ndar
 
     coded = column.take(pa.array(hard, pa.int64())).dictionary_encode()
     read = [_read(word, rule) for word in coded.dictionary.to_pylist()]
+    truth = any(word.strip().casefold() in _TRUTH for word in coded.dictionary.to_pylist())
     codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     values = values.copy()
     bad, ambiguous = np.zeros(len(values), bool), np.zeros(len(values), bool)
@@ -198,7 +204,7 @@ def _with_hard(column: Any, rule: NumberRule, values: np.ndarray, empty: np.ndar
     if any(r.units for r in read):
         units = np.full(len(values), None, dtype=object)
         units[hard] = np.array([*(r.units or None for r in read), None], dtype=object)[:-1][codes]
-    return Numbers(values, empty, bad, ambiguous, limits, mixed, units)
+    return Numbers(values, empty, bad, ambiguous, limits, mixed, units, truth)
 
 
 class _Cell(NamedTuple):
@@ -211,7 +217,7 @@ class _Cell(NamedTuple):
 
 def _read(cell: str, rule: NumberRule) -> _Cell:
     """One cell as a number, or what is wrong with it."""
-    word = unicodedata.normalize("NFKC", cell).translate(_MINUS).strip()
+    word = unicodedata.normalize("NFKC", INVISIBLE.sub("", cell)).translate(_MINUS).strip()
     word = _without_flags(word, rule.flags)
     power = _POWER.search(word)
     word, units = (word[: power.start()], power[0].strip()) if power else (word, "")
@@ -221,8 +227,10 @@ def _read(cell: str, rule: NumberRule) -> _Cell:
     if found is None or word.casefold() in ("inf", "nan"):
         return _Cell(math.nan, "bad")
     beyond, sign, digits, exponent, rest = found.groups()
-    rest = units if power and not rest else rest
-    if rest and not power and (rest[0].isdigit() or rest[0] in "-+*/.,:<>=~±_⁄"):
+    rest = units if power and not rest else _BRACKETED.sub(r"\1", rest)
+    if "\n" in cell.strip() or "\r" in cell.strip():
+        return _Cell(math.nan, "bad")
+    if rest and not power and (rest[0].isdigit() or rest[0] in "-+*.,:<>=~±_⁄" or re.match("/[^a-zµμA-Z]|/$", rest)):
         return _Cell(math.nan, "bad")
     plain, ambiguous = _plain_digits(digits, rule)
     if plain is None:

@@ -39,20 +39,21 @@ class ParquetTable(Table):
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
-        raw, blank, skip = dict(zip(self.names, self.raw)), 0, self.has_blank and self.skips_blank
+        raw, blank, header = dict(zip(self.names, self.raw)), 0, 0
+        skip = self.has_blank and self.skips_blank
         wanted = [raw[name] for name in (self.names if skip else columns)]
         try:
             with parquet.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(batch_size=65536, columns=wanted):
                     if skip:
-                        batch, n = without_blank(batch)
-                        blank += n
+                        batch, empty, named = without_blank(batch)
+                        blank, header = blank + empty, header + named
                     yield pa.RecordBatch.from_arrays(
                         [_plain(batch.column(raw[name]), name, self.path) for name in columns], list(columns)
                     )
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path} cannot be read as Parquet: {str(error)[:200]}") from error
-        self.blank_rows = blank
+        self.blank_rows, self.header_rows = blank, header
 
 
 def _may_have_blank(metadata: Any) -> bool:

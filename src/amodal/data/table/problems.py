@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,9 @@ __all__ = ["LIMITS", "Problems"]
 _SHOWN = 5
 _KEPT = 100
 _LEAST = 10
+_SAYS_LOST = re.compile("left out|not measured|not there|there is no|^no ")
 
-LIMITS = {"unmatched": 0.5, "outside_window": 0.5, "no_origin": 0.1, "out_of_range": 0.5}
+LIMITS = {"unmatched": 0.5, "outside_window": 0.5, "no_origin": 0.1, "half_time": 0.0, "out_of_range": 0.5}
 """Shares of rows or cells beyond which a loss is an error, where a schema's `accept` does not say otherwise."""
 
 
@@ -74,8 +76,9 @@ class Problems:
         for row, cell in _pairs(ids[: _KEPT - len(kept)], got[: _KEPT - len(kept)]):
             kept.append(row if cell is None else f"{row}: {_short(cell)}")
         if self.by_row:
+            after = ", left out" if lost and not _SAYS_LOST.search(what) else ""
             for row, cell in _pairs(ids, got):
-                shown = f"{what}: {_short(cell)}" if cell is not None else what
+                shown = f"{what}: {_short(cell)}{after}" if cell is not None else f"{what}{after}"
                 self.rows.setdefault(row, []).append(telling or shown)
         if self.log is not None:
             self._write(what, ids, got)

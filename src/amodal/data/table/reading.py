@@ -15,7 +15,7 @@ from amodal.data.table.source import Place
 from amodal.data.table.times import Moments, moments
 from amodal.errors import DataError
 
-__all__ = ["TURNED", "check_clocks", "like_month", "read_moments", "tell_limits", "tell_numbers"]
+__all__ = ["TURNED", "check_clocks", "like_month", "read_moments", "tell_half", "tell_limits", "tell_numbers"]
 
 
 def tell_numbers(
@@ -55,6 +55,8 @@ def tell_numbers(
         problems.grave(
             f"{what}: not a number", ids[bad], words, expected=expected, hint=_hint(words[:5], advice), lost=lost
         )  # fmt: skip
+    if found.truth:
+        problems.say(f"{what}: true and false are taken as the numbers 1 and 0")
     if found.mixed.any():
         problems.add(f"{what}: with the other decimal mark than the column", ids[found.mixed], shown(found.mixed))
 
@@ -121,6 +123,10 @@ def _hint(cells: Sequence[str], advice: str) -> str:
     word = cells[0]
     if any(like_month(cell) for cell in cells):
         return TURNED
+    if any("\n" in cell or "\r" in cell for cell in cells):
+        return 'Several lines in one cell: is a quote before it not closed? Write it twice (""), or take it away.'
+    if word[:1] == "[":
+        return "Several numbers in one cell: give each a column of its own."
     if any(re.fullmatch(r"\(.*\)|[0-9.,]+ ?[-−]", cell) for cell in cells):
         return (
             "If brackets or a minus at the end mean a negative number, map such cells with `values`, or correct them."
@@ -139,6 +145,28 @@ def _hint(cells: Sequence[str], advice: str) -> str:
     if mark:
         return f"If {mark[1]!r} says nothing about the value, write `flags: [{mark[1]!r}]`; or map cells with `values`."
     return f"Correct them, map them with `values`, or list words for an empty cell under `missing`{advice}."
+
+
+def tell_half(
+    problems: Problems, ids: np.ndarray, what: str, *, where: str = "", lost: str = "", accepted: bool = False
+) -> None:
+    """Refuses dates without their time of day, and times of day without a date, or counts them where that is accepted.
+
+    Args:
+        problems: Takes them.
+        ids: Ids of the rows.
+        what: The columns, in words.
+        where: The modality in the schema that could accept them; "" = none can.
+        lost: The place whose rows are lost.
+        accepted: Whether the schema accepts them.
+    """
+    said = f"{what}: a date without a time of day, or the other way round"
+    if accepted:
+        problems.add(f"{said}, left out", ids, lost=lost)
+        return
+    hint = "Fill in the other cell, or empty both"
+    hint += f"; `accept: {{half_time: 1}}` under {where} leaves them out, counted." if where else "."
+    problems.grave(said, ids, expected="both cells filled, or both empty", hint=hint, lost=lost)
 
 
 def read_moments(
@@ -216,7 +244,10 @@ def _date_hint(cells: np.ndarray, key: str) -> str:
                 "unix_ms": "thousandths of seconds since 1970"}[form]  # fmt: skip
         return f"If the numbers are {said}, write `{key}: {form}`."
     if all(re.fullmatch(r"[0-2]?[0-9]:[0-5][0-9](:[0-5][0-9])?", cell) for cell in some):
-        return "A time of day alone is no date: write `type: duration`, or put it beside its date in one column."
+        return (
+            "A time of day alone is no date: name the date's column before it, `time: [date, time]`, or write "
+            "`type: duration`."
+        )
     zone = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9:]{5,8} ?([A-Z]{3,4})", some[0])
     if zone:
         return (

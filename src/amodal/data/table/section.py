@@ -139,6 +139,13 @@ class Section:
             return default
         return self.texts(key) if isinstance(given, list | tuple) else (self.text(key),)
 
+    def moment(self, key: str, default: Any = REQUIRED) -> Any:
+        """The column of a point in time, or those of its date and of its time of day."""
+        names = self.words(key, default)
+        if len(names) > 2 or (not names and default is REQUIRED):
+            raise self.wrong(key, "a column of dates, or [column of dates, column of times of day]", list(names))
+        return names
+
     def shares(self, key: str, known: Mapping[str, float]) -> dict[str, float]:
         """A mapping of known words to shares from 0 to 1; an empty one may be left out."""
         if key not in self:

@@ -78,14 +78,22 @@ class Several:
     def __bool__(self) -> bool:
         return bool(self.separator)
 
-    def surveyed(self, table: Table, column: str, missing: frozenset[str]) -> Several:
-        """Itself, with the number of entries of the fullest cell where the schema says nothing."""
+    def surveyed(self, table: Table, column: str, missing: frozenset[str], *, twice: bool = False) -> Several:
+        """Itself, with the number of entries of the fullest cell where the schema says nothing.
+
+        Args:
+            table: The table.
+            column: The column.
+            missing: Words that stand for an empty cell.
+            twice: Whether an entry that stands in a cell again is another one.
+        """
         if not self or self.most:
             return self
         most = 1
         for chunk in table.chunks([column], 65536):
             cells = texts(chunk[column], missing)
-            most = max([most, *(len(set(parted(cell, self.separator))) for cell in cells if cell is not None)])
+            found = (parted(cell, self.separator) for cell in cells if cell is not None)
+            most = max([most, *(len(own if twice else set(own)) for own in found)])
         return replace(self, most=min(most, MOST_FILES_IN_A_CELL))
 
     def entries(self, cells: np.ndarray) -> list[list[str]]:

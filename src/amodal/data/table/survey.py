@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from amodal.data.table.cells import Reading, texts
+from amodal.data.table.cells import Reading, moment_texts
 from amodal.data.table.manifest import Table
 from amodal.data.table.numbers import Marks, NumberRule, numbers
 from amodal.data.table.problems import Problems
@@ -27,19 +27,19 @@ class Survey:
 
     Attributes:
         rules: How the numbers of each column are written, with a decimal mark.
-        formats: Formats of each column's dates beside ISO 8601.
+        formats: Formats of the dates of each column, or pair of columns, beside ISO 8601.
         extent: Smallest and largest number of columns with numbers beyond 2²⁴.
     """
 
     rules: Mapping[str, NumberRule] = field(default_factory=dict)
-    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    formats: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
     extent: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def survey(
     table: Table,
     rules: Mapping[str, NumberRule],
-    formats: Mapping[str, Sequence[str]],
+    formats: Mapping[tuple[str, ...], Sequence[str]],
     reading: Reading,
     problems: Problems,
     where: Mapping[str, str],
@@ -52,7 +52,7 @@ def survey(
     Args:
         table: The table.
         rules: What the schema says of each column of numbers.
-        formats: What the schema says of each column of dates.
+        formats: What the schema says of each column of dates, or pair of columns of dates and times of day.
         reading: What the schema says of all.
         problems: Told what was found.
         where: The place in the schema that could decide, by column.
@@ -61,33 +61,39 @@ def survey(
         DataError: If thousands and decimals, or day and month, cannot be told apart; only if `problems` is strict.
     """
     numeric = [column for column in rules if column in table.names]
-    dated = [column for column in formats if column in table.names and not formats[column]]
+    dated = [names for names in formats if set(names) <= set(table.names) and not formats[names]]
     marks = {column: Marks() for column in numeric}
-    shapes = {column: DateShapes() for column in dated}
+    shapes = {names: DateShapes() for names in dated}
     extent: dict[str, tuple[float, float]] = {}
     given = {column: rules[column].over(reading.numbers) for column in numeric}
     if numeric or dated:
-        for chunk in table.chunks([*numeric, *(c for c in dated if c not in numeric)], _CHUNK):
+        wanted = dict.fromkeys([*numeric, *(name for names in dated for name in names)])
+        for chunk in table.chunks(list(wanted), _CHUNK):
             for column in numeric:
-                _look(column, chunk[column], marks[column], extent, reading, given[column])
-            for column in dated:
-                shapes[column].add(texts(chunk[column], reading.missing))
+                _look(column, chunk[column], marks[column], extent, reading, given[column], problems)
+            for names in dated:
+                shapes[names].add(moment_texts(chunk, names, reading.missing)[0])
     decided = {c: _decided(c, given[c], marks, table, problems, where[c]) for c in numeric}
-    found = {column: tuple(formats[column]) for column in formats}
-    for column in dated:
-        found[column] = _formats(column, shapes[column], table, problems, where[column])
+    found = {names: tuple(formats[names]) for names in formats}
+    for names in dated:
+        found[names] = _formats(names, shapes[names], table, problems, where[names[0]])
     return Survey({**rules, **decided}, found, extent)
 
 
 def _look(
-    column: str, cells: Any, marks: Marks, extent: dict[str, tuple[float, float]], reading: Reading, rule: NumberRule
-) -> None:
+    column: str, cells: Any, marks: Marks, extent: dict[str, tuple[float, float]], reading: Reading, rule: NumberRule,
+    problems: Problems,
+) -> None:  # fmt: skip
     import pyarrow as pa
     from pyarrow import compute
 
     pc: Any = compute
     if pa.types.is_string(cells.type):
         marks.add(cells)
+        coded = pc.match_substring_regex(cells, "^0+[1-9][0-9]*$")
+        if pc.any(coded).as_py():
+            cell = cells.filter(pc.fill_null(coded, False))[0].as_py()
+            problems.say(f"column {column!r}: zeros before numbers ({cell!r}); if it is a code, write `type: category`")
         if not pc.any(pc.match_substring_regex(cells, "[0-9][0-9.,]{7}")).as_py():
             return
         values = numbers(cells, reading.missing, rule).values
@@ -139,14 +145,16 @@ def _decided(
     return replace(rule, decimal=".")
 
 
-def _formats(column: str, shapes: DateShapes, table: Table, problems: Problems, where: str) -> tuple[str, ...]:
-    formats, cell = shapes.formats()
+def _formats(
+    names: tuple[str, ...], shapes: DateShapes, table: Table, problems: Problems, where: str
+) -> tuple[str, ...]:
+    (formats, cell), column = shapes.formats(), " and ".join(map(repr, names))
     if cell and problems.strict:
         raise DataError(
-            f"column {column!r} of {table.path.name}: day and month cannot be told apart in {cell!r}, and no cell says",
+            f"column {column} of {table.path.name}: day and month cannot be told apart in {cell!r}, and no cell says",
             expected="dates in one known order",
             hint=f"Write `format: '%d/%m/%Y'` or `format: '%m/%d/%Y'` under {where}, with the hours if there are any.",
         )
     if formats:
-        problems.say(f"{table.path.name}: dates of {column!r} are written as {' and '.join(formats)}")
+        problems.say(f"{table.path.name}: dates of {column} are written as {' and '.join(formats)}")
     return formats

@@ -20,6 +20,7 @@ from amodal.data.table.section import Section
 from amodal.data.table.several import Several
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
 from amodal.data.table.survey import survey
+from amodal.data.table.words import broken_letters
 from amodal.errors import SchemaError
 from amodal.kinds.sets import TableSet
 from amodal.schema import Modality
@@ -101,7 +102,7 @@ class Tabular(Source):
         return (self.file,) if self.file else ()
 
     def _own(self) -> tuple[str, ...]:
-        since = [field.since for field in self.fields if field.since]
+        since = [name for field in self.fields for name in field.since]
         return tuple(dict.fromkeys([*(field.name for field in self.fields), *since]))
 
     def surveyed(self, place: Place) -> Tabular:
@@ -110,11 +111,11 @@ class Tabular(Source):
         check_columns(table, dict.fromkeys(self._own(), f"modalities.{self.name}.columns"))
         where = f"modalities.{self.name}.columns"
         number = {f.name: f.rule for f in self.fields if f.type == "number"}
-        dated = {f.name: f.format for f in self.fields if f.type == "date"}
+        dated = {(f.name,): f.format for f in self.fields if f.type == "date"}
         dated = {f.since: f.since_format for f in self.fields if f.since} | dated
         found = survey(
             table, number, dated, place.reading, place.problems,
-            {column: f"{where}.{column}" for column in (*number, *dated)},
+            {column: f"{where}.{column}" for column in (*number, *(names[0] for names in dated))},
         )  # fmt: skip
         met = self._categories_met(table, place.reading, place.problems)
         fields = []
@@ -122,7 +123,7 @@ class Tabular(Source):
             if f.type == "number":
                 f = _centred(replace(f, rule=found.rules[f.name]), found.extent.get(f.name), place.problems)
             if f.type == "date":
-                f = replace(f, format=found.formats[f.name],
+                f = replace(f, format=found.formats[(f.name,)],
                             since_format=found.formats[f.since] if f.since else ())  # fmt: skip
             if f.name in met:
                 f = replace(f, categories=met[f.name])
@@ -166,7 +167,7 @@ class Tabular(Source):
     def unmeasured(self, problems: Problems) -> list[str]:
         """Columns without one measured cell that the schema does not accept."""
         counts = {f.name: problems.cells.get(f"{self.name}.{f.name}") for f in self.fields if not f.may_be_empty}
-        return [name for name, count in counts.items() if count and count["in"] and not count["measured"]]
+        return [name for name, count in counts.items() if not count or not count["measured"]]
 
     def reader(self, place: Place) -> Reader:
         """Opens what it reads."""
@@ -176,7 +177,7 @@ class Tabular(Source):
 
     def matrix(self, rows: Rows, place: Place) -> np.ndarray:
         """The cells of some rows as numbers, float32 (n, D), NaN = not measured."""
-        parts = [field.numbers(rows, place, self.name) for field in self.fields]
+        parts = [field.numbers(rows, place, self.name, self.accept) for field in self.fields]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -216,12 +217,15 @@ def _tell_words(column: str, met: Mapping[str, int], problems: Problems) -> None
     """Says which words of a category are nearly the same, and which may mean that nothing is known."""
     seen: dict[str, str] = {}
     for word in met:
-        loose = re.sub(r"[\s_.-]", "", word.casefold()) or word
+        loose = re.sub(r"(?<![0-9])0+(?=[0-9])", "", re.sub(r"[\s_.-]", "", word.casefold())) or word
         if seen.setdefault(loose, word) != word:
             problems.say(
                 f"column {column!r}: {seen[loose]!r} and {word!r} are taken as two categories (`ignore_case: true` or "
                 "`values` would join them)"
             )
+    broken = next((word for word in met if broken_letters(word)), "")
+    if broken:
+        problems.say(f"column {column!r}: {broken!r} has letters that a conversion has broken: export the table again")
     odd = ", ".join(repr(word) for word in sorted(met) if word.casefold() in ODD_WORDS)
     if odd:
         problems.say(

@@ -263,7 +263,8 @@ class TaskColumns:
             f"the target column {self.column!r} has values that no class has: {shown} (first in row {row})",
             expected=f"one of {', '.join(map(repr, list(places)[:20]))}",
             hint=" ".join(filter(None, (nearest(word, places), near)))
-            or f"Add them under `classes`, or under `unknown` if they mean not known{more}.",
+            or f"Say which class they are, `classes: {{{next(iter(places))}: [its words], …}}`, or list them under "
+            f"`unknown` if they mean not known{more}.",
         )
 
     def _numbers(self, column: Any, ids: np.ndarray, reading: Reading, missing: frozenset[str]) -> np.ndarray:
@@ -334,7 +335,7 @@ class TaskColumns:
                 expected=own if label.yes or label.no else common,
                 got=repr(said),
                 hint=f"Say what {strange} means: `columns: {{{label.column}: {{column: {label.column}, yes: […], "
-                "no: […], unknown: […]}}`.",
+                'no: […], unknown: […]}}`; `empty: "no"` if an empty cell means no.',
             )
         return np.array([empty if cell is None else meant[cell] for cell in cells], dtype=np.float64)
 

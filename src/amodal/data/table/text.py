@@ -12,9 +12,11 @@ import numpy as np
 from amodal.data.sets import join_texts
 from amodal.data.table.cells import ODD_WORDS, texts
 from amodal.data.table.files import FileRule, read_files
+from amodal.data.table.markup import has_html, is_rtf, without_html
 from amodal.data.table.section import Section
 from amodal.data.table.several import ONE, Several
 from amodal.data.table.source import Piece, Place, Reader, Rows, Source
+from amodal.data.table.words import broken_letters
 from amodal.errors import DataError, SchemaError
 from amodal.kinds.sets import TextSet
 from amodal.schema import Modality
@@ -35,6 +37,7 @@ class Text(Source):
         missing_file: "error" or "absent".
         unreadable_file: "error" or "absent".
         longest: Bytes kept of a text; longer ones are cut, and counted.
+        markup: "html" takes HTML's tags away, "none" reads texts as they stand, and counts those with tags.
         description: One line for people.
     """
 
@@ -48,6 +51,7 @@ class Text(Source):
     missing_file: str = "error"
     unreadable_file: str = "error"
     longest: int = 100_000
+    markup: str = "none"
     description: str = ""
 
     @classmethod
@@ -63,6 +67,7 @@ class Text(Source):
             section.choice("missing_file", ("error", "absent"), "error"),
             section.choice("unreadable_file", ("error", "absent"), "error"),
             section.integer("longest", 100_000, most=10**8),
+            section.choice("markup", ("none", "html"), "none"),
             section.text("description", ""),
         )
         section.done()
@@ -83,6 +88,7 @@ class Text(Source):
             "missing_file",
             "unreadable_file",
             "longest",
+            "markup",
             "description",
         )
         record = {key: getattr(self, key) for key in keys if getattr(self, key) != ""}
@@ -106,7 +112,9 @@ class Text(Source):
         """Itself with the number of notes of the fullest cell."""
         if not self.files:
             self._tell_repeated(place)
-        return replace(self, several=self.several.surveyed(place.manifest, self.column, place.missing))
+        return replace(
+            self, several=self.several.surveyed(place.manifest, self.column, place.missing, twice=not self.files)
+        )
 
     def _tell_repeated(self, place: Place) -> None:
         """Says a short text that stands in many rows, and may mean that there is none."""
@@ -140,12 +148,19 @@ class _TextReader(Reader):
                 source.column, source.folder, source.missing_file, source.unreadable_file,
                 ending=source.ending, several=source.several,
             )  # fmt: skip
-            notes, _ = read_files(place, rows, rule, source.name, lambda path: _decode(path, place.reading.encoding))
+            notes, _ = read_files(place, rows, rule, source.name, self._decoded)
         elif source.column in rows.columns:
             notes = self._cells(rows)
         else:
             notes = [[] for _ in rows.ids]
         long = [row for row, own in zip(rows.ids, notes) for note in own if len(note.encode("utf-8", "replace")) > most]
+        if source.markup == "none":
+            marked = [row for row, own in zip(rows.ids, notes) for note in own if has_html(note)]
+            place.problems.add(f"{source.name}: {_MARKED}", marked)
+        broken = [(row, broken_letters(note)) for row, own in zip(rows.ids, notes) for note in own]
+        broken = [(row, letters) for row, letters in broken if letters]
+        what = f"{source.name}: letters that a conversion has broken, read as they stand"
+        place.problems.add(what, [row for row, _ in broken], [letters for _, letters in broken])
         place.problems.add(f"{source.name}: text cut to {most:,} bytes", long)
         contents = [join_texts([_cut(note, most) for note in own]).encode("utf-8", "replace") for own in notes]
         return Piece(contents, np.array([len(content) > 0 for content in contents], dtype=bool))
@@ -153,11 +168,11 @@ class _TextReader(Reader):
     def _cells(self, rows: Rows) -> list[list[str]]:
         """The notes that stand in the cells themselves."""
         source, place = self.source, self.place
-        cells = texts(rows.columns[source.column], place.missing)
+        cells, spot = texts(rows.columns[source.column], place.missing), f"{source.name}: cells of {source.column}"
         empty = sum(text is None for text in cells)
-        place.problems.enter(
-            f"{source.name}: cells of {source.column}", len(cells), empty=empty, measured=len(cells) - empty
-        )
+        cells = self._plain(cells, rows.ids, spot)
+        measured = sum(text is not None for text in cells)
+        place.problems.enter(spot, len(cells), empty=empty, measured=measured)
         if not source.several:
             return [[] if cell is None else [cell] for cell in cells]
         spot = f"{source.name}: notes of {source.column}"
@@ -165,7 +180,34 @@ class _TextReader(Reader):
         place.problems.enter(spot, 0, measured=sum(map(len, notes)))
         return notes
 
+    def _plain(self, cells: np.ndarray, ids: np.ndarray, spot: str) -> np.ndarray:
+        """Cells without markup, None where nothing is left, which is counted; RTF is refused."""
+        name, problems = self.source.name, self.place.problems
+        rtf = np.array([cell is not None and is_rtf(cell) for cell in cells], dtype=bool)
+        problems.grave(
+            f"{name}: the text is an RTF document", ids[rtf], cells[rtf], expected="plain text",
+            hint="Its words must be taken out first: open and save it as text, or convert the column with a program.",
+            lost=spot,
+        )  # fmt: skip
+        cells = np.where(rtf, None, cells)
+        if self.source.markup == "none":
+            return cells
+        between = " " if self.source.several else "\n"
+        plain = [None if cell is None else without_html(cell).replace("\n", between) or None for cell in cells]
+        gone = np.array([cell is not None and left is None for cell, left in zip(cells, plain)], dtype=bool)
+        problems.add(f"{name}: HTML without a word, left out", ids[gone], lost=spot)
+        return np.array([*plain, None], dtype=object)[:-1]
 
+    def _decoded(self, path: Path) -> str:
+        """The text of a file, without markup where the schema says so."""
+        text = _decode(path, self.place.reading.encoding)
+        text = without_html(text) if self.source.markup == "html" else text
+        if not text:
+            raise DataError("the file holds no text")
+        return text
+
+
+_MARKED = "text with HTML tags, read as it stands (`markup: html` takes them away)"
 _SHORT, _OFTEN = 24, 5  # letters, and rows, of a text that is said
 _FOREIGN = {b"{\\rtf": "an RTF document", b"%PDF-": "a PDF document", b"PK\x03\x04": "a zip archive (.docx, .odt)",
             b"\xd0\xcf\x11\xe0": "a document of old Word"}  # fmt: skip
@@ -191,10 +233,7 @@ def _decode(path: Path, encoding: str) -> str:
         text = _in_encoding(content, encoding)
     if "\0" in text:
         raise DataError("it holds bytes of zero, as no text does", hint="Save the words as UTF-8 text.")
-    text = text.strip()
-    if not text:
-        raise DataError("the file holds no text")
-    return text
+    return text.strip()
 
 
 def _in_encoding(content: bytes, encoding: str) -> str:

@@ -147,7 +147,8 @@ def _counted(words: np.ndarray, form: str) -> np.ndarray:
     import pandas as pd
 
     start, unit = COUNTS[form]
-    return start + unit * np.asarray(pd.to_numeric(pd.Series(words), errors="coerce"), dtype=np.float64)
+    plain = pd.Series(words, dtype=object).str.replace(",", ".", regex=False)
+    return start + unit * np.asarray(pd.to_numeric(plain, errors="coerce"), dtype=np.float64)
 
 
 def _english(words: np.ndarray) -> np.ndarray:
@@ -231,6 +232,8 @@ class DateShapes:
         mark, between, clock = parts[2], parts[4], _TIMES.get(parts[5])
         if parts[5].endswith(" A") and cell.endswith(" Uhr"):
             clock = f"{_TIMES[parts[5].removesuffix(' A')]} Uhr"
+        if clock is not None and "%p" in clock and not re.search(r"(?i)[ap]m$", cell):
+            clock = None
         years = re.match(r"^([0-9]+)[./-]([0-9]+)[./-]([0-9]+)", cell)
         if clock is None or years is None:
             return [], True

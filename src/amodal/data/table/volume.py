@@ -15,6 +15,9 @@ from amodal.errors import ConfigurationError, DataError
 __all__ = ["is_nifti", "read_volume"]
 
 
+_ASKEW = np.cos(np.radians(20))  # of an axis against the nearest one of the body
+
+
 class _Volume(NamedTuple):
     """A volume as it was stored.
 
@@ -128,9 +131,16 @@ def _nifti(path: Path, levels: Levels, most: int) -> _Volume:
     spacing = tuple(float(n) for n in image.header.get_zooms()[:3])[::-1]
     plain = kind == np.uint8 and image.dataobj.slope in (0, 1) and image.dataobj.inter == 0
     values = values[::-1, ::-1, :].transpose(2, 1, 0)  # from right-anterior-superior to DICOM's rows and columns
-    what = "values of a NIfTI file"
+    what, notes = "values of a NIfTI file", []
+    nothing = ~np.isfinite(values)
+    if nothing.all():
+        raise DataError("the NIfTI file has not one voxel with a number", got="NaN throughout")
+    if nothing.any():
+        notes.append("voxels that are no numbers, taken as black")
+    if np.abs(image.affine[:3, :3] / np.array(image.header.get_zooms()[:3])).max(0).min() < _ASKEW:
+        notes.append("a volume that is turned against the body's axes, read along its own")
     mapped = bytes_of(values, levels, (0.0, 255.0) if plain else None, what)
-    return _Volume(mapped, (spacing[0], spacing[1], spacing[2]), what, ())
+    return _Volume(mapped, (spacing[0], spacing[1], spacing[2]), what, tuple(notes))
 
 
 def _series(folder: Path, levels: Levels, most: int) -> _Volume:
@@ -140,7 +150,7 @@ def _series(folder: Path, levels: Levels, most: int) -> _Volume:
     if not files:
         raise DataError("the folder is empty", expected="the DICOM files of one series")
     check_most("the folder has", len(files), MOST_FILES_IN_A_SERIES, "files")
-    headers = [read_header(path) for path in files]
+    headers = [_header(path) for path in files]
     series = sorted({str(header.get("SeriesInstanceUID")) for header in headers})
     if len(series) > 1:
         raise DataError(f"the folder holds {len(series)} series", expected="the files of one SeriesInstanceUID",
@@ -168,7 +178,21 @@ def _series(folder: Path, levels: Levels, most: int) -> _Volume:
             got=f"gaps of {gaps.min():g} … {gaps.max():g} mm",
         )
     slices = [read_dicom(files[i], levels, most) for i in order]
+    if min(np.abs(axis).max() for axis in (rows, columns)) < _ASKEW:
+        slices[0] = slices[0]._replace(
+            notes=(*slices[0].notes, "a volume that is turned against the body's axes, read along its own")
+        )
     return _stacked(slices, float(np.median(gaps)) if len(gaps) else float(first.get("SliceThickness") or 1), first)
+
+
+def _header(path: Path) -> Any:
+    try:
+        return read_header(path)
+    except DataError as error:
+        raise DataError(
+            f"{path.name} of the folder: {error}", expected="the DICOM files of one series and nothing else",
+            hint="Take it out of the folder.",
+        ) from error  # fmt: skip
 
 
 def _multiframe(path: Path, levels: Levels, most: int) -> _Volume:

@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NO", "YES", "alike", "near_pairs", "replaced", "say_pairs", "spelled", "spelled_column"]
+__all__ = [
+    "INVISIBLE",
+    "NO",
+    "YES",
+    "alike",
+    "broken_letters",
+    "is_shortened",
+    "near_pairs",
+    "replaced",
+    "say_pairs",
+    "spelled",
+    "spelled_column",
+]
 
 YES = frozenset({"1", "true", "yes", "y", "ja", "j", "wahr", "oui", "sí", "si"})
 """What says yes, whatever the case."""
@@ -18,7 +30,9 @@ NO = frozenset({"0", "false", "no", "n", "nein", "falsch", "non"})
 """What says no, whatever the case."""
 
 _BLANKS = re.compile(r"[\s\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
-_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
+_UNSEEN = "[\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\u00ad]"
+INVISIBLE = re.compile(_UNSEEN)
+"""Letters that no reader sees: of no width, marks of direction, soft hyphens."""
 _WHOLE = re.compile(r"^([+-]?(?:0|[1-9][0-9]*))\.0+$")
 
 
@@ -37,7 +51,7 @@ def spelled(word: str, *, ignore_case: bool = False) -> str:
         ('30000005', '007', True)
     """
     if not word.isascii():
-        word = _INVISIBLE.sub("", unicodedata.normalize("NFC", word))
+        word = INVISIBLE.sub("", unicodedata.normalize("NFC", word))
     word = _BLANKS.sub(" ", word).strip()
     word = _WHOLE.sub(r"\1", word)
     return word.casefold() if ignore_case else word
@@ -50,7 +64,7 @@ def spelled_column(column: Any, *, ignore_case: bool = False) -> Any:
     pc: Any = compute
     if not pc.all(pc.string_is_ascii(column)).as_py():
         column = pc.utf8_normalize(column, form="NFC")
-        column = pc.replace_substring_regex(column, "[\u200b\u2060\ufeff\u00ad]", "")
+        column = pc.replace_substring_regex(column, _UNSEEN, "")
         column = pc.replace_substring_regex(column, r"[\p{Z}\s]+", " ")
     elif pc.any(pc.match_substring_regex(column, r"\s\s|[\t\n\r\f\v]")).as_py():
         column = pc.replace_substring_regex(column, r"\s+", " ")
@@ -63,6 +77,32 @@ def spelled_column(column: Any, *, ignore_case: bool = False) -> Any:
 
         column = pa.array([None if word is None else word.casefold() for word in words], pa.string())
     return column
+
+
+_BROKEN = re.compile(
+    "\ufffd|[\u00c2\u00c3][\u0080-\u00bf\u0152\u0153\u0160\u0178\u017d\u0192\u02c6\u02dc\u2013-\u2122]|\u00e2\u20ac"
+)
+
+
+def broken_letters(text: str) -> str:
+    """Letters that a conversion between encodings has broken, where a text has some; "" if it has none.
+
+    Example:
+        >>> broken_letters("M\u00c3\u00bcde"), broken_letters("M\ufffdde"), broken_letters("Ängstlich müde")
+        ('Ã¼', '\ufffd', '')
+    """
+    found = None if text.isascii() else _BROKEN.search(text)
+    return found[0] if found else ""
+
+
+def is_shortened(word: str) -> bool:
+    """Whether an id is a long number of which a spreadsheet has kept the first digits only.
+
+    Example:
+        >>> is_shortened("1.23457E+11"), is_shortened("1E05")
+        (True, False)
+    """
+    return re.match(r"[0-9](?:[.,][0-9]+)?[eE]\+[0-9]+$", word) is not None
 
 
 def alike(word: str) -> str:
