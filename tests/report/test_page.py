@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from amodal.benchmark import Results
 from amodal.errors import ConfigurationError, RunError, UnknownNameError
 from amodal.report.page import make_page, write_page
 from amodal.report.sections import SECTIONS
+from amodal.report.subject import Subject
 from amodal.report.words import format_interval
 
 HOSTILE = (
@@ -235,3 +237,19 @@ def test_bad_subjects_are_told(make_subject):
     object.__setattr__(subject.results.runs[0], "setting", "another one")
     with pytest.raises(ConfigurationError, match="a report compares runs of one setting"):
         make_page(subject)
+
+
+@pytest.mark.parametrize("name", ["modality_dropout", "boosting"])
+def test_a_page_about_one_method_compares_it_with_nobody(make_subject, name: str):
+    results = make_subject().stored[0]
+    words = Reader(make_page(Subject(Results(results.runs_of(name)), title="One"))).words
+    for wrong in (
+        "best method",
+        "1 methods",
+        "Hollow",
+        "Paired differences",
+        "all methods compared",
+        "Each method was trained",
+    ):
+        assert wrong not in words
+    assert "It was trained once" in words

@@ -77,6 +77,15 @@ def test_modalities_have_the_names_that_people_write():
     assert "top_left" not in svg
 
 
+def test_numbers_in_dark_cells_are_light_on_a_dark_page_too():
+    rows = [Series("one", Mark(COLOURS[0], "o"), [Interval(v, v, v, 9, 0) for v in (0.1, 0.5, 0.9)])]
+    svg = figures.draw_heat(PATTERNS, ["a", "b"], rows, METRICS["accuracy"], key="h", alt="alt")
+    root = ElementTree.fromstring(str(svg).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    styles = {"".join(text.itertext()): text.get("style") for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert "#fefefe" in str(styles["0.90"])
+    assert "#10202e" in str(styles["0.10"])
+
+
 def test_colours_and_fonts_are_the_pages():
     svg = figures.draw_forest(series(1, ["one", "two"]), "x", key="f", alt="alt")
     assert "var(--c0)" in svg

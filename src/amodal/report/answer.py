@@ -50,7 +50,8 @@ def answer_sentence(subject: Subject) -> str:
     named["absent"] = share_in_words(float((~subject.first.test.observed).mean()))
     if subject.answer and without_gaps:
         return subject.answer.format(**named)
-    template = _GENERAL.get(metric.name, "the best method ({best_name}) reaches " + metric.label + " {best}")
+    who = "the best method ({best_name})" if other else "{best_name}"
+    template = who + " " + _GENERAL.get(metric.name, f"reaches {metric.label} {{best}}")
     whole = subject.first.test.observed.all()
     opening = "With everything there, " if whole else f"With {{absent}} of the {plural(subject.part)} gone, "
     rest = "; {other_name}: {other}." if other else "."
@@ -82,9 +83,9 @@ def _met_no_gaps(run: FinishedRun) -> bool:
 
 
 _GENERAL = {
-    "accuracy": "the best method ({best_name}) is right in {best} cases",
-    "auroc": "the best method ({best_name}) ranks {with_it} above {without} in {best} pairs",
-    "mae": "the best method ({best_name}) is off by {best} on average",
+    "accuracy": "is right in {best} cases",
+    "auroc": "ranks {with_it} above {without} in {best} pairs",
+    "mae": "is off by {best} on average",
 }
 
 

@@ -45,6 +45,7 @@ def mark_id(name: str) -> str:
 GROUP_MARKS = tuple(Mark(colour, marker) for colour, marker in zip(COLOURS, MARKERS))
 """How the groups of a reliability panel look, in order."""
 
+_ON_DARK, _ON_PALE = "#fefefe", "#10202e"  # in cells, whose colours are the same on a light and a dark page
 _ROW = 19  # CSS pixels of one row of a figure that lists things
 
 
@@ -209,7 +210,7 @@ def draw_heat(
                 ha="center",
                 va="center",
                 fontweight="bold" if best else "normal",
-                color="#ffffff" if shade[row, column] > 0.55 else "#10202e",
+                color=_ON_DARK if shade[row, column] > 0.55 else _ON_PALE,
             )
         right.set_xticks(range(len(series)), [short(one.name) for one in series])
         right.set_xlim(-0.5, len(series) - 0.5)

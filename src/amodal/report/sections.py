@@ -22,6 +22,7 @@ from amodal.report.panels import (
     compared,
     count_wins,
     difference_forest,
+    label,
     method_forest,
     metric_series,
     removal,
@@ -204,6 +205,7 @@ def patterns(subject: Subject) -> Section | None:
         series_table(plural(subject.part), [str(k) for k, _ in by_count], counted, metric),
     )
     shares = {name: results.ratio(subject.best, name, metric.name, conditions) for name in subject.references}
+    shares = {name: share for name, share in shares.items() if not np.isnan(share.estimate)}
     return section(
         "patterns",
         "Pattern by pattern",
@@ -214,6 +216,7 @@ def patterns(subject: Subject) -> Section | None:
         legend=subject.legend,
         imposed=subject.imposes_patterns,
         metric=metric,
+        label=label(metric),
         best=subject.best,
         means=[(one, results.summary(one, metric.name, conditions).interval) for one in subject.ranked],
         shares=shares if metric.higher_is_better and subject.best not in shares else {},

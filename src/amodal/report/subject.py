@@ -73,9 +73,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         methods = {name: self.results.runs_of(name)[0].experiment.method for name in self.results.names}
-        named = tuple(self.references) or tuple(
-            name for wanted in YARDSTICKS for name, method in methods.items() if method == wanted
-        )
+        yardsticks = [name for wanted in YARDSTICKS for name, method in methods.items() if method == wanted]
+        named = tuple(self.references) or tuple(yardsticks if len(methods) > 1 else ())
         for name in (*named, *([self.focus] if self.focus else [])):
             if name not in methods:
                 raise UnknownNameError("method in these results", name, methods)

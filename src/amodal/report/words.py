@@ -154,10 +154,10 @@ def removal_in_words(mechanism: Mechanism, part: str = "modality") -> str:
 
     Example:
         >>> removal_in_words(MCAR(0.5), "quadrant"), removal_in_words(Natural()), removal_in_words(FixedCount(2))
-        ('half of the quadrants removed at random', 'nothing removed', '2 modalities removed from every case')
+        ('half of the quadrants removed at random', 'nothing further removed', '2 modalities removed from every case')
     """
     if isinstance(mechanism, Natural):
-        return "nothing removed"
+        return "nothing further removed"
     if isinstance(mechanism, FixedCount):
         return f"{counted(mechanism.removed, part)} removed from every case"
     if isinstance(mechanism, BalancedCounts):
