@@ -127,7 +127,7 @@ def copula_over_epochs(found: Mapping[str, Results]) -> Shown:
     """CM2's figure 3: the parameter of the Gumbel copula and its correlation (alpha - 1) / alpha, epoch by epoch."""
     run = next(iter(found.values())).runs[0]
     shown = run.history[["epoch", "theta"]].dropna()
-    alpha, epoch = shown["theta"].to_numpy(), shown["epoch"].to_numpy() + 1
+    alpha, epoch = shown["theta"].to_numpy(), shown["epoch"].to_numpy()
     with drawing(560, 210) as figure:
         for axes, values, label in zip(figure.subplots(1, 2), (alpha, 1 - 1 / alpha), ("alpha", "(alpha - 1) / alpha")):
             axes.plot(epoch, values, color=COLOURS[0], marker="o" if len(epoch) < 3 else None)
@@ -145,7 +145,7 @@ def densities_by_epoch(found: Mapping[str, Results]) -> Shown:
     """CM2's figure 4: the density of the Gumbel copula after 5, 50 and 100 epochs, or the last ones there are."""
     run = next(iter(found.values())).runs[0]
     last = int(run.history["epoch"].max())
-    epochs = sorted({min(number - 1, last) for number in EPOCHS})
+    epochs = sorted({min(number, last) for number in EPOCHS})
     figure = draw_copula_densities(copulas_of_epochs(run.history, "gumbel", epochs), key="cm2-figure-4-densities")
     return Shown([Drawing("cm2-figure-4-densities", figure, "Densities by epoch, with normal margins.", size="wide")])
 

@@ -112,7 +112,7 @@ def _fitted(method: str, result: dict[str, Any]) -> str:
     return (
         f"{method}: {result['parameters']:,} parameters, {result['epochs']} epochs in {result['seconds']:.0f} s, "
         f"best validation loss {'undefined' if loss is None else format(loss, '.4f')} "
-        f"in epoch {result['best_epoch'] + 1}"
+        f"in epoch {result['best_epoch']}"
     )
 
 

@@ -93,7 +93,7 @@ def make_run() -> Callable[..., FinishedRun]:
             label = pattern_label(int(pattern_codes(pattern[None])[0]), names)
             conditions.append(condition(label, "pattern", cohort.observed & pattern))
         presence = Presence(drawn, names, cohort.observed)
-        history = pd.DataFrame({"epoch": [0, 1, 2], "train_task": [2.0, 1.0, 0.5], "valid_loss": [2.0, 1.2, 1.3]})
+        history = pd.DataFrame({"epoch": [1, 2, 3], "train_task": [2.0, 1.0, 0.5], "valid_loss": [2.0, 1.2, 1.3]})
         return FinishedRun(
             folder=Path(f"{experiment.name}-seed{experiment.seed}"),
             experiment=experiment,
@@ -102,7 +102,7 @@ def make_run() -> Callable[..., FinishedRun]:
                 "data": {"rows": {"train": 300, "valid": 50}, "fingerprint": "0123456789abcdef"},
                 "result": {
                     "epochs": 3,
-                    "best_epoch": 1,
+                    "best_epoch": 2,
                     "best_valid_loss": 1.2,
                     "parameters": 1234,
                     "seconds": 3.5,

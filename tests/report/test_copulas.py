@@ -12,7 +12,7 @@ from amodal.metrics import METRICS, Interval
 from amodal.report.copulas import copula_drawings, copulas_of_epochs, draw_copula_densities, draw_dependence, draw_sweep
 
 HISTORY = pd.DataFrame(
-    {"epoch": [0, 1, 2], "tau": [0.1, 0.2, 0.3], "latent_correlation": [0.0, 0.2, 0.4], "valid_loss": [1.0, 0.9, 0.8]}
+    {"epoch": [1, 2, 3], "tau": [0.1, 0.2, 0.3], "latent_correlation": [0.0, 0.2, 0.4], "valid_loss": [1.0, 0.9, 0.8]}
 )
 
 
@@ -59,10 +59,10 @@ def test_dependence_over_epochs():
 
 
 def test_densities_over_epochs_have_the_histories_tau():
-    found = copulas_of_epochs(HISTORY, "gumbel", [0, 2, 9])
+    found = copulas_of_epochs(HISTORY, "gumbel", [1, 3, 9])
     assert list(found) == ["epoch 1", "epoch 3"]
     assert [copula.kendall_tau().item() for copula in found.values()] == pytest.approx([0.1, 0.3])
-    assert copulas_of_epochs(HISTORY.assign(tau=-0.2), "gumbel", [1]) == {}
+    assert copulas_of_epochs(HISTORY.assign(tau=-0.2), "gumbel", [2]) == {}
 
 
 def test_a_sweep_says_its_numbers():

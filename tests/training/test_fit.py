@@ -113,7 +113,7 @@ def test_best_epoch_is_the_one_with_the_lowest_validation_loss():
     settings = SETTINGS | {"epochs": 8, "learning_rate": 0.1, "patience": None, "recalibrate": False}
     model = amodal.fit("fusion", train, valid, **settings)
     losses = model.history["valid_loss"].to_numpy()
-    assert model.experiment["result"]["best_epoch"] == int(losses.argmin())
+    assert model.experiment["result"]["best_epoch"] == int(losses.argmin()) + 1
     probabilities = model.predict(valid)
     nll = -np.log(probabilities[np.arange(len(valid)), valid.target])
     expected = -np.log(
@@ -130,7 +130,7 @@ def test_best_epoch_by_the_share_of_wrong_predictions(tmp_path):
     history, result = model.history, model.experiment["result"]
     best = int(history["valid_error"].argmin())
     assert best != int(history["valid_loss"].argmin())  # else this shows nothing
-    assert result["best_epoch"] == best
+    assert result["best_epoch"] == best + 1
     assert result["best_valid_loss"] == history["valid_loss"][best]
     rows = valid.with_observed(draw_valid(valid, SETTINGS["seed"]))
     assert (model.predict(rows).argmax(1) != valid.target).mean() == pytest.approx(history["valid_error"].min())
@@ -165,7 +165,7 @@ def test_patience_stops_early():
     train, valid = parts(made_cohort())
     model = amodal.fit("fusion", train, valid, **{**SETTINGS, "epochs": 50, "learning_rate": 0.3, "patience": 2})
     assert len(model.history) < 50
-    assert len(model.history) - 1 - model.experiment["result"]["best_epoch"] == 2
+    assert len(model.history) - model.experiment["result"]["best_epoch"] == 2
 
 
 def test_a_tenth_is_held_back_by_group_when_there_is_no_validation_set():
@@ -292,7 +292,7 @@ def test_the_average_of_the_weights_is_validated_kept_and_predicted_with():
             means.append(mean)
     best = model.experiment["result"]["best_epoch"]
     kept = torch.cat([p.detach().reshape(-1) for p in model.method.parameters()])
-    torch.testing.assert_close(kept, means[best])
+    torch.testing.assert_close(kept, means[best - 1])
     assert not torch.equal(kept, torch.cat([p.detach().reshape(-1) for p in plain.method.parameters()]))
     with pytest.raises(ConfigurationError, match="weight_average is out of range"):
         TrainingSettings(weight_average=1.0)

@@ -45,7 +45,7 @@ def copula_drawings(
     drawings = [Drawing("dependence", over_epochs, said, size="wide")]
     for i, (name, history) in enumerate(fitted.items()):
         best = int(history["epoch"].iloc[histories[name][1]])
-        epochs = sorted({int(history["epoch"].iloc[0]), best // 2, best})
+        epochs = sorted({int(history["epoch"].iloc[0]), (best + 1) // 2, best})
         copulas = copulas_of_epochs(history, runs[name].record["spec"]["resolved"]["family"], epochs)
         if copulas:
             said = f"{name}: the pair copula with the mean Kendall's tau of an epoch, with normal margins."
@@ -103,7 +103,7 @@ def draw_dependence(histories: Mapping[str, pd.DataFrame], *, key: str) -> Marku
         for colour, (name, history) in zip(COLOURS * len(shown), shown.items()):
             for axes, column in ((left, "tau"), (right, "latent_correlation")):
                 values = history[["epoch", column]].dropna()
-                axes.plot(values["epoch"] + 1, values[column], color=colour, label=short(name))
+                axes.plot(values["epoch"], values[column], color=colour, label=short(name))
         for axes, title in ((left, "Kendall's tau of the copula"), (right, "correlation of the vectors")):
             axes.axhline(0, color=RULE, linewidth=0.8)
             axes.grid(axis="y")
@@ -161,7 +161,7 @@ def copulas_of_epochs(history: pd.DataFrame, family: str, epochs: Sequence[int])
     for epoch in epochs:
         for tau in history.loc[history["epoch"] == epoch, "tau"].dropna():
             try:
-                found[f"epoch {epoch + 1}"] = copula_family(family).from_kendall_tau(float(tau), 2)
+                found[f"epoch {epoch}"] = copula_family(family).from_kendall_tau(float(tau), 2)
             except ConfigurationError:
                 continue
     return found

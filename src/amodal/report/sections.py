@@ -279,14 +279,14 @@ def training(subject: Subject) -> Section:
                 name,
                 f"{result['parameters']:,}" if result["parameters"] else "–",
                 str(result["epochs"]) if len(history) > 1 else "in one go",
-                str(best + 1) if len(history) > 1 else "–",
+                str(best) if len(history) > 1 else "–",
                 format_value(result["best_valid_loss"] if result["best_valid_loss"] is not None else float("nan")),
                 duration(result["seconds"]),
             ]
         )
         if len(history) > 1:
-            histories[name] = (history, best)
-            epochs = history["epoch"].to_numpy(dtype=float) + 1
+            histories[name] = (history, best - 1)
+            epochs = history["epoch"].to_numpy(dtype=float)
             curves = {}
             if "train_task" in history:  # what an objective has beside it is not comparable with validation
                 curves["training"] = (epochs, history["train_task"].to_numpy(dtype=float))
@@ -294,7 +294,7 @@ def training(subject: Subject) -> Section:
             drawings.append(
                 Drawing(
                     f"training-{i}",
-                    figures.draw_history(curves, best + 1, key=f"training-{i}", title=name),
+                    figures.draw_history(curves, best, key=f"training-{i}", title=name),
                     "",
                     size="third",
                 )

@@ -93,7 +93,7 @@ class TrainingLoop:
             self._step(self._ready(batch), epoch, index)
         self.method.clock = Clock(clock.step + steps, epoch, clock.steps, clock.epochs)
         self.processes.share_buffers(self.method)
-        row: dict[str, float] = {"epoch": epoch}
+        row: dict[str, float] = {"epoch": epoch + 1}
         for key, entry in self.sums.items():
             row[key] = float(entry[0] / entry[1])
         self.sums = {}
@@ -164,6 +164,6 @@ def _progress_bar(epochs: int) -> Iterator:
 
         def show(row: Mapping[str, float]) -> None:
             text = f"loss {row['train_loss']:.4f}, valid {row['valid_loss']:.4f}"
-            bar.update(task, completed=row["epoch"] + 1, description=text)
+            bar.update(task, completed=row["epoch"], description=text)
 
         yield show

@@ -102,7 +102,7 @@ class Run:
             self._estimate(self.method)
             losses = validation_losses(self.model, self.data)
             self.state.best[""] = (losses[f"valid_{self.settings.best_by}"], 0)
-            self.state.history.append({"epoch": 0, **losses, "seconds": time.time() - self.started})
+            self.state.history.append({"epoch": 1, **losses, "seconds": time.time() - self.started})
         else:
             for part in self.method.estimated_parts():
                 self._estimate(part)
@@ -189,7 +189,7 @@ class Run:
         if "" not in self.state.best:  # a method of sub-models, whose best epochs differ
             return validation_losses(self.model, self.data)["valid_loss"]
         value, epoch = self.state.best[""]
-        return value if self.settings.best_by == "loss" else self.state.history[epoch]["valid_loss"]
+        return value if self.settings.best_by == "loss" else self.state.history[epoch - 1]["valid_loss"]
 
     def _finish(self) -> TrainedModel:
         """The model with its best weights, its record complete, its folder written."""

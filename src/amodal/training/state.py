@@ -29,7 +29,7 @@ class TrainingState:
     """State of a training.
 
     Attributes:
-        history: One row an epoch.
+        history: One row an epoch, which is counted from 1.
         best: Lowest validation loss (or error) and its epoch: of the whole method under "", or of each sub-model's
             prefix.
         best_weights: The weights of these epochs, by their names in the method's state.
@@ -41,19 +41,19 @@ class TrainingState:
 
     @property
     def best_epoch(self) -> int:
-        """The last epoch in which the validation loss (of any sub-model) improved; -1 before any did."""
-        return max((epoch for _, epoch in self.best.values()), default=-1)
+        """The last epoch in which the validation loss (of any sub-model) improved; 0 before any did."""
+        return max((epoch for _, epoch in self.best.values()), default=0)
 
     def is_out_of_patience(self, patience: int | None) -> bool:
         """Whether the validation loss has not improved for `patience` epochs."""
         done = len(self.history)
-        return patience is not None and done > 0 and done - 1 - self.best_epoch >= patience
+        return patience is not None and done > 0 and done - self.best_epoch >= patience
 
     def keep_best(self, method: Method, losses: Mapping[str, float]) -> None:
         """Keeps the present weights of the method, or of each sub-model by its prefix, if its loss is the lowest."""
         for prefix, value in losses.items():
-            if math.isfinite(value) and value < self.best.get(prefix, (math.inf, -1))[0]:
-                self.best[prefix] = (value, len(self.history) - 1)
+            if math.isfinite(value) and value < self.best.get(prefix, (math.inf, 0))[0]:
+                self.best[prefix] = (value, len(self.history))
                 weights = method.state_dict()
                 self.best_weights |= {k: v.detach().cpu().clone() for k, v in weights.items() if k.startswith(prefix)}
 
