@@ -27,6 +27,7 @@ __all__ = ["Ensemble", "member_options"]
 class Ensemble(Method):
     r"""A pool of methods whose predictions are averaged with weights that depend on how many modalities are present.
 
+    By default the second of two networks reads series by their summaries, which errs otherwise than recurrence does.
     The networks are trained side by side, as each would be alone: no parameter is shared, their gradients are clipped
     apart, and each keeps its own best weights. Methods that are fitted by an algorithm of their own (`boosting`) are
     fitted before. Then weights are chosen by greedy selection with replacement: of `picks` picks each adds the member
@@ -71,7 +72,11 @@ class Ensemble(Method):
         schema: Schema,
         encoders: PerModality | None = None,
         *,
-        members: tuple[str | Mapping[str, Any], ...] = ("modality_dropout", "modality_dropout", "boosting"),
+        members: tuple[str | Mapping[str, Any], ...] = (
+            "modality_dropout",
+            {"name": "modality_dropout", "encoders": {"series": "summary"}},
+            "boosting",
+        ),
         picks: Size = 20,
         bags: Size = 10,
     ):

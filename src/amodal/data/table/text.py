@@ -189,7 +189,8 @@ class _TextReader(Reader):
             hint="Its words must be taken out first: open and save it as text, or convert the column with a program.",
             lost=spot,
         )  # fmt: skip
-        cells = np.where(rtf, None, cells)
+        cells = cells.copy()
+        cells[rtf] = None
         if self.source.markup == "none":
             return cells
         between = " " if self.source.several else "\n"
