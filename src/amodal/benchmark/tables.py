@@ -125,13 +125,14 @@ def save_tables(results: Results, folder: str | Path, references: Sequence[str] 
 
     Args:
         results: Results.
-        folder: Where to; it must exist.
+        folder: Where to; made if there is none.
         references: Methods to compare with.
 
     Returns:
         The files.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     methods, latex = method_table(results), to_latex(results)
     replace_file(folder / "methods.csv", lambda path: methods.to_csv(path, index=False))
     replace_file(folder / "methods.tex", lambda path: path.write_text(latex, encoding="utf-8"))
