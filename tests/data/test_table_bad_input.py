@@ -224,7 +224,7 @@ CASES = [
     Case("a column twice", cells(",note,", ",age,"), ("has the column 'age' twice",)),
     Case("an Excel file called CSV", write("cohort.csv", b"PK\x03\x04 and more"), ("is no CSV file", ".xlsx")),
     Case("id twice", cells("p3,g3", "p4,g4"), ("ids come more than once: p4",)),
-    Case("id missing", cells("p3,g3", ",g3"), ("id column 'id'", "is empty in 1 rows, first in row 5")),
+    Case("id missing", cells("p3,g3", ",g3"), ("id column 'id'", "is empty", "in 1 rows, first in row 5")),
     Case("group missing", cells("p3,g3", "p3,"), ("the group column 'patient' is empty in rows: p3",)),
     Case("group in two splits", cells("p3,g3", "p3,g4"), ("group 'g4' is in two splits", "'test' and 'train'")),
     Case("target missing", cells("train,yes,41", "train,,41"),

@@ -11,6 +11,7 @@ ALLOWED = {
     "data/sources/mimic/multibench.py": "one of its modalities is called 'series'",
     "data/sources/synthetic.py": "its generators are named like the kinds of task they make",
     "data/table/guess.py": "kinds of a column of a file, not of a modality",
+    "methods/ensemble.py": "which encoder of a kind its second network has, an option by default",
     "report/templates/macros.html": "kinds of an exhibit",
     "serve/form.html": "kinds of a source of a modality",
     "serve/interface.html": "a format of OpenAPI is called 'binary'",
