@@ -32,9 +32,10 @@ class ExcelTable(Table):
 
     def __init__(self, path: Path, sheet: str = ""):
         self.path, self.sheet, self._has_results = path, sheet, False
-        first, *others = [*islice(self._rows(), 20)] or [None]
-        if first is None:
+        rows = [*islice(self._rows(), 20)]
+        if not rows:
             raise DataError(f"{path} is empty", expected="a row with the names of the columns, then rows")
+        first, *others = rows
         self.names = tuple("" if cell is None else spelled(str(cell)) for cell in first)
         while self.names and not self.names[-1]:
             self.names = self.names[:-1]
