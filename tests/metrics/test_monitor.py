@@ -86,6 +86,15 @@ def test_no_sign(rows):
     assert signs_of_collapse(rows) == []
 
 
+def test_ten_epochs_that_are_no_better_than_the_prior_are_a_sign():
+    rows = [{"valid_loss": loss, "valid_prior": 2.3} for loss in (2.5, *[2.3] * 9)]
+    (sign,) = signs_of_collapse(rows)
+    assert sign.startswith("nothing has been learnt: the lowest validation loss is 2.3")
+    assert signs_of_collapse(rows[:9]) == []
+    assert signs_of_collapse([*rows[:5], {"valid_loss": 2.2, "valid_prior": 2.3}, *rows[5:]]) == []
+    assert signs_of_collapse([{"valid_loss": 2.3}] * 12) == []
+
+
 def test_a_law_that_is_none_of_its_vectors_is_a_sign():
     good, bad = {"law_over_normal": -0.2}, {"law_over_normal": 0.4}
     assert signs_of_collapse([good, bad]) == []

@@ -530,3 +530,27 @@ def test_independent_sub_models_keep_their_own_best_weights():
         longer = {prefix: losses.mean().item() for prefix, losses in together.method.part_losses(batch).items()}
     for prefix, loss in final.items():
         assert longer[prefix] <= loss + 1e-6, "training on can only find better weights for each part"
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
+def test_a_training_that_learns_nothing_is_said(kind):
+    """One of each task, at a rate at which nothing moves; the prior's loss is that of the targets' mean."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    target = {"multilabel": (x[:, :2] > 0).astype(float), "regression": 5 + 3 * x[:, 0]}.get(kind, x[:, 0] > 0)
+    classes = {"binary": ("a", "b"), "multiclass": ("a", "b", "c"), "multilabel": ("a", "b")}.get(kind, ())
+    target = target if target.dtype == float else target.astype(int)
+    cohort = Cohort.from_arrays({"t": x}, task=Task(kind, classes=classes), target=target)
+    train, valid = cohort.take(np.arange(280)), cohort.take(np.arange(280, 400))
+    common = {"seed": 0, "width": 8, "epochs": 11, "patience": None, "recalibrate": False, "missingness": None}
+    with pytest.warns(UserWarning, match="epoch 10: nothing has been learnt"):
+        amodal.fit("fusion", train, valid, **common, learning_rate=1e-9)
+    model = amodal.fit("fusion", train, valid, **common)
+    prior = model.history["valid_prior"].iloc[0]
+    assert model.history["valid_loss"].min() < 0.8 * prior
+    share = target[:280].mean(0)
+    if kind == "binary":
+        assert prior == pytest.approx(-np.log(np.where(target[280:] == 1, share, 1 - share)).mean(), rel=1e-5)
+    if kind == "regression":
+        expected = (((target[280:] - share) / target[:280].std()) ** 2).mean()
+        assert prior == pytest.approx(expected, rel=1e-3)

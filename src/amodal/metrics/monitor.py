@@ -17,6 +17,7 @@ _OF_THE_TRUTH = 0.1  # of the spread of what is predicted, in two epochs
 _FEWEST_ROWS = 4
 _TO_A_LINE = 1.05  # dimensions
 _OVER_NORMAL = 0.05  # nats a coordinate
+_EPOCHS, _NOTHING = 10, 1e-3  # after so many epochs, a loss within this share of the prior's
 _ONE_NEIGHBOUR = 1.5  # cases, where there are at least as many as:
 _NEIGHBOURS = 8.0
 _ALL_NEIGHBOURS = 0.9  # of the cases
@@ -123,11 +124,12 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
     nearly constant if in the last two rows their spread was below a tenth of that of what they predict. Kernel
     weights have collapsed if fewer than 1.5 of 8 or more neighbours count, and tell nothing of the context if more than
     nine tenths do. A law that vectors are drawn from is no law of them if in the last two rows it was less likely
-    than independent normal coordinates, by 0.05 nats each.
+    than independent normal coordinates, by 0.05 nats each. Nothing has been learnt if in ten rows no validation loss
+    was lower than that of the prior.
 
     Args:
-        history: Rows with columns such as `pooled_rank`, `pooled_spread`, `context_diversity`, `effective_sample_size`,
-            `law_over_normal`.
+        history: Rows with columns such as `valid_loss`, `valid_prior`, `pooled_rank`, `pooled_spread`,
+            `context_diversity`, `effective_sample_size`, `law_over_normal`.
 
     Returns:
         One sentence for each sign; empty if all is well.
@@ -167,7 +169,19 @@ def signs_of_collapse(history: Sequence[Mapping[str, float]]) -> list[str]:
                     f"the {column.removesuffix('_over_normal')} of completions fits its vectors worse than a normal "
                     f"distribution, by {value:.2g} nats a coordinate: its draws are noise rather than completions"
                 )
-    return signs + _signs_of_weights(last)
+    return signs + _signs_of_weights(last) + _signs_of_nothing(history)
+
+
+def _signs_of_nothing(history: Sequence[Mapping[str, float]]) -> list[str]:
+    """A sign that no epoch predicts better than the mean of the targets does."""
+    best = min((row["valid_loss"] for row in history if math.isfinite(row.get("valid_loss", math.nan))), default=0.0)
+    prior = history[-1].get("valid_prior", math.nan)
+    if len(history) < _EPOCHS or not best > (1 - _NOTHING) * prior:
+        return []
+    return [
+        f"nothing has been learnt: the lowest validation loss is {best:.4g}, a prediction that knows the mean of the "
+        f"targets alone has {prior:.4g}; try another learning rate, or look whether the inputs tell of the target"
+    ]
 
 
 def _signs_of_weights(row: Mapping[str, float]) -> list[str]:

@@ -18,6 +18,10 @@ from amodal.training.data import TrainingData
 __all__ = ["monitored", "part_validation_losses", "validation_losses", "warn_of_collapse"]
 
 
+FEWEST_FOR_PRIOR = 100
+"""Validation rows on which a loss can be told from that of the prior."""
+
+
 def validation_losses(model: TrainedModel, data: TrainingData) -> dict[str, float]:
     """Mean task loss of the validation rows under their fixed presence, in the scaled units of training.
 
@@ -26,7 +30,8 @@ def validation_losses(model: TrainedModel, data: TrainingData) -> dict[str, floa
         data: The validation rows; their settings say whether the share of wrong predictions is needed too.
 
     Returns:
-        "valid_loss", and "valid_error" where the best weights go by it.
+        "valid_loss", and "valid_error" where the best weights go by it; of 100 rows or more also "valid_prior", the
+        loss of a prediction that knows the mean of the targets alone.
     """
     rows = data.valid_rows
     seen = np.flatnonzero(rows.observed.any(axis=1)) if not model.method.accepts_empty else None
@@ -36,12 +41,18 @@ def validation_losses(model: TrainedModel, data: TrainingData) -> dict[str, floa
     weight = None
     if data.valid_weight is not None and data.valid_weight.any():
         weight = torch.from_numpy(data.valid_weight if seen is None else data.valid_weight[seen])
+    task, kind = model.schema.task, model.schema.task.kind
+    prior = torch.zeros(1) if task.traits.one_value else torch.as_tensor(model.prior)  # of values in scaled units
+    if len(rows) >= FEWEST_FOR_PRIOR:
+        judges["valid_prior"] = lambda predicted, labels, kind: prediction_loss(
+            prior.to(predicted).expand(predicted.shape), labels, kind
+        )
     totals, count, done = dict.fromkeys(judges, 0.0), 0.0, 0
     with inference(model.method):
         for batch in model.batches(rows, 1024, seen):
             predicted = model.method.predict(batch).float()
             for name, judge in judges.items():
-                losses = judge(predicted, batch.labels, model.schema.task.kind).double().cpu()
+                losses = judge(predicted, batch.labels, kind).double().cpu()
                 totals[name] += float((losses if weight is None else losses * weight[done : done + len(batch)]).sum())
             count += len(batch) if weight is None else float(weight[done : done + len(batch)].sum())
             done += len(batch)
